@@ -1,0 +1,51 @@
+package metrics
+
+import (
+	"fmt"
+	"sync/atomic"
+
+	vm "github.com/VictoriaMetrics/metrics"
+)
+
+// Conn counts the life of connections up to the relay.
+type Conn struct {
+	Active     Active
+	Handshakes CounterVec2 // by protocol and outcome
+	Auth       CounterVec2 // by method and outcome
+	Requests   CounterVec2 // by command and reply
+	Panics     CounterVec  // by where
+}
+
+// Active counts the connections being served, by protocol.
+type Active struct {
+	gauges map[string]*atomic.Int64
+}
+
+// Of is the gauge of a protocol's connections.
+func (a Active) Of(protocol string) *atomic.Int64 { return a.gauges[protocol] }
+
+var protocols = []string{"socks5", "socks4", "http", "unknown"}
+
+func newConn(set *vm.Set) Conn {
+	c := Conn{
+		Active: Active{gauges: make(map[string]*atomic.Int64, len(protocols))},
+		Handshakes: newCounterVec2(set, "cleversocks_handshakes_total", [2]string{"protocol", "outcome"},
+			protocols, []string{"ok", "malformed", "timeout", "closed", "refused"}),
+		Auth: newCounterVec2(set, "cleversocks_auth_total", [2]string{"method", "outcome"},
+			[]string{"none", "password", "whitelist", "once", "socks4", "gssapi", "certificate"},
+			[]string{"ok", "failed", "error"}),
+		Requests: newCounterVec2(set, "cleversocks_requests_total", [2]string{"command", "reply"},
+			[]string{"connect", "bind", "udp", "unknown"},
+			[]string{
+				"succeeded", "general_failure", "not_allowed", "network_unreachable", "host_unreachable",
+				"connection_refused", "timed_out", "command_not_supported", "address_type_not_supported",
+			}),
+		Panics: newCounterVec(set, "cleversocks_panics_total", "where", "conn", "relay", "accept", "decision", "service"),
+	}
+	for _, p := range protocols {
+		n := new(atomic.Int64)
+		c.Active.gauges[p] = n
+		set.NewGauge(fmt.Sprintf("cleversocks_connections_active{protocol=%q}", p), func() float64 { return float64(n.Load()) })
+	}
+	return c
+}

@@ -1,0 +1,37 @@
+package metrics
+
+import (
+	"fmt"
+
+	vm "github.com/VictoriaMetrics/metrics"
+)
+
+// Reasons for which a connection is refused before it is served.
+const (
+	RefusedLimit       = "limit"       // max_connections
+	RefusedIPLimit     = "ip_limit"    // max_connections_per_ip
+	RefusedRate        = "rate"        // connection_rate
+	RefusedBanned      = "banned"      // auth_failures
+	RefusedDraining    = "draining"    // on the way out
+	RefusedDescriptors = "descriptors" // EMFILE, ENFILE, ENOMEM
+)
+
+// Listener counts what happens before a connection is served.
+type Listener struct {
+	set     *vm.Set
+	Refused CounterVec
+}
+
+func newListener(set *vm.Set) Listener {
+	return Listener{
+		set: set,
+		Refused: newCounterVec(set, "cleversocks_connections_refused_total", "reason",
+			RefusedLimit, RefusedIPLimit, RefusedRate, RefusedBanned, RefusedDraining, RefusedDescriptors),
+	}
+}
+
+// Accepted is the counter of connections that a listener accepted. Call it
+// once per listener and keep the handle.
+func (l Listener) Accepted(listener string) *Counter {
+	return l.set.GetOrCreateCounter(fmt.Sprintf("cleversocks_connections_accepted_total{listener=%q}", listener))
+}

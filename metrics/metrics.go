@@ -1,0 +1,45 @@
+// Package metrics holds the daemon's metric handles. A package that counts is
+// given the struct of handles of its topic and never looks a metric up by
+// name on a hot path.
+//
+//	m := metrics.New()
+//	m.Relay.BytesIn.Add(n)
+//	m.WritePrometheus(w)
+package metrics
+
+import (
+	"io"
+
+	vm "github.com/VictoriaMetrics/metrics"
+)
+
+// Registry is every handle of one daemon. Two registries share nothing, so
+// tests can run beside each other.
+type Registry struct {
+	set *vm.Set
+
+	Listener Listener
+	Conn     Conn
+	Relay    Relay
+}
+
+// New makes a registry with all handles at zero.
+func New() *Registry {
+	set := vm.NewSet()
+	return &Registry{
+		set:      set,
+		Listener: newListener(set),
+		Conn:     newConn(set),
+		Relay:    newRelay(set),
+	}
+}
+
+// WritePrometheus writes all metrics, the process's and the Go runtime's
+// included, in the Prometheus text format.
+func (r *Registry) WritePrometheus(w io.Writer) {
+	r.set.WritePrometheus(w)
+	vm.WriteProcessMetrics(w)
+}
+
+// Gauge registers a value that is read by calling f when metrics are written.
+func (r *Registry) Gauge(name string, f func() float64) { r.set.NewGauge(name, f) }
