@@ -66,6 +66,20 @@ func SplitSOCKS5Addr(b []byte) (raw RawAddr, n int, err error) {
 	return raw, n + 2, nil
 }
 
+// SOCKS5AddrLen is how many bytes ATYP, address and port take together, told
+// from ATYP and the byte behind it; 0 for an unknown address type.
+func SOCKS5AddrLen(atyp, next byte) int {
+	switch atyp {
+	case socksIPv4:
+		return 1 + 4 + 2
+	case socksIPv6:
+		return 1 + 16 + 2
+	case socksName:
+		return 1 + 1 + int(next) + 2
+	}
+	return 0
+}
+
 // Addr interprets a split address: addresses are unmapped, names normalised
 // by ParseHost, with its errors (ErrBadName).
 func (r RawAddr) Addr() (Addr, error) {
