@@ -14,6 +14,8 @@ type Conn struct {
 	Auth       CounterVec2 // by method and outcome
 	Requests   CounterVec2 // by command and reply
 	Panics     CounterVec  // by where
+	// RecordsDropped are access records that a slow log had no place for.
+	RecordsDropped *Counter
 }
 
 // Active counts the connections being served, by protocol.
@@ -40,7 +42,8 @@ func newConn(set *vm.Set) Conn {
 				"succeeded", "general_failure", "not_allowed", "network_unreachable", "host_unreachable",
 				"connection_refused", "timed_out", "command_not_supported", "address_type_not_supported",
 			}),
-		Panics: newCounterVec(set, "cleversocks_panics_total", "where", "conn", "relay", "accept", "decision", "service"),
+		Panics:         newCounterVec(set, "cleversocks_panics_total", "where", "conn", "relay", "accept", "decision", "service"),
+		RecordsDropped: set.NewCounter("cleversocks_access_records_dropped_total"),
 	}
 	for _, p := range protocols {
 		n := new(atomic.Int64)

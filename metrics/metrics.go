@@ -18,6 +18,8 @@ import (
 type Registry struct {
 	set *vm.Set
 
+	Daemon   Daemon
+	Process  *Process // a service: run it
 	Listener Listener
 	Conn     Conn
 	Relay    Relay
@@ -28,6 +30,8 @@ func New() *Registry {
 	set := vm.NewSet()
 	return &Registry{
 		set:      set,
+		Daemon:   newDaemon(set),
+		Process:  &Process{},
 		Listener: newListener(set),
 		Conn:     newConn(set),
 		Relay:    newRelay(set),
@@ -38,7 +42,7 @@ func New() *Registry {
 // included, in the Prometheus text format.
 func (r *Registry) WritePrometheus(w io.Writer) {
 	r.set.WritePrometheus(w)
-	vm.WriteProcessMetrics(w)
+	r.Process.write(w)
 }
 
 // Gauge registers a value that is read by calling f when metrics are written.

@@ -1,0 +1,206 @@
+package conn
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/thejerf/suture/v4"
+
+	"cleversocks/conn/relay"
+	"cleversocks/metrics"
+)
+
+// Options is what a Group is made of.
+type Options struct {
+	Log     *slog.Logger
+	Metrics *metrics.Registry
+	Access  *AccessLog
+	// DrainTimeout says how long Serve waits for tunnels to end by
+	// themselves once it is told to stop. Read when that happens.
+	DrainTimeout func() time.Duration
+}
+
+// Group owns every connection: it admits them, runs their tasks, and ends
+// them. As a service it only waits to be told to stop, and then drains.
+type Group struct {
+	handler *Handler
+	access  *AccessLog
+	log     *slog.Logger
+	metrics *metrics.Registry
+	drain   func() time.Duration
+
+	base    context.Context //nolint:containedctx // the scope of all connections, which outlives any one call
+	endAll  context.CancelCauseFunc
+	limit   atomic.Int64
+	nextID  atomic.Uint64
+	changed chan struct{} // 1: the group became empty, or stopped being it
+
+	mu       sync.Mutex
+	sessions map[*session]struct{}
+	draining bool
+	empty    chan struct{} // closed when draining and empty
+}
+
+// NewGroup makes a group that admits nobody until SetPolicy and SetLimit.
+func NewGroup(ctx context.Context, o Options) *Group {
+	base, endAll := context.WithCancelCause(context.WithoutCancel(ctx))
+	return &Group{
+		handler:  newHandler(o.Log, o.Metrics),
+		access:   o.Access,
+		log:      o.Log,
+		metrics:  o.Metrics,
+		drain:    o.DrainTimeout,
+		base:     base,
+		endAll:   endAll,
+		changed:  make(chan struct{}, 1),
+		sessions: make(map[*session]struct{}),
+		empty:    make(chan struct{}),
+	}
+}
+
+func (g *Group) String() string { return "connections" }
+
+// SetPolicy is what connections accepted from now on are served by.
+func (g *Group) SetPolicy(p *Policy) { g.handler.policy.Store(p) }
+
+// Policy is the current snapshot.
+func (g *Group) Policy() *Policy { return g.handler.policy.Load() }
+
+// SetLimit bounds how many connections there are at once. A lower limit ends
+// none of those that are.
+func (g *Group) SetLimit(n int) { g.limit.Store(int64(n)) }
+
+// Active is how many connections there are.
+func (g *Group) Active() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.sessions)
+}
+
+// Changed gets a value, coalesced, when the group becomes empty or stops
+// being it. It has one reader.
+func (g *Group) Changed() <-chan struct{} { return g.changed }
+
+// Admit takes the connection and serves it in a task of its own, or refuses
+// it: then the reason is one of metrics.Refused*, and the connection is still
+// the caller's. It does not block.
+func (g *Group) Admit(c *net.TCPConn, listener string) (refused string) {
+	s := &session{
+		id:       g.nextID.Add(1),
+		conn:     c,
+		listener: listener,
+		client:   addrPort(c.RemoteAddr()),
+		started:  time.Now(),
+	}
+	if reason := g.add(s); reason != "" {
+		return reason
+	}
+	s.ctx, s.cancel = context.WithCancelCause(g.base)
+	g.metrics.Conn.Active.Of(s.protocol.String()).Add(1)
+	go g.handshakeTask(s)
+	return ""
+}
+
+// handshakeTask is the first half of a connection's task. The second half
+// gets a goroutine of its own, since this one's stack has grown and an idle
+// tunnel would keep it.
+func (g *Group) handshakeTask(s *session) {
+	if g.handler.establish(s) {
+		go g.relayTask(s)
+		return
+	}
+	g.end(s)
+}
+
+func (g *Group) relayTask(s *session) {
+	g.handler.relay(s)
+	g.end(s)
+}
+
+// end writes the record and lets the connection go.
+func (g *Group) end(s *session) {
+	g.metrics.Conn.Active.Of(s.protocol.String()).Add(-1)
+	if s.cause != "" {
+		g.access.Log(s.record())
+	}
+	s.cancel(nil)
+	g.remove(s)
+}
+
+func (g *Group) add(s *session) (refused string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case g.draining:
+		return metrics.RefusedDraining
+	case int64(len(g.sessions)) >= g.limit.Load():
+		return metrics.RefusedLimit
+	}
+	g.sessions[s] = struct{}{}
+	if len(g.sessions) == 1 {
+		g.notify()
+	}
+	return ""
+}
+
+func (g *Group) remove(s *session) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.sessions, s)
+	if len(g.sessions) > 0 {
+		return
+	}
+	g.notify()
+	if g.draining {
+		close(g.empty)
+	}
+}
+
+func (g *Group) notify() {
+	select {
+	case g.changed <- struct{}{}:
+	default:
+	}
+}
+
+// Serve waits for ctx to end, then for the connections to end by themselves
+// until the drain timeout, then ends what is left and waits for that.
+func (g *Group) Serve(ctx context.Context) error {
+	<-ctx.Done()
+	left := g.startDraining()
+	if left > 0 {
+		timeout := g.drain()
+		g.log.LogAttrs(ctx, slog.LevelInfo, "draining", slog.Int("connections", left), slog.Duration("timeout", timeout))
+		g.awaitEmpty(timeout)
+	}
+	g.endAll(relay.EndError(metrics.CauseDrained))
+	<-g.empty
+	return errors.Join(suture.ErrDoNotRestart, ctx.Err())
+}
+
+func (g *Group) startDraining() (left int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.draining {
+		g.draining = true
+		if len(g.sessions) == 0 {
+			close(g.empty)
+		}
+	}
+	return len(g.sessions)
+}
+
+func (g *Group) awaitEmpty(timeout time.Duration) {
+	deadline := time.NewTimer(timeout)
+	defer deadline.Stop()
+	select {
+	case <-g.empty:
+	case <-deadline.C:
+		g.log.LogAttrs(g.base, slog.LevelWarn, "drain timeout: closing what is left", slog.Int("connections", g.Active()))
+	}
+}

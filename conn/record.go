@@ -1,0 +1,168 @@
+package conn
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"cleversocks/conn/wire"
+	"cleversocks/metrics"
+)
+
+// Record says everything about one connection, once it has ended.
+type Record struct {
+	ID       string
+	Listener string
+	Client   netip.AddrPort
+	User     string
+	Auth     string
+	Protocol wire.Protocol
+	Command  wire.Command
+	Target   wire.Addr      // as requested
+	Host     netip.AddrPort // as dialed
+	Local    netip.AddrPort // our end of that
+	Upstream string
+	Rule     string
+	BytesIn  int64 // from the client
+	BytesOut int64 // to the client
+	Duration time.Duration
+	Cause    string // metrics.Cause*
+	Reply    wire.ReplyCode
+	Replied  bool
+	Err      error
+}
+
+func (s *session) record() *Record {
+	return &Record{
+		ID: s.ID(), Listener: s.listener, Client: s.client,
+		User: s.identity.User, Auth: string(s.identity.Method),
+		Protocol: s.protocol, Command: s.request.Command, Target: s.request.Dest,
+		Host: s.hostIP, Local: s.local, Upstream: s.upstream, Rule: s.rule,
+		BytesIn: s.counters.In.Load(), BytesOut: s.counters.Out.Load(),
+		Duration: time.Since(s.started), Cause: s.cause, Reply: s.reply, Replied: s.replied,
+		Err: s.err,
+	}
+}
+
+// denied tells the records that access = "denied" keeps.
+func (r *Record) denied() bool { return r.Cause == metrics.CauseDenied }
+
+// attrs are the record's fields, by the names that people depend on. What a
+// connection never came to have is left out.
+func (r *Record) attrs() []slog.Attr {
+	attrs := make([]slog.Attr, 0, 20)
+	add := func(a slog.Attr) { attrs = append(attrs, a) }
+	text := func(key, value string) {
+		if value != "" {
+			add(slog.String(key, value))
+		}
+	}
+	address := func(key string, ap netip.AddrPort) {
+		if ap.IsValid() {
+			add(slog.String(key, ap.String()))
+		}
+	}
+	text("id", r.ID)
+	text("listener", r.Listener)
+	address("client", r.Client)
+	text("user", r.User)
+	text("auth", r.Auth)
+	text("protocol", r.Protocol.String())
+	if r.Command != 0 {
+		text("command", r.Command.String())
+		text("target", r.Target.String())
+	}
+	address("host_ip", r.Host)
+	address("local", r.Local)
+	text("upstream", r.Upstream)
+	text("rule", r.Rule)
+	add(slog.Int64("bytes_in", r.BytesIn))
+	add(slog.Int64("bytes_out", r.BytesOut))
+	add(slog.Float64("duration_ms", float64(r.Duration.Microseconds())/1000))
+	text("cause", r.Cause)
+	if r.Replied {
+		text("reply", r.Reply.String())
+	}
+	if r.Err != nil && r.Cause != metrics.CauseClientClosed && r.Cause != metrics.CauseServerClosed {
+		text("err", r.Err.Error())
+	}
+	return attrs
+}
+
+// AccessMode says which connections are recorded.
+type AccessMode string
+
+// The values of the setting log.access.
+const (
+	AccessAll    AccessMode = "all"
+	AccessDenied AccessMode = "denied"
+	AccessOff    AccessMode = "off"
+)
+
+// accessQueue is how many records wait for a slow log before more are
+// dropped and counted.
+const accessQueue = 4096
+
+// AccessLog writes the records of ended connections, one after the other, so
+// that a slow disk delays the log and no connection.
+type AccessLog struct {
+	log     *slog.Logger
+	mode    atomic.Value // AccessMode
+	queue   chan *Record
+	dropped *metrics.Counter
+}
+
+// NewAccessLog makes the writer. Records are lost, and counted, when nobody
+// runs Serve.
+func NewAccessLog(log *slog.Logger, m *metrics.Registry) *AccessLog {
+	a := &AccessLog{log: log, queue: make(chan *Record, accessQueue), dropped: m.Conn.RecordsDropped}
+	a.SetMode(AccessAll)
+	return a
+}
+
+func (a *AccessLog) String() string { return "access log" }
+
+// SetMode changes what is recorded from now on.
+func (a *AccessLog) SetMode(m AccessMode) { a.mode.Store(m) }
+
+// Log queues a record. It never blocks.
+func (a *AccessLog) Log(r *Record) {
+	switch a.mode.Load() {
+	case AccessOff:
+		return
+	case AccessDenied:
+		if !r.denied() {
+			return
+		}
+	}
+	select {
+	case a.queue <- r:
+	default:
+		a.dropped.Inc()
+	}
+}
+
+// Serve writes records until ctx ends, and then those that still wait.
+func (a *AccessLog) Serve(ctx context.Context) error {
+	for {
+		select {
+		case r := <-a.queue:
+			a.write(ctx, r)
+		case <-ctx.Done():
+			for {
+				select {
+				case r := <-a.queue:
+					a.write(ctx, r)
+				default:
+					return ctx.Err()
+				}
+			}
+		}
+	}
+}
+
+func (a *AccessLog) write(ctx context.Context, r *Record) {
+	a.log.LogAttrs(ctx, slog.LevelInfo, "connection", r.attrs()...)
+}

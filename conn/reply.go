@@ -1,0 +1,52 @@
+package conn
+
+import (
+	"context"
+	"errors"
+	"os"
+	"syscall"
+
+	"cleversocks/conn/dial"
+	"cleversocks/conn/wire"
+	"cleversocks/conn/wire/socks5"
+	"cleversocks/resolver"
+)
+
+// deniedError is a refusal by the rules.
+type deniedError struct{ rule string }
+
+func (e *deniedError) Error() string { return "denied by " + e.rule }
+
+// errCommand is a command that is not served.
+var errCommand = errors.New("command not supported")
+
+// replyCode maps why a request failed to the code that its client is told,
+// the one place that does (RFC 1928 §6).
+func replyCode(err error) wire.ReplyCode {
+	if request, ok := errors.AsType[*socks5.RequestError](err); ok {
+		return request.Reply
+	}
+	if _, ok := errors.AsType[*deniedError](err); ok {
+		return wire.ReplyNotAllowed
+	}
+	switch {
+	case err == nil:
+		return wire.ReplySucceeded
+	case errors.Is(err, errCommand):
+		return wire.ReplyCommandNotSupported
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return wire.ReplyConnectionRefused
+	case errors.Is(err, syscall.ENETUNREACH):
+		return wire.ReplyNetworkUnreachable
+	case errors.Is(err, syscall.EHOSTUNREACH),
+		errors.Is(err, resolver.ErrNotFound),
+		errors.Is(err, dial.ErrNoUsableAddress):
+		return wire.ReplyHostUnreachable
+	case errors.Is(err, os.ErrDeadlineExceeded),
+		errors.Is(err, context.DeadlineExceeded),
+		errors.Is(err, resolver.ErrTimeout),
+		errors.Is(err, syscall.ETIMEDOUT):
+		return wire.ReplyTTLExpired
+	}
+	return wire.ReplyGeneralFailure
+}

@@ -1,0 +1,80 @@
+package conn
+
+import (
+	"bufio"
+	"context"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"cleversocks/authsvc"
+	"cleversocks/conn/relay"
+	"cleversocks/conn/wire"
+)
+
+// levelTrace is below debug: every step of a handshake.
+const levelTrace = slog.LevelDebug - 4
+
+// session is one client connection from accept to its access record. Its
+// fields are written by the one goroutine that has it at the time: the
+// handshake's, then the relay's.
+type session struct {
+	id       uint64
+	conn     *net.TCPConn
+	listener string
+	client   netip.AddrPort // unmapped
+	started  time.Time
+
+	ctx    context.Context //nolint:containedctx // the session is the scope
+	cancel context.CancelCauseFunc
+
+	policy   *Policy
+	protocol wire.Protocol
+	identity authsvc.Identity
+	request  wire.Request
+
+	server   net.Conn       // after a successful dial
+	hostIP   netip.AddrPort // the address dialed
+	local    netip.AddrPort // our end of that
+	rule     string
+	upstream string
+
+	counters relay.Counters
+	cause    string // metrics.Cause*; empty for a probe that is not recorded
+	reply    wire.ReplyCode
+	replied  bool
+	err      error
+}
+
+// ID is the connection's id in logs.
+func (s *session) ID() string { return strconv.FormatUint(s.id, 36) }
+
+// log is the logger with the connection's id on every line, or nil when the
+// level is off: most connections never log, so none pays for a logger.
+func (s *session) log(logger *slog.Logger, level slog.Level, msg string, args ...any) {
+	if !logger.Enabled(s.ctx, level) {
+		return
+	}
+	logger.With("id", s.ID(), "client", s.client.String()).Log(s.ctx, level, msg, args...)
+}
+
+// handshake is what only the first phase of a session needs; it ends before
+// the relay starts, so that an idle tunnel does not hold it.
+type handshake struct {
+	*session
+	in *bufio.Reader
+	// codec speaks the client's protocol once the first byte has told it.
+	codec codec
+}
+
+// codec is one protocol's side of the handshake.
+type codec interface {
+	// negotiate reads up to the request, authenticates, and sets the
+	// session's identity and request. It has answered the client itself when
+	// it fails before a request was read.
+	negotiate(hs *handshake) error
+	// reply tells the client how its request ended.
+	reply(hs *handshake, code wire.ReplyCode, bound netip.AddrPort) error
+}

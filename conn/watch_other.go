@@ -1,0 +1,8 @@
+//go:build !linux
+
+package conn
+
+import "net"
+
+// clientGone cannot be told without reading on this system.
+func clientGone(*net.TCPConn) bool { return false }

@@ -1,0 +1,163 @@
+package listener
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/thejerf/suture/v4"
+
+	"cleversocks/metrics"
+)
+
+// Back-off while descriptors or memory are exhausted.
+const (
+	firstBackoff = 5 * time.Millisecond
+	lastBackoff  = time.Second
+)
+
+// Service accepts from one socket. Nothing slow happens in its loop.
+type Service struct {
+	name     string
+	listener string
+	noDelay  *atomic.Bool
+	socket   *net.TCPListener
+	handler  Handler
+	log      *slog.Logger
+	accepted *metrics.Counter
+	refused  metrics.CounterVec
+}
+
+func (s *Service) String() string { return "listener " + s.name }
+
+// Serve accepts until ctx ends or the socket is closed.
+func (s *Service) Serve(ctx context.Context) error {
+	spare := newSpare()
+	defer spare.close()
+	// A restart finds the deadline of its predecessor's end.
+	if err := s.socket.SetDeadline(time.Time{}); err != nil {
+		return errors.Join(suture.ErrDoNotRestart, err)
+	}
+	defer context.AfterFunc(ctx, func() { _ = s.socket.SetDeadline(time.Unix(1, 0)) })()
+	exhausted := exhaustion{service: s, spare: spare}
+	for {
+		c, err := s.socket.AcceptTCP()
+		switch {
+		case err == nil:
+			exhausted.over()
+			s.hand(c)
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.Is(err, net.ErrClosed):
+			return errors.Join(suture.ErrDoNotRestart, err)
+		case isExhaustion(err):
+			exhausted.wait(ctx, err)
+		default:
+			// The client gave up between its handshake and our accept.
+			s.log.LogAttrs(ctx, slog.LevelDebug, "accept failed", slog.String("listener", s.listener), slog.Any("err", err))
+		}
+	}
+}
+
+// hand gives a connection to the handler, or resets and counts it: a client
+// past a limit must not hang in the backlog.
+func (s *Service) hand(c *net.TCPConn) {
+	s.accepted.Inc()
+	if !s.noDelay.Load() {
+		_ = c.SetNoDelay(false) // Go turns it on for every connection
+	}
+	if reason := s.handler.Admit(c, s.listener); reason != "" {
+		s.refused.Of(reason).Inc()
+		reset(c)
+	}
+}
+
+func isExhaustion(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) ||
+		errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.ENOMEM)
+}
+
+// exhaustion is one accept loop's way through a time without descriptors.
+type exhaustion struct {
+	service *Service
+	spare   *spare
+	backoff time.Duration
+	logged  time.Time
+}
+
+func (e *exhaustion) over() { e.backoff = 0 }
+
+// wait resets the client at the head of the queue with the help of the spare
+// descriptor, says so once a second, and backs off.
+func (e *exhaustion) wait(ctx context.Context, err error) {
+	s := e.service
+	if c := e.spare.accept(s.socket); c != nil {
+		if e.spare.reopen() {
+			s.hand(c) // the need is over: nobody has to be turned away
+			return
+		}
+		s.accepted.Inc()
+		s.refused.Of(metrics.RefusedDescriptors).Inc()
+		reset(c)
+		e.spare.reopen()
+	}
+	if now := time.Now(); now.Sub(e.logged) >= time.Second {
+		e.logged = now
+		s.log.LogAttrs(ctx, slog.LevelError, "cannot accept: out of descriptors or memory; new clients are reset",
+			slog.String("listener", s.listener), slog.Any("err", err))
+	}
+	e.backoff = min(max(2*e.backoff, firstBackoff), lastBackoff)
+	timer := time.NewTimer(e.backoff)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// spare is a descriptor kept for the day that there is none left: closing it
+// lets one more connection be accepted, to be reset.
+type spare struct{ file *os.File }
+
+func newSpare() *spare {
+	s := &spare{}
+	s.reopen()
+	return s
+}
+
+func (s *spare) reopen() bool {
+	if s.file == nil {
+		s.file, _ = os.Open(os.DevNull)
+	}
+	return s.file != nil
+}
+
+func (s *spare) close() {
+	if s.file != nil {
+		s.file.Close()
+		s.file = nil
+	}
+}
+
+// accept gives the spare descriptor up for one connection; nil when that
+// did not help.
+func (s *spare) accept(socket *net.TCPListener) *net.TCPConn {
+	s.close()
+	c, err := socket.AcceptTCP()
+	if err != nil {
+		s.reopen()
+		return nil
+	}
+	return c
+}
+
+// reset closes a connection so that its client sees a reset at once.
+func reset(c *net.TCPConn) {
+	_ = c.SetLinger(0)
+	c.Close()
+}

@@ -1,0 +1,205 @@
+// Package listener accepts connections. Sockets are bound before anything
+// runs, so that a bad address fails at the start with a clear error; each
+// socket then has a service that accepts from it.
+//
+//	l, err := listener.Open(ctx, listener.Options{Address: "127.0.0.1:1080", ...})
+//	for _, accept := range l.Services(group) { supervisor.Add(accept) }
+//	...
+//	l.Close()
+package listener
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"cleversocks/metrics"
+)
+
+// Options describe one listener.
+type Options struct {
+	// Address is "host:port": an IPv4 literal means IPv4 alone, "[::]" both
+	// families, another IPv6 literal that address. Port 0 takes a free one.
+	Address string
+	// Shards is how many sockets share the port; above one, SO_REUSEPORT is
+	// set on each and the kernel spreads connections.
+	Shards int
+	// Socket options that accepted connections inherit.
+	Keepalive  Keepalive
+	NoDelay    bool
+	Congestion string // TCP_CONGESTION; "" leaves the system's
+
+	Log     *slog.Logger
+	Metrics *metrics.Registry
+}
+
+// Keepalive are the probes of idle connections; a zero Idle turns them off.
+type Keepalive struct {
+	Idle     time.Duration
+	Interval time.Duration
+	Count    int
+}
+
+// Handler takes accepted connections. A refusal is a reason for the metric
+// (metrics.Refused*), and the connection then stays the caller's.
+type Handler interface {
+	Admit(c *net.TCPConn, listener string) (refused string)
+}
+
+// Listener is one configured address: bound, and in use until Close.
+type Listener struct {
+	options Options
+	sockets []*net.TCPListener
+	noDelay atomic.Bool // for accepted connections
+	closed  bool
+}
+
+// Open binds the address. What it returns must be closed.
+func Open(ctx context.Context, o Options) (*Listener, error) {
+	l := &Listener{options: o}
+	l.noDelay.Store(o.NoDelay)
+	address := o.Address
+	for range max(o.Shards, 1) {
+		socket, err := open(ctx, address, o)
+		if err != nil {
+			l.Close()
+			return nil, fmt.Errorf("listener %s: %w", o.Address, explain(err))
+		}
+		l.sockets = append(l.sockets, socket)
+		address = socket.Addr().String() // port 0 is chosen once for all shards
+	}
+	return l, nil
+}
+
+func open(ctx context.Context, address string, o Options) (*net.TCPListener, error) {
+	config := net.ListenConfig{
+		Control: func(_, _ string, c rawConn) error { return setSocketOptions(c, o) },
+		// Accepted sockets inherit these from the listening one: once here
+		// instead of four system calls for every connection.
+		KeepAlive:       -1,
+		KeepAliveConfig: net.KeepAliveConfig{Enable: false},
+	}
+	config.SetMultipathTCP(false)
+	socket, err := config.Listen(ctx, network(address), address)
+	if err != nil {
+		return nil, err
+	}
+	tcp, ok := socket.(*net.TCPListener)
+	if !ok {
+		socket.Close()
+		return nil, fmt.Errorf("%T is no TCP listener", socket)
+	}
+	return tcp, nil
+}
+
+// network keeps "0.0.0.0" from opening "[::]": an IPv4 literal means IPv4.
+func network(address string) string {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return "tcp"
+	}
+	ip, err := netip.ParseAddr(host)
+	switch {
+	case err != nil:
+		return "tcp"
+	case ip.Is4():
+		return "tcp4"
+	case ip.IsUnspecified():
+		return "tcp"
+	}
+	return "tcp6"
+}
+
+// Addr is the address that is really bound.
+func (l *Listener) Addr() netip.AddrPort {
+	tcp, _ := l.sockets[0].Addr().(*net.TCPAddr)
+	ap := tcp.AddrPort()
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+}
+
+// Name is how logs and metrics call the listener: the configured address,
+// with the real port where it was 0.
+func (l *Listener) Name() string {
+	if host, port, err := net.SplitHostPort(l.options.Address); err == nil && port == "0" {
+		return net.JoinHostPort(host, fmt.Sprint(l.Addr().Port()))
+	}
+	return l.options.Address
+}
+
+// Close closes the sockets; services that accept from them end.
+func (l *Listener) Close() {
+	l.closed = true
+	for _, s := range l.sockets {
+		s.Close()
+	}
+}
+
+// Closed reports whether Close was called. It is for the goroutine that
+// calls Close.
+func (l *Listener) Closed() bool { return l.closed }
+
+// Reopen binds a closed listener's address once more.
+func (l *Listener) Reopen(ctx context.Context) (*Listener, error) {
+	o := l.options
+	o.Address = l.Name()
+	again, err := Open(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	again.options.Address = l.options.Address
+	return again, nil
+}
+
+// SetOptions changes the socket options that connections accepted from now on
+// inherit. Address and shards stay.
+func (l *Listener) SetOptions(o Options) error {
+	o.Address, o.Shards = l.options.Address, l.options.Shards
+	l.options = o
+	l.noDelay.Store(o.NoDelay)
+	for _, s := range l.sockets {
+		raw, err := s.SyscallConn()
+		if err != nil {
+			return err
+		}
+		if err := setSocketOptions(raw, o); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Services are the accept services, one a socket, which hand what they accept
+// to h. They may be restarted: the sockets are the Listener's.
+func (l *Listener) Services(h Handler) []*Service {
+	services := make([]*Service, 0, len(l.sockets))
+	for i, socket := range l.sockets {
+		name := l.Name()
+		if len(l.sockets) > 1 {
+			name = fmt.Sprintf("%s#%d", name, i)
+		}
+		services = append(services, &Service{
+			name: name, listener: l.Name(), noDelay: &l.noDelay, socket: socket, handler: h, log: l.options.Log,
+			accepted: l.options.Metrics.Listener.Accepted(l.Name()),
+			refused:  l.options.Metrics.Listener.Refused,
+		})
+	}
+	return services
+}
+
+// explain says what to do about the usual mistakes.
+func explain(err error) error {
+	switch text := err.Error(); {
+	case strings.Contains(text, "address already in use"):
+		return fmt.Errorf("%w: another program listens there; choose another port, or stop it", err)
+	case strings.Contains(text, "permission denied"):
+		return fmt.Errorf("%w: ports below 1024 need CAP_NET_BIND_SERVICE", err)
+	case strings.Contains(text, "cannot assign requested address"):
+		return fmt.Errorf("%w: no interface of this machine has that address", err)
+	}
+	return err
+}

@@ -1,0 +1,52 @@
+package listener
+
+import (
+	"fmt"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+type rawConn = syscall.RawConn
+
+// setSocketOptions sets what accepted connections inherit, before bind.
+func setSocketOptions(c rawConn, o Options) error {
+	var err error
+	controlErr := c.Control(func(fd uintptr) { err = setOptions(int(fd), o) })
+	if controlErr != nil {
+		return controlErr
+	}
+	return err
+}
+
+func setOptions(fd int, o Options) error {
+	set := func(level, name, value int) error { return unix.SetsockoptInt(fd, level, name, value) }
+	if o.Shards > 1 {
+		if err := set(unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
+			return fmt.Errorf("SO_REUSEPORT: %w", err)
+		}
+	}
+	if o.Congestion != "" {
+		if err := unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, o.Congestion); err != nil {
+			return fmt.Errorf("congestion control %q: %w", o.Congestion, err)
+		}
+	}
+	if o.Keepalive.Idle <= 0 {
+		return nil
+	}
+	for _, option := range []struct{ level, name, value int }{
+		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, seconds(o.Keepalive.Idle)},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, seconds(o.Keepalive.Interval)},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, max(o.Keepalive.Count, 1)},
+	} {
+		if err := set(option.level, option.name, option.value); err != nil {
+			return fmt.Errorf("keepalive: %w", err)
+		}
+	}
+	return nil
+}
+
+// seconds rounds up: the kernel refuses 0.
+func seconds(d time.Duration) int { return max(int((d+time.Second-1)/time.Second), 1) }

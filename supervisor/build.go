@@ -1,0 +1,145 @@
+package supervisor
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"cleversocks/aclsvc"
+	"cleversocks/authsvc"
+	"cleversocks/conn"
+	"cleversocks/conn/dial"
+	"cleversocks/conn/relay"
+	"cleversocks/metrics"
+	"cleversocks/resolver"
+	"cleversocks/supervisor/config"
+)
+
+// builder turns settings into policy snapshots. What must outlive a snapshot
+// (the dial history, the generation) is here.
+type builder struct {
+	d          *daemon
+	generation uint64
+	history    *dial.History
+}
+
+func newBuilder(d *daemon) *builder {
+	return &builder{d: d, history: dial.NewHistory(0)}
+}
+
+// build makes a snapshot. Nothing of the daemon changes.
+func (b *builder) build(cfg *config.Config, listeners []netip.AddrPort, adminAt net.Addr) (*conn.Policy, error) {
+	if tcp, ok := adminAt.(*net.TCPAddr); ok {
+		listeners = append(listeners, tcp.AddrPort())
+	}
+	acl, err := aclsvc.Compile(aclsvc.Options{
+		DefaultAllow: true,
+		Listeners:    listeners,
+		Locals:       b.d.locals,
+		OnPanic:      b.decisionPanicked,
+	})
+	if err != nil {
+		return nil, err
+	}
+	auth, err := b.auth(cfg)
+	if err != nil {
+		return nil, err
+	}
+	b.generation++
+	return &conn.Policy{
+		Generation: b.generation,
+		Auth:       auth,
+		ACL:        acl,
+		Dialer:     b.dialer(cfg),
+		Timeouts:   conn.Timeouts{Handshake: cfg.Limits.HandshakeTimeout.D()},
+		Relay:      b.relay(cfg),
+	}, nil
+}
+
+func (b *builder) auth(cfg *config.Config) (conn.Auth, error) {
+	auth := conn.Auth{Required: cfg.Auth.IsRequired()}
+	if cfg.Auth.User == "" && !cfg.Auth.Password.IsSet() {
+		return auth, nil
+	}
+	users, err := authsvc.NewUsers(authsvc.UsersOptions{})
+	if err != nil {
+		return auth, err
+	}
+	auth.Users = users
+	return auth, nil
+}
+
+func (b *builder) dialer(cfg *config.Config) *dial.Dialer {
+	keepalive := cfg.Relay.Keepalive
+	return dial.New(dial.Options{
+		Lookup:         b.d.resolver.Lookup,
+		ConnectTimeout: cfg.Limits.ConnectTimeout.D(),
+		KeepAlive: net.KeepAliveConfig{
+			Enable: true, Idle: keepalive.Idle.D(), Interval: keepalive.Interval.D(), Count: keepalive.Count,
+		},
+		NoDelay:    cfg.Relay.NoDelay,
+		Congestion: cfg.Relay.Congestion,
+		Egress:     egress(cfg.Egress),
+		History:    b.history,
+		Metrics:    b.d.metrics.Dial,
+	})
+}
+
+func egress(e config.Egress) dial.Egress {
+	if e.Address.IsZero() {
+		return dial.Egress{}
+	}
+	return dial.Egress{Addresses: []netip.Prefix{netip.PrefixFrom(e.Address.Addr, e.Address.BitLen())}}
+}
+
+func (b *builder) relay(cfg *config.Config) relay.Options {
+	engines := map[string]relay.Engine{"auto": relay.EngineAuto, "splice": relay.EngineSplice, "copy": relay.EngineCopy}
+	return relay.Options{
+		Engine:     engines[cfg.Relay.Engine],
+		BufferSize: int(cfg.Relay.BufferSize),
+		Idle:       cfg.Limits.IdleTimeout.D(),
+		Metrics:    &b.d.metrics.Relay,
+		Pools:      b.d.relayPools,
+		Panicked: func(p any) {
+			b.d.metrics.Conn.Panics.Of("relay").Inc()
+			b.d.log.Error("panic in a relay", "panic", p)
+		},
+	}
+}
+
+func (b *builder) decisionPanicked(p any, q aclsvc.Query) {
+	b.d.metrics.Conn.Panics.Of("decision").Inc()
+	b.d.log.Error("panic in a decision: denied", "panic", p, "client", q.Source, "target", q.Name)
+}
+
+func resolverOptions(log *slog.Logger, m *metrics.Registry) resolver.Options {
+	return resolver.Options{Servers: []string{"system"}, Timeout: 5 * time.Second, Metrics: &m.DNS, Log: log}
+}
+
+func accessMode(setting string) conn.AccessMode { return conn.AccessMode(setting) }
+
+// connectionLimit is max_connections, or what the descriptor limit carries:
+// two descriptors a connection, and headroom for pipes, listeners, files and
+// look-ups.
+func (d *daemon) connectionLimit(ctx context.Context, configured int) int {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		limit.Cur = 1024
+	}
+	carries := max((int(min(limit.Cur, 1<<30))-reservedDescriptors)/2, 16)
+	switch {
+	case configured == 0:
+		return carries
+	case configured > carries:
+		d.log.LogAttrs(ctx, slog.LevelWarn, "limits.max_connections is more than the descriptor limit carries: raise the limit (ulimit -n, LimitNOFILE=)",
+			slog.Int("max_connections", configured), slog.Uint64("descriptors", limit.Cur), slog.Int("carries", carries))
+	}
+	return configured
+}
+
+// reservedDescriptors are for everything but connections: relay pipes (64
+// at most are kept), listeners, logs, DNS.
+const reservedDescriptors = 256

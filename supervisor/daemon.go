@@ -1,0 +1,189 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"cleversocks/aclsvc"
+	"cleversocks/conn"
+	"cleversocks/conn/relay"
+	"cleversocks/metrics"
+	"cleversocks/metrics/admin"
+	"cleversocks/resolver"
+	"cleversocks/supervisor/config"
+)
+
+// daemon is every part of the running program.
+type daemon struct {
+	options Options
+	log     *slog.Logger
+	metrics *metrics.Registry
+	config  atomic.Pointer[config.Config]
+	phase   atomic.Int32
+
+	tree       *tree
+	failed     <-chan error // the root has ended
+	cancel     context.CancelFunc
+	listeners  *listeners
+	group      *conn.Group
+	access     *conn.AccessLog
+	resolver   *resolver.Resolver
+	locals     *aclsvc.Locals
+	relayPools *relay.Pools
+	idle       *idleExit
+	reloader   *reloader
+	builder    *builder
+	adminAt    net.Addr // nil: off
+}
+
+// The phases of the daemon, for readiness.
+const (
+	phaseStarting int32 = iota
+	phaseReady
+	phaseDraining
+)
+
+// start builds the daemon, bottom up, and starts its tree last: whatever can
+// fail has failed before the first connection is accepted.
+func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) {
+	d := &daemon{options: o, log: o.Logger, metrics: metrics.New()}
+	d.config.Store(cfg)
+	d.metrics.Daemon.BuildInfo(o.Version, o.Commit, goVersion())
+	if err := d.buildCore(ctx, cfg); err != nil {
+		return nil, err
+	}
+	d.tree = newTree(d.log, d.metrics, maxDrain+drainSlack+ingressTimeout)
+	d.listeners = &listeners{log: d.log, metrics: d.metrics, ingress: d.tree.ingress.Supervisor, handler: d.group}
+	change, err := d.listeners.prepare(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	adminService, err := d.openAdmin(ctx, cfg)
+	if err == nil {
+		err = d.apply(ctx, cfg, change)
+	}
+	if err != nil {
+		return nil, errors.Join(err, change.rollback(ctx))
+	}
+	d.reloader = newReloader(d)
+	d.idle = newIdleExit(func() time.Duration { return d.config.Load().Limits.ExitWhenIdle.D() }, d.group.Active, d.group.Changed())
+
+	d.tree.core.Add(d.metrics.Process)
+	d.tree.core.Add(d.access)
+	d.tree.core.Add(d.resolver)
+	d.tree.core.Add(d.locals)
+	d.tree.core.Add(d.reloader)
+	d.tree.flows.Add(d.group)
+	d.tree.flows.Add(d.idle)
+	if adminService != nil {
+		d.tree.admin.Add(adminService)
+	}
+	// The tree outlives ctx: its end is shutdown's to order.
+	treeCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	d.cancel = cancel
+	d.failed = d.tree.root.ServeBackground(treeCtx)
+	d.phase.Store(phaseReady)
+	d.announce(ctx, cfg)
+	return d, nil
+}
+
+// buildCore makes the parts that every connection uses.
+func (d *daemon) buildCore(ctx context.Context, cfg *config.Config) error {
+	var err error
+	d.locals, err = aclsvc.NewLocals(aclsvc.LocalsOptions{OnError: func(err error) {
+		d.log.LogAttrs(ctx, slog.LevelWarn, "the host's own addresses cannot be read; the last ones stay", slog.Any("err", err))
+	}})
+	if err != nil {
+		return err
+	}
+	d.resolver, err = resolver.New(resolverOptions(d.log, d.metrics))
+	if err != nil {
+		return err
+	}
+	d.relayPools = relay.NewPools(relay.PoolOptions{})
+	d.access = conn.NewAccessLog(d.options.Access, d.metrics)
+	d.builder = newBuilder(d)
+	d.group = conn.NewGroup(ctx, conn.Options{
+		Log: d.log, Metrics: d.metrics, Access: d.access, DrainTimeout: d.drainTimeout,
+	})
+	return nil
+}
+
+// openAdmin binds the management endpoint; nil when it is off. The default
+// address may be taken, by another instance for one: then it is done without.
+func (d *daemon) openAdmin(ctx context.Context, cfg *config.Config) (*admin.Server, error) {
+	if cfg.Admin.Address.IsZero() {
+		return nil, nil //nolint:nilnil // off is no error and has no server
+	}
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(false)
+	address := cfg.Admin.Address.String()
+	socket, err := lc.Listen(ctx, adminNetwork(cfg.Admin.Address), address)
+	if err != nil {
+		if !cfg.Admin.Configured && errors.Is(err, syscall.EADDRINUSE) {
+			d.log.LogAttrs(ctx, slog.LevelWarn, "the default admin port is taken: going on without the admin endpoint; set admin.address to choose another",
+				slog.String("address", address))
+			return nil, nil //nolint:nilnil // see above
+		}
+		return nil, fmt.Errorf("admin.address: %w", err)
+	}
+	d.adminAt = socket.Addr()
+	return admin.New(socket, admin.Options{
+		Metrics: d.metrics.WritePrometheus, Ready: d.ready, Version: d.options.Version,
+		Pprof: cfg.Admin.Pprof, Log: d.log,
+	}), nil
+}
+
+func adminNetwork(a config.ListenAddress) string {
+	if a.AddrPort.Addr().Is4() {
+		return "tcp4"
+	}
+	return "tcp"
+}
+
+// ready is the answer of /readyz.
+func (d *daemon) ready() error {
+	switch d.phase.Load() {
+	case phaseReady:
+		return nil
+	case phaseDraining:
+		return errors.New("draining")
+	}
+	return errors.New("starting")
+}
+
+func (d *daemon) drainTimeout() time.Duration { return d.config.Load().Drain.Timeout.D() }
+
+// maxDrain bounds drain.timeout, since the tree must be told before it runs.
+const maxDrain = 24 * time.Hour
+
+// announce says what listens, with the real addresses, and what a careful
+// operator should know.
+func (d *daemon) announce(ctx context.Context, cfg *config.Config) {
+	if d.adminAt != nil {
+		d.log.LogAttrs(ctx, slog.LevelInfo, "admin endpoint listens", slog.String("address", d.adminAt.String()))
+	}
+	d.warn(ctx, cfg)
+}
+
+// warn logs what is allowed and yet hardly meant.
+func (d *daemon) warn(ctx context.Context, cfg *config.Config) {
+	for _, w := range cfg.Warnings {
+		d.log.LogAttrs(ctx, slog.LevelWarn, w)
+	}
+	if cfg.Auth.IsRequired() {
+		return
+	}
+	for _, l := range d.listeners.open {
+		if !l.Addr().Addr().IsLoopback() {
+			d.log.LogAttrs(ctx, slog.LevelWarn, "no authentication on an address that is not loopback: whoever reaches it can use the proxy; set auth.user and a password, or listen on 127.0.0.1",
+				slog.String("address", l.Name()))
+		}
+	}
+}

@@ -1,0 +1,115 @@
+package supervisor
+
+import (
+	"context"
+	"log/slog"
+	"reflect"
+
+	"cleversocks/supervisor/config"
+)
+
+// reloader applies the settings anew on SIGHUP: it verifies all, then swaps
+// one snapshot. What fails to verify leaves everything as it was.
+type reloader struct {
+	d       *daemon
+	signals chan struct{} // 1: signals coalesce
+}
+
+func newReloader(d *daemon) *reloader {
+	return &reloader{d: d, signals: make(chan struct{}, 1)}
+}
+
+func (r *reloader) String() string { return "reloader" }
+
+// request asks for a reload; several in a row are one.
+func (r *reloader) request() {
+	select {
+	case r.signals <- struct{}{}:
+	default:
+	}
+}
+
+// Serve reloads on request until ctx ends.
+func (r *reloader) Serve(ctx context.Context) error {
+	for {
+		select {
+		case <-r.signals:
+			r.reload(ctx)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (r *reloader) reload(ctx context.Context) {
+	d := r.d
+	if err := r.try(ctx); err != nil {
+		d.metrics.Daemon.Reloads.Of("failed").Inc()
+		d.log.LogAttrs(ctx, slog.LevelError, "reload failed: the old configuration stays", slog.Any("err", err))
+		return
+	}
+	d.metrics.Daemon.Reloads.Of("ok").Inc()
+	d.log.LogAttrs(ctx, slog.LevelInfo, "reloaded", slog.Uint64("generation", d.group.Policy().Generation))
+}
+
+func (r *reloader) try(ctx context.Context) error {
+	d := r.d
+	cfg, err := d.options.Load()
+	if err != nil {
+		return err
+	}
+	change, err := d.listeners.prepare(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	old := d.config.Load()
+	if err := d.apply(ctx, cfg, change); err != nil {
+		if undo := change.rollback(ctx); undo != nil {
+			d.log.LogAttrs(ctx, slog.LevelError, "a listener could not be opened again", slog.Any("err", undo))
+		}
+		return err
+	}
+	d.warn(ctx, cfg)
+	for _, key := range needRestart(old, cfg) {
+		d.log.LogAttrs(ctx, slog.LevelWarn, "this setting changed and needs a restart to take effect", slog.String("key", key))
+	}
+	return nil
+}
+
+// apply builds everything from the settings and, when all of it is good,
+// makes it the daemon's.
+func (d *daemon) apply(ctx context.Context, cfg *config.Config, change *change) error {
+	policy, err := d.builder.build(cfg, change.addresses(), d.adminAt)
+	if err != nil {
+		return err
+	}
+	if err := d.options.ApplyLog(cfg.Log); err != nil {
+		return err
+	}
+	d.access.SetMode(accessMode(cfg.Log.Access))
+	d.group.SetPolicy(policy)
+	d.group.SetLimit(d.connectionLimit(ctx, cfg.Limits.MaxConnections))
+	d.config.Store(cfg)
+	change.commit(ctx)
+	if d.idle != nil {
+		d.idle.reconsider()
+	}
+	return nil
+}
+
+// needRestart names the settings that a reload cannot change.
+func needRestart(old, cfg *config.Config) []string {
+	var keys []string
+	for _, setting := range []struct {
+		key  string
+		a, b any
+	}{
+		{"admin.address", old.Admin.Address, cfg.Admin.Address},
+		{"admin.pprof", old.Admin.Pprof, cfg.Admin.Pprof},
+	} {
+		if !reflect.DeepEqual(setting.a, setting.b) {
+			keys = append(keys, setting.key)
+		}
+	}
+	return keys
+}

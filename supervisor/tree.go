@@ -1,0 +1,68 @@
+package supervisor
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/thejerf/suture/v4"
+	"github.com/thejerf/sutureslog"
+
+	"cleversocks/metrics"
+)
+
+// tree is the four subtrees, by the order in which they end.
+type tree struct {
+	root    *suture.Supervisor
+	ingress branch // accept services
+	flows   branch // the connections, and what ends with them
+	core    branch // what serves connections: resolver, users, limits, logs
+	admin   branch // management, to the very end
+}
+
+// branch is a subtree and the token that removes it from the root.
+type branch struct {
+	*suture.Supervisor
+	token suture.ServiceToken
+}
+
+// newTree makes the tree, not yet running. Nothing here may wait 15 seconds
+// after a few failures, suture's default: a listener that fails must be back
+// before its backlog is full.
+func newTree(log *slog.Logger, m *metrics.Registry, longest time.Duration) *tree {
+	hook := (&sutureslog.Handler{Logger: log, ServiceTerminateLevel: slog.LevelError}).MustHook()
+	spec := suture.Spec{
+		EventHook: func(e suture.Event) {
+			switch e := e.(type) {
+			case suture.EventServicePanic:
+				m.Conn.Panics.Of("service").Inc()
+				m.Daemon.Restarts(e.ServiceName).Inc()
+			case suture.EventServiceTerminate:
+				m.Daemon.Restarts(e.ServiceName).Inc()
+			}
+			hook(e)
+		},
+		FailureThreshold: 20,
+		FailureBackoff:   500 * time.Millisecond,
+		// The root waits for the longest drain of any subtree below it.
+		Timeout: longest,
+	}
+	t := &tree{root: suture.New("cleversocks", spec)}
+	add := func(name string) branch {
+		sub := suture.New(name, spec)
+		return branch{sub, t.root.Add(sub)}
+	}
+	// Added in the order of need: what serves is there before who asks.
+	t.admin = add("admin")
+	t.core = add("core")
+	t.flows = add("flows")
+	t.ingress = add("ingress")
+	return t
+}
+
+// remove ends a subtree and waits for it.
+func (d *daemon) remove(ctx context.Context, b branch, timeout time.Duration) {
+	if err := d.tree.root.RemoveAndWait(b.token, timeout); err != nil {
+		d.log.LogAttrs(ctx, slog.LevelError, "did not stop in time", slog.String("subtree", b.Name), slog.Duration("timeout", timeout))
+	}
+}
