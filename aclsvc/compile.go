@@ -1,0 +1,231 @@
+package aclsvc
+
+import (
+	"fmt"
+	"io"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/gaissmai/bart"
+
+	"cleversocks/conn/wire"
+)
+
+// Rule is one [[acl.rule]]. A nil list does not restrict; a list that is
+// there and empty is an error, since nobody can tell what it should mean.
+// Users and Groups say together who: one of either is enough.
+type Rule struct {
+	Action   string // "allow" or "deny"
+	Users    []string
+	Groups   []string
+	From     []string // CIDRs and addresses of clients
+	To       []string // CIDRs, addresses, ranges a-b, names, *.suffix, file:PATH
+	Ports    []string // "25", "465-587"
+	Commands []string // connect, udp, bind
+	Where    string   // "file:line"
+}
+
+// Options is everything a Policy is made of.
+type Options struct {
+	Rules        []Rule
+	DefaultAllow bool // when no rule matches
+	BlockPrivate bool // see ResolveBlockPrivate
+	ReportOnly   bool // allow what the rules deny, and say so in the Decision
+	NAT64        []netip.Prefix
+	// Listeners are the proxy's own, admin included: never a destination,
+	// whatever the rules say and in report-only mode too.
+	Listeners []netip.AddrPort
+	Locals    *Locals // for listeners on a wildcard address; nil: loopback only
+	// OnPanic is told of a panic in a decision, which denies. May be nil.
+	OnPanic func(recovered any, q Query)
+	// Open reads a "file:" list; nil: from the file system.
+	Open func(path string) (io.ReadCloser, error)
+}
+
+// Policy is compiled rules. It never changes, so any number of goroutines may
+// ask it; the next configuration is a new Policy.
+type Policy struct {
+	rules      []rule
+	index      index
+	fallback   Decision
+	block      *bart.Lite // nil: private addresses are like others
+	reportOnly bool
+	embeddings []embedding
+	listeners  []netip.AddrPort
+	locals     *Locals
+	onPanic    func(any, Query)
+}
+
+// rule is what is left of a Rule once its destinations are in the index.
+type rule struct {
+	allow    bool
+	everyone bool // neither users nor groups restrict
+	users    map[string]struct{}
+	groups   map[string]struct{}
+	from     *bart.Lite
+	ports    []portRange
+	commands uint8 // bit per wire.Command; 0: all
+	name     string
+	where    string
+}
+
+// Compile reads all rules, and the files they name, into a Policy. The error
+// names the rule, where it stands, and the list's file and line.
+func Compile(o Options) (*Policy, error) {
+	wrapped, err := embeddings(o.NAT64)
+	if err != nil {
+		return nil, err
+	}
+	p := &Policy{
+		rules:      make([]rule, len(o.Rules)),
+		fallback:   Decision{Allow: o.DefaultAllow, Rule: ByDefault},
+		reportOnly: o.ReportOnly,
+		embeddings: wrapped,
+		locals:     o.Locals,
+		onPanic:    o.OnPanic,
+	}
+	if o.BlockPrivate {
+		p.block = blockList()
+	}
+	for _, l := range o.Listeners {
+		p.listeners = append(p.listeners, netip.AddrPortFrom(l.Addr().Unmap().WithZone(""), l.Port()))
+	}
+	b := newBuilder(&p.index, o.Open)
+	for i := range o.Rules {
+		if err := p.compileRule(i, &o.Rules[i], b); err != nil {
+			if where := o.Rules[i].Where; where != "" {
+				return nil, fmt.Errorf("%s: acl.rules[%d].%w", where, i, err)
+			}
+			return nil, fmt.Errorf("acl.rules[%d].%w", i, err)
+		}
+	}
+	b.finish()
+	return p, nil
+}
+
+func (p *Policy) compileRule(i int, in *Rule, b *builder) error {
+	r := &p.rules[i]
+	r.name = fmt.Sprintf("acl.rules[%d]", i)
+	r.where = in.Where
+	switch in.Action {
+	case "allow":
+		r.allow = true
+	case "deny":
+	default:
+		return fmt.Errorf("action: %q: allow or deny", clip(in.Action))
+	}
+	for key, list := range map[string][]string{
+		"users": in.Users, "groups": in.Groups, "from": in.From, "to": in.To, "ports": in.Ports, "commands": in.Commands,
+	} {
+		if list != nil && len(list) == 0 {
+			return fmt.Errorf("%s: an empty list; leave the key out to match everything", key)
+		}
+		if slices.Contains(list, "") {
+			return fmt.Errorf("%s: an empty entry", key)
+		}
+	}
+	r.everyone = len(in.Users) == 0 && len(in.Groups) == 0
+	r.users, r.groups = set(in.Users), set(in.Groups)
+	if err := r.restrict(in); err != nil {
+		return err
+	}
+	return b.destinations(int32(i), r.allow, in.To)
+}
+
+// restrict reads what limits a rule besides users and destinations.
+func (r *rule) restrict(in *Rule) error {
+	for i, s := range in.From {
+		p, err := ParsePrefix(s)
+		if err != nil {
+			return fmt.Errorf("from[%d]: %w", i, err)
+		}
+		if r.from == nil {
+			r.from = new(bart.Lite)
+		}
+		r.from.Insert(p)
+	}
+	for i, s := range in.Ports {
+		ports, err := parsePorts(s)
+		if err != nil {
+			return fmt.Errorf("ports[%d]: %w", i, err)
+		}
+		r.ports = append(r.ports, ports)
+	}
+	r.ports = mergePorts(r.ports)
+	for i, s := range in.Commands {
+		c, err := parseCommand(s)
+		if err != nil {
+			return fmt.Errorf("commands[%d]: %w", i, err)
+		}
+		r.commands |= 1 << c
+	}
+	return nil
+}
+
+// mergePorts sorts and joins, so that there are never more than 32768.
+func mergePorts(in []portRange) []portRange {
+	slices.SortFunc(in, func(a, b portRange) int { return int(a.low) - int(b.low) })
+	out := in[:0]
+	for _, r := range in {
+		if n := len(out); n > 0 && int(r.low) <= int(out[n-1].high)+1 {
+			out[n-1].high = max(out[n-1].high, r.high)
+			continue
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+// concerns reports whether everything but the destination matches.
+func (r *rule) concerns(q *Query) bool {
+	if r.commands != 0 && (q.Command > wire.CommandUDPAssociate || r.commands&(1<<q.Command) == 0) {
+		return false
+	}
+	if len(r.ports) > 0 && !r.hasPort(q.Port) {
+		return false
+	}
+	if r.from != nil && !r.from.Contains(q.Source) {
+		return false
+	}
+	return r.everyone || r.hasSubject(q)
+}
+
+func (r *rule) hasPort(port uint16) bool {
+	low, high := 0, len(r.ports)
+	for low < high {
+		mid := (low + high) / 2
+		switch {
+		case port < r.ports[mid].low:
+			high = mid
+		case port > r.ports[mid].high:
+			low = mid + 1
+		default:
+			return true
+		}
+	}
+	return false
+}
+
+func (r *rule) hasSubject(q *Query) bool {
+	if _, ok := r.users[q.Identity.User]; ok {
+		return true
+	}
+	for _, g := range q.Identity.Groups {
+		if _, ok := r.groups[g]; ok {
+			return true
+		}
+	}
+	return false
+}
+
+func set(list []string) map[string]struct{} {
+	out := make(map[string]struct{}, len(list))
+	for _, s := range list {
+		out[s] = struct{}{}
+	}
+	return out
+}
+
+// isFile splits "file:PATH".
+func isFile(s string) (path string, ok bool) { return strings.CutPrefix(s, "file:") }

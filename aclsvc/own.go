@@ -1,0 +1,110 @@
+package aclsvc
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"time"
+)
+
+// Locals is a snapshot of the host's own addresses, for listeners on a
+// wildcard address. Serve keeps it fresh; reading it takes no lock.
+type Locals struct {
+	interval time.Duration
+	list     func() ([]net.Addr, error)
+	onError  func(error)
+	addrs    atomic.Pointer[map[netip.Addr]struct{}]
+}
+
+// LocalsOptions says how the host's addresses are found.
+type LocalsOptions struct {
+	Interval time.Duration              // between two looks; 0: 10 s
+	List     func() ([]net.Addr, error) // nil: net.InterfaceAddrs
+	OnError  func(error)                // told when a look fails; the last snapshot stays
+}
+
+// NewLocals takes the first snapshot.
+func NewLocals(o LocalsOptions) (*Locals, error) {
+	l := &Locals{interval: o.Interval, list: o.List, onError: o.OnError}
+	if l.interval <= 0 {
+		l.interval = 10 * time.Second
+	}
+	if l.list == nil {
+		l.list = net.InterfaceAddrs
+	}
+	return l, l.Refresh()
+}
+
+// Refresh takes a new snapshot; on error the last one stays.
+func (l *Locals) Refresh() error {
+	list, err := l.list()
+	if err != nil {
+		return fmt.Errorf("own addresses: %w", err)
+	}
+	addrs := make(map[netip.Addr]struct{}, len(list))
+	for _, a := range list {
+		if n, ok := a.(*net.IPNet); ok {
+			if ip, ok := netip.AddrFromSlice(n.IP); ok {
+				addrs[ip.Unmap()] = struct{}{}
+			}
+		}
+	}
+	l.addrs.Store(&addrs)
+	return nil
+}
+
+// Serve refreshes the snapshot until ctx ends.
+func (l *Locals) Serve(ctx context.Context) error {
+	tick := time.NewTicker(l.interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+			if err := l.Refresh(); err != nil && l.onError != nil {
+				l.onError(err)
+			}
+		}
+	}
+}
+
+// String names the service.
+func (l *Locals) String() string { return "own addresses" }
+
+// Contains reports whether addr (unmapped, without a zone) is this host:
+// loopback, unspecified, or an interface's. A nil Locals knows the first two.
+func (l *Locals) Contains(addr netip.Addr) bool {
+	if addr.IsLoopback() || addr.IsUnspecified() {
+		return true
+	}
+	if l == nil {
+		return false
+	}
+	addrs := l.addrs.Load()
+	if addrs == nil {
+		return false
+	}
+	_, ok := (*addrs)[addr]
+	return ok
+}
+
+// isOwn reports whether addr and port reach one of the proxy's listeners. A
+// wildcard listener is any local address; and an unspecified destination is
+// whatever listens on the host, since the kernel takes it for loopback.
+func (p *Policy) isOwn(addr netip.Addr, port uint16) bool {
+	for _, l := range p.listeners {
+		if l.Port() != port {
+			continue
+		}
+		switch own := l.Addr(); {
+		case own == addr, addr.IsUnspecified():
+			return true
+		case own.IsUnspecified() && p.locals.Contains(addr):
+			return true
+		}
+	}
+	return false
+}

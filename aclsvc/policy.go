@@ -1,0 +1,185 @@
+package aclsvc
+
+import (
+	"net/netip"
+	"strings"
+)
+
+// Decide judges a request for one resolved address; q.Name is the name it was
+// resolved from, if any. Rules are taken in order, and the first that matches
+// decides. A private address under block_private can only be allowed by a
+// rule whose "to" names it by CIDR, so for it the rules that allow a name, or
+// anything, are passed over. An address that carries an IPv4 address (NAT64,
+// 6to4) is judged by that one; a denial may name either.
+func (p *Policy) Decide(q *Query, addr netip.Addr) (d Decision) {
+	defer p.denyOnPanic(q, &d)
+	if !addr.IsValid() {
+		return Decision{Rule: ByBadAddress}
+	}
+	t := p.target(addr)
+	if p.isOwn(t.inner, q.Port) || t.bits != 0 && p.isOwn(t.outer, q.Port) {
+		return Decision{Rule: ByOwnListener}
+	}
+	return p.report(p.byRules(p.first(q, &t), &t))
+}
+
+// DecideName judges by the name alone, before DNS is asked; with an upstream
+// that resolves, it is the last word. certain: the denial holds whatever the
+// name resolves to. A query without a name is for Decide: it is allowed here,
+// and not certain.
+func (p *Policy) DecideName(q *Query) (d Decision, certain bool) {
+	defer func() {
+		if d.Rule == ByPanic {
+			certain = true
+		}
+	}()
+	defer p.denyOnPanic(q, &d)
+	if q.Name == "" {
+		return Decision{Allow: true, Rule: ByDefault}, false
+	}
+	if addr, ok := literal(q.Name); ok {
+		d = p.Decide(q, addr)
+		return d, !d.Allow
+	}
+	best := p.scan(p.index.any, len(p.rules), q, false)
+	best = p.byName(q, best, false)
+	d = p.byRules(best, &target{})
+	if !d.Allow && !p.reportOnly {
+		certain = p.scan(p.index.addrAllows, best, q, false) == best
+	}
+	return p.report(d), certain
+}
+
+// target is an address on its way through the rules.
+type target struct {
+	outer   netip.Addr // as it would be dialed, unmapped
+	inner   netip.Addr // where it ends up: the IPv4 address carried, or outer
+	bits    int        // length of the prefix that carries; 0: nothing is carried
+	blocked bool       // private, and block_private is on
+}
+
+func (p *Policy) target(addr netip.Addr) target {
+	outer := addr.Unmap().WithZone("")
+	inner, bits := p.unwrap(outer)
+	return target{outer, inner, bits, p.block != nil && p.block.Contains(inner)}
+}
+
+// first is the number of the first rule that matches, or that of no rule.
+func (p *Policy) first(q *Query, t *target) int {
+	best := p.byAddr(t.inner, len(p.rules), q, 0, false)
+	if t.bits != 0 {
+		// A denial may name the address in either form. An allowance of
+		// ::/0 does not mean the IPv4 hosts behind a translator, one of the
+		// translator's prefix does, yet not the private ones among them.
+		allowFrom := t.bits
+		if t.blocked {
+			allowFrom = 129
+		}
+		best = p.byAddr(t.outer, best, q, allowFrom, true)
+	}
+	best = p.byName(q, best, t.blocked)
+	return p.scan(p.index.any, best, q, t.blocked)
+}
+
+// byAddr looks among the rules that name addr by CIDR. Rules of prefixes
+// shorter than allowFrom only deny.
+func (p *Policy) byAddr(addr netip.Addr, best int, q *Query, allowFrom int, outer bool) int {
+	i, ok := p.index.table.Lookup(addr)
+	if !ok {
+		return best
+	}
+	for i >= 0 {
+		n := &p.index.nodes[i]
+		best = p.scan(n.rules, best, q, outer && n.prefix.Bits() < allowFrom)
+		i = n.parent
+	}
+	return best
+}
+
+// byName looks among the rules that name q.Name, exactly or by suffix.
+func (p *Policy) byName(q *Query, best int, denyOnly bool) int {
+	if q.Name == "" {
+		return best
+	}
+	if list, ok := p.index.exact[q.Name]; ok {
+		best = p.scan(list, best, q, denyOnly)
+	}
+	// From the right, so that a name of a hundred labels costs no more than
+	// the longest suffix.
+	end := len(q.Name)
+	for range p.index.depth {
+		dot := strings.LastIndexByte(q.Name[:end], '.')
+		if dot < 0 {
+			break
+		}
+		if list, ok := p.index.below[q.Name[dot+1:]]; ok {
+			best = p.scan(list, best, q, denyOnly)
+		}
+		end = dot
+	}
+	return best
+}
+
+// scan is the first rule of an ascending list that is before best and
+// concerns q, or best.
+func (p *Policy) scan(list []int32, best int, q *Query, denyOnly bool) int {
+	for _, n := range list {
+		if int(n) >= best {
+			break
+		}
+		if r := &p.rules[n]; (!denyOnly || !r.allow) && r.concerns(q) {
+			return int(n)
+		}
+	}
+	return best
+}
+
+// byRules is the decision once the first matching rule is known.
+func (p *Policy) byRules(n int, t *target) Decision {
+	switch {
+	case n < len(p.rules):
+		r := &p.rules[n]
+		return Decision{Allow: r.allow, Rule: r.name, Where: r.where}
+	case t.blocked:
+		return Decision{Rule: ByBlockPrivate}
+	}
+	return p.fallback
+}
+
+// report turns a denial into a reported one in report-only mode.
+func (p *Policy) report(d Decision) Decision {
+	if !d.Allow && p.reportOnly {
+		d.Allow, d.Reported = true, true
+	}
+	return d
+}
+
+// denyOnPanic is deferred by every decision: a decision that cannot be taken
+// is a denial.
+func (p *Policy) denyOnPanic(q *Query, d *Decision) {
+	v := recover()
+	if v == nil {
+		return
+	}
+	*d = Decision{Rule: ByPanic}
+	if p.onPanic != nil && q != nil {
+		p.onPanic(v, *q)
+	}
+}
+
+// literal reads an address in name form. Names that end in a number are
+// refused before (wire.NormalizeName), so most names are told by one byte.
+func literal(name string) (netip.Addr, bool) {
+	last := name[len(name)-1]
+	if (last < '0' || last > '9') && strings.IndexByte(name, ':') < 0 {
+		return netip.Addr{}, false
+	}
+	a, err := netip.ParseAddr(strings.Trim(name, "[]"))
+	return a, err == nil
+}
+
+// Rules is the number of rules.
+func (p *Policy) Rules() int { return len(p.rules) }
+
+// BlocksPrivate reports whether block_private is in force, for the log.
+func (p *Policy) BlocksPrivate() bool { return p.block != nil }
