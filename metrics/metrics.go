@@ -23,6 +23,8 @@ type Registry struct {
 	Listener Listener
 	Conn     Conn
 	Relay    Relay
+	Dial     Dial
+	DNS      DNS
 }
 
 // New makes a registry with all handles at zero.
@@ -35,6 +37,8 @@ func New() *Registry {
 		Listener: newListener(set),
 		Conn:     newConn(set),
 		Relay:    newRelay(set),
+		Dial:     newDial(set),
+		DNS:      newDNS(set),
 	}
 }
 
