@@ -106,20 +106,14 @@ func (g *Group) Admit(c *net.TCPConn, listener string) (refused string) {
 	return ""
 }
 
-// handshakeTask is the first half of a connection's task. The second half
-// gets a goroutine of its own, since this one's stack has grown and an idle
-// tunnel would keep it.
+// handshakeTask is a connection's task up to its relay. It does not stay for
+// that: its stack has grown, and an idle tunnel would keep it.
 func (g *Group) handshakeTask(s *session) {
-	if g.handler.establish(s) {
-		go g.relayTask(s)
+	if !g.handler.establish(s) {
+		g.end(s)
 		return
 	}
-	g.end(s)
-}
-
-func (g *Group) relayTask(s *session) {
-	g.handler.relay(s)
-	g.end(s)
+	g.handler.relay(s, g.end)
 }
 
 // end writes the record and lets the connection go.
@@ -178,7 +172,7 @@ func (g *Group) Serve(ctx context.Context) error {
 		g.log.LogAttrs(ctx, slog.LevelInfo, "draining", slog.Int("connections", left), slog.Duration("timeout", timeout))
 		g.awaitEmpty(timeout)
 	}
-	g.endAll(relay.EndError(metrics.CauseDrained))
+	g.endAll(relay.ErrDrained)
 	<-g.empty
 	return errors.Join(suture.ErrDoNotRestart, ctx.Err())
 }

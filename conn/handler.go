@@ -57,7 +57,7 @@ func (h *Handler) establish(s *session) (ok bool) {
 	hs := &handshake{session: s, in: in}
 	defer func() {
 		if p := recover(); p != nil {
-			h.panicked(s, p)
+			h.panicked(s, "conn", p)
 			ok = false
 		}
 		if !ok {
@@ -152,19 +152,16 @@ func (h *Handler) answer(hs *handshake) bool {
 	return true
 }
 
-// relay moves bytes until the tunnel ends. It closes both sides.
-func (h *Handler) relay(s *session) {
-	defer func() {
-		if p := recover(); p != nil {
-			h.panicked(s, p)
-			s.conn.Close()
-			s.server.Close()
-		}
-	}()
+// relay moves bytes until the tunnel ends, and then calls end. It returns at
+// once: the relay has goroutines of its own, and closes both sides.
+func (h *Handler) relay(s *session, end func(*session)) {
 	options := s.policy.Relay
 	options.Counters = &s.counters
-	result := relay.Run(s.ctx, s.conn, s.server, options)
-	s.cause, s.err = result.Cause, result.Err
+	options.Panicked = func(p any) { h.panicked(s, "relay", p) }
+	relay.Start(s.ctx, s.conn, s.server, options, func(r relay.Result) {
+		s.cause, s.err = r.Cause, r.Err
+		end(s)
+	})
 }
 
 // handshakeFailed ends a connection whose request was not read.
@@ -240,18 +237,18 @@ func (h *Handler) closeRefused(s *session) {
 	closePolitely(s.conn)
 }
 
-// panicked ends one connection for a defect in its path; the others go on.
-func (h *Handler) panicked(s *session, p any) {
+// panicked notes a defect in one connection's path; the others go on.
+func (h *Handler) panicked(s *session, where string, p any) {
 	s.err, s.cause = fmt.Errorf("panic: %v", p), metrics.CauseError
-	h.metrics.Conn.Panics.Of("conn").Inc()
+	h.metrics.Conn.Panics.Of(where).Inc()
 	h.log.LogAttrs(s.ctx, slog.LevelError, "panic in a connection", slog.String("id", s.ID()),
 		slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
 }
 
 // endCause is why a session's context ended, as the record says it.
 func endCause(ctx context.Context) string {
-	if ended, ok := errors.AsType[relay.EndError](context.Cause(ctx)); ok {
-		return string(ended)
+	if ended, ok := errors.AsType[*relay.EndError](context.Cause(ctx)); ok {
+		return ended.Cause
 	}
 	return metrics.CauseDrained
 }

@@ -60,8 +60,8 @@ func (b *builder) build(cfg *config.Config, listeners []netip.AddrPort, adminAt 
 }
 
 func (b *builder) auth(cfg *config.Config) (conn.Auth, error) {
-	auth := conn.Auth{Required: cfg.Auth.IsRequired()}
-	if cfg.Auth.User == "" && !cfg.Auth.Password.IsSet() {
+	auth := conn.Auth{Required: cfg.Auth.Required}
+	if cfg.Auth.Credential == nil {
 		return auth, nil
 	}
 	users, err := authsvc.NewUsers(authsvc.UsersOptions{})
@@ -103,10 +103,6 @@ func (b *builder) relay(cfg *config.Config) relay.Options {
 		Idle:       cfg.Limits.IdleTimeout.D(),
 		Metrics:    &b.d.metrics.Relay,
 		Pools:      b.d.relayPools,
-		Panicked: func(p any) {
-			b.d.metrics.Conn.Panics.Of("relay").Inc()
-			b.d.log.Error("panic in a relay", "panic", p)
-		},
 	}
 }
 

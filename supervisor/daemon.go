@@ -177,7 +177,7 @@ func (d *daemon) warn(ctx context.Context, cfg *config.Config) {
 	for _, w := range cfg.Warnings {
 		d.log.LogAttrs(ctx, slog.LevelWarn, w)
 	}
-	if cfg.Auth.IsRequired() {
+	if cfg.Auth.Required {
 		return
 	}
 	for _, l := range d.listeners.open {

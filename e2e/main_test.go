@@ -1,0 +1,85 @@
+// Package e2e tests the built program from outside, with real clients and
+// servers. All of it runs in a network namespace of its own, so that ports
+// are free, nothing leaves the machine, and the end of the test run is the
+// end of the namespace. It needs root and the programs that the Taskfile
+// installs; without them it fails.
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+)
+
+// inNamespace marks the copy of the test binary that runs the tests.
+const inNamespace = "CLEVERSOCKS_E2E_NAMESPACE"
+
+// binary is the program under test, built with the race detector.
+var binary string
+
+func TestMain(m *testing.M) {
+	if os.Getenv(inNamespace) == "" {
+		os.Exit(enterNamespace())
+	}
+	code, err := runInNamespace(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// enterNamespace runs this test binary again, in a new network namespace.
+func enterNamespace() int {
+	again := exec.Command(os.Args[0], os.Args[1:]...)
+	again.Env = append(os.Environ(), inNamespace+"=1")
+	again.Stdin, again.Stdout, again.Stderr = os.Stdin, os.Stdout, os.Stderr
+	again.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	if err := again.Run(); err != nil {
+		if again.ProcessState == nil {
+			fmt.Fprintln(os.Stderr, "e2e: cannot make a network namespace (it needs root, or CAP_SYS_ADMIN):", err)
+			return 1
+		}
+		return again.ProcessState.ExitCode()
+	}
+	return 0
+}
+
+func runInNamespace(m *testing.M) (int, error) {
+	for _, args := range [][]string{
+		{"link", "set", "lo", "up"},
+		// An address that is the machine's and not loopback.
+		{"link", "add", "e2e0", "type", "veth", "peer", "name", "e2e1"},
+		{"link", "set", "e2e1", "up"},
+		{"address", "add", "192.0.2.1/24", "dev", "e2e0"},
+		{"address", "add", "2001:db8::1/64", "dev", "e2e0", "nodad"},
+		{"link", "set", "e2e0", "up"},
+	} {
+		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+			return 1, fmt.Errorf("ip %v: %w: %s", args, err, out)
+		}
+	}
+	dir, err := os.MkdirTemp("", "cleversocks-e2e-")
+	if err != nil {
+		return 1, err
+	}
+	defer os.RemoveAll(dir)
+	binary = filepath.Join(dir, "cleversocks")
+	if out, err := exec.Command("go", "build", "-race", "-o", binary, "cleversocks/cmd/cleversocks").CombinedOutput(); err != nil {
+		return 1, fmt.Errorf("build: %w\n%s", err, out)
+	}
+	return m.Run(), nil
+}
+
+// need fails the test when a program is missing.
+func need(t *testing.T, program, debianPackage string) string {
+	t.Helper()
+	path, err := exec.LookPath(program)
+	if err != nil {
+		t.Fatalf("%s is missing: apt-get install %s", program, debianPackage)
+	}
+	return path
+}
