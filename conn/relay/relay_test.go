@@ -255,7 +255,9 @@ func exchange(t *testing.T, pair func(*testing.T) (net.Conn, net.Conn), o Option
 	t.Helper()
 	client, a := pair(t)
 	server, b := pair(t)
-	o.Pools = NewPools(PoolOptions{})
+	if o.Pools == nil {
+		o.Pools = NewPools(PoolOptions{})
+	}
 	defer o.Pools.Close()
 	var wg sync.WaitGroup
 	var result Result
