@@ -1,0 +1,96 @@
+package relay
+
+import (
+	"context"
+	"net"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// deliverTimeout bounds the wait for a peer to take what is queued for it
+// before it sees the other side's reset.
+const deliverTimeout = 5 * time.Second
+
+// end is one side of a relay.
+type end struct {
+	conn    net.Conn
+	raw     syscall.RawConn // nil: the conn cannot tell when it is readable
+	tcp     *net.TCPConn    // conn itself, or what TLS runs over; else nil
+	dead    atomic.Bool     // reset, or failed
+	finSent atomic.Bool     // we closed our writing half
+}
+
+func (e *end) init(conn net.Conn) {
+	e.conn = conn
+	if tls, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		conn = tls.NetConn()
+	}
+	e.tcp, _ = conn.(*net.TCPConn)
+	e.initReadiness()
+}
+
+// closeWrite passes on an end of stream, and says whether the conn could.
+func (e *end) closeWrite() bool {
+	half, ok := e.conn.(interface{ CloseWrite() error })
+	if !ok {
+		return false
+	}
+	e.finSent.Store(true)
+	// It fails on a peer that is gone already, which its reader will find.
+	_ = half.CloseWrite()
+	return true
+}
+
+// interrupt fails every read and write on the end, the waiting ones included.
+// Close would wait for the callbacks that it interrupts.
+func (e *end) interrupt() { _ = e.conn.SetDeadline(past()) }
+
+// past is a deadline that has expired, whatever a fake clock shows.
+func past() time.Time { return time.Unix(1, 0) }
+
+// wasReset says whether an end of stream was a reset in truth: a write that
+// meets a reset first takes the socket's error with it, and the next read
+// sees a clean end.
+func (e *end) wasReset() bool {
+	if e.dead.Load() {
+		return true
+	}
+	// In this order: our own end of stream, sent meanwhile, closes the socket
+	// as well.
+	return e.raw != nil && e.disconnected() && !e.finSent.Load()
+}
+
+// resetOnClose makes Close send a reset and drop what is queued.
+func (e *end) resetOnClose() {
+	if e.tcp != nil {
+		_ = e.tcp.SetLinger(0) // fails on a socket that is gone, which is as good
+	}
+}
+
+// resetWhenDelivered waits until the peer has taken what is queued for it, and
+// makes Close send a reset. A linger of 0 at once would drop the queue.
+func (e *end) resetWhenDelivered(ctx context.Context) {
+	if e.queued() > 0 {
+		e.awaitDelivery(ctx)
+	}
+	e.resetOnClose()
+}
+
+func (e *end) awaitDelivery(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, deliverTimeout)
+	defer cancel()
+	// Linux has no event for an empty send queue.
+	wait := time.Millisecond
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	for e.queued() > 0 {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		wait = min(2*wait, 50*time.Millisecond)
+		timer.Reset(wait)
+	}
+}

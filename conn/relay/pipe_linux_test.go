@@ -1,0 +1,124 @@
+package relay
+
+import (
+	"bytes"
+	"io"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cleversocks/metrics"
+)
+
+func (p *Pools) pipesOpen() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.pipes.open
+}
+
+// TestDirtyPipe: a pipe with bytes in it is never given to another relay.
+func TestDirtyPipe(t *testing.T) {
+	pools := NewPools(PoolOptions{})
+	defer pools.Close()
+	clean := pools.takePipe()
+	pools.givePipe(clean)
+	if again := pools.takePipe(); again != clean {
+		t.Fatal("an empty pipe was not used again")
+	}
+	if _, err := unix.Write(int(clean.w), []byte("somebody's secret")); err != nil {
+		t.Fatal(err)
+	}
+	clean.filled = 17
+	pools.givePipe(clean)
+	if pools.pipesOpen() != 0 {
+		t.Fatal("a pipe with bytes in it was kept")
+	}
+	next := pools.takePipe()
+	defer pools.givePipe(next)
+	if n, err := unix.Read(int(next.r), make([]byte, 32)); n > 0 || err != unix.EAGAIN {
+		t.Fatalf("a new pipe had %d bytes, %v", n, err)
+	}
+}
+
+// TestPipesAreBounded counts those in use with those that are free.
+func TestPipesAreBounded(t *testing.T) {
+	pools := NewPools(PoolOptions{Pipes: 2})
+	defer pools.Close()
+	first, second := pools.takePipe(), pools.takePipe()
+	if first == nil || second == nil || pools.takePipe() != nil {
+		t.Fatal("want two pipes and no third")
+	}
+	pools.givePipe(first)
+	if pools.takePipe() != first {
+		t.Fatal("want the one that was given back")
+	}
+	pools.givePipe(first)
+	pools.givePipe(second)
+}
+
+// TestNoPipe: without descriptors for a pipe the relay copies.
+func TestNoPipe(t *testing.T) {
+	for _, engine := range []Engine{EngineAuto, EngineSplice} {
+		var asked atomic.Int64
+		pools := NewPools(PoolOptions{})
+		pools.pipes.pipe2 = func([]int, int) error {
+			asked.Add(1)
+			return unix.EMFILE
+		}
+		exchange(t, tcpPair, Options{Engine: engine, Pools: pools}, 1, []int{4 << 20}, []int{1 << 20})
+		if asked.Load() == 0 {
+			t.Errorf("%v: no pipe was asked for", engine)
+		}
+		if n := asked.Load(); n > 20 {
+			t.Errorf("%v: asked %d times for 5 MiB", engine, n)
+		}
+	}
+}
+
+// TestCountersDuringSplice reads the counters of a relay that is splicing and
+// has not ended, and sees what it holds before, during and after.
+func TestCountersDuringSplice(t *testing.T) {
+	pools := NewPools(PoolOptions{})
+	tun := open(t, tcpPair, Options{Pools: pools})
+	before := descriptors(t)
+	for i := range 3 {
+		block := bytes.Repeat([]byte("x"), 4<<20)
+		go func() { _, _ = tun.server.Write(block) }()
+		if _, err := io.CopyN(io.Discard, tun.client, int64(len(block))); err != nil {
+			t.Fatal(err)
+		}
+		// The client has the bytes a moment before they are counted.
+		want := int64(i+1) * 4 << 20
+		eventually(t, "the count", func() bool { return tun.counters.Out.Load() == want })
+	}
+	if pools.pipesOpen() == 0 {
+		t.Error("nothing was spliced")
+	}
+	eventually(t, "the pipes back in the pool", func() bool {
+		pools.mu.Lock()
+		defer pools.mu.Unlock()
+		return len(pools.pipes.free) == pools.pipes.open
+	})
+	if after := descriptors(t); after != before+2*pools.pipesOpen() {
+		t.Errorf("%d descriptors idle before, %d after, with %d pipes in the pool", before, after, pools.pipesOpen())
+	}
+	tun.cancel(nil)
+	tun.wantEnd(t, metrics.CauseDrained)
+}
+
+// eventually waits for a state that no event announces.
+func eventually(t *testing.T, what string, reached func() bool) {
+	t.Helper()
+	end := time.After(patience)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !reached() {
+		select {
+		case <-end:
+			t.Fatalf("%s: never reached", what)
+		case <-tick.C:
+		}
+	}
+}

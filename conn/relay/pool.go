@@ -1,0 +1,84 @@
+package relay
+
+import "sync"
+
+// The defaults of PoolOptions.
+const (
+	// DefaultIdleBuffers keeps 4 MiB of buffers at most.
+	DefaultIdleBuffers = 256
+	// DefaultPipes stays under fs.pipe-user-pages-soft: past it, an
+	// unprivileged user's pipes shrink to two pages.
+	DefaultPipes = 192
+)
+
+// PoolOptions bounds what Pools keeps.
+type PoolOptions struct {
+	IdleBuffers int // free buffers kept; 0: DefaultIdleBuffers
+	Pipes       int // pipes in existence, free or in use, each 2 descriptors and 256 KiB; 0: DefaultPipes; below 0: none
+}
+
+// Pools holds the free buffers and pipes that relays share. It is an explicit
+// list and not a sync.Pool: that one forgets pipes without closing them. A nil
+// *Pools is valid and keeps nothing.
+type Pools struct {
+	o       PoolOptions
+	mu      sync.Mutex
+	buffers [][]byte
+	pipes   pipeList
+	closed  bool
+}
+
+// NewPools makes empty pools. Whoever makes them closes them, when the relays
+// that use them have ended.
+func NewPools(o PoolOptions) *Pools {
+	if o.IdleBuffers == 0 {
+		o.IdleBuffers = DefaultIdleBuffers
+	}
+	if o.Pipes == 0 {
+		o.Pipes = DefaultPipes
+	}
+	return &Pools{o: o}
+}
+
+// Close drops the free buffers and closes the free pipes. What is in use is
+// dropped when it is given back.
+func (p *Pools) Close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed, p.buffers = true, nil
+	p.closePipes()
+}
+
+// takeBuffer is a buffer of size bytes.
+func (p *Pools) takeBuffer(size int) []byte {
+	if p != nil {
+		if b := p.popBuffer(); len(b) == size { // another size is from before a reload
+			return b
+		}
+	}
+	return make([]byte, size)
+}
+
+func (p *Pools) popBuffer() []byte {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	last := len(p.buffers) - 1
+	if last < 0 {
+		return nil
+	}
+	b := p.buffers[last]
+	p.buffers[last] = nil
+	p.buffers = p.buffers[:last]
+	return b
+}
+
+func (p *Pools) giveBuffer(b []byte) {
+	if p == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.closed && len(p.buffers) < p.o.IdleBuffers {
+		p.buffers = append(p.buffers, b)
+	}
+}

@@ -1,0 +1,236 @@
+package relay
+
+import (
+	"errors"
+	"io"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"cleversocks/metrics"
+)
+
+// firstRead is what an idle direction keeps for a source that cannot tell
+// when it is readable, such as a TLS conn.
+const firstRead = 512
+
+// pump moves one direction: receive a chunk, deliver all of it, again. What it
+// holds, it holds from a readable source to a delivered chunk.
+type pump struct {
+	s        *session
+	src, dst *end
+	counter  *atomic.Int64
+	metric   *metrics.Counter
+
+	// One of the two has the chunk that is on its way.
+	buf  []byte
+	pipe *pipe
+	off  int // next byte of buf to deliver
+	left int // bytes to deliver
+
+	err       error // what the source or the destination said
+	readable  func(fd uintptr) bool
+	writable  func(fd uintptr) bool
+	first     []byte // firstRead bytes, only for a source without readiness
+	dir       Direction
+	canSplice bool
+	splicing  bool
+	small     uint8 // chunks in a row too small for splice
+	unpiped   uint8 // full reads to go until a pipe is asked for again
+}
+
+func (p *pump) init(s *session, dir Direction, src, dst *end, counter *atomic.Int64) {
+	p.s, p.dir, p.src, p.dst, p.counter = s, dir, src, dst, counter
+	p.initReadiness()
+	if src.raw == nil {
+		p.first = make([]byte, firstRead)
+	}
+}
+
+// run is the goroutine of one direction.
+func (p *pump) run() {
+	defer p.s.pumpEnded()
+	defer p.s.guard()
+	defer p.abandon()
+	for {
+		if err := p.receive(); err != nil {
+			p.sourceEnded(err)
+			return
+		}
+		n := p.left
+		if err := p.deliver(); err != nil {
+			p.destinationFailed(err)
+			return
+		}
+		if p.s.o.Meter != nil && !p.meter(n) {
+			return
+		}
+	}
+}
+
+// receive waits for the source and takes a chunk from it.
+func (p *pump) receive() error {
+	if p.src.raw == nil {
+		return p.receiveBlocking()
+	}
+	if err := p.src.raw.Read(p.readable); err != nil {
+		return err
+	}
+	err := p.err
+	p.err = nil
+	return err
+}
+
+// receiveBlocking reads from a conn that cannot say when it is readable. While
+// it waits it holds firstRead bytes; a read that fills them is followed by one
+// into a buffer, so only a source that pauses exactly there makes it wait with
+// a buffer in hand.
+func (p *pump) receiveBlocking() error {
+	into := p.first
+	if p.splicing { // the last read came full
+		into = p.takeBuffer()
+	} else {
+		p.dropBuffer()
+	}
+	n, err := p.src.conn.Read(into)
+	if n == 0 && err == nil {
+		err = io.ErrNoProgress
+	}
+	if n > 0 {
+		err = nil // an error comes again
+		p.splicing = n == len(into)
+	}
+	p.off, p.left = 0, n
+	return err
+}
+
+// chunk is the bytes in hand of a chunk that is in memory.
+func (p *pump) chunk() []byte {
+	b := p.buf
+	if b == nil {
+		b = p.first
+	}
+	return b[p.off : p.off+p.left]
+}
+
+// deliver writes the whole chunk, for as long as the destination takes.
+func (p *pump) deliver() error {
+	if p.dst.raw == nil {
+		n, err := p.dst.conn.Write(p.chunk())
+		p.delivered(n)
+		return err
+	}
+	if err := p.dst.raw.Write(p.writable); err != nil {
+		return err
+	}
+	err := p.err
+	p.err = nil
+	return err
+}
+
+// delivered counts n bytes that the destination has taken.
+func (p *pump) delivered(n int) {
+	p.off += n
+	p.left -= n
+	p.counter.Add(int64(n))
+	if p.metric != nil {
+		p.metric.Add(n)
+	}
+}
+
+// meter reports n bytes and waits as long as it is told to. It says whether
+// the relay goes on.
+func (p *pump) meter(n int) bool {
+	pause, err := p.s.o.Meter(p.dir, n)
+	if err != nil {
+		p.s.stop(verdict{cause: causeOf(err, metrics.CauseError), err: err, abort: true})
+		return false
+	}
+	if pause <= 0 {
+		return true
+	}
+	p.abandon() // a paused direction holds nothing either
+	p.s.pausing.Add(1)
+	defer p.s.pausing.Add(-1)
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-p.s.stopped:
+		return false
+	}
+}
+
+// sourceEnded passes on that nothing more comes from the source.
+func (p *pump) sourceEnded(err error) {
+	reset := !errors.Is(err, io.EOF)
+	if !reset && p.src.wasReset() {
+		reset, err = true, syscall.ECONNRESET
+	}
+	if !reset {
+		p.s.note(verdict{rank: rankClosed, cause: p.pick(metrics.CauseClientClosed, metrics.CauseServerClosed)})
+		if !p.dst.closeWrite() {
+			p.s.stop(verdict{cause: p.pick(metrics.CauseClientClosed, metrics.CauseServerClosed)})
+		}
+		return
+	}
+	if interrupted(err) {
+		return
+	}
+	p.s.note(verdict{rank: rankFinal, err: err, cause: p.pick(metrics.CauseClientReset, metrics.CauseServerReset)})
+	p.src.dead.Store(true)
+	// Nothing can reach the source any more: end the other direction.
+	_ = p.dst.conn.SetReadDeadline(past())
+	_ = p.src.conn.SetWriteDeadline(past())
+}
+
+// destinationFailed records that the destination is gone. What it sent before
+// is still to be delivered: the other direction ends by itself when it has.
+func (p *pump) destinationFailed(err error) {
+	if interrupted(err) {
+		return
+	}
+	p.s.note(verdict{rank: rankFinal, err: err, cause: p.pick(metrics.CauseServerReset, metrics.CauseClientReset)})
+	p.dst.dead.Store(true)
+}
+
+// interrupted says whether err is our own doing: nobody else sets deadlines.
+func interrupted(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
+
+// pick chooses by who the source is.
+func (p *pump) pick(client, server string) string {
+	if p.src == &p.s.client {
+		return client
+	}
+	return server
+}
+
+// takeBuffer makes sure that there is a buffer in hand.
+func (p *pump) takeBuffer() []byte {
+	if p.buf == nil {
+		p.buf = p.s.o.Pools.takeBuffer(p.s.o.BufferSize)
+	}
+	return p.buf
+}
+
+func (p *pump) dropBuffer() {
+	if p.buf != nil {
+		p.s.o.Pools.giveBuffer(p.buf)
+		p.buf = nil
+	}
+}
+
+func (p *pump) dropPipe() {
+	if p.pipe != nil {
+		p.s.o.Pools.givePipe(p.pipe)
+		p.pipe = nil
+	}
+}
+
+// abandon gives back all that is in hand.
+func (p *pump) abandon() {
+	p.dropBuffer()
+	p.dropPipe()
+}

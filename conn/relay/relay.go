@@ -1,0 +1,128 @@
+// Package relay moves bytes between a client and a server until both have
+// said all they want, and says why it ended.
+//
+//	pools := relay.NewPools(relay.PoolOptions{})
+//	defer pools.Close()
+//	result := relay.Run(ctx, client, server, relay.Options{
+//		Idle:    15 * time.Minute,
+//		Pools:   pools,
+//		Metrics: &registry.Relay,
+//	})
+//
+// On Linux two sockets are joined by splice(2), with small messages read and
+// written. Buffers and pipes are taken when a socket is readable and given
+// back when it runs dry, so an idle relay holds its two sockets and nothing
+// else.
+package relay
+
+import (
+	"context"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"cleversocks/metrics"
+)
+
+// DefaultBufferSize is the size of a first read, and of the copy engine's
+// buffer, in bytes.
+const DefaultBufferSize = 16 << 10
+
+// Engine is the way in which bytes are moved.
+type Engine uint8
+
+// The engines of the relay.engine setting.
+const (
+	EngineAuto   Engine = iota // splice where both ends are sockets, else copy
+	EngineSplice               // as auto, but splice from the first byte
+	EngineCopy                 // read and write
+)
+
+// String is the engine's name in settings and logs.
+func (e Engine) String() string {
+	switch e {
+	case EngineAuto:
+		return "auto"
+	case EngineSplice:
+		return "splice"
+	case EngineCopy:
+		return "copy"
+	}
+	return "unknown"
+}
+
+// Direction is the way in which bytes go through a relay.
+type Direction uint8
+
+// The two directions. In comes from the client, as in the access record.
+const (
+	In  Direction = iota // client to server
+	Out                  // server to client
+)
+
+// String is the direction's name in metrics.
+func (d Direction) String() string {
+	if d == In {
+		return "in"
+	}
+	return "out"
+}
+
+// Counters are a relay's live byte counts. Any goroutine may read them at any
+// time. A byte counts when the receiving socket has taken it.
+type Counters struct {
+	In  atomic.Int64 // client to server
+	Out atomic.Int64 // server to client
+}
+
+// Meter is told of n bytes that went in a direction, on that direction's
+// goroutine: its two directions run at the same time. That direction then
+// moves nothing for pause. An error ends the relay; its cause is that of an
+// *EndError in its chain, else "error". At most 256 KiB move between two calls.
+type Meter func(d Direction, n int) (pause time.Duration, err error)
+
+// Options is what a relay may be told. The zero value works.
+type Options struct {
+	Engine     Engine
+	BufferSize int           // bytes of a first read; 0: DefaultBufferSize
+	Idle       time.Duration // the relay ends after this long, up to a quarter longer, without a byte either way; 0: never
+	Counters   *Counters     // live byte counts; nil: only in Result
+	Meter      Meter         // nil costs nothing
+	Metrics    *metrics.Relay
+	Pools      *Pools    // free buffers and pipes, shared by all relays; nil: made and dropped as needed
+	Panicked   func(any) // told of a panic on a relay goroutine, which ends that relay alone
+}
+
+// Result is what there is to say about a relay that has ended.
+type Result struct {
+	In, Out int64  // bytes delivered, client to server and server to client
+	Cause   string // one of the metrics.Cause constants
+	Err     error  // what a socket, the context or the meter said; nil after a clean or idle end
+}
+
+// Run moves bytes between client and server until both directions have ended,
+// the relay was idle for too long, or ctx is cancelled. It owns both conns
+// from the call on: it clears their deadlines and has closed them when it
+// returns, and it leaves no goroutine and no descriptor. Nobody else may read,
+// write or set deadlines; to end it early, cancel ctx, with an *EndError as
+// the cause.
+//
+// An end of stream is passed on as CloseWrite and leaves the other direction
+// open. A failing side is passed on as a reset, after what it sent before has
+// been delivered.
+//
+// Run keeps the caller's stack, which a handshake has grown, for as long as
+// the relay lasts. Start does not.
+func Run(ctx context.Context, client, server net.Conn, o Options) Result {
+	ended := make(chan Result, 1)
+	Start(ctx, client, server, o, func(r Result) { ended <- r })
+	return <-ended
+}
+
+// Start is Run for a caller that goes away: it returns at once, and done is
+// called once, on a relay goroutine that ends with it, when both conns are
+// closed. The caller must wait for done before it calls the relay over. A
+// panic in done is not recovered.
+func Start(ctx context.Context, client, server net.Conn, o Options, done func(Result)) {
+	newSession(ctx, client, server, o, done).start()
+}

@@ -1,0 +1,26 @@
+//go:build !linux
+
+package relay
+
+// initReadiness leaves the end to blocking reads and writes.
+func (e *end) initReadiness() {}
+
+// initReadiness leaves the pump to blocking reads and writes.
+func (p *pump) initReadiness() {}
+
+// queued is unknown here: a reset does not wait for what is queued.
+func (e *end) queued() int { return 0 }
+
+// disconnected is unknown here.
+func (e *end) disconnected() bool { return false }
+
+// pipe is Linux's alone.
+type pipe struct{}
+
+func (p *Pools) takePipe() *pipe { return nil }
+
+func (p *Pools) givePipe(*pipe) {}
+
+func (p *Pools) closePipes() {}
+
+type pipeList struct{}

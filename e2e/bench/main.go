@@ -1,0 +1,154 @@
+// Command bench measures SOCKS5 proxies from outside: what they carry, how
+// long they take, and what processor time, memory and descriptors that costs.
+//
+//	go run ./e2e/bench                        # ours, microsocks, danted and iocopy
+//	go run ./e2e/bench -quick -only ours,iocopy
+//	go run ./e2e/bench -proxy 'mine=/usr/bin/mine -listen {host}:{port}'
+//	go run ./e2e/bench -write docs/benchmarks.md
+//
+// It makes a network namespace of its own with reno as congestion control: the
+// pacing of bbr on loopback hides what a proxy costs. The proxies take turns,
+// one running at a time, and the figures are medians over the rounds. All of
+// it needs root or user namespaces, and Linux.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// options are the command's flags.
+type options struct {
+	quick      bool
+	rounds     int
+	duration   time.Duration
+	relays     int
+	congestion string
+	ours       string
+	only       string
+	measure    string
+	write      string
+	extra      []string
+}
+
+func parse(args []string) (options, error) {
+	var o options
+	f := flag.NewFlagSet("bench", flag.ContinueOnError)
+	f.BoolVar(&o.quick, "quick", false, "under a minute, for a first look")
+	f.IntVar(&o.rounds, "rounds", 5, "how often each proxy takes its turn")
+	f.DurationVar(&o.duration, "duration", 1500*time.Millisecond, "of one measurement under load")
+	f.IntVar(&o.relays, "relays", 2000, "idle relays whose memory is measured")
+	f.StringVar(&o.congestion, "congestion", "reno", "TCP congestion control in the namespace")
+	f.StringVar(&o.ours, "ours", "", "our binary; empty: build ./cmd/cleversocks")
+	f.StringVar(&o.only, "only", "", "names of the proxies to measure, comma-separated; empty: all")
+	f.StringVar(&o.measure, "measure", "", "start of the names of the measurements, comma-separated; empty: all")
+	f.StringVar(&o.write, "write", "", "also write the table to this file")
+	f.Func("proxy", "another proxy, as name=command with {host} and {port}; repeatable", func(s string) error {
+		if name, command, ok := strings.Cut(s, "="); !ok || name == "" || command == "" {
+			return errors.New("want name=command")
+		}
+		o.extra = append(o.extra, s)
+		return nil
+	})
+	if err := f.Parse(args); err != nil {
+		return o, err
+	}
+	if o.quick {
+		o.rounds, o.duration, o.relays = min(o.rounds, 2), min(o.duration, 400*time.Millisecond), min(o.relays, 500)
+	}
+	if o.rounds < 1 || o.rounds > 100 || o.relays < 1 || o.relays > 5000 || o.duration < time.Millisecond {
+		return o, errors.New("out of range: -rounds 1 to 100, -relays 1 to 5000, -duration above 1ms")
+	}
+	return o, nil
+}
+
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == placeCommand {
+		fmt.Fprintln(os.Stderr, "bench:", place(os.Args[2:]))
+		os.Exit(1)
+	}
+	o, err := parse(os.Args[1:])
+	if errors.Is(err, flag.ErrHelp) {
+		return
+	}
+	if err == nil {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		err = start(ctx, o)
+	}
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		os.Exit(exit.ExitCode()) // the one inside has said why
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// start builds the proxies and goes into a namespace, or measures when it is
+// inside.
+func start(ctx context.Context, o options) error {
+	if dir := os.Getenv(insideVariable); dir != "" {
+		return measureAll(ctx, o, dir)
+	}
+	dir, err := os.MkdirTemp("", "cleversocks-bench-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	if err := build(ctx, o, dir); err != nil {
+		return err
+	}
+	return enterNamespace(dir)
+}
+
+// measureAll lets each proxy take its turn at each measurement, round by round.
+func measureAll(ctx context.Context, o options, dir string) error {
+	if err := setUpNetwork(o.congestion); err != nil {
+		return err
+	}
+	proxies, err := choose(o, dir)
+	if err != nil {
+		return err
+	}
+	var table results
+	chosen := chooseMeasurements(o)
+	for round := range o.rounds {
+		for _, m := range chosen {
+			for _, p := range proxies {
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				values, err := turn(ctx, o, m, p)
+				if err != nil {
+					return fmt.Errorf("%s: %s: %w", p.name, m.name, err)
+				}
+				table.add(p.name, values)
+			}
+			fmt.Fprintf(os.Stderr, "round %d of %d: %s\n", round+1, o.rounds, m.name)
+		}
+	}
+	return report(o, proxies, chosen, &table)
+}
+
+// turn measures one thing at one freshly started proxy.
+func turn(ctx context.Context, o options, m measurement, p proxy) ([]value, error) {
+	running, err := p.start(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer running.stop()
+	values, err := m.run(ctx, o, running)
+	if err != nil {
+		return nil, errors.Join(err, running.failure())
+	}
+	return values, nil
+}

@@ -1,0 +1,138 @@
+package main
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"time"
+)
+
+// unit is what a figure is, and how it is read.
+type unit struct {
+	title  string
+	format string
+}
+
+// value is one figure of one turn; name is a key of units.
+type value struct {
+	name   string
+	number float64
+}
+
+// measurement is one kind of load. To add one, write its run, list it in
+// measurements and its figures, in order, in figures.
+type measurement struct {
+	name    string
+	figures []string
+	run     func(ctx context.Context, o options, p *instance) ([]value, error)
+}
+
+var units = map[string]unit{
+	"bulk.rate":     {"bulk, 1 stream, GiB/s", "%.2f"},
+	"bulk.cpu":      {"bulk, 1 stream, CPU s/GiB", "%.3f"},
+	"bulk8.rate":    {"bulk, 8 streams, GiB/s", "%.2f"},
+	"bulk8.cpu":     {"bulk, 8 streams, CPU s/GiB", "%.3f"},
+	"echo.p50":      {"64-byte echo, 1 connection, p50, µs", "%.0f"},
+	"echo.p99":      {"64-byte echo, 1 connection, p99, µs", "%.0f"},
+	"echo.rate":     {"64-byte echo, 1 connection, round trips/s", "%.0f"},
+	"echo.cpu":      {"64-byte echo, 1 connection, CPU µs each", "%.1f"},
+	"echo64.p50":    {"64-byte echo, 64 connections, p50, µs", "%.0f"},
+	"echo64.p99":    {"64-byte echo, 64 connections, p99, µs", "%.0f"},
+	"echo64.rate":   {"64-byte echo, 64 connections, round trips/s", "%.0f"},
+	"echo64.cpu":    {"64-byte echo, 64 connections, CPU µs each", "%.1f"},
+	"connect.rate":  {"connections/s", "%.0f"},
+	"connect.cpu":   {"CPU µs per connection", "%.1f"},
+	"idle.user":     {"idle relay, user memory, KiB", "%.1f"},
+	"idle.kernel":   {"idle relay, kernel memory, KiB", "%.1f"},
+	"idle.memory":   {"idle relay, user and kernel memory, KiB", "%.1f"},
+	"idle.fds":      {"idle relay, descriptors", "%.2f"},
+	"idle.resident": {"process without relays, user memory, MiB", "%.1f"},
+}
+
+func measurements() []measurement {
+	return []measurement{
+		{"bulk", []string{"bulk.rate", "bulk.cpu"}, bulk("bulk", 1)},
+		{"bulk8", []string{"bulk8.rate", "bulk8.cpu"}, bulk("bulk8", 8)},
+		{"echo", []string{"echo.p50", "echo.p99", "echo.rate", "echo.cpu"}, roundTrips("echo", 1)},
+		{"echo64", []string{"echo64.p50", "echo64.p99", "echo64.rate", "echo64.cpu"}, roundTrips("echo64", 64)},
+		{"connect", []string{"connect.rate", "connect.cpu"}, connections},
+		{"idle", []string{"idle.user", "idle.kernel", "idle.memory", "idle.fds", "idle.resident"}, idle},
+	}
+}
+
+func chooseMeasurements(o options) []measurement {
+	if o.measure == "" {
+		return measurements()
+	}
+	var chosen []measurement
+	for _, m := range measurements() {
+		for name := range strings.SplitSeq(o.measure, ",") {
+			if strings.HasPrefix(m.name, name) {
+				chosen = append(chosen, m)
+				break
+			}
+		}
+	}
+	return chosen
+}
+
+// workers run functions side by side. The first error stops nobody; it is
+// kept.
+type workers struct {
+	wg  sync.WaitGroup
+	mu  sync.Mutex
+	err error
+}
+
+func (w *workers) run(f func() error) {
+	w.wg.Go(func() {
+		if err := f(); err != nil {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			if w.err == nil {
+				w.err = err
+			}
+		}
+	})
+}
+
+func (w *workers) wait() error {
+	w.wg.Wait()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.err
+}
+
+// span is the time and the proxy's processor time of a stretch of load.
+type span struct {
+	wall, cpu time.Duration
+}
+
+// pause lets the load run for d.
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}
+
+// observe measures d of a load that runs already. It calls mark at both ends.
+func observe(ctx context.Context, u *usage, d time.Duration, mark func()) (span, error) {
+	before, err := u.cpuTime()
+	if err != nil {
+		return span{}, err
+	}
+	mark()
+	begin := time.Now()
+	if err = pause(ctx, d); err != nil {
+		return span{}, err
+	}
+	mark()
+	wall := time.Since(begin)
+	after, err := u.cpuTime()
+	return span{wall: wall, cpu: after - before}, err
+}

@@ -1,0 +1,193 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// yardstick is the proxy that the ratios refer to.
+const yardstick = "iocopy"
+
+// proxy is a program that can be measured.
+type proxy struct {
+	name    string
+	command []string                                     // {host}, {port} and {config} are filled in
+	config  func(host string, port int) (content string) // nil: none
+}
+
+// build makes the proxies that come from this module.
+func build(ctx context.Context, o options, dir string) error {
+	packages := map[string]string{yardstick: "./e2e/bench/iocopy"}
+	if o.ours == "" {
+		packages["cleversocks"] = "./cmd/cleversocks"
+	}
+	for name, path := range packages {
+		c := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(dir, name), path)
+		if out, err := c.CombinedOutput(); err != nil {
+			return fmt.Errorf("build %s: %w\n%s", path, err, out)
+		}
+	}
+	return nil
+}
+
+// choose lists the proxies to measure.
+func choose(o options, dir string) ([]proxy, error) {
+	ours := o.ours
+	if ours == "" {
+		ours = filepath.Join(dir, "cleversocks")
+	}
+	all := []proxy{
+		{name: "cleversocks", command: []string{ours, "-q", "-i", "{host}", "-p", "{port}"}},
+		{name: yardstick, command: []string{filepath.Join(dir, yardstick), "-listen", "{host}:{port}"}},
+		{name: "microsocks", command: []string{"microsocks", "-i", "{host}", "-p", "{port}"}},
+		{name: "danted", command: []string{"danted", "-f", "{config}"}, config: danteConfig},
+	}
+	for _, extra := range o.extra {
+		name, command, _ := strings.Cut(extra, "=")
+		all = append(all, proxy{name: name, command: strings.Fields(command)})
+	}
+	if o.only == "" {
+		return all, nil
+	}
+	var chosen []proxy
+	for name := range strings.SplitSeq(o.only, ",") {
+		if name == "ours" {
+			name = "cleversocks"
+		}
+		i := slices.IndexFunc(all, func(p proxy) bool { return p.name == name })
+		if i < 0 {
+			return nil, fmt.Errorf("-only: no proxy %q", name)
+		}
+		chosen = append(chosen, all[i])
+	}
+	return chosen, nil
+}
+
+func danteConfig(host string, port int) string {
+	return fmt.Sprintf(`logoutput: /dev/null
+internal: %s port = %d
+external: %s
+socksmethod: none
+clientmethod: none
+user.privileged: root
+user.unprivileged: root
+client pass { from: 0.0.0.0/0 to: 0.0.0.0/0 }
+socks pass { from: 0.0.0.0/0 to: 0.0.0.0/0 }
+`, host, port, host)
+}
+
+// instance is a running proxy.
+type instance struct {
+	address string
+	usage   *usage
+	cmd     *exec.Cmd
+	output  *os.File // what the proxy says
+	dir     string
+}
+
+// start runs the proxy in groups of its own and waits until it accepts.
+func (p proxy) start(ctx context.Context) (*instance, error) {
+	const host = "127.0.0.1"
+	port, err := freePort(ctx, host)
+	if err != nil {
+		return nil, err
+	}
+	i := &instance{address: net.JoinHostPort(host, strconv.Itoa(port))}
+	if i.dir, err = os.MkdirTemp("", "cleversocks-bench-"); err != nil {
+		return nil, err
+	}
+	if i.output, err = os.Create(filepath.Join(i.dir, "output")); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(i.dir))
+	}
+	config := filepath.Join(i.dir, "config")
+	if p.config != nil {
+		if err = os.WriteFile(config, []byte(p.config(host, port)), 0o600); err != nil {
+			return nil, errors.Join(err, os.RemoveAll(i.dir))
+		}
+	}
+	fill := strings.NewReplacer("{host}", host, "{port}", strconv.Itoa(port), "{config}", config)
+	args := make([]string, len(p.command))
+	for n, arg := range p.command {
+		args[n] = fill.Replace(arg)
+	}
+	if args[0], err = exec.LookPath(args[0]); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(i.dir))
+	}
+	i.usage = newUsage()
+	i.cmd, err = i.usage.command(args)
+	if err == nil {
+		i.cmd.Stdout, i.cmd.Stderr = i.output, i.output
+		// Its children too must go when it is stopped.
+		i.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+		i.cmd.WaitDelay = time.Second
+		err = i.cmd.Start()
+	}
+	if err != nil {
+		return nil, errors.Join(err, i.usage.close(), os.RemoveAll(i.dir))
+	}
+	i.usage.pid = i.cmd.Process.Pid
+	if err := awaitAccept(ctx, i.address); err != nil {
+		err = errors.Join(err, i.failure())
+		i.stop()
+		return nil, err
+	}
+	return i, nil
+}
+
+// stop ends the proxy, its children and its groups.
+func (i *instance) stop() {
+	_ = syscall.Kill(-i.cmd.Process.Pid, syscall.SIGKILL)
+	_ = i.cmd.Wait() // killed, as asked
+	if err := errors.Join(i.usage.close(), i.output.Close(), os.RemoveAll(i.dir)); err != nil {
+		fmt.Fprintln(os.Stderr, "bench: clean up:", err)
+	}
+}
+
+// failure is what the proxy had to say, if anything.
+func (i *instance) failure() error {
+	b := make([]byte, 500)
+	n, _ := i.output.ReadAt(b, 0)
+	if n == 0 {
+		return nil
+	}
+	return fmt.Errorf("it said: %s", b[:n])
+}
+
+func freePort(ctx context.Context, host string) (int, error) {
+	var config net.ListenConfig
+	l, err := config.Listen(ctx, "tcp4", net.JoinHostPort(host, "0"))
+	if err != nil {
+		return 0, err
+	}
+	return l.Addr().(*net.TCPAddr).Port, l.Close()
+}
+
+// awaitAccept dials until somebody answers.
+func awaitAccept(ctx context.Context, address string) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	var dialer net.Dialer
+	for {
+		c, err := dialer.DialContext(ctx, "tcp4", address)
+		if err == nil {
+			return c.Close()
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("does not accept: %w", err)
+		case <-tick.C:
+		}
+	}
+}

@@ -1,0 +1,126 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// results are the figures of all turns, by proxy and name.
+type results struct {
+	all map[[2]string][]float64
+}
+
+func (r *results) add(proxy string, values []value) {
+	if r.all == nil {
+		r.all = make(map[[2]string][]float64)
+	}
+	for _, v := range values {
+		key := [2]string{proxy, v.name}
+		r.all[key] = append(r.all[key], v.number)
+	}
+}
+
+// median of a figure, and whether there is one.
+func (r *results) median(proxy, name string) (float64, bool) {
+	numbers := slices.Sorted(slices.Values(r.all[[2]string{proxy, name}]))
+	n := len(numbers)
+	if n == 0 {
+		return 0, false
+	}
+	return (numbers[(n-1)/2] + numbers[n/2]) / 2, true
+}
+
+// report prints the table, and writes it where it was asked to.
+func report(o options, proxies []proxy, chosen []measurement, r *results) error {
+	var b bytes.Buffer
+	table(&b, proxies, chosen, r)
+	if _, err := os.Stdout.Write(b.Bytes()); err != nil {
+		return err
+	}
+	if o.write == "" {
+		return nil
+	}
+	var page bytes.Buffer
+	head(&page, o)
+	page.Write(b.Bytes())
+	return os.WriteFile(o.write, page.Bytes(), 0o644)
+}
+
+func table(b *bytes.Buffer, proxies []proxy, chosen []measurement, r *results) {
+	fmt.Fprint(b, "| |")
+	for _, p := range proxies {
+		fmt.Fprintf(b, " %s |", p.name)
+	}
+	fmt.Fprintf(b, "\n|---|%s\n", strings.Repeat("---:|", len(proxies)))
+	for _, m := range chosen {
+		for _, name := range m.figures {
+			fmt.Fprintf(b, "| %s |", units[name].title)
+			base, hasBase := r.median(yardstick, name)
+			for _, p := range proxies {
+				fmt.Fprintf(b, " %s |", cell(r, p.name, name, base, hasBase))
+			}
+			fmt.Fprintln(b)
+		}
+	}
+}
+
+// cell is a median with its ratio to the yardstick's.
+func cell(r *results, proxy, name string, base float64, hasBase bool) string {
+	number, ok := r.median(proxy, name)
+	if !ok {
+		return "-"
+	}
+	text := fmt.Sprintf(units[name].format, number)
+	if hasBase && base != 0 && proxy != yardstick {
+		text += fmt.Sprintf(" (%.2f)", number/base)
+	}
+	return text
+}
+
+// head describes the machine and the method.
+func head(b *bytes.Buffer, o options) {
+	fmt.Fprintf(b, `# Benchmarks
+
+Written by `+"`go run ./e2e/bench -write`"+`; run it on your machine, the figures of this one are not yours.
+
+- Date: %s
+- Processor: %s, %d cores in use
+- Kernel: %s
+- Go: %s
+- Congestion control: %s, in a network namespace of its own, over loopback
+- Load: %v each, %d rounds, %d idle relays; client and server of the load run on the same cores
+
+Medians over the rounds, the proxies taking turns; in brackets the ratio to iocopy, a proxy of 60 lines around
+Go's io.Copy. Processor time and memory are the proxy's own, from its cgroup.
+
+`, time.Now().UTC().Format(time.DateOnly), processor(), runtime.NumCPU(), kernel(), runtime.Version(),
+		congestionInForce(), o.duration, o.rounds, o.relays)
+}
+
+func processor() string {
+	b, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return "unknown"
+	}
+	for line := range strings.Lines(string(b)) {
+		if name, model, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
+			return strings.TrimSpace(model)
+		}
+	}
+	return runtime.GOARCH
+}
+
+func kernel() string {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return "unknown"
+	}
+	return unix.ByteSliceToString(u.Sysname[:]) + " " + unix.ByteSliceToString(u.Release[:])
+}
