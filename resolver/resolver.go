@@ -1,0 +1,273 @@
+// Package resolver turns names into addresses with transports of its own, so
+// that lifetimes are known, answers are checked and every wait can be ended.
+//
+//	res, err := resolver.New(resolver.Options{Servers: []string{"system"}, Metrics: m.DNS})
+//	supervisor.Add(res)   // eviction, refresh, probes, watching the system's files
+//	addrs, err := res.Lookup(ctx, "example.org", resolver.IPv6)
+//	defer res.Close()     // after the tree has ended
+//
+// A look-up goes through literals, localhost, the hosts file, the cache, and
+// then the servers, one query in flight for each name and family.
+package resolver
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"cleversocks/metrics"
+)
+
+const (
+	defaultTimeout = 5 * time.Second
+	// prefetchHits is how often a name was asked for before it counts as hot.
+	prefetchHits = 3
+	// refreshQueue bounds the names that wait to be refreshed.
+	refreshQueue = 256
+	// staleWait is how long a look-up waits for the servers when a stale
+	// answer is at hand (RFC 8767 §5, client response timer).
+	staleWait = 1800 * time.Millisecond
+	// staleRetry is how long the servers are left alone after they failed
+	// while a stale answer was at hand (RFC 8767 §5, failure recheck timer).
+	staleRetry = 30 * time.Second
+	// failureTTL is how long a failure is remembered (RFC 9520 §3.2).
+	failureTTL = time.Second
+)
+
+// Options configure a Resolver.
+type Options struct {
+	// Servers are asked in order: "system" (resolv.conf's),
+	// "udp://ADDRESS[:PORT]", "tcp://ADDRESS[:PORT]",
+	// "tls://ADDRESS[:PORT]#NAME" with the name in the certificate,
+	// "tls://NAME[:PORT]#ADDRESS,..." and
+	// "https://NAME[:PORT]/PATH#ADDRESS,..." with the server's own addresses;
+	// without those, resolv.conf's servers are asked for them. Empty: "system".
+	Servers []string
+	// Timeout bounds one question, over all servers and retries; 0: 5 s.
+	Timeout time.Duration
+	Cache   CacheOptions
+	// ResolvConf and Hosts are the system's files; empty: those in /etc.
+	ResolvConf, Hosts string
+	// RootCAs verify servers' certificates; nil: the system's.
+	RootCAs *x509.CertPool
+	// Logger hears of changed files and of servers that fail; nil: nobody.
+	Logger  *slog.Logger
+	Metrics metrics.DNS
+}
+
+// CacheOptions bound the cache.
+type CacheOptions struct {
+	Size           int           // answers kept; less than 1: one for each shard
+	MinTTL, MaxTTL time.Duration // what answers' TTLs are held between; MaxTTL 0: no upper bound
+	NegativeTTL    time.Duration // the most for a negative answer (RFC 2308 §7.1)
+	ServeStale     time.Duration // past its end, when no server answers (RFC 8767)
+	Prefetch       bool          // refresh hot names before their end
+}
+
+// Resolver resolves names. It is safe for use by many goroutines.
+type Resolver struct {
+	state   atomic.Pointer[state]
+	refresh chan question
+
+	config sync.Mutex // held while a new state is made
+
+	mu      sync.Mutex
+	flights map[flightKey]*flight
+	closed  bool
+
+	tasks sync.WaitGroup // queries in flight, connections' readers
+}
+
+// New makes a Resolver. The error names the server entry or file that is
+// wrong. Close frees it.
+func New(opts Options) (*Resolver, error) {
+	r := &Resolver{
+		refresh: make(chan question, refreshQueue),
+		flights: make(map[flightKey]*flight),
+	}
+	if err := r.Reconfigure(opts); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// Reconfigure replaces the options. Look-ups under way go on as they began;
+// the cache is kept unless the servers or its size changed. After an error
+// the old options stay in force.
+func (r *Resolver) Reconfigure(opts Options) error {
+	r.config.Lock()
+	defer r.config.Unlock()
+	return r.rebuild(opts)
+}
+
+// Close ends the look-ups under way and the servers' connections and waits
+// for both. Call it after Serve has ended.
+func (r *Resolver) Close() {
+	r.mu.Lock()
+	r.closed = true
+	for _, f := range r.flights {
+		f.cancel(ErrClosed)
+	}
+	r.mu.Unlock()
+	r.config.Lock()
+	st := r.state.Load()
+	for _, s := range slices.Concat(st.servers, st.bootstrap.servers) {
+		r.tasks.Go(s.transport.retire)
+	}
+	r.config.Unlock()
+	r.tasks.Wait()
+}
+
+// Lookup is the addresses of one family that a name has, at least one. The
+// name is in wire.NormalizeName's form, or an IP literal. The error wraps
+// ErrNotFound, ErrTimeout, ErrServers, ErrClosed or the context's cause.
+func (r *Resolver) Lookup(ctx context.Context, name string, family Family) ([]netip.Addr, error) {
+	st := r.state.Load()
+	if addrs, known := st.local(name); known {
+		return ofFamily(name, addrs, family)
+	}
+	candidates := []string{name}
+	if st.search {
+		candidates = st.conf.candidates(name)
+	}
+	var failure error
+	for _, candidate := range candidates {
+		addrs, err := r.resolve(ctx, st, question{name: candidate, qtype: family.qtype()})
+		switch {
+		case err == nil:
+			return addrs, nil
+		case errors.Is(err, ErrNotFound):
+			// A host that has addresses of the other family is the one that
+			// was meant: the two families must not end at different hosts.
+			if len(candidates) > 1 && errors.Is(err, errNoData) && r.hasOther(ctx, st, candidate, family) {
+				return nil, err
+			}
+			failure = orElse(failure, err)
+		case errors.Is(err, ErrServers):
+			failure = err
+		default:
+			return nil, err
+		}
+	}
+	return nil, failure
+}
+
+// orElse keeps a failure that is worse than not finding.
+func orElse(failure, err error) error {
+	if failure != nil && !errors.Is(failure, ErrNotFound) {
+		return failure
+	}
+	return err
+}
+
+// hasOther reports whether a name has addresses of the other family. The
+// answer is most likely under way already, for whoever asks for both.
+func (r *Resolver) hasOther(ctx context.Context, st *state, name string, not Family) bool {
+	other := IPv4
+	if not == IPv4 {
+		other = IPv6
+	}
+	_, err := r.resolve(ctx, st, question{name: name, qtype: other.qtype()})
+	return err == nil
+}
+
+// local is what is known of a name without asking a server: literals,
+// localhost, names that DNS must not be asked for, and the hosts file.
+func (st *state) local(name string) ([]netip.Addr, bool) {
+	if addr, err := netip.ParseAddr(name); err == nil {
+		return []netip.Addr{addr.Unmap()}, true
+	}
+	last := name[strings.LastIndexByte(name, '.')+1:]
+	switch last {
+	case "localhost": // RFC 6761 §6.3: always loopback, never asked for
+		return []netip.Addr{netip.IPv6Loopback(), netip.AddrFrom4([4]byte{127, 0, 0, 1})}, true
+	case "invalid", "onion": // RFC 6761 §6.4, RFC 7686 §2
+		return nil, true
+	}
+	addrs, ok := st.hosts[name]
+	if ok {
+		st.opts.Metrics.Lookups.Of(transportHosts, metrics.DNSOK).Inc()
+	}
+	return addrs, ok
+}
+
+// ofFamily is those of a name's addresses that are of a family.
+func ofFamily(name string, addrs []netip.Addr, family Family) ([]netip.Addr, error) {
+	var out []netip.Addr
+	for _, a := range addrs {
+		if FamilyOf(a) == family {
+			out = append(out, a)
+		}
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("%s: %w", name, ErrNotFound)
+	}
+	return out, nil
+}
+
+// resolve answers one question from the cache or the servers.
+func (r *Resolver) resolve(ctx context.Context, st *state, q question) ([]netip.Addr, error) {
+	count := st.opts.Metrics.Cache
+	now := time.Now()
+	e, prefetch, ok := st.cache.get(q, now)
+	stale := ok && e.err == nil
+	switch {
+	case ok && now.Before(e.expires):
+		if prefetch && st.opts.Cache.Prefetch {
+			r.enqueue(st, q)
+		}
+		count.Of(e.kind()).Inc()
+		return slices.Clone(e.addrs), e.err
+	case stale && now.Before(e.retry):
+		count.Of(metrics.CacheStale).Inc()
+		return slices.Clone(e.addrs), nil
+	}
+	count.Of(metrics.CacheMiss).Inc()
+	f, err := r.join(ctx, st, q)
+	if err != nil {
+		return nil, err
+	}
+	defer r.leave(f)
+	var late <-chan time.Time
+	if stale {
+		timer := time.NewTimer(staleWait)
+		defer timer.Stop()
+		late = timer.C
+	}
+	select {
+	case <-f.done:
+		if stale && f.err != nil && !errors.Is(f.err, ErrNotFound) {
+			count.Of(metrics.CacheStale).Inc()
+			return slices.Clone(e.addrs), nil
+		}
+		return slices.Clone(f.addrs), f.err
+	case <-late:
+		r.enqueue(st, q) // the owner goes on asking; this look-up does not wait
+		count.Of(metrics.CacheStale).Inc()
+		return slices.Clone(e.addrs), nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// enqueue asks the owner service to refresh a name.
+func (r *Resolver) enqueue(st *state, q question) {
+	select {
+	case r.refresh <- q:
+		st.opts.Metrics.Cache.Of(metrics.CachePrefetch).Inc()
+	default:
+		st.cache.settle(q)
+		st.opts.Metrics.Cache.Of(metrics.CachePrefetchDropped).Inc()
+	}
+}
+
+// String names the service in logs.
+func (r *Resolver) String() string { return "resolver" }

@@ -1,0 +1,126 @@
+package resolver
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+)
+
+const (
+	tick          = time.Second      // probes and the system's files are looked at
+	sweepInterval = 30 * time.Second // expired answers are dropped
+	refreshers    = 2                // names refreshed at a time
+)
+
+// Serve owns what happens between look-ups: it drops expired answers,
+// refreshes hot ones, probes servers that are down and takes over changes of
+// resolv.conf and the hosts file. It returns when the context ends, after all
+// of that has.
+func (r *Resolver) Serve(ctx context.Context) error {
+	var tasks sync.WaitGroup
+	defer tasks.Wait()
+	for range refreshers {
+		tasks.Go(func() { r.refreshNames(ctx) })
+	}
+	every := time.NewTicker(tick)
+	defer every.Stop()
+	swept := time.Now()
+	for {
+		select {
+		case now := <-every.C:
+			r.watch()
+			st := r.state.Load()
+			if now.Sub(swept) >= sweepInterval {
+				swept = now
+				st.cache.sweep(now)
+			}
+			for _, s := range st.servers {
+				if s.probeDue(now) {
+					tasks.Go(func() {
+						probing, cancel := context.WithTimeout(ctx, st.opts.Timeout)
+						defer cancel()
+						s.probe(probing)
+					})
+				}
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// refreshNames asks for queued names anew.
+func (r *Resolver) refreshNames(ctx context.Context) {
+	for {
+		select {
+		case q := <-r.refresh:
+			r.refreshName(ctx, q)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (r *Resolver) refreshName(ctx context.Context, q question) {
+	st := r.state.Load()
+	f, err := r.join(ctx, st, q)
+	if err != nil {
+		return
+	}
+	defer r.leave(f)
+	select {
+	case <-f.done:
+		if f.err != nil {
+			st.cache.settle(q)
+		}
+	case <-ctx.Done():
+	}
+}
+
+// stamp tells one version of a file from another.
+type stamp struct {
+	info os.FileInfo // nil: missing
+}
+
+func stampOf(path string) stamp {
+	info, err := os.Stat(path)
+	if err != nil {
+		return stamp{}
+	}
+	return stamp{info: info}
+}
+
+// same reports whether the file was neither written nor replaced.
+func (s stamp) same(t stamp) bool {
+	if s.info == nil || t.info == nil {
+		return s.info == nil && t.info == nil
+	}
+	return os.SameFile(s.info, t.info) && s.info.ModTime().Equal(t.info.ModTime()) && s.info.Size() == t.info.Size()
+}
+
+// watch takes over the system's files when they changed. Files that cannot be
+// read leave all as it is, and are tried again when they change once more.
+func (r *Resolver) watch() {
+	r.config.Lock()
+	defer r.config.Unlock()
+	st := r.state.Load()
+	stamps := [2]stamp{stampOf(st.opts.ResolvConf), stampOf(st.opts.Hosts)}
+	if st.stamps[0].same(stamps[0]) && st.stamps[1].same(stamps[1]) {
+		return
+	}
+	err := r.rebuild(st.opts)
+	if err != nil {
+		same := *st
+		same.stamps = stamps
+		r.state.Store(&same)
+	}
+	if log := st.opts.Logger; log != nil {
+		if err != nil {
+			log.Warn("the system's resolver files changed and cannot be read: the old ones stay in force", slog.Any("error", err))
+			return
+		}
+		log.Info("the system's resolver files changed", slog.Int("servers", len(r.state.Load().servers)))
+	}
+}

@@ -1,0 +1,288 @@
+package resolver
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"cleversocks/metrics"
+)
+
+const (
+	// streamIdle is how long a connection is kept without a query (RFC 7766
+	// §6.2.3: in the order of seconds).
+	streamIdle = 20 * time.Second
+	// maxPipelined bounds the queries under way on one connection.
+	maxPipelined = 512
+	// streamSilence is how long a server may leave a query without any
+	// message at all before its connection is taken for dead.
+	streamSilence = 2 * time.Second
+)
+
+var (
+	errBusy = errors.New("too many queries on the connection")
+	errGone = errors.New("connection ended")
+)
+
+// streamTransport asks over one kept connection, TCP or TLS. Queries are
+// pipelined and answered in any order (RFC 7766 §6.2.1.1, RFC 7858 §3.3).
+type streamTransport struct {
+	dial    func(ctx context.Context) (net.Conn, error)
+	dropped metrics.CounterVec
+	readers *sync.WaitGroup // the resolver's: it waits for the connections' readers
+
+	gate    chan struct{} // held while conn is looked at, or dialed
+	conn    *streamConn
+	retired bool
+}
+
+func newStream(dial func(context.Context) (net.Conn, error), dropped metrics.CounterVec, readers *sync.WaitGroup) *streamTransport {
+	return &streamTransport{dial: dial, dropped: dropped, readers: readers, gate: make(chan struct{}, 1)}
+}
+
+func (s *streamTransport) exchange(ctx context.Context, q question) (*dns.Msg, error) {
+	reply, err := s.ask(ctx, q.query(true))
+	if err == nil && refusesEDNS(reply) {
+		reply, err = s.ask(ctx, q.query(false))
+	}
+	if err == nil && reply.Truncated {
+		return nil, fmt.Errorf("%w: truncated on a stream", errMalformed)
+	}
+	return reply, err
+}
+
+// ask sends a query, once more on a new connection when a kept one turns out
+// to be dead.
+func (s *streamTransport) ask(ctx context.Context, query *dns.Msg) (*dns.Msg, error) {
+	for {
+		c, kept, err := s.get(ctx)
+		if err != nil {
+			return nil, err
+		}
+		reply, err := c.ask(ctx, query)
+		if kept && errors.Is(err, errGone) && ctx.Err() == nil {
+			continue
+		}
+		return reply, err
+	}
+}
+
+// get is the kept connection, or a new one. Those who come while it is dialed
+// wait for it.
+func (s *streamTransport) get(ctx context.Context) (c *streamConn, kept bool, err error) {
+	select {
+	case s.gate <- struct{}{}:
+		defer func() { <-s.gate }()
+	case <-ctx.Done():
+		return nil, false, context.Cause(ctx)
+	}
+	if s.conn != nil && s.conn.alive() {
+		return s.conn, true, nil
+	}
+	nc, err := s.dial(ctx)
+	if err != nil {
+		return nil, false, endOf(ctx, err)
+	}
+	c = &streamConn{conn: nc, dropped: s.dropped, waiting: make(map[uint16]*waiter), retired: s.retired, heard: time.Now()}
+	s.conn = c
+	s.readers.Go(c.read)
+	return c, false, nil
+}
+
+// retire lets the queries under way finish and closes the connection then.
+func (s *streamTransport) retire() {
+	s.gate <- struct{}{} // held for a dial at the longest
+	defer func() { <-s.gate }()
+	s.retired = true
+	if s.conn != nil {
+		s.conn.retire()
+	}
+}
+
+// streamConn is one connection with its reader.
+type streamConn struct {
+	conn    net.Conn
+	dropped metrics.CounterVec
+
+	write sync.Mutex // held while a message is written
+
+	mu      sync.Mutex
+	waiting map[uint16]*waiter
+	heard   time.Time // when the last message came
+	retired bool      // close when nobody waits
+	err     error     // why the connection ended
+}
+
+// waiter is one query under way. done has room for its one outcome.
+type waiter struct {
+	query *dns.Msg
+	done  chan outcome
+}
+
+type outcome struct {
+	reply *dns.Msg
+	err   error
+}
+
+func (c *streamConn) alive() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err == nil
+}
+
+func (c *streamConn) ask(ctx context.Context, query *dns.Msg) (*dns.Msg, error) {
+	w, err := c.enter(query)
+	if err != nil {
+		return nil, err
+	}
+	defer c.leave(w)
+	asked := time.Now()
+	if err := c.send(ctx, w.query); err != nil {
+		return nil, endOf(ctx, err)
+	}
+	select {
+	case o := <-w.done:
+		return o.reply, o.err
+	case <-ctx.Done():
+		c.mu.Lock()
+		silent := !c.heard.After(asked) && time.Since(asked) >= streamSilence
+		c.mu.Unlock()
+		if silent {
+			c.end(fmt.Errorf("%w: silence", errGone))
+		}
+		return nil, context.Cause(ctx)
+	}
+}
+
+// enter registers a query under an id that no other one under way has.
+func (c *streamConn) enter(query *dns.Msg) (*waiter, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return nil, c.err
+	}
+	if len(c.waiting) >= maxPipelined {
+		return nil, errBusy
+	}
+	query = query.Copy()
+	for c.waiting[query.Id] != nil {
+		query.Id = randomID()
+	}
+	w := &waiter{query: query, done: make(chan outcome, 1)}
+	c.waiting[query.Id] = w
+	_ = c.conn.SetReadDeadline(time.Time{})
+	return w, nil
+}
+
+// leave ends the wait for a query.
+func (c *streamConn) leave(w *waiter) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.waiting, w.query.Id)
+	if len(c.waiting) > 0 {
+		return
+	}
+	if c.retired {
+		_ = c.conn.Close()
+		return
+	}
+	_ = c.conn.SetReadDeadline(time.Now().Add(streamIdle))
+}
+
+// send writes a message in one piece, so that it travels in one segment
+// (RFC 7766 §8). After a failure in the middle nothing more can be sent.
+func (c *streamConn) send(ctx context.Context, query *dns.Msg) error {
+	raw, err := query.Pack()
+	if err != nil {
+		return fmt.Errorf("%w: %w", errMalformed, err)
+	}
+	c.write.Lock()
+	defer c.write.Unlock()
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		deadline = time.Now().Add(streamIdle)
+	}
+	_ = c.conn.SetWriteDeadline(deadline)
+	framed := append(binary.BigEndian.AppendUint16(nil, uint16(len(raw))), raw...)
+	if _, err := c.conn.Write(framed); err != nil {
+		err = fmt.Errorf("%w: %w", errGone, err)
+		c.end(err)
+		return err
+	}
+	return nil
+}
+
+// read hands each message to who waits for it, until the connection ends.
+func (c *streamConn) read() {
+	var head [2]byte
+	for {
+		if _, err := io.ReadFull(c.conn, head[:]); err != nil {
+			c.end(fmt.Errorf("%w: %w", errGone, err))
+			return
+		}
+		raw := make([]byte, binary.BigEndian.Uint16(head[:]))
+		if _, err := io.ReadFull(c.conn, raw); err != nil {
+			c.end(fmt.Errorf("%w: %w", errGone, err))
+			return
+		}
+		c.deliver(raw)
+	}
+}
+
+// deliver finds the query that a message answers.
+func (c *streamConn) deliver(raw []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.heard = time.Now()
+	var w *waiter
+	if len(raw) >= 2 {
+		w = c.waiting[binary.BigEndian.Uint16(raw)]
+	}
+	if w == nil {
+		c.dropped.Of("id").Inc()
+		return
+	}
+	// Nobody else can answer on a stream, and servers that change the case
+	// of names are asked here after UDP: the letters may differ.
+	reply, err := parseReply(raw, w.query, false)
+	if err != nil {
+		c.dropped.Of(dropReason(err)).Inc()
+	}
+	select {
+	case w.done <- outcome{reply: reply, err: err}:
+	default: // it has an answer already
+	}
+}
+
+// end closes the connection and tells all who wait.
+func (c *streamConn) end(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return
+	}
+	c.err = err
+	_ = c.conn.Close()
+	for _, w := range c.waiting {
+		select {
+		case w.done <- outcome{err: err}:
+		default:
+		}
+	}
+}
+
+func (c *streamConn) retire() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.retired = true
+	if len(c.waiting) == 0 {
+		_ = c.conn.Close()
+	}
+}
