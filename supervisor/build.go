@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"syscall"
-	"time"
 
 	"cleversocks/aclsvc"
 	"cleversocks/authsvc"
@@ -112,7 +111,7 @@ func (b *builder) decisionPanicked(p any, q aclsvc.Query) {
 }
 
 func resolverOptions(log *slog.Logger, m *metrics.Registry) resolver.Options {
-	return resolver.Options{Servers: []string{"system"}, Timeout: 5 * time.Second, Metrics: &m.DNS, Log: log}
+	return resolver.Options{Servers: []string{"system"}, Logger: log, Metrics: m.DNS}
 }
 
 func accessMode(setting string) conn.AccessMode { return conn.AccessMode(setting) }

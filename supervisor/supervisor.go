@@ -97,6 +97,7 @@ func (d *daemon) shutdown(ctx context.Context) {
 	d.remove(ctx, d.tree.admin, coreTimeout)
 	d.cancel()
 	<-d.failed
+	d.resolver.Close()
 	d.relayPools.Close()
 }
 
