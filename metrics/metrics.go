@@ -21,6 +21,9 @@ type Registry struct {
 	Listener Listener
 	Conn     Conn
 	Relay    Relay
+	Auth     Auth
+	ACL      ACL
+	Users    *Users
 }
 
 // New makes a registry with all handles at zero.
@@ -31,6 +34,9 @@ func New() *Registry {
 		Listener: newListener(set),
 		Conn:     newConn(set),
 		Relay:    newRelay(set),
+		Auth:     newAuth(set),
+		ACL:      ACL{set: set},
+		Users:    newUsers(set),
 	}
 }
 
