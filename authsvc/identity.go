@@ -2,6 +2,12 @@
 // addresses that need no password, and the throttle for those that guess.
 package authsvc
 
+import (
+	"net/netip"
+	"slices"
+	"time"
+)
+
 // Method says how a client was admitted.
 type Method string
 
@@ -21,4 +27,48 @@ type Identity struct {
 	User   string // raw bytes as sent; empty when the method names nobody
 	Groups []string
 	Method Method
+	// Account is the user's entry in the settings; nil for users whom
+	// Kerberos or a certificate vouches for and the settings don't name.
+	Account *Account
+}
+
+// Account is what the settings grant a user. It never changes; a reload makes
+// a new one.
+type Account struct {
+	Name           string
+	Groups         []string
+	From           []netip.Prefix // empty: from anywhere
+	MaxConnections int            // 0: any number
+	Up, Down       int64          // bytes a second, from and to the client; 0: no limit
+	QuotaBytes     int64          // both ways together; 0: no quota
+	QuotaPeriod    time.Duration
+	Egress         []netip.Prefix // source addresses: one, or one of a prefix
+	Where          string         // "file:line" of the entry
+}
+
+// AllowsFrom reports whether the user may come from addr, unmapped.
+func (a *Account) AllowsFrom(addr netip.Addr) bool {
+	return len(a.From) == 0 || slices.ContainsFunc(a.From, func(p netip.Prefix) bool { return p.Contains(addr) })
+}
+
+// SourceKey is what limits, bans and queues count a client as: an IPv4 address
+// itself, an IPv6 address its /64, which one subscriber has whole.
+func SourceKey(addr netip.Addr) netip.Addr {
+	addr = addr.Unmap()
+	if addr.Is4() || !addr.IsValid() {
+		return addr
+	}
+	p, err := addr.WithZone("").Prefix(64)
+	if err != nil {
+		return addr
+	}
+	return p.Addr()
+}
+
+// SourcePrefix is a SourceKey as operators read it: a /32 or a /64.
+func SourcePrefix(key netip.Addr) netip.Prefix {
+	if key.Is4() {
+		return netip.PrefixFrom(key, 32)
+	}
+	return netip.PrefixFrom(key, 64)
 }

@@ -25,6 +25,9 @@ type Registry struct {
 	Relay    Relay
 	Dial     Dial
 	DNS      DNS
+	Auth     Auth
+	ACL      ACL
+	Users    *Users
 }
 
 // New makes a registry with all handles at zero.
@@ -39,6 +42,9 @@ func New() *Registry {
 		Relay:    newRelay(set),
 		Dial:     newDial(set),
 		DNS:      newDNS(set),
+		Auth:     newAuth(set),
+		ACL:      ACL{set: set},
+		Users:    newUsers(set),
 	}
 }
 

@@ -1,0 +1,241 @@
+package ratelimit
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"cleversocks/authsvc"
+)
+
+var home = netip.MustParseAddr("192.0.2.7")
+
+// pass lets time go by on synctest's clock.
+func pass(d time.Duration) {
+	time.Sleep(d) //nolint:forbidigo // in a bubble nothing sleeps
+}
+
+// enter admits and leaves so many times, and counts the admitted.
+func enter(g *Gate, addr netip.Addr, times int) (admitted int) {
+	for range times {
+		if g.Enter(addr) == Admitted {
+			g.Leave(addr)
+			admitted++
+		}
+	}
+	return admitted
+}
+
+func TestRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := NewGate()
+		if n := enter(g, home, 1000); n != 1000 {
+			t.Errorf("%d of 1000 without a limit", n)
+		}
+		g.Set(GateOptions{PerSecond: 2, Burst: 5, Exempt: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}})
+		if n := enter(g, home, 100); n != 5 {
+			t.Errorf("%d at once, want the burst of 5", n)
+		}
+		if v := g.Enter(home); v != TooFast {
+			t.Errorf("verdict %d", v)
+		}
+		pass(500*time.Millisecond - 1)
+		if n := enter(g, home, 100); n != 0 {
+			t.Errorf("%d too early", n)
+		}
+		pass(time.Nanosecond)
+		if n := enter(g, home, 100); n != 1 {
+			t.Errorf("%d after half a second, want 1", n)
+		}
+		pass(time.Hour)
+		if n := enter(g, home, 100); n != 5 {
+			t.Errorf("%d after an hour, want the burst of 5", n)
+		}
+		if n := enter(g, netip.MustParseAddr("198.51.100.9"), 100); n != 100 {
+			t.Errorf("%d of an exempt source", n)
+		}
+		if n := enter(g, netip.MustParseAddr("2001:db8::1"), 3) + enter(g, netip.MustParseAddr("2001:db8::2"), 100); n != 5 {
+			t.Errorf("%d of one /64, want 5", n)
+		}
+		if n := enter(g, netip.MustParseAddr("2001:db8:0:1::2"), 100); n != 5 {
+			t.Errorf("%d of the next /64, want 5", n)
+		}
+	})
+}
+
+// Over any time, no more pass than the burst and the rate allow, and a source
+// that keeps to the rate always passes.
+func TestRateProperty(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		rate, most := rapid.IntRange(1, 50).Draw(rt, "rate"), rapid.IntRange(1, 20).Draw(rt, "burst")
+		waits := rapid.SliceOfN(rapid.IntRange(0, 200), 1, 60).Draw(rt, "waits")
+		failed := ""
+		synctest.Test(t, func(*testing.T) {
+			g := NewGate()
+			g.Set(GateOptions{PerSecond: float64(rate), Burst: most})
+			begin, admitted := time.Now(), 0
+			for _, ms := range waits {
+				pass(time.Duration(ms) * time.Millisecond)
+				admitted += enter(g, home, 2)
+				if limit := float64(most) + time.Since(begin).Seconds()*float64(rate); float64(admitted) > limit+1e-6 {
+					failed = "too many"
+				}
+			}
+			pass(time.Second/time.Duration(rate) + 1)
+			if enter(g, home, 1) != 1 {
+				failed = "refused at the rate"
+			}
+		})
+		if failed != "" {
+			rt.Fatal(failed)
+		}
+	})
+}
+
+func TestRateTableIsBounded(t *testing.T) {
+	g := NewGate()
+	g.Set(GateOptions{PerSecond: 1, Burst: 1})
+	for i := range uint32(3 * shardCount * sourcesPerShard / 2) {
+		var a [4]byte
+		binary.BigEndian.PutUint32(a[:], 10<<24+i)
+		enter(g, netip.AddrFrom4(a), 1)
+	}
+	for i := range g.shards {
+		if n := len(g.shards[i].due); n > sourcesPerShard || len(g.shards[i].open) != 0 {
+			t.Fatalf("%d sources, %d open in a shard", n, len(g.shards[i].open))
+		}
+	}
+}
+
+func TestPerSource(t *testing.T) {
+	g := NewGate()
+	g.Set(GateOptions{PerSource: 2, Exempt: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}})
+	a, b := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2")
+	if g.Enter(a) != Admitted || g.Enter(b) != Admitted || g.Enter(a) != TooMany {
+		t.Error("a /64 has two connections")
+	}
+	g.Set(GateOptions{PerSource: 1}) // a reload closes nobody
+	g.Leave(a)
+	if g.Enter(a) != TooMany {
+		t.Error("the new limit does not hold")
+	}
+	g.Leave(b)
+	if g.Enter(a) != Admitted {
+		t.Error("a place that was left is taken")
+	}
+	g.Set(GateOptions{PerSource: 2, Exempt: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}})
+	var got []Verdict
+	for range 3 {
+		got = append(got, g.Enter(home))
+	}
+	if !slices.Equal(got, []Verdict{Admitted, Admitted, TooMany}) {
+		t.Error("exempt is from the rate, not from the cap")
+	}
+}
+
+func TestPerSourceUnderRace(t *testing.T) {
+	g := NewGate()
+	g.Set(GateOptions{PerSource: 3})
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	open, most := 0, 0
+	for range 8 {
+		wg.Go(func() {
+			for range 500 {
+				if g.Enter(home) != Admitted {
+					continue
+				}
+				mu.Lock()
+				open++
+				most = max(most, open)
+				open--
+				mu.Unlock()
+				g.Leave(home)
+			}
+		})
+	}
+	wg.Wait()
+	if most > 3 || len(g.shard(home).open) != 0 {
+		t.Errorf("%d at once, %v left", most, g.shard(home).open)
+	}
+}
+
+func TestUserConnections(t *testing.T) {
+	users := NewUsers()
+	alice := &authsvc.Account{Name: "alice", MaxConnections: 2}
+	first, second := users.Enter(alice), users.Enter(alice)
+	if first == nil || first != second || users.Enter(alice) != nil || first.Open() != 2 {
+		t.Error("alice has two connections")
+	}
+	second.Leave()
+	if users.Enter(alice) == nil {
+		t.Error("a place that was left is taken")
+	}
+	if a, b := users.Enter(nil), users.Enter(nil); a == nil || a == b || a.Up.Moved(1<<40) != 0 {
+		t.Error("without an account there is no limit")
+	}
+}
+
+func TestBandwidth(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		users := NewUsers()
+		alice := &authsvc.Account{Name: "alice", Up: 1000, Down: 1}
+		one, two := users.Enter(alice), users.Enter(alice)
+		if p := one.Up.Moved(1000); p != 0 {
+			t.Errorf("a second's worth waits %s", p)
+		}
+		if p := two.Up.Moved(500); p != 500*time.Millisecond {
+			t.Errorf("the user's other connection waits %s", p)
+		}
+		pass(500 * time.Millisecond)
+		if p := one.Up.Moved(0); p != 0 {
+			t.Errorf("waits %s after the wait", p)
+		}
+		if p := one.Down.Moved(1 << 60); p != maxPause {
+			t.Errorf("waits %s", p)
+		}
+		// A relay that waits as told moves at the rate.
+		begin, moved := time.Now(), int64(0)
+		for time.Since(begin) < time.Minute {
+			pass(two.Up.Moved(77))
+			moved += 77
+		}
+		if moved < 59_000 || moved > 62_000 {
+			t.Errorf("%d bytes in a minute at 1000 a second", moved)
+		}
+	})
+}
+
+func TestLimitsChangeOnReload(t *testing.T) {
+	users := NewUsers()
+	u := users.Enter(&authsvc.Account{Name: "alice", Up: 1})
+	gone := users.Enter(&authsvc.Account{Name: "gone"})
+	gone.Leave()
+	next, err := authsvc.NewUsers(authsvc.UsersOptions{Users: []authsvc.UserOptions{{Account: authsvc.Account{Name: "alice", MaxConnections: 1}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	users.Set(next)
+	if u.Up.Moved(1<<40) != 0 || len(users.users) != 1 {
+		t.Error("the open connection keeps the old limit, or a user who is gone is kept")
+	}
+	if u.enter() != nil {
+		t.Error("the new cap does not hold")
+	}
+}
+
+func BenchmarkEnter(b *testing.B) {
+	g := NewGate()
+	g.Set(GateOptions{PerSecond: 1e9, Burst: 1000, PerSource: 1000})
+	b.ReportAllocs()
+	for b.Loop() {
+		g.Enter(home)
+		g.Leave(home)
+	}
+}

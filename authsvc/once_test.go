@@ -1,0 +1,124 @@
+package authsvc
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"cleversocks/metrics"
+)
+
+func newOnce(o OnceOptions, dir string) (*Once, *metrics.Auth) {
+	m := &metrics.New().Auth
+	return NewOnce(o, StateOptions{Directory: dir, Metrics: m}), m
+}
+
+func v4(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}) }
+
+func users(t *Once) (out []string) {
+	for _, e := range t.List() {
+		out = append(out, e.User)
+	}
+	return out
+}
+
+func TestOnceEvictsTheOldest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		once, m := newOnce(OnceOptions{TTL: time.Hour, Max: 3}, "")
+		for i, user := range []string{"a", "b", "c", "d"} {
+			once.Add(v4(i), user)
+			if got, ok := once.Lookup(v4(i)); !ok || got != user {
+				t.Fatalf("the next connection of %s is not let in", user)
+			}
+			pass(time.Second)
+		}
+		if diff := cmp.Diff([]string{"b", "c", "d"}, users(once)); diff != "" {
+			t.Error(diff)
+		}
+		once.Add(v4(1), "b") // authenticated again: now the youngest
+		pass(time.Second)
+		once.Add(v4(9), "e")
+		if diff := cmp.Diff([]string{"d", "b", "e"}, users(once)); diff != "" {
+			t.Error(diff)
+		}
+		if m.WhitelistSize.Load() != 3 || m.WhitelistEvicted.Of(metrics.EvictedFull).Get() != 2 {
+			t.Errorf("size %d, evicted %d", m.WhitelistSize.Load(), m.WhitelistEvicted.Of(metrics.EvictedFull).Get())
+		}
+		once.Set(OnceOptions{TTL: time.Hour, Max: 1})
+		if diff := cmp.Diff([]string{"e"}, users(once)); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+func TestOnceExpiresAndRevokes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		once, m := newOnce(OnceOptions{TTL: time.Minute, Max: 10}, "")
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- once.Serve(ctx) }()
+		once.Add(v4(1), "a")
+		once.Add(v4(2), "b")
+		if !once.Revoke(v4(2)) || once.Revoke(v4(2)) {
+			t.Error("revoked once, and once only")
+		}
+		if _, ok := once.Lookup(v4(2)); ok {
+			t.Error("let in after it was revoked")
+		}
+		pass(time.Minute - 1)
+		if _, ok := once.Lookup(v4(1)); !ok {
+			t.Error("out before its time")
+		}
+		pass(time.Nanosecond)
+		if _, ok := once.Lookup(v4(1)); ok {
+			t.Error("in past its time")
+		}
+		pass(2 * saveInterval)
+		if once.size.Load() != 0 || m.WhitelistEvicted.Of(metrics.EvictedExpired).Get() != 1 || m.WhitelistSize.Load() != 0 {
+			t.Errorf("the sweep left %d", once.size.Load())
+		}
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	})
+}
+
+func TestOnceOverARestart(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		first, _ := newOnce(OnceOptions{TTL: time.Hour, Max: 10}, dir)
+		first.Add(v4(1), "a\xff")
+		first.Add(netip.MustParseAddr("2001:db8::1"), "b")
+		serveOnce(t, first)
+		pass(30 * time.Minute)
+		second, _ := newOnce(OnceOptions{TTL: time.Hour, Max: 10}, dir)
+		if user, ok := second.Lookup(v4(1)); !ok || user != "a\xff" {
+			t.Errorf("%q %v after the restart", user, ok)
+		}
+		pass(30 * time.Minute)
+		if _, ok := second.Lookup(v4(1)); ok {
+			t.Error("the restart prolonged it")
+		}
+	})
+}
+
+// serveOnce lets a service save by ending it.
+func serveOnce(t *testing.T, s interface{ Serve(context.Context) error }) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.Serve(ctx); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+// pass lets time go by on synctest's clock.
+func pass(d time.Duration) {
+	time.Sleep(d) //nolint:forbidigo // in a bubble nothing sleeps
+}

@@ -1,0 +1,205 @@
+package authsvc
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+)
+
+// ErrBusy says that too many wait for their password to be checked. It tells nothing of
+// the password, so it is no failed authentication.
+var ErrBusy = errors.New("too many authentications in progress")
+
+// Queue runs the expensive checks, a few at a time, and takes the sources in
+// turn: a thousand wrong passwords from one source delay another source by
+// one check. The work runs in the caller's goroutine.
+type Queue struct {
+	concurrency int
+	memory      int64
+	perSource   int
+	most        int
+	waitingNow  *atomic.Int64
+
+	mu      sync.Mutex
+	running int
+	used    int64 // bytes that the running checks take
+	waiting int
+	turns   []*sourceQueue // sources with waiters, next first
+	sources map[netip.Addr]*sourceQueue
+}
+
+// QueueOptions bounds a Queue. Zero values are replaced by the defaults.
+type QueueOptions struct {
+	Concurrency int           // checks at a time; default: half of the processors, so that relays keep the rest
+	Memory      int64         // bytes that checks take together; default 256 MiB. A larger check runs alone
+	PerSource   int           // waiters of one source; default 64
+	Waiting     int           // waiters in all; default 1024
+	Gauge       *atomic.Int64 // shows the number of waiters; may be nil
+}
+
+// NewQueue makes a queue.
+func NewQueue(o QueueOptions) *Queue {
+	q := &Queue{
+		concurrency: o.Concurrency, memory: o.Memory, perSource: o.PerSource, most: o.Waiting, waitingNow: o.Gauge,
+		sources: map[netip.Addr]*sourceQueue{},
+	}
+	if q.concurrency <= 0 {
+		q.concurrency = max(1, runtime.GOMAXPROCS(0)/2)
+	}
+	if q.memory <= 0 {
+		q.memory = 256 << 20
+	}
+	if q.perSource <= 0 {
+		q.perSource = 64
+	}
+	if q.most <= 0 {
+		q.most = 1024
+	}
+	if q.waitingNow == nil {
+		q.waitingNow = new(atomic.Int64)
+	}
+	return q
+}
+
+// sourceQueue is the waiters of one source, in order of arrival.
+type sourceQueue struct {
+	source  netip.Addr
+	waiters []*waiter
+}
+
+type waiter struct {
+	memory int64
+	turn   chan struct{} // closed when it may run, or when refused is set
+	// refused: pushed out by a source with fewer waiters. Written before turn
+	// is closed, read after.
+	refused bool
+}
+
+// Do waits for the turn of source and runs work, which takes that many bytes
+// of memory. It returns ErrBusy or ctx's error without having run it.
+func (q *Queue) Do(ctx context.Context, source netip.Addr, memory int64, work func()) error {
+	source = SourceKey(source)
+	w, err := q.enqueue(source, memory)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-w.turn:
+	case <-ctx.Done():
+		if q.leave(source, w) {
+			return ctx.Err()
+		}
+		<-w.turn // granted or refused in the meantime
+		if !w.refused {
+			q.done(memory)
+		}
+		return ctx.Err()
+	}
+	if w.refused {
+		return ErrBusy
+	}
+	defer q.done(memory)
+	work()
+	return nil
+}
+
+func (q *Queue) enqueue(source netip.Addr, memory int64) (*waiter, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	s := q.sources[source]
+	own := 0
+	if s != nil {
+		own = len(s.waiters)
+	}
+	if own >= q.perSource || q.waiting >= q.most && !q.pushOut(own) {
+		return nil, ErrBusy
+	}
+	if s == nil {
+		s = &sourceQueue{source: source}
+		q.sources[source] = s
+		q.turns = append(q.turns, s)
+	}
+	w := &waiter{memory: memory, turn: make(chan struct{})}
+	s.waiters = append(s.waiters, w)
+	q.count(1)
+	q.dispatch()
+	return w, nil
+}
+
+// pushOut makes room at the cost of the source with the most waiters, if that
+// has at least two more than the one that arrives.
+func (q *Queue) pushOut(own int) bool {
+	longest := slices.MaxFunc(q.turns, func(a, b *sourceQueue) int { return len(a.waiters) - len(b.waiters) })
+	last := len(longest.waiters) - 1
+	if last < own+1 {
+		return false
+	}
+	w := longest.waiters[last]
+	longest.waiters = longest.waiters[:last]
+	q.count(-1)
+	w.refused = true
+	close(w.turn)
+	return true
+}
+
+// dispatch starts what may run. If the next check does not fit into memory
+// it waits for room, and everybody behind it does, or it would starve.
+func (q *Queue) dispatch() {
+	for q.running < q.concurrency && len(q.turns) > 0 {
+		s := q.turns[0]
+		w := s.waiters[0]
+		if q.running > 0 && q.used+w.memory > q.memory {
+			return
+		}
+		q.turns = q.turns[1:]
+		s.waiters = s.waiters[1:]
+		if len(s.waiters) > 0 {
+			q.turns = append(q.turns, s)
+		} else {
+			delete(q.sources, s.source)
+		}
+		q.count(-1)
+		q.running++
+		q.used += w.memory
+		close(w.turn)
+	}
+}
+
+// leave takes a waiter out and reports whether it was still waiting.
+func (q *Queue) leave(source netip.Addr, w *waiter) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	s := q.sources[source]
+	if s == nil {
+		return false
+	}
+	i := slices.Index(s.waiters, w)
+	if i < 0 {
+		return false
+	}
+	s.waiters = slices.Delete(s.waiters, i, i+1)
+	if len(s.waiters) == 0 {
+		delete(q.sources, source)
+		q.turns = slices.DeleteFunc(q.turns, func(t *sourceQueue) bool { return t == s })
+	}
+	q.count(-1)
+	q.dispatch() // it may have been what did not fit
+	return true
+}
+
+func (q *Queue) done(memory int64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.running--
+	q.used -= memory
+	q.dispatch()
+}
+
+func (q *Queue) count(n int) {
+	q.waiting += n
+	q.waitingNow.Store(int64(q.waiting))
+}

@@ -1,0 +1,190 @@
+package authsvc
+
+import (
+	"context"
+	"encoding/json"
+	"sync"
+	"time"
+
+	"cleversocks/metrics"
+)
+
+// Quotas counts what users move against their quotas, over restarts too.
+// Serve saves; the counting itself waits for nothing.
+type Quotas struct {
+	file stateFile
+
+	mu    sync.Mutex
+	users map[string]*Usage
+}
+
+// Usage is one user's count, shared by all of the user's connections.
+type Usage struct {
+	dirty func()
+
+	mu     sync.Mutex
+	limit  int64 // bytes in a period; 0: no quota now
+	period time.Duration
+	start  time.Time // of the current period; zero: nothing was moved yet
+	used   int64
+}
+
+// UsageReport is a user's count at one moment.
+type UsageReport struct {
+	User        string
+	Used, Limit int64
+	Since       time.Time // when the period began; zero: not yet
+	Until       time.Time
+}
+
+// NewQuotas reads what was saved.
+func NewQuotas(s StateOptions) *Quotas {
+	q := &Quotas{users: map[string]*Usage{}, file: newStateFile(s, metrics.StateQuotas)}
+	q.file.restore, q.file.dump = q.restore, func() any { return q.saved() }
+	q.file.settle()
+	return q
+}
+
+// Of is the usage of an account, nil when it has no quota. Look it up once a
+// connection.
+func (q *Quotas) Of(a *Account) *Usage {
+	if a == nil || a.QuotaBytes <= 0 || a.QuotaPeriod <= 0 {
+		return nil
+	}
+	u := q.usage(a.Name)
+	u.mu.Lock()
+	u.limit, u.period = a.QuotaBytes, a.QuotaPeriod
+	u.mu.Unlock()
+	return u
+}
+
+func (q *Quotas) usage(name string) *Usage {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	u := q.users[name]
+	if u == nil {
+		u = &Usage{dirty: func() { q.file.dirty.Store(true) }}
+		q.users[name] = u
+	}
+	return u
+}
+
+// Moved counts n bytes, either way, and reports whether the user may go on. A
+// nil Usage has no quota. With n 0 it only asks.
+func (u *Usage) Moved(n int64) bool {
+	if u == nil {
+		return true
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.roll(time.Now())
+	if n > 0 {
+		if u.start.IsZero() {
+			u.start = time.Now().Round(0) // by the wall, which goes on over a restart
+		}
+		u.used += n
+		u.dirty()
+	}
+	return u.limit <= 0 || u.used < u.limit
+}
+
+// roll begins a new period if the last is over. Periods follow each other
+// without a gap, so that a pause does not move them.
+func (u *Usage) roll(now time.Time) {
+	if u.start.IsZero() || u.period <= 0 {
+		return
+	}
+	if past := now.Round(0).Sub(u.start); past >= u.period {
+		u.start = u.start.Add(past - past%u.period)
+		u.used = 0
+		u.dirty()
+	}
+}
+
+// Reset forgets what a user has moved, and reports whether there was
+// anything.
+func (q *Quotas) Reset(user string) bool {
+	q.mu.Lock()
+	u := q.users[user]
+	q.mu.Unlock()
+	if u == nil {
+		return false
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.used, u.start = 0, time.Time{}
+	u.dirty()
+	return true
+}
+
+// List is every user's usage, in no order.
+func (q *Quotas) List() []UsageReport {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	now := time.Now()
+	out := make([]UsageReport, 0, len(q.users))
+	for name, u := range q.users {
+		u.mu.Lock()
+		u.roll(now)
+		out = append(out, UsageReport{User: name, Used: u.used, Limit: u.limit, Since: u.start, Until: u.start.Add(u.period)})
+		u.mu.Unlock()
+	}
+	return out
+}
+
+// Serve saves until ctx ends, and once more then.
+func (q *Quotas) Serve(ctx context.Context) error {
+	return serveState(ctx, &q.file, func() {})
+}
+
+// String names the service.
+func (q *Quotas) String() string { return "quotas" }
+
+type savedUsage struct {
+	User  []byte    `json:"user"` // base64: names are bytes
+	Start time.Time `json:"start"`
+	Used  int64     `json:"used"`
+	// Period lets an entry whose user is gone from the settings end.
+	Period time.Duration `json:"period"`
+}
+
+func (q *Quotas) saved() []savedUsage {
+	out := []savedUsage{}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	now := time.Now()
+	for name, u := range q.users {
+		u.mu.Lock()
+		u.roll(now)
+		if !u.start.IsZero() && u.used > 0 {
+			out = append(out, savedUsage{[]byte(name), u.start, u.used, u.period})
+		}
+		u.mu.Unlock()
+	}
+	return out
+}
+
+// restore adds what was saved to what was counted since the start, if the
+// file could not be read at once.
+func (q *Quotas) restore(payload []byte) error {
+	var list []savedUsage
+	if err := json.Unmarshal(payload, &list); err != nil {
+		return err
+	}
+	for _, e := range list {
+		if len(e.User) == 0 || e.Used <= 0 {
+			continue
+		}
+		u := q.usage(string(e.User))
+		u.mu.Lock()
+		if u.start.IsZero() || e.Start.Before(u.start) {
+			u.start = e.Start
+		}
+		if u.period == 0 {
+			u.period = e.Period
+		}
+		u.used += e.Used
+		u.mu.Unlock()
+	}
+	return nil
+}

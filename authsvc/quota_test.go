@@ -1,0 +1,213 @@
+package authsvc
+
+import (
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"cleversocks/metrics"
+)
+
+func newQuotas(dir string, onError func(error)) (*Quotas, *metrics.Auth) {
+	m := &metrics.New().Auth
+	return NewQuotas(StateOptions{Directory: dir, Metrics: m, OnError: onError}), m
+}
+
+var alice = &Account{Name: "alice\xff", QuotaBytes: 1000, QuotaPeriod: time.Hour}
+
+func usedBy(q *Quotas, user string) int64 {
+	for _, r := range q.List() {
+		if r.User == user {
+			return r.Used
+		}
+	}
+	return -1
+}
+
+func TestQuotaPeriods(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q, _ := newQuotas("", nil)
+		u := q.Of(alice)
+		if u != q.Of(alice) {
+			t.Error("two connections of a user count apart")
+		}
+		if !u.Moved(999) || u.Moved(1) || u.Moved(0) {
+			t.Error("1000 bytes end the quota")
+		}
+		pass(time.Hour - 1)
+		if u.Moved(0) {
+			t.Error("the period ended early")
+		}
+		pass(time.Nanosecond)
+		if !u.Moved(500) {
+			t.Error("the period never ends")
+		}
+		pass(90 * time.Minute)
+		if !u.Moved(999) || usedBy(q, alice.Name) != 999 {
+			t.Errorf("%+v", q.List())
+		}
+		pass(30 * time.Minute) // periods follow without a gap
+		if !u.Moved(999) {
+			t.Error("a pause moved the period")
+		}
+		if u.Moved(1) || !q.Reset(alice.Name) || !u.Moved(1) {
+			t.Error("a reset begins anew")
+		}
+	})
+	var none *Usage
+	q, _ := newQuotas("", nil)
+	if none = q.Of(&Account{Name: "x"}); none != nil || !none.Moved(1<<40) {
+		t.Error("no quota is a limit")
+	}
+}
+
+func TestQuotaOverARestart(t *testing.T) {
+	dir := t.TempDir()
+	first, _ := newQuotas(dir, nil)
+	first.Of(alice).Moved(600)
+	serveOnce(t, first)
+	second, _ := newQuotas(dir, nil)
+	if second.Of(alice).Moved(400) {
+		t.Error("a restart refills the quota")
+	}
+	left, err := filepath.Glob(filepath.Join(dir, "*"))
+	if err != nil || len(left) != 1 {
+		t.Errorf("left in the directory: %v", left)
+	}
+	if info, err := os.Stat(left[0]); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v %v", info.Mode(), err)
+	}
+}
+
+func TestCorruptState(t *testing.T) {
+	good := string(encodeState(metrics.StateQuotas, []byte(`[{"user":"YQ==","start":"2026-01-01T00:00:00Z","used":5,"period":1}]`)))
+	for name, content := range map[string]string{
+		"empty":         "",
+		"truncated":     good[:len(good)-3],
+		"flipped":       strings.Replace(good, `"used":5`, `"used":1`, 1),
+		"other kind":    string(encodeState(metrics.StateBans, []byte("[]"))),
+		"later version": strings.Replace(good, "cleversocks-state 1", "cleversocks-state 2", 1),
+		"no JSON":       string(encodeState(metrics.StateQuotas, []byte("{"))),
+		"other JSON":    string(encodeState(metrics.StateQuotas, []byte(`{"a":1}`))),
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			path := filepath.Join(dir, "quotas.state")
+			if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			var told []error
+			q, m := newQuotas(dir, func(err error) { told = append(told, err) })
+			if len(told) != 1 || !errors.Is(told[0], ErrCorrupt) || m.State.Of(metrics.StateQuotas, metrics.StateCorrupt).Get() != 1 {
+				t.Errorf("told %v", told)
+			}
+			if kept, err := os.ReadFile(path + ".bad"); err != nil || string(kept) != content {
+				t.Errorf("not kept aside: %q, %v", kept, err)
+			}
+			q.Of(alice).Moved(7)
+			serveOnce(t, q)
+			if again, _ := newQuotas(dir, nil); usedBy(again, alice.Name) != 7 {
+				t.Error("not saved after that")
+			}
+		})
+	}
+}
+
+// A good file that cannot be read now is not replaced; once it can be, both
+// counts are added.
+func TestUnreadableStateIsNotReplaced(t *testing.T) {
+	dir := t.TempDir()
+	first, _ := newQuotas(dir, nil)
+	first.Of(alice).Moved(100)
+	serveOnce(t, first)
+
+	m := &metrics.New().Auth
+	var told []error
+	q := &Quotas{users: map[string]*Usage{}, file: newStateFile(StateOptions{Directory: dir, Metrics: m, OnError: func(err error) { told = append(told, err) }}, metrics.StateQuotas)}
+	q.file.restore, q.file.dump = q.restore, func() any { return q.saved() }
+	q.file.os.open = func(string) (io.ReadCloser, error) { return nil, syscall.EIO }
+	q.file.settle()
+	q.Of(alice).Moved(10)
+	q.file.save()
+	if len(told) != 2 || !errors.Is(told[1], syscall.EIO) || m.State.Of(metrics.StateQuotas, metrics.StateLoadFailed).Get() != 2 {
+		t.Errorf("told %v", told)
+	}
+	if on, _ := newQuotas(dir, nil); usedBy(on, alice.Name) != 100 {
+		t.Error("the file was replaced unread")
+	}
+	q.file.os.open = realOS().open
+	q.file.save()
+	if on, _ := newQuotas(dir, nil); usedBy(on, alice.Name) != 110 {
+		t.Errorf("%d after both", usedBy(on, alice.Name))
+	}
+}
+
+// full is a file on a full disk.
+type full struct {
+	*os.File
+	short bool // lies about it: a part is written, no error is given
+}
+
+func (f full) Write(p []byte) (int, error) {
+	if f.short {
+		n, err := f.File.Write(p[:len(p)/2])
+		return n * 2, err
+	}
+	n, _ := f.File.Write(p[:len(p)/2])
+	return n, syscall.ENOSPC
+}
+
+func TestDiskFull(t *testing.T) {
+	for _, short := range []bool{false, true} {
+		dir := t.TempDir()
+		var told []error
+		q, m := newQuotas(dir, func(err error) { told = append(told, err) })
+		q.Of(alice).Moved(1)
+		q.file.save()
+		q.file.os.create = func(dir, pattern string) (stateTemp, error) {
+			f, err := os.CreateTemp(dir, pattern)
+			return full{f, short}, err
+		}
+		q.Of(alice).Moved(1)
+		q.file.save()
+		if len(told) != 1 || m.State.Of(metrics.StateQuotas, metrics.StateSaveFailed).Get() != 1 {
+			t.Errorf("told %v", told)
+		}
+		if on, _ := newQuotas(dir, nil); usedBy(on, alice.Name) != 1 {
+			t.Error("the good file was replaced")
+		}
+		if left, _ := filepath.Glob(filepath.Join(dir, "*.tmp*")); len(left) != 0 {
+			t.Errorf("left behind: %v", left)
+		}
+		q.file.os.create = realOS().create
+		q.file.save() // room again
+		if on, _ := newQuotas(dir, nil); usedBy(on, alice.Name) != 2 || len(told) != 1 {
+			t.Errorf("not tried again: %v", told)
+		}
+	}
+}
+
+func FuzzDecodeState(f *testing.F) {
+	f.Add(encodeState(metrics.StateQuotas, []byte("[]")))
+	f.Add([]byte("cleversocks-state 1 quotas \n"))
+	f.Add([]byte(""))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		payload, err := decodeState(metrics.StateQuotas, data)
+		if err != nil {
+			return
+		}
+		if again, err := decodeState(metrics.StateQuotas, encodeState(metrics.StateQuotas, payload)); err != nil || string(again) != string(payload) {
+			t.Fatalf("%q does not survive", data)
+		}
+		q, _ := newQuotas("", nil)
+		if q.restore(payload) == nil {
+			q.saved()
+		}
+	})
+}

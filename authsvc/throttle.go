@@ -1,0 +1,332 @@
+package authsvc
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"hash/maphash"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gaissmai/bart"
+
+	"cleversocks/metrics"
+)
+
+// Throttle bans the sources of failed authentications, longer each time. A
+// source is an IPv4 address or an IPv6 /64. Memory is bounded whatever the
+// number of sources. A request without credentials is no failure; neither is
+// ErrBusy.
+type Throttle struct {
+	metrics  *metrics.Auth
+	settings atomic.Pointer[throttleSettings]
+	seed     maphash.Seed
+	shards   [throttleShards]throttleShard
+	bans     atomic.Int64 // entries whose ban was not swept yet
+	file     stateFile
+}
+
+const (
+	throttleShards = 64
+	// sourcesPerShard bounds the table to 65,536 sources, some 10 MB.
+	sourcesPerShard = 1024
+	// maxFailures bounds what is kept of one source.
+	maxFailures = 100
+)
+
+// ThrottleOptions are limits.auth_failures and limits.exempt.
+type ThrottleOptions struct {
+	Max    int           // failures within Window that bring a ban; 0: none. Past 100 counts as 100
+	Window time.Duration // 0: a minute
+	Ban    time.Duration // the first ban; 0: a minute
+	BanMax time.Duration // where doubling ends
+	Exempt []netip.Prefix
+}
+
+type throttleSettings struct {
+	ThrottleOptions
+	exempt bart.Lite
+}
+
+type throttleShard struct {
+	mu      sync.Mutex
+	sources map[netip.Addr]*offender
+}
+
+// offender is what is known of a source.
+type offender struct {
+	failures []time.Time // within the window, oldest first
+	level    int         // bans so far, those long past forgotten
+	since    time.Time   // of the ban
+	until    time.Time   // of the ban; zero: never banned
+}
+
+// Ban is a source that is kept out, or an event for the log.
+type Ban struct {
+	Source   netip.Prefix // a /32, or a /64 of IPv6
+	Since    time.Time
+	Until    time.Time
+	Level    int // 1 for the first
+	Failures int // within the window, that brought it; 0 in a list
+}
+
+// Duration is how long the ban is.
+func (b Ban) Duration() time.Duration { return b.Until.Sub(b.Since) }
+
+// NewThrottle makes the table and reads the bans that were saved.
+func NewThrottle(o ThrottleOptions, s StateOptions) *Throttle {
+	t := &Throttle{metrics: s.Metrics, seed: maphash.MakeSeed(), file: newStateFile(s, metrics.StateBans)}
+	for i := range t.shards {
+		t.shards[i].sources = map[netip.Addr]*offender{}
+	}
+	t.Set(o)
+	t.file.restore, t.file.dump = t.restore, func() any { return t.saved() }
+	t.file.settle()
+	return t
+}
+
+// Set takes the settings of a reload; running bans go on, but for sources
+// that are exempt now.
+func (t *Throttle) Set(o ThrottleOptions) {
+	o.Max = min(o.Max, maxFailures)
+	o.Window = cmp.Or(max(o.Window, 0), time.Minute)
+	o.Ban = cmp.Or(max(o.Ban, 0), time.Minute)
+	o.BanMax = max(o.BanMax, o.Ban)
+	s := &throttleSettings{ThrottleOptions: o}
+	for _, p := range o.Exempt {
+		s.exempt.Insert(p.Masked())
+	}
+	t.settings.Store(s)
+}
+
+func (t *Throttle) shard(key netip.Addr) *throttleShard {
+	return &t.shards[maphash.Comparable(t.seed, key)%throttleShards]
+}
+
+// Banned reports whether a connection from addr (unmapped) is to be closed at
+// accept. It costs an atomic load while nobody is banned.
+func (t *Throttle) Banned(addr netip.Addr) bool {
+	if t.bans.Load() == 0 {
+		return false
+	}
+	settings := t.settings.Load()
+	if settings.Max <= 0 || settings.exempt.Contains(addr) {
+		return false
+	}
+	key := SourceKey(addr)
+	s := t.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := s.sources[key]
+	return o != nil && time.Now().Before(o.until)
+}
+
+// Fail counts a failed authentication from addr (unmapped). When it brings a
+// ban, that is returned, for the caller to log.
+func (t *Throttle) Fail(addr netip.Addr) (Ban, bool) {
+	settings := t.settings.Load()
+	if settings.Max <= 0 || settings.exempt.Contains(addr) {
+		return Ban{}, false
+	}
+	now, key := time.Now(), SourceKey(addr)
+	s := t.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := s.sources[key]
+	if o == nil {
+		t.makeRoom(s, now, settings)
+		o = &offender{}
+		s.sources[key] = o
+	}
+	if now.Before(o.until) {
+		return Ban{}, false // a connection from before the ban: it is out already
+	}
+	if o.level > 0 && o.forgotten(now, settings) {
+		t.unban(o)
+		o.level = 0
+	}
+	begin := now.Add(-settings.Window)
+	o.failures = slices.DeleteFunc(o.failures, func(at time.Time) bool { return !at.After(begin) })
+	o.failures = append(o.failures, now)
+	if len(o.failures) < settings.Max {
+		return Ban{}, false
+	}
+	return t.ban(key, o, now, settings), true
+}
+
+func (t *Throttle) ban(key netip.Addr, o *offender, now time.Time, settings *throttleSettings) Ban {
+	length := settings.Ban
+	for range o.level {
+		if length >= settings.BanMax/2 {
+			length = settings.BanMax
+			break
+		}
+		length *= 2
+	}
+	t.unban(o)
+	b := Ban{Source: SourcePrefix(key), Since: now, Until: now.Add(length), Level: o.level + 1, Failures: len(o.failures)}
+	o.failures, o.level, o.since, o.until = nil, b.Level, b.Since, b.Until
+	t.metrics.BansActive.Store(t.bans.Add(1))
+	t.metrics.Bans.Inc()
+	t.file.dirty.Store(true)
+	return b
+}
+
+// unban takes a ban that is over off the count.
+func (t *Throttle) unban(o *offender) {
+	if o.until.IsZero() {
+		return
+	}
+	o.since, o.until = time.Time{}, time.Time{}
+	t.metrics.BansActive.Store(t.bans.Add(-1))
+	t.file.dirty.Store(true)
+}
+
+// forgotten reports whether the next ban is a first one again: when the last
+// is over for as long as the longest ban.
+func (o *offender) forgotten(now time.Time, s *throttleSettings) bool {
+	return now.After(o.until.Add(s.BanMax))
+}
+
+// idle reports whether nothing is lost when o is.
+func (o *offender) idle(now time.Time, s *throttleSettings) bool {
+	return (len(o.failures) == 0 || !o.failures[len(o.failures)-1].After(now.Add(-s.Window))) && o.forgotten(now, s)
+}
+
+// makeRoom evicts from a full shard the least of a few: idle ones, then those
+// never banned, then the ban that ends first. A flood of sources can make it
+// forget, never grow.
+func (t *Throttle) makeRoom(s *throttleShard, now time.Time, settings *throttleSettings) {
+	if len(s.sources) < sourcesPerShard {
+		return
+	}
+	var victim netip.Addr
+	var least *offender
+	looked := 0
+	for key, o := range s.sources { // a random few, by the map's order
+		if least == nil || o.until.Before(least.until) || o.idle(now, settings) {
+			victim, least = key, o
+		}
+		if looked++; looked == 16 || least.idle(now, settings) {
+			break
+		}
+	}
+	t.unban(least)
+	delete(s.sources, victim)
+	t.metrics.ThrottleEvicted.Inc()
+}
+
+// Bans is who is kept out, the soonest free first.
+func (t *Throttle) Bans() []Ban {
+	now := time.Now()
+	var out []Ban
+	for i := range t.shards {
+		s := &t.shards[i]
+		s.mu.Lock()
+		for key, o := range s.sources {
+			if now.Before(o.until) {
+				out = append(out, Ban{Source: SourcePrefix(key), Since: o.since, Until: o.until, Level: o.level})
+			}
+		}
+		s.mu.Unlock()
+	}
+	slices.SortFunc(out, func(a, b Ban) int {
+		return cmp.Or(a.Until.Compare(b.Until), a.Source.Addr().Compare(b.Source.Addr()))
+	})
+	return out
+}
+
+// Lift ends the ban of addr's source, forgets its failures, and reports
+// whether it was banned.
+func (t *Throttle) Lift(addr netip.Addr) bool {
+	key := SourceKey(addr)
+	s := t.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := s.sources[key]
+	if o == nil {
+		return false
+	}
+	banned := time.Now().Before(o.until)
+	t.unban(o)
+	delete(s.sources, key)
+	return banned
+}
+
+// sweep forgets what no longer counts.
+func (t *Throttle) sweep() {
+	now, settings := time.Now(), t.settings.Load()
+	active := int64(0)
+	for i := range t.shards {
+		s := &t.shards[i]
+		s.mu.Lock()
+		for key, o := range s.sources {
+			switch {
+			case o.idle(now, settings):
+				t.unban(o)
+				delete(s.sources, key)
+			case now.Before(o.until):
+				active++
+			}
+		}
+		s.mu.Unlock()
+	}
+	t.metrics.BansActive.Store(active)
+}
+
+// Serve sweeps and saves until ctx ends, then saves once more.
+func (t *Throttle) Serve(ctx context.Context) error {
+	return serveState(ctx, &t.file, t.sweep)
+}
+
+// String names the service.
+func (t *Throttle) String() string { return "auth throttle" }
+
+type savedBan struct {
+	Source netip.Addr `json:"source"`
+	Since  time.Time  `json:"since"`
+	Until  time.Time  `json:"until"`
+	Level  int        `json:"level"`
+}
+
+// saved is also the bans that are over and still count towards the next.
+func (t *Throttle) saved() []savedBan {
+	out := []savedBan{}
+	for i := range t.shards {
+		s := &t.shards[i]
+		s.mu.Lock()
+		for key, o := range s.sources {
+			if !o.until.IsZero() {
+				out = append(out, savedBan{key, o.since, o.until, o.level})
+			}
+		}
+		s.mu.Unlock()
+	}
+	return out
+}
+
+func (t *Throttle) restore(payload []byte) error {
+	var list []savedBan
+	if err := json.Unmarshal(payload, &list); err != nil {
+		return err
+	}
+	now, settings := time.Now(), t.settings.Load()
+	for _, b := range list {
+		o := &offender{level: min(max(b.Level, 0), 64), since: b.Since, until: b.Until}
+		if !b.Source.IsValid() || o.forgotten(now, settings) {
+			continue
+		}
+		key := SourceKey(b.Source)
+		s := t.shard(key)
+		s.mu.Lock()
+		if s.sources[key] == nil && len(s.sources) < sourcesPerShard {
+			s.sources[key] = o
+			t.metrics.BansActive.Store(t.bans.Add(1))
+		}
+		s.mu.Unlock()
+	}
+	return nil
+}

@@ -1,0 +1,286 @@
+package authsvc
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"cleversocks/metrics"
+)
+
+// ErrCredentials is all that anyone learns of a failed authentication: the
+// user is unknown, the password wrong, or the source not the user's.
+var ErrCredentials = errors.New("authentication failed")
+
+// maxPassword bounds what is hashed; RFC 1929 has 255, HTTP Basic more.
+const maxPassword = 1024
+
+// UserOptions is one [[user]].
+type UserOptions struct {
+	Account
+	PasswordHash string // argon2id or bcrypt
+	Password     string // plain; needs AllowPlain
+}
+
+// UsersOptions is everything that Users are made of.
+type UsersOptions struct {
+	Users      []UserOptions
+	File       string // users_file; "" for none
+	AllowPlain bool   // in Users and File
+	// User and Password are the single pair of -u and -P, always plain. An
+	// empty User means there is none.
+	User, Password string
+	// Queue bounds the hashing. Share one over all reloads.
+	Queue *Queue
+	// Remember is how long a success needs no hash; 0: ten minutes.
+	Remember time.Duration
+	Metrics  *metrics.Auth
+}
+
+// Users is the compiled set of everybody with an account. It never changes; a
+// reload makes a new one, which remembers no password of the old.
+type Users struct {
+	key     []byte // of plain secrets
+	byName  map[string]*user
+	schemes []*secret // one of each scheme but plain
+	memory  int64     // bytes of the largest
+	queue   *Queue
+	recent  remembered
+	metrics *metrics.Auth
+}
+
+type user struct {
+	Account
+	secret *secret // nil: no password
+}
+
+// NewUsers compiles the users. The error names the entry's file and line.
+func NewUsers(o UsersOptions) (*Users, error) {
+	u := &Users{
+		key: newKey(), byName: map[string]*user{}, queue: o.Queue, metrics: o.Metrics,
+		recent: remembered{key: newKey(), ttl: o.Remember, most: 10_000, until: map[[32]byte]time.Time{}},
+	}
+	if u.recent.ttl <= 0 {
+		u.recent.ttl = 10 * time.Minute
+	}
+	for i := range o.Users {
+		if err := u.addEntry(i, &o.Users[i], o.AllowPlain); err != nil {
+			return nil, err
+		}
+	}
+	if o.File != "" {
+		if err := u.addFile(o.File, o.AllowPlain); err != nil {
+			return nil, err
+		}
+	}
+	if o.User != "" {
+		if len(o.User) > MaxName {
+			return nil, fmt.Errorf("auth.user: a user name has 1 to %d bytes", MaxName)
+		}
+		if old := u.byName[o.User]; old != nil && old.secret != nil {
+			return nil, fmt.Errorf("auth.user: user %q has a password already (%s)", o.User, old.Where)
+		}
+		u.give(o.User, plainSecret(u.key, []byte(o.Password)), "auth.user")
+	}
+	u.collectSchemes()
+	return u, nil
+}
+
+func newKey() []byte {
+	key := make([]byte, 32)
+	rand.Read(key)
+	return key
+}
+
+func (u *Users) addEntry(i int, o *UserOptions, allowPlain bool) error {
+	at := fmt.Sprintf("user[%d]", i)
+	if o.Where != "" {
+		at = o.Where + ": " + at
+	}
+	if o.Name == "" || len(o.Name) > MaxName {
+		return fmt.Errorf("%s.name: a user name has 1 to %d bytes", at, MaxName)
+	}
+	if old := u.byName[o.Name]; old != nil {
+		return fmt.Errorf("%s.name: user %q is there already (%s)", at, o.Name, old.Where)
+	}
+	entry := &user{Account: o.Account}
+	if entry.Where == "" {
+		entry.Where = at
+	}
+	switch {
+	case o.PasswordHash != "" && o.Password != "":
+		return fmt.Errorf("%s: password and password_hash exclude each other", at)
+	case o.PasswordHash != "":
+		s, err := parseHash([]byte(o.PasswordHash))
+		if err != nil {
+			return fmt.Errorf("%s.password_hash: %w", at, err)
+		}
+		entry.secret = s
+	case o.Password != "":
+		if !allowPlain {
+			return fmt.Errorf("%s.password: a plain password needs auth.allow_plain_passwords", at)
+		}
+		entry.secret = plainSecret(u.key, []byte(o.Password))
+	}
+	u.byName[o.Name] = entry
+	return nil
+}
+
+// addFile adds a users file. A [[user]] without a password of its own takes
+// the one in the file, and keeps its limits.
+func (u *Users) addFile(path string, allowPlain bool) error {
+	list, err := readUsersPath(path, u.key, allowPlain)
+	if err != nil {
+		return err
+	}
+	for _, f := range list {
+		if old := u.byName[f.name]; old != nil && old.secret != nil {
+			return fmt.Errorf("users file %s: line %d: user %q has a password already (%s)", path, f.line, f.name, old.Where)
+		}
+		u.give(f.name, f.secret, fmt.Sprintf("%s:%d", path, f.line))
+	}
+	return nil
+}
+
+func (u *Users) give(name string, s *secret, where string) {
+	if old := u.byName[name]; old != nil {
+		old.secret = s
+		return
+	}
+	u.byName[name] = &user{Account: Account{Name: name, Where: where}, secret: s}
+}
+
+// collectSchemes picks one secret of each scheme for failed checks to spend
+// the same time on, whoever the user was.
+func (u *Users) collectSchemes() {
+	seen := map[scheme]bool{{kind: kindPlain}: true}
+	for _, entry := range u.byName {
+		if s := entry.secret; s != nil && !seen[s.scheme] {
+			seen[s.scheme] = true
+			u.schemes = append(u.schemes, s)
+			u.memory = max(u.memory, int64(s.memory)<<10)
+		}
+	}
+}
+
+// Schemes is the number of ways in which passwords are hashed. Each failed
+// check costs all of them, so more than one or two deserves a warning.
+func (u *Users) Schemes() int { return len(u.schemes) }
+
+// Len is the number of users.
+func (u *Users) Len() int { return len(u.byName) }
+
+// String keeps secrets out of logs.
+func (u *Users) String() string { return fmt.Sprintf("%d users", len(u.byName)) }
+
+// GoString keeps secrets out of %#v.
+func (u *Users) GoString() string { return u.String() }
+
+// Verify checks a name and password, both raw bytes, that came from source
+// (unmapped). It returns ErrCredentials; ErrBusy when too many wait, which is
+// no failed authentication; or ctx's error. A failure costs one hash of every
+// scheme in use, whether the user exists or not, so that its time tells
+// nothing.
+func (u *Users) Verify(ctx context.Context, source netip.Addr, name, password []byte) (Identity, error) {
+	if len(name) > MaxName || len(password) > maxPassword {
+		return Identity{}, ErrCredentials
+	}
+	entry := u.byName[string(name)]
+	if entry != nil && (entry.secret == nil || !entry.AllowsFrom(source)) {
+		entry = nil // from here on like a user that is not there
+	}
+	tag := u.recent.tag(name, password)
+	if known := u.recent.has(tag); known && entry != nil {
+		u.metrics.Remembered.Inc()
+		return entry.identity(MethodPassword), nil
+	}
+	own := &secret{scheme: scheme{kind: kindPlain}, sum: make([]byte, 32)}
+	if entry != nil && entry.secret.kind == kindPlain {
+		own = entry.secret
+	}
+	if own.matches(u.key, password) {
+		return entry.identity(MethodPassword), nil
+	}
+	if len(u.schemes) == 0 {
+		return Identity{}, ErrCredentials
+	}
+	ok := false
+	err := u.queue.Do(ctx, source, u.memory, func() { ok = u.hash(entry, tag, password) })
+	switch {
+	case errors.Is(err, ErrBusy):
+		u.metrics.Busy.Inc()
+		return Identity{}, err
+	case err != nil:
+		return Identity{}, err
+	case !ok:
+		return Identity{}, ErrCredentials
+	}
+	return entry.identity(MethodPassword), nil
+}
+
+// hash checks against the user's secret first, then spends what the other
+// schemes cost.
+func (u *Users) hash(entry *user, tag [32]byte, password []byte) bool {
+	if u.recent.has(tag) && entry != nil {
+		u.metrics.Remembered.Inc() // a browser's other connections, queued behind the first
+		return true
+	}
+	own := scheme{kind: kindPlain}
+	if entry != nil && entry.secret.kind != kindPlain {
+		own = entry.secret.scheme
+		u.metrics.Hashed.Inc()
+		if entry.secret.matches(u.key, password) {
+			u.recent.add(tag)
+			return true
+		}
+	}
+	for _, s := range u.schemes {
+		if s.scheme != own {
+			u.metrics.Hashed.Inc()
+			s.matches(u.key, password)
+		}
+	}
+	return false
+}
+
+func (e *user) identity(m Method) Identity {
+	return Identity{User: e.Name, Groups: e.Groups, Method: m, Account: &e.Account}
+}
+
+// Admit is the identity of a client that was not asked for a password: by
+// auth-once, a SOCKS4 user id, Kerberos or a certificate. The first two need
+// an account, that of SOCKS4 one without a password; the others take its
+// limits when there is one. The error is ErrCredentials.
+func (u *Users) Admit(m Method, name string, source netip.Addr) (Identity, error) {
+	entry := u.byName[name]
+	switch {
+	case entry == nil && (m == MethodOnce || m == MethodSOCKS4 || m == MethodPassword),
+		m == MethodSOCKS4 && entry.secret != nil,
+		entry != nil && !entry.AllowsFrom(source):
+		return Identity{}, ErrCredentials
+	case entry == nil:
+		return Identity{User: name, Method: m}, nil
+	}
+	return entry.identity(m), nil
+}
+
+// Accounts calls f for every user's account.
+func (u *Users) Accounts(f func(*Account)) {
+	for _, entry := range u.byName {
+		f(&entry.Account)
+	}
+}
+
+// Configured says which settings of [auth] are there, even if empty.
+type Configured struct {
+	User, UsersFile, NoPasswordFrom, Once, GSSAPI, ClientCA bool
+}
+
+// Required is auth.required = "auto": a proxy that was meant to ask never
+// opens because a file or a list became empty.
+func (c Configured) Required() bool {
+	return c.User || c.UsersFile || c.NoPasswordFrom || c.Once || c.GSSAPI || c.ClientCA
+}

@@ -1,0 +1,98 @@
+package authsvc
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+)
+
+const (
+	maxUsersFile = 64 << 20
+	maxUsersLine = 1024
+	// MaxName is the longest user name, that of RFC 1929 §2.
+	MaxName = 255
+)
+
+// fileUser is a line of a users file.
+type fileUser struct {
+	name   string
+	secret *secret
+	line   int
+}
+
+// readUsers reads "name:hash" lines; blank ones and those that begin with #
+// are skipped. Names and plain passwords are bytes: nothing is trimmed but
+// the line's end. Errors name the line and never repeat what is behind the
+// colon.
+func readUsers(r io.Reader, key []byte, allowPlain bool) ([]fileUser, error) {
+	limited := &io.LimitedReader{R: r, N: maxUsersFile + 1}
+	lines := bufio.NewScanner(limited)
+	lines.Buffer(make([]byte, 0, maxUsersLine), maxUsersLine)
+	var users []fileUser
+	n := 0
+	for lines.Scan() {
+		n++
+		line := lines.Bytes() // without "\n" or "\r\n"
+		if len(bytes.TrimSpace(line)) == 0 || line[0] == '#' {
+			continue
+		}
+		name, value, ok := bytes.Cut(line, []byte(":"))
+		if !ok {
+			return nil, fmt.Errorf("line %d: no colon: name:hash is expected", n)
+		}
+		s, err := parseSecret(name, value, key, allowPlain)
+		if err != nil {
+			return nil, fmt.Errorf("line %d: %w", n, err)
+		}
+		users = append(users, fileUser{name: string(name), secret: s, line: n})
+	}
+	switch err := lines.Err(); {
+	case errors.Is(err, bufio.ErrTooLong):
+		return nil, fmt.Errorf("line %d: longer than %d bytes", n+1, maxUsersLine)
+	case err != nil:
+		return nil, err
+	case limited.N == 0:
+		return nil, fmt.Errorf("larger than %d MiB", maxUsersFile>>20)
+	}
+	return users, nil
+}
+
+// parseSecret reads a hash, or a plain password where that is allowed.
+func parseSecret(name, value, key []byte, allowPlain bool) (*secret, error) {
+	if len(name) == 0 || len(name) > MaxName {
+		return nil, fmt.Errorf("a user name has 1 to %d bytes", MaxName)
+	}
+	s, err := parseHash(value)
+	switch {
+	case err == nil:
+		return s, nil
+	case looksHashed(value):
+		return nil, fmt.Errorf("user %q: %w", name, err)
+	case !allowPlain:
+		return nil, fmt.Errorf("user %q: %w; a plain password needs auth.allow_plain_passwords", name, err)
+	}
+	return plainSecret(key, value), nil
+}
+
+// readUsersPath reads a users file. A pipe or a device would block.
+func readUsersPath(path string, key []byte, allowPlain bool) ([]fileUser, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("users file: %w", err)
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("users file %s: not a regular file", path)
+	}
+	f, err := os.Open(path) //nolint:gosec // the operator's settings name the file
+	if err != nil {
+		return nil, fmt.Errorf("users file: %w", err)
+	}
+	users, err := readUsers(f, key, allowPlain)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, fmt.Errorf("users file %s: %w", path, err)
+	}
+	return users, nil
+}
