@@ -1,0 +1,73 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// newHealthcheck is `cleversocks healthcheck`, for images without a shell.
+func newHealthcheck(ctx context.Context, a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "healthcheck [flags]",
+		Short: "Asks a running daemon whether it is healthy, for containers",
+		Long: `Asks /healthz of the admin endpoint that the settings name. Give it the same
+file, environment or --admin as the daemon. Exit status: 0 healthy, 1 not,
+2 configuration or usage.`,
+		Args: noArguments,
+	}
+	sources := a.addConfigFlags(cmd)
+	timeout := cmd.Flags().Duration("timeout", 3*time.Second, "Gives up after this `DURATION`.")
+	cmd.RunE = func(*cobra.Command, []string) error {
+		cfg, err := sources().Load(ctx)
+		if err != nil {
+			return err
+		}
+		asking, cancel := context.WithTimeout(ctx, *timeout)
+		defer cancel()
+		return checkHealth(asking, cfg.Admin.Address.AddrPort)
+	}
+	return cmd
+}
+
+// checkHealth is nil when the admin endpoint at addr says that all is well.
+func checkHealth(ctx context.Context, addr netip.AddrPort) error {
+	if !addr.IsValid() {
+		return errors.New("admin.address is empty: there is nothing to ask")
+	}
+	if addr.Port() == 0 {
+		return errors.New("admin.address has port 0: the port in use is unknown")
+	}
+	if addr.Addr().IsUnspecified() {
+		loopback := netip.IPv6Loopback()
+		if addr.Addr().Is4() {
+			loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+		}
+		addr = netip.AddrPortFrom(loopback, addr.Port())
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr.String()+"/healthz", nil)
+	if err != nil {
+		return err
+	}
+	// A transport of its own: no proxy of the environment, no redirects.
+	client := &http.Client{
+		Transport:     &http.Transport{DisableKeepAlives: true},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return fmt.Errorf("unhealthy: %w", err)
+	}
+	if err := resp.Body.Close(); err != nil {
+		return fmt.Errorf("unhealthy: %w", err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("unhealthy: %s answers %s", addr, resp.Status)
+	}
+	return nil
+}

@@ -1,0 +1,246 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/lmittmann/tint"
+	"golang.org/x/term"
+
+	"cleversocks/supervisor/config"
+)
+
+// levelTrace is below slog's debug. Other packages write it as
+// slog.LevelDebug - 4.
+const levelTrace = slog.LevelDebug - 4
+
+// stderrOutput is the name of standard error in the settings.
+const stderrOutput = "stderr"
+
+// logs holds the two loggers, for events and for access records, and where
+// they write. What they do changes with Apply; loggers that were handed out,
+// and those derived from them, follow. A write never blocks: see sink.
+type logs struct {
+	logger, access *swapHandler
+	stderr         *sink
+	colour         bool // stderr is a terminal that likes colour
+
+	mu    sync.Mutex // one Apply at a time
+	files map[string]*sink
+}
+
+// newLogs writes to stderr as the defaults say, until Apply. The caller
+// closes it.
+func newLogs(stderr io.Writer, environ []string) *logs {
+	l := &logs{
+		logger: newSwapHandler(slog.DiscardHandler),
+		access: newSwapHandler(slog.DiscardHandler),
+		colour: isTerminal(stderr) && !noColour(environ),
+		files:  make(map[string]*sink),
+	}
+	l.stderr = newSink(stderr, l.reportLost)
+	l.logger.swap(l.handler("auto", l.stderr, slog.LevelInfo))
+	l.access.swap(l.handler("auto", l.stderr, slog.LevelInfo))
+	return l
+}
+
+// Logger is for everything but access records.
+func (l *logs) Logger() *slog.Logger { return slog.New(l.logger) }
+
+// Access is for access records: one a connection. With access = "denied"
+// those pass that have cause=denied, or a level of at least warn.
+func (l *logs) Access() *slog.Logger { return slog.New(l.access) }
+
+// Apply makes the loggers as c says and reopens the files. On an error, which
+// wraps config.ErrInvalid and names the key, nothing has changed.
+func (l *logs) Apply(c config.Log) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	opened := make(map[string]*os.File)
+	for _, o := range []struct{ key, path string }{{"log.output", c.Output}, {"log.access_output", accessOutput(c)}} {
+		if o.path == stderrOutput || opened[o.path] != nil {
+			continue
+		}
+		f, err := openLog(o.path)
+		if err != nil {
+			closeAll(opened)
+			return fmt.Errorf("%w: %s: %q can't be opened for appending: %w", config.ErrInvalid, o.key, o.path, err)
+		}
+		opened[o.path] = f
+	}
+	old := l.files
+	l.files = make(map[string]*sink, len(opened))
+	for path, f := range opened {
+		if s := old[path]; s != nil {
+			s.reopen(f)
+			l.files[path] = s
+			delete(old, path)
+			continue
+		}
+		l.files[path] = newSink(f, l.reportLost)
+	}
+	l.logger.swap(l.handler(c.Format, l.sink(c.Output), levelOf(c.Level)))
+	l.access.swap(l.accessHandler(c))
+	for _, s := range old {
+		s.close()
+	}
+	return nil
+}
+
+// Close writes what is pending, within a bound, and ends the writers.
+func (l *logs) Close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.stderr.close()
+	for _, s := range l.files {
+		s.close()
+	}
+}
+
+func (l *logs) sink(path string) *sink {
+	if s := l.files[path]; s != nil {
+		return s
+	}
+	return l.stderr
+}
+
+// handler is the one for a format.
+func (l *logs) handler(format string, s *sink, level slog.Level) slog.Handler {
+	switch {
+	case format == "json":
+		return slog.NewJSONHandler(s, &slog.HandlerOptions{Level: level, ReplaceAttr: nameTrace})
+	case format == "auto" && s == l.stderr && l.colour:
+		return tint.NewTextHandler(s, &tint.Options{Level: level, ReplaceAttr: tintTrace})
+	default:
+		return slog.NewTextHandler(s, &slog.HandlerOptions{Level: level, ReplaceAttr: nameTrace})
+	}
+}
+
+func (l *logs) accessHandler(c config.Log) slog.Handler {
+	if c.Access == "off" {
+		return slog.DiscardHandler
+	}
+	h := l.handler(c.Format, l.sink(accessOutput(c)), slog.LevelInfo)
+	if c.Access == "denied" {
+		return deniedOnly{h}
+	}
+	return h
+}
+
+// reportLost says how many lines could not be written, once writing works.
+func (l *logs) reportLost(lines uint64) {
+	l.Logger().Warn("log lines were lost", "lines", lines)
+}
+
+func accessOutput(c config.Log) string {
+	if c.AccessOutput == "" {
+		return c.Output
+	}
+	return c.AccessOutput
+}
+
+// openLog opens a file for appending. Not blocking: a named pipe that nobody
+// reads is an error instead of a daemon that hangs.
+func openLog(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY|syscall.O_NONBLOCK, 0o640) //nolint:gosec // the operator names the file
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		return nil, pe.Err
+	}
+	return f, err
+}
+
+func closeAll(files map[string]*os.File) {
+	for _, f := range files {
+		_ = f.Close() // nothing was written
+	}
+}
+
+func levelOf(name string) slog.Level {
+	switch name {
+	case "error":
+		return slog.LevelError
+	case "warn":
+		return slog.LevelWarn
+	case "debug":
+		return slog.LevelDebug
+	case "trace":
+		return levelTrace
+	default:
+		return slog.LevelInfo
+	}
+}
+
+// nameTrace writes TRACE where slog would write DEBUG-4.
+func nameTrace(groups []string, a slog.Attr) slog.Attr {
+	if isTrace(groups, a) {
+		return slog.String(a.Key, "TRACE")
+	}
+	return a
+}
+
+// tintTrace is nameTrace with tint's three letters.
+func tintTrace(groups []string, a slog.Attr) slog.Attr {
+	if isTrace(groups, a) {
+		const grey = 8
+		return tint.Attr(grey, slog.String(a.Key, "TRC"))
+	}
+	return a
+}
+
+func isTrace(groups []string, a slog.Attr) bool {
+	if len(groups) > 0 || a.Key != slog.LevelKey {
+		return false
+	}
+	level, ok := a.Value.Any().(slog.Level)
+	return ok && level <= levelTrace
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// noColour follows no-color.org and dumb terminals.
+func noColour(environ []string) bool {
+	for _, e := range environ {
+		name, value, _ := strings.Cut(e, "=")
+		if name == "NO_COLOR" && value != "" || name == "TERM" && value == "dumb" {
+			return true
+		}
+	}
+	return false
+}
+
+// deniedOnly passes access records of what was refused.
+type deniedOnly struct{ slog.Handler }
+
+// Handle passes a record of level warn, or with cause=denied.
+func (d deniedOnly) Handle(ctx context.Context, r slog.Record) error {
+	denied := r.Level >= slog.LevelWarn
+	r.Attrs(func(a slog.Attr) bool {
+		denied = denied || a.Key == "cause" && a.Value.Resolve().String() == "denied"
+		return !denied
+	})
+	if !denied {
+		return nil
+	}
+	return d.Handler.Handle(ctx, r)
+}
+
+// WithAttrs keeps the filter.
+func (d deniedOnly) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return deniedOnly{d.Handler.WithAttrs(attrs)}
+}
+
+// WithGroup keeps the filter.
+func (d deniedOnly) WithGroup(name string) slog.Handler {
+	return deniedOnly{d.Handler.WithGroup(name)}
+}

@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"cleversocks/supervisor"
+	"cleversocks/supervisor/config"
+)
+
+// errUsage is wrapped by errors about the command line itself.
+var errUsage = errors.New("usage")
+
+// usageError keeps the message and wraps errUsage.
+type usageError struct{ text string }
+
+func (e usageError) Error() string { return e.text }
+func (e usageError) Unwrap() error { return errUsage }
+
+const about = `cleversocks is a SOCKS proxy daemon.
+
+Without arguments it serves SOCKS5 on 127.0.0.1:1080, and metrics and health
+on 127.0.0.1:9180. Settings come from the defaults, then the file given by
+--config, then the environment (CLEVERSOCKS_LOG__LEVEL=debug), then flags.
+
+SIGHUP reads everything again. SIGTERM and SIGINT let connections end; a
+second one ends at once. Exit status: 0 drained, 1 failed while running,
+2 configuration or usage.`
+
+// newRoot builds the command line.
+func newRoot(ctx context.Context, a *app) *cobra.Command {
+	root := &cobra.Command{
+		Use:           "cleversocks [flags]",
+		Short:         "A SOCKS proxy daemon",
+		Long:          about,
+		Version:       buildVersion().String(),
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          noArguments,
+	}
+	root.SetContext(ctx)
+	sources := a.addConfigFlags(root)
+	root.RunE = func(*cobra.Command, []string) error { return a.daemon(ctx, sources()) }
+	root.Flags().BoolP("version", "V", false, "Prints the version and exits")
+	root.SetVersionTemplate("{{.Version}}\n")
+	root.SetFlagErrorFunc(flagError)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	root.AddCommand(newCheck(ctx, a), newHealthcheck(ctx, a), newVersion(a))
+	return root
+}
+
+// addConfigFlags adds the flags of all settings to a command. The function
+// that it returns gives the sources once flags are parsed; it takes secrets
+// out of the process's environment, so that what reads that later finds none.
+func (a *app) addConfigFlags(cmd *cobra.Command) func() *config.Loader {
+	fs := cmd.Flags()
+	file := fs.String("config", "", "Reads settings from the TOML `FILE`.")
+	config.RegisterFlags(fs, argv(a.args).wipe)
+	return func() *config.Loader {
+		loader := config.NewLoader(config.Sources{File: *file, Flags: fs, Environ: a.environ})
+		for _, name := range config.SecretEnv(a.environ) {
+			// The name is not empty and has no "=": this can't fail.
+			_ = a.unsetenv(name)
+		}
+		return loader
+	}
+}
+
+// daemon runs the proxy until it has drained.
+func (a *app) daemon(ctx context.Context, loader *config.Loader) error {
+	logs := newLogs(a.stderr, a.environ)
+	defer logs.Close()
+	return a.serve(ctx, supervisor.Options{
+		Load:     func() (*config.Config, error) { return loader.Load(ctx) },
+		Logger:   logs.Logger(),
+		Access:   logs.Access(),
+		ApplyLog: logs.Apply,
+		Version:  buildVersion().Version,
+	})
+}
+
+// noArguments refuses what is neither a flag nor a command. With -P the
+// argument is not repeated: it may be the rest of an unquoted password.
+func noArguments(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	if cmd.Flags().Changed("password") {
+		return usageError{"an argument is left over behind the flags (not shown, as it may be part of the password): quote the password"}
+	}
+	return usageError{fmt.Sprintf("unknown argument or command %q", args[0])}
+}
+
+// flagError words pflag's errors without the argument's text, which could
+// hold a password: "-xPsecret".
+func flagError(_ *cobra.Command, err error) error {
+	if e, ok := errors.AsType[*pflag.NotExistError](err); ok {
+		if e.GetSpecifiedShortnames() != "" {
+			return usageError{"unknown flag -" + e.GetSpecifiedName()}
+		}
+		return usageError{"unknown flag --" + e.GetSpecifiedName()}
+	}
+	if e, ok := errors.AsType[*pflag.ValueRequiredError](err); ok {
+		if e.GetSpecifiedShortnames() != "" {
+			return usageError{"flag -" + e.GetSpecifiedName() + " needs a value"}
+		}
+		return usageError{"flag --" + e.GetSpecifiedName() + " needs a value"}
+	}
+	if e, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
+		return usageError{"flag --" + e.GetFlag().Name + " does not take this value"}
+	}
+	return usageError{"the command line can't be read: a flag is misspelt"}
+}

@@ -1,0 +1,50 @@
+package config
+
+import "fmt"
+
+const adminDoc = "The management endpoint: metrics and health."
+
+// Admin is the [admin] section.
+type Admin struct {
+	Address ListenAddress // the zero address: off
+	Pprof   bool
+
+	// Configured says that the address was given: then a failure to listen is
+	// an error; for the default it is a warning.
+	Configured bool
+}
+
+func (a *Admin) keys() []Key {
+	return []Key{
+		{
+			Name: "address", Value: &a.Address, Default: "127.0.0.1:9180", Flag: "admin", Arg: "ADDR:PORT",
+			Doc: "Where metrics and health are served; empty: nowhere. When the default port is taken the daemon warns and goes on without; an address that is set and can't be had is an error.",
+		},
+		{
+			Name: "pprof", Value: &a.Pprof, Default: "false",
+			Doc: "Serves Go's profiles under /debug/pprof/.",
+		},
+	}
+}
+
+func (c *Config) finishAdmin(f *finisher) {
+	const key = "admin.address"
+	c.Admin.Configured = c.isSet(key)
+	f.resolve(key, c.origins[key], &c.Admin.Address)
+	if c.Admin.Address.IsZero() || c.Admin.Address.AddrPort.Port() == 0 {
+		return
+	}
+	for i, l := range c.Listeners {
+		if l.Address != c.Admin.Address {
+			continue
+		}
+		o := c.origins[key]
+		if o.layer == fromDefault {
+			o = c.origins["listener"]
+		}
+		f.add(o, fmt.Sprintf("listener[%d].address", i), "%s is also admin.address: give one of them another port", l.Address)
+	}
+	if !c.Admin.Address.IsLoopback() {
+		f.warn("the admin endpoint on %s is not on loopback: whoever reaches it reads metrics", c.Admin.Address)
+	}
+}

@@ -1,0 +1,171 @@
+package config
+
+const authDoc = "Who may use the proxy."
+
+// maxCredential is the longest user name or password of RFC 1929 §2.
+const maxCredential = 255
+
+// Auth is the [auth] section.
+type Auth struct {
+	Mode            AutoBool // as written
+	User            string   // as written
+	Password        Secret   // as written
+	PasswordFile    string
+	CredentialsFile string
+
+	// Credential is the one user, wherever it was written; nil: none.
+	Credential *Credential
+	// Required says that a client must authenticate.
+	Required bool
+}
+
+// Credential is a user name and password, at most 255 bytes each.
+type Credential struct {
+	User     string
+	Password Secret
+}
+
+func (a *Auth) keys() []Key {
+	return []Key{
+		{
+			Name: "required", Value: &a.Mode, Default: "auto",
+			Doc: "Whether clients must authenticate. `auto`: once any way to do so is configured, even if empty.",
+		},
+		{
+			Name: "user", Value: &a.User, Default: "", Optional: true, Flag: "user", Short: "u", Arg: "USER",
+			Doc: "The user name. Needs a password.",
+		},
+		{
+			Name: "password", Value: &a.Password, Default: "", Optional: true, Flag: "password", Short: "P", Arg: "PASS",
+			Doc: "The user's password. Other users of the machine can see the flag when the daemon starts: rather use the environment, password_file or credentials_file.",
+		},
+		{
+			Name: "password_file", Value: &a.PasswordFile, Default: "", Flag: "password-file", Arg: "FILE",
+			Doc: "A file that holds the password: its bytes, without one newline at the end.",
+		},
+		{
+			Name: "credentials_file", Value: &a.CredentialsFile, Default: "", Flag: "credentials-file", Arg: "FILE",
+			Doc: "A file that holds one line, `user:password`, in place of the three above.",
+		},
+	}
+}
+
+// The keys that finishAuth judges together.
+const (
+	userKey        = "auth.user"
+	passwordKey    = "auth.password"
+	passwordFile   = "auth.password_file"
+	credentialFile = "auth.credentials_file"
+)
+
+func (c *Config) finishAuth(f *finisher) {
+	before := len(f.list)
+	c.Auth.Credential = c.credential(f)
+	failed := len(f.list) > before
+	configured := c.Auth.Credential != nil
+	c.Auth.Required = c.Auth.Mode.Or(configured)
+	if c.Auth.Required && !configured && !failed {
+		f.add(c.origins["auth.required"], "auth.required",
+			"nobody could log in: set auth.user and auth.password, or auth.credentials_file")
+	}
+	if changedSecret := c.origins[passwordKey]; changedSecret.layer == fromFlag {
+		f.warn("-P shows the password to other users of this machine: rather use --credentials-file FILE (one user:password), " +
+			"CLEVERSOCKS_AUTH__PASSWORD in the environment, or auth.password_file")
+	}
+	c.warnExposed(f)
+}
+
+// warnExposed warns of listeners that strangers reach.
+func (c *Config) warnExposed(f *finisher) {
+	for _, l := range c.Listeners {
+		switch {
+		case l.Address.IsLoopback():
+		case !c.Auth.Required:
+			f.warn("no authentication on %s: whoever reaches this address can use the proxy", l.Address)
+		default:
+			f.warn("passwords cross the network in clear text on %s", l.Address)
+		}
+	}
+}
+
+// credential finds the one user. A source of a higher layer wins; two of one
+// layer are a contradiction. Empty text counts only where nothing else is
+// given, so that a file can list all keys.
+func (c *Config) credential(f *finisher) *Credential {
+	key := c.passwordSource(f)
+	if key == credentialFile {
+		return c.fromCredentialsFile(f)
+	}
+	userSet := c.isSet(userKey)
+	switch {
+	case key == "" && !userSet:
+		return nil
+	case key == "":
+		f.add(c.origins[userKey], userKey, "needs a password: set auth.password, auth.password_file or CLEVERSOCKS_AUTH__PASSWORD")
+		return nil
+	case !userSet:
+		f.add(c.origins[key], key, "needs a user: set auth.user (-u)")
+		return nil
+	}
+	password := c.Auth.Password
+	if key == passwordFile {
+		var err error
+		if password, err = readSecret(c.Auth.PasswordFile, c.Secrets.AllowWorldReadable); err != nil {
+			f.add(c.origins[key], key, "%q: %v", c.Auth.PasswordFile, err)
+			return nil
+		}
+	}
+	return c.bounded(f, userKey, key, Credential{User: c.Auth.User, Password: password})
+}
+
+// passwordSource is the key that gives the password, or "".
+func (c *Config) passwordSource(f *finisher) string {
+	var given []string
+	if c.Auth.CredentialsFile != "" {
+		given = append(given, credentialFile)
+	}
+	if c.Auth.PasswordFile != "" {
+		given = append(given, passwordFile)
+	}
+	if c.isSet(passwordKey) && (c.Auth.Password.Reveal() != "" || len(given) == 0) {
+		given = append(given, passwordKey)
+	}
+	winner := ""
+	for _, key := range given {
+		switch {
+		case winner == "" || c.origins[key].layer > c.origins[winner].layer:
+			winner = key
+		case c.origins[key].layer == c.origins[winner].layer:
+			f.add(c.origins[key], key, "contradicts %s, which also gives the password: keep one", winner)
+		}
+	}
+	return winner
+}
+
+func (c *Config) fromCredentialsFile(f *finisher) *Credential {
+	o := c.origins[credentialFile]
+	if user := c.origins[userKey]; c.Auth.User != "" && user.layer >= o.layer {
+		f.add(user, userKey, "contradicts %s, which also gives the user: keep one", credentialFile)
+		return nil
+	}
+	user, password, err := readCredentials(c.Auth.CredentialsFile, c.Secrets.AllowWorldReadable)
+	if err != nil {
+		f.add(o, credentialFile, "%q: %v", c.Auth.CredentialsFile, err)
+		return nil
+	}
+	return c.bounded(f, credentialFile, credentialFile, Credential{User: user, Password: password})
+}
+
+// bounded refuses what no client can send.
+func (c *Config) bounded(f *finisher, userAt, passwordAt string, cred Credential) *Credential {
+	if n := len(cred.User); n > maxCredential {
+		f.add(c.origins[userAt], userAt, "the user name has %d bytes: SOCKS5 carries at most %d", n, maxCredential)
+	}
+	if n := len(cred.Password.Reveal()); n > maxCredential {
+		f.add(c.origins[passwordAt], passwordAt, "the password has %d bytes: SOCKS5 carries at most %d", n, maxCredential)
+	}
+	if cred.Password.Reveal() == "" {
+		f.warn("the password is empty")
+	}
+	return &cred
+}

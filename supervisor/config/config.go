@@ -1,0 +1,62 @@
+// Package config reads the settings: defaults, then a TOML file, then the
+// environment, then flags, into one typed Config that has been validated.
+// Nothing else in the daemon knows a default or reads a variable.
+//
+//	flags := pflag.NewFlagSet("cleversocks", pflag.ContinueOnError)
+//	config.RegisterFlags(flags, nil)
+//	loader := config.NewLoader(config.Sources{File: path, Flags: flags, Environ: os.Environ()})
+//	cfg, err := loader.Load() // again on SIGHUP
+//
+// A setting is one row of its section's table of Keys, in the section's file.
+// To add a section, add a file with its type and rows, a field of Config and
+// a line in sections; then run `go generate ./cmd/cleversocks` for the
+// reference.
+package config
+
+// Config is every setting, typed and validated. It is not changed after Load.
+type Config struct {
+	Log       Log
+	Limits    Limits
+	Relay     Relay
+	Drain     Drain
+	Listeners []Listener
+	Auth      Auth
+	Egress    Egress
+	Admin     Admin
+	Secrets   Secrets
+
+	// Warnings are sentences that an operator should read after each load.
+	Warnings []string
+
+	origins map[string]origin
+}
+
+// sections binds the rows of all settings to c, in the order of the
+// reference.
+func (c *Config) sections() []section {
+	return []section{
+		table("log", logDoc, c.Log.keys()),
+		table("limits", limitsDoc, c.Limits.keys()),
+		table("relay", relayDoc, c.Relay.keys()),
+		table("drain", drainDoc, c.Drain.keys()),
+		arrayTable("listener", listenerDoc, 1, &c.Listeners, (*Listener).keys),
+		table("auth", authDoc, c.Auth.keys()),
+		table("egress", egressDoc, c.Egress.keys()),
+		table("admin", adminDoc, c.Admin.keys()),
+		table("secrets", secretsDoc, c.Secrets.keys()),
+	}
+}
+
+// finishers read files, resolve names and judge combinations, section by
+// section, once every single value is right by itself.
+func (c *Config) finishers() []func(*finisher) {
+	return []func(*finisher){
+		c.finishListeners,
+		c.finishAuth,
+		c.finishAdmin,
+		c.finishLater,
+	}
+}
+
+// isSet says whether a key was given anywhere: file, environment or flag.
+func (c *Config) isSet(path string) bool { return c.origins[path].layer != fromDefault }

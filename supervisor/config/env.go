@@ -1,0 +1,75 @@
+package config
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/knadh/koanf/providers/env/v2"
+)
+
+// envPrefix starts the names of our variables. Only names with two more
+// underscores in a row count, so that what orchestrators and shells invent
+// (CLEVERSOCKS_PORT=tcp://..., CLEVERSOCKS_VERSION) disturbs nobody.
+const envPrefix = "CLEVERSOCKS_"
+
+// envName is the variable of a setting: CLEVERSOCKS_LOG__LEVEL.
+func envName(path string) string {
+	return envPrefix + strings.ToUpper(strings.ReplaceAll(path, ".", "__"))
+}
+
+// loadEnv takes the settings among the variables.
+func (r *run) loadEnv(environ []string) {
+	var scratch Config
+	sections := scratch.sections()
+	known := make(map[string]string)
+	var names []string
+	for _, k := range plainKeys(sections) {
+		known[envName(k.path)] = k.path
+		names = append(names, envName(k.path))
+	}
+	r.load(env.Provider(".", env.Opt{
+		Prefix:      envPrefix,
+		EnvironFunc: func() []string { return environ },
+		TransformFunc: func(name, value string) (string, any) {
+			if !strings.Contains(strings.TrimPrefix(name, envPrefix), "__") {
+				return "", nil
+			}
+			path, ok := known[name]
+			if !ok {
+				r.add(envOrigin(name), "", "%s", unknownEnv(name, sections, names))
+				return "", nil
+			}
+			return path, value
+		},
+	}), nil, source{text: true, origin: func(path string) origin { return envOrigin(envName(path)) }})
+}
+
+func envOrigin(name string) origin {
+	return origin{layer: fromEnv, where: "environment " + clip(name)}
+}
+
+func unknownEnv(name string, sections []section, names []string) string {
+	for _, sec := range sections {
+		if sec.isArray() && strings.HasPrefix(name, envName(sec.name)+"__") {
+			return "the [[" + sec.name + "]] tables are for the file alone"
+		}
+	}
+	return "unknown setting" + didYouMean(name, names)
+}
+
+// SecretEnv returns the names of those variables of environ that hold a
+// secret: once a Loader was made, the process can unset them.
+func SecretEnv(environ []string) []string {
+	var c Config
+	var names []string
+	for _, k := range plainKeys(c.sections()) {
+		if _, secret := k.Value.(*Secret); !secret {
+			continue
+		}
+		name := envName(k.path)
+		if slices.ContainsFunc(environ, func(e string) bool { return strings.HasPrefix(e, name+"=") }) {
+			names = append(names, name)
+		}
+	}
+	return names
+}

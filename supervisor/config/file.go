@@ -1,0 +1,158 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/knadh/koanf/parsers/toml/v2"
+	"github.com/knadh/koanf/providers/rawbytes"
+	gotoml "github.com/pelletier/go-toml/v2"
+	"github.com/pelletier/go-toml/v2/unstable"
+)
+
+// maxFile bounds the configuration file.
+const maxFile = 1 << 20
+
+// loadFile takes the TOML file at path.
+func (r *run) loadFile(path string) {
+	whole := origin{layer: fromFile, where: path}
+	doc, err := readBounded(path, maxFile)
+	if err != nil {
+		r.add(whole, "", "%v", err)
+		return
+	}
+	r.loadTOML(path, doc)
+}
+
+func (r *run) loadTOML(path string, doc []byte) {
+	var any map[string]any
+	if err := gotoml.Unmarshal(doc, &any); err != nil {
+		r.add(syntaxOrigin(path, err), "", "%s", strings.TrimPrefix(err.Error(), "toml: "))
+		return
+	}
+	at := positions(doc)
+	r.load(rawbytes.Provider(doc), toml.Parser(), source{origin: func(key string) origin {
+		return fileOrigin(path, at, key)
+	}})
+}
+
+func syntaxOrigin(path string, err error) origin {
+	o := origin{layer: fromFile, where: path}
+	if de, ok := errors.AsType[*gotoml.DecodeError](err); ok {
+		o.line, o.col = de.Position()
+		o.where = fmt.Sprintf("%s:%d:%d", path, o.line, o.col)
+	}
+	return o
+}
+
+// fileOrigin is the position of a key, or of the nearest table around it.
+func fileOrigin(path string, at map[string]unstable.Position, key string) origin {
+	for key != "" {
+		if p, ok := at[key]; ok {
+			return origin{
+				layer: fromFile, where: fmt.Sprintf("%s:%d:%d", path, p.Line, p.Column),
+				line: p.Line, col: p.Column,
+			}
+		}
+		key = key[:max(strings.LastIndexAny(key, ".["), 0)]
+	}
+	return origin{layer: fromFile, where: path}
+}
+
+// readBounded reads a regular file, or a pipe such as a shell's <(...), of at
+// most limit bytes.
+func readBounded(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path) //nolint:gosec // the operator names the file
+	if err != nil {
+		return nil, bare(err)
+	}
+	defer f.Close() //nolint:errcheck // nothing was written
+	doc, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, bare(err)
+	}
+	if int64(len(doc)) > limit {
+		return nil, fmt.Errorf("is larger than %s", Size(limit))
+	}
+	return doc, nil
+}
+
+// bare drops the operation and path that the message has already.
+func bare(err error) error {
+	if pe, ok := errors.AsType[*os.PathError](err); ok {
+		return pe.Err
+	}
+	return err
+}
+
+// positions maps each key and table of a document that parses to its place:
+// "log.level", "listener[1]", "listener[1].address".
+func positions(doc []byte) map[string]unstable.Position {
+	ix := &indexer{at: make(map[string]unstable.Position), elements: make(map[string]int)}
+	ix.p.Reset(doc)
+	prefix := ""
+	for ix.p.NextExpression() {
+		switch e := ix.p.Expression(); e.Kind {
+		case unstable.Table:
+			prefix = ix.key("", e.Key())
+		case unstable.ArrayTable:
+			path := ix.key("", e.Key())
+			prefix = fmt.Sprintf("%s[%d]", path, ix.elements[path])
+			ix.elements[path]++
+			ix.at[prefix] = ix.at[path]
+		case unstable.KeyValue:
+			ix.keyValue(prefix, e)
+		default:
+		}
+	}
+	return ix.at
+}
+
+type indexer struct {
+	p        unstable.Parser
+	at       map[string]unstable.Position
+	elements map[string]int // of each array of tables so far
+}
+
+// key notes the parts of a dotted key below prefix and returns its full path.
+// A part that names an array of tables means its last element.
+func (ix *indexer) key(prefix string, parts unstable.Iterator) string {
+	path := prefix
+	for parts.Next() {
+		n := parts.Node()
+		if count := ix.elements[path]; count > 0 {
+			path = fmt.Sprintf("%s[%d]", path, count-1)
+		}
+		path = join(path, string(n.Data))
+		ix.at[path] = ix.p.Shape(n.Raw).Start
+	}
+	return path
+}
+
+func (ix *indexer) keyValue(prefix string, e *unstable.Node) {
+	path := ix.key(prefix, e.Key())
+	ix.value(path, e.Value())
+}
+
+// value descends into inline tables, and into those in a list.
+func (ix *indexer) value(path string, v *unstable.Node) {
+	switch v.Kind {
+	case unstable.InlineTable:
+		for it := v.Children(); it.Next(); {
+			ix.keyValue(path, it.Node())
+		}
+	case unstable.Array:
+		i := 0
+		for it := v.Children(); it.Next(); i++ {
+			if it.Node().Kind == unstable.InlineTable {
+				element := fmt.Sprintf("%s[%d]", path, i)
+				ix.at[element] = ix.at[path]
+				ix.value(element, it.Node())
+			}
+		}
+	default:
+	}
+}

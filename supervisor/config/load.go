@@ -1,0 +1,263 @@
+package config
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/knadh/koanf/providers/confmap"
+	"github.com/knadh/koanf/v2"
+	"github.com/spf13/pflag"
+)
+
+// Sources are where settings come from, besides the defaults.
+type Sources struct {
+	// File is the TOML file's path; "": none.
+	File string
+	// Flags were registered by RegisterFlags and parsed; nil: none.
+	Flags *pflag.FlagSet
+	// Environ holds NAME=VALUE, as os.Environ gives it.
+	Environ []string
+}
+
+// Loader reads the sources, again and again. It keeps the environment that it
+// was made with, so that a secret can be taken out of the process's own.
+type Loader struct{ sources Sources }
+
+// NewLoader makes a loader. It keeps copies of the environment's strings.
+func NewLoader(s Sources) *Loader {
+	environ := make([]string, len(s.Environ))
+	for i, e := range s.Environ {
+		environ[i] = strings.Clone(e)
+	}
+	s.Environ = environ
+	return &Loader{sources: s}
+}
+
+// Load reads everything again, secret files included, and validates it. An
+// error wraps ErrInvalid and tells all that is wrong. Names of listen
+// addresses are resolved under ctx.
+func (l *Loader) Load(ctx context.Context) (*Config, error) {
+	r := &run{
+		cfg: &Config{origins: make(map[string]origin)},
+		k:   koanf.New("."),
+	}
+	r.loadDefaults()
+	if l.sources.File != "" {
+		r.loadFile(l.sources.File)
+	}
+	r.loadEnv(l.sources.Environ)
+	if l.sources.Flags != nil {
+		r.loadFlags(l.sources.Flags)
+	}
+	r.decode()
+	r.finish(ctx, l.sources.Flags)
+	if err := r.err(); err != nil {
+		return nil, err
+	}
+	return r.cfg, nil
+}
+
+// run is one Load: a fresh koanf, and what was found wrong so far.
+type run struct {
+	problems
+	cfg *Config
+	k   *koanf.Koanf
+}
+
+func (r *run) loadDefaults() {
+	m := make(map[string]any)
+	for _, sec := range r.cfg.sections() {
+		if !sec.isArray() {
+			for _, k := range sec.keys {
+				m[sec.name+"."+k.Name] = k.Default
+			}
+			continue
+		}
+		elements := make([]any, sec.initial)
+		for i := range elements {
+			elements[i] = map[string]any{}
+		}
+		m[sec.name] = elements
+	}
+	r.merge(confmap.Provider(m, "."), origin{})
+}
+
+// source is one layer on its way in: how its values are spelled, and where
+// each comes from.
+type source struct {
+	text   bool // values are text, as in the environment
+	origin func(path string) origin
+	known  []string // for suggestions
+}
+
+// load takes the layer that p provides. Each value is tried by itself, so
+// that all wrong ones are found; only right ones are merged.
+func (r *run) load(p koanf.Provider, parser koanf.Parser, s source) {
+	layer := koanf.New(".")
+	if err := layer.Load(p, parser); err != nil {
+		r.add(s.origin(""), "", "%v", err)
+		return
+	}
+	var scratch Config
+	sections := scratch.sections()
+	s.known = paths(sections)
+	good := r.keep(layer.Raw(), treeOf(sections), "", s)
+	r.merge(confmap.Provider(good, ""), s.origin(""))
+}
+
+func (r *run) merge(p koanf.Provider, o origin) {
+	if err := r.k.Load(p, nil); err != nil {
+		r.add(o, "", "%v", err)
+	}
+}
+
+// keep returns what is right of m, whose place in the settings is n at path.
+func (r *run) keep(m map[string]any, n *node, path string, s source) map[string]any {
+	good := make(map[string]any, len(m))
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		v, full := m[name], join(path, name)
+		child := n.children[name]
+		switch {
+		case child == nil:
+			r.add(s.origin(full), full, "unknown key%s", didYouMean(full, s.known))
+		case child.key != nil:
+			if err := child.key.set(v, s.text); err != nil {
+				r.add(s.origin(full), full, "%v", err)
+				continue
+			}
+			good[name] = v
+			r.cfg.origins[full] = s.origin(full)
+		case child.array != nil && !isTable(v):
+			good[name] = r.keepArray(v, child, full, s)
+		default:
+			inner, ok := v.(map[string]any)
+			if !ok {
+				r.add(s.origin(full), full, "must be a table: write [%s]", full)
+				continue
+			}
+			if child.array != nil && len(child.children) == 0 {
+				r.add(s.origin(full), full, "is a list of tables: write [[%s]], with two brackets", full)
+				continue
+			}
+			good[name] = r.keep(inner, child, full, s)
+		}
+	}
+	return good
+}
+
+// keepArray returns what is right of the elements of an array table.
+func (r *run) keepArray(v any, n *node, path string, s source) []any {
+	elements, ok := asTables(v)
+	if !ok {
+		r.add(s.origin(path), path, "must be tables: write [[%s]]", path)
+		return nil
+	}
+	if len(elements) > maxList {
+		r.add(s.origin(path), path, "has %d elements, more than %d", len(elements), maxList)
+		return nil
+	}
+	maps.DeleteFunc(r.cfg.origins, func(p string, _ origin) bool { return strings.HasPrefix(p, path+"[") })
+	r.cfg.origins[path] = s.origin(path)
+	good := make([]any, len(elements))
+	for i, element := range elements {
+		n.array.grow(func(keys []Key) {
+			tree := &node{}
+			tree.add(keys)
+			at := fmt.Sprintf("%s[%d]", path, i)
+			r.cfg.origins[at] = s.origin(at)
+			good[i] = r.keep(element, tree, at, s)
+		})
+	}
+	return good
+}
+
+// decode fills the Config from what was merged. Nothing can be wrong with
+// single values any more.
+func (r *run) decode() {
+	for _, sec := range r.cfg.sections() {
+		if !sec.isArray() {
+			for _, k := range sec.keys {
+				r.assign(&k, sec.name+"."+k.Name, r.k.Get(sec.name+"."+k.Name))
+			}
+			continue
+		}
+		elements, _ := asTables(r.k.Get(sec.name))
+		for i, element := range elements {
+			sec.grow(func(keys []Key) {
+				for _, k := range keys {
+					r.assign(&k, fmt.Sprintf("%s[%d].%s", sec.name, i, k.Name), lookUp(element, k.Name))
+				}
+			})
+		}
+	}
+}
+
+// assign sets a key to v, or to its default when there is none.
+func (r *run) assign(k *Key, path string, v any) {
+	text := r.cfg.origins[path].layer != fromFile
+	if v == nil {
+		v, text = k.Default, true
+	}
+	if err := k.set(v, text); err != nil {
+		r.add(r.cfg.origins[path], path, "%v", err)
+	}
+}
+
+func join(path, name string) string {
+	if path == "" {
+		return name
+	}
+	return path + "." + name
+}
+
+func isTable(v any) bool {
+	_, ok := v.(map[string]any)
+	return ok
+}
+
+// asTables reads a list of tables, as TOML or our own layers build it.
+func asTables(v any) ([]map[string]any, bool) {
+	list, ok := v.([]any)
+	if !ok {
+		return nil, false
+	}
+	out := make([]map[string]any, len(list))
+	for i, e := range list {
+		if out[i], ok = e.(map[string]any); !ok {
+			return nil, false
+		}
+	}
+	return out, true
+}
+
+// lookUp finds a dotted name in nested tables; nil when it is not there.
+func lookUp(m map[string]any, name string) any {
+	for {
+		head, rest, nested := strings.Cut(name, ".")
+		if !nested {
+			return m[head]
+		}
+		inner, ok := m[head].(map[string]any)
+		if !ok {
+			return nil
+		}
+		m, name = inner, rest
+	}
+}
+
+// originOf is where path was set, or the nearest table around it.
+func (c *Config) originOf(path string) origin {
+	for {
+		if o, ok := c.origins[path]; ok {
+			return o
+		}
+		i := strings.LastIndexAny(path, ".[")
+		if i < 0 {
+			return origin{}
+		}
+		path = path[:i]
+	}
+}

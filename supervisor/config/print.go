@@ -1,0 +1,93 @@
+package config
+
+import (
+	"encoding"
+	"fmt"
+	"io"
+	"reflect"
+	"strconv"
+	"strings"
+)
+
+// WriteTOML writes the effective settings as TOML, with secrets masked and,
+// behind each setting that is not the default, where it comes from.
+func (c *Config) WriteTOML(w io.Writer) error {
+	var plain, arrays strings.Builder
+	for _, sec := range c.sections() {
+		if !sec.isArray() {
+			fmt.Fprintf(&plain, "[%s]\n", sec.name)
+			c.writeKeys(&plain, sec.keys, sec.name)
+			plain.WriteByte('\n')
+			continue
+		}
+		sec.each(func(i int, keys []Key) {
+			fmt.Fprintf(&arrays, "[[%s]]\n", sec.name)
+			c.writeKeys(&arrays, keys, fmt.Sprintf("%s[%d]", sec.name, i))
+			arrays.WriteByte('\n')
+		})
+	}
+	_, err := io.WriteString(w, strings.TrimSuffix(plain.String()+arrays.String(), "\n"))
+	return err
+}
+
+func (c *Config) writeKeys(b *strings.Builder, keys []Key, path string) {
+	for _, k := range keys {
+		o := c.origins[path+"."+k.Name]
+		line := k.Name + " = " + formatValue(reflect.ValueOf(k.Value).Elem())
+		if k.Optional && o.layer == fromDefault {
+			line = "# " + line // to set it, even to this value, would mean something
+		}
+		if o.where != "" {
+			line += "  # " + o.where
+		}
+		b.WriteString(line + "\n")
+	}
+}
+
+// formatValue writes a value as TOML.
+func formatValue(v reflect.Value) string {
+	if a, ok := reflect.TypeAssert[AutoBool](v); ok && a != Auto {
+		return string(a)
+	}
+	if m, ok := reflect.TypeAssert[encoding.TextMarshaler](v); ok {
+		text, err := m.MarshalText()
+		if err != nil {
+			return `""`
+		}
+		return quoteTOML(string(text))
+	}
+	switch v.Kind() {
+	case reflect.Bool:
+		return strconv.FormatBool(v.Bool())
+	case reflect.Int:
+		return strconv.FormatInt(v.Int(), 10)
+	case reflect.Slice:
+		items := make([]string, v.Len())
+		for i := range items {
+			items[i] = formatValue(v.Index(i))
+		}
+		return "[" + strings.Join(items, ", ") + "]"
+	default:
+		return quoteTOML(v.String())
+	}
+}
+
+// quoteTOML writes a basic string. Bytes that are not UTF-8, which TOML can't
+// hold, become U+FFFD.
+func quoteTOML(s string) string {
+	var b strings.Builder
+	b.WriteByte('"')
+	for _, r := range s {
+		switch {
+		case r == '"' || r == '\\':
+			b.WriteByte('\\')
+			b.WriteRune(r)
+		case r < ' ' || r == 0x7f:
+			fmt.Fprintf(&b, `\u%04X`, r)
+		default:
+			b.WriteRune(r)
+		}
+	}
+	b.WriteByte('"')
+	return b.String()
+}

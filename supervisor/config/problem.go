@@ -1,0 +1,149 @@
+package config
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// ErrInvalid is what every error about the configuration wraps: the process
+// ends with status 2.
+var ErrInvalid = errors.New("invalid configuration")
+
+// errNotAccepted is a value type's plain no: the message then says what the
+// type accepts.
+var errNotAccepted = errors.New("not accepted")
+
+// layer is one source of settings. A later one wins.
+type layer int
+
+const (
+	fromDefault layer = iota
+	fromFile
+	fromEnv
+	fromFlag
+)
+
+// origin is where a value comes from, in the operator's words.
+type origin struct {
+	layer     layer
+	where     string // "cleversocks.toml:3:1", "environment CLEVERSOCKS_LOG__LEVEL", "flag -p"
+	line, col int    // in the file
+}
+
+// problem is one thing that is wrong.
+type problem struct {
+	origin origin
+	key    string // "limits.max_connections"; empty when where says it already
+	text   string
+}
+
+func (p problem) String() string {
+	parts := make([]string, 0, 3)
+	for _, s := range []string{p.origin.where, p.key, p.text} {
+		if s != "" {
+			parts = append(parts, s)
+		}
+	}
+	return strings.Join(parts, ": ")
+}
+
+// problems collects them, so that an operator sees all at once.
+type problems struct{ list []problem }
+
+func (ps *problems) add(o origin, key, format string, args ...any) {
+	ps.list = append(ps.list, problem{origin: o, key: key, text: fmt.Sprintf(format, args...)})
+}
+
+// err is nil without problems, else one error for all, in the order of the
+// file, then the environment, then the flags.
+func (ps *problems) err() error {
+	if len(ps.list) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(ps.list, func(a, b problem) int {
+		return cmp.Or(
+			cmp.Compare(a.origin.layer, b.origin.layer),
+			cmp.Compare(a.origin.line, b.origin.line),
+			cmp.Compare(a.origin.col, b.origin.col),
+			cmp.Compare(a.key, b.key),
+		)
+	})
+	return &InvalidError{problems: slices.Compact(ps.list)}
+}
+
+// InvalidError holds everything that is wrong with a configuration.
+type InvalidError struct{ problems []problem }
+
+// Problems is one line each, without a newline.
+func (e *InvalidError) Problems() []string {
+	lines := make([]string, len(e.problems))
+	for i, p := range e.problems {
+		lines[i] = p.String()
+	}
+	return lines
+}
+
+// Error is all problems, one a line.
+func (e *InvalidError) Error() string { return strings.Join(e.Problems(), "\n") }
+
+// Unwrap makes errors.Is(err, ErrInvalid) true.
+func (e *InvalidError) Unwrap() error { return ErrInvalid }
+
+// clip bounds what a message repeats of the input.
+func clip(s string) string {
+	const most = 64
+	if len(s) > most {
+		return s[:most] + "..."
+	}
+	return s
+}
+
+// didYouMean is "; did you mean X?" for the candidate nearest to name, or ""
+// when none is near.
+func didYouMean(name string, candidates []string) string {
+	if len(name) > 200 { // the distance takes a product of lengths
+		return ""
+	}
+	best, bestDistance := "", max(2, len(name)/3)+1
+	for _, c := range candidates {
+		d := distance(name, c)
+		// The right name in the wrong section.
+		if last(name) == last(c) {
+			d = min(d, 2)
+		}
+		if d < bestDistance {
+			best, bestDistance = c, d
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return fmt.Sprintf("; did you mean %s?", best)
+}
+
+func last(path string) string { return path[strings.LastIndexByte(path, '.')+1:] }
+
+// distance is Levenshtein's, by bytes, ignoring case.
+func distance(a, b string) int {
+	a, b = strings.ToLower(a), strings.ToLower(b)
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			substitute := diagonal
+			if a[i] != b[j] {
+				substitute++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(substitute, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
