@@ -108,8 +108,8 @@ func worse(a, b error) error {
 	return a
 }
 
-// telling is an attempt's error as Dial reports it: the end of the context
-// goes by the context's name, exhaustion by ours.
+// telling is an attempt's error as Dial reports it: cancellation and time-outs
+// of all kinds go by the context's names, exhaustion by ours.
 func telling(ctx context.Context, err error) error {
 	switch {
 	case err == nil:
@@ -118,6 +118,10 @@ func telling(ctx context.Context, err error) error {
 		return cancelled(ctx)
 	case isExhausted(err):
 		return fmt.Errorf("%w: %w", ErrDescriptors, err)
+	case isTimeout(err) && !errors.Is(err, context.DeadlineExceeded):
+		// The socket's own deadline may come before the context's, and the
+		// kernel gives up by itself (ETIMEDOUT): all are one to the caller.
+		return fmt.Errorf("%w: %w", context.DeadlineExceeded, err)
 	}
 	return err
 }

@@ -175,10 +175,13 @@ func (r *race) take(a answer) {
 	switch {
 	case r.started:
 	case len(r.pending) == 0: // nothing to start with
-	case a.family == resolver.IPv6 && fresh, r.asked == 0, slices.Contains(r.pending, r.won):
+	case r.asked == 0, slices.Contains(r.pending, r.won):
+		r.started, r.ready = true, true
+	case a.family == resolver.IPv6 && !r.won.Is4():
 		r.started, r.ready = true, true
 	default:
-		// RFC 8305 §3: A came first; AAAA may take a moment longer.
+		// RFC 8305 §3: A came first; AAAA may take a moment longer. Or the
+		// address that won before is still to be named.
 		r.timer.Reset(resolutionDelay)
 	}
 }
