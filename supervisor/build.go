@@ -23,10 +23,11 @@ type builder struct {
 	d          *daemon
 	generation uint64
 	history    *dial.History
+	queue      *authsvc.Queue
 }
 
 func newBuilder(d *daemon) *builder {
-	return &builder{d: d, history: dial.NewHistory(0)}
+	return &builder{d: d, history: dial.NewHistory(0), queue: authsvc.NewQueue(authsvc.QueueOptions{Gauge: d.metrics.Auth.Waiting})}
 }
 
 // build makes a snapshot. Nothing of the daemon changes.
@@ -63,12 +64,12 @@ func (b *builder) auth(cfg *config.Config) (conn.Auth, error) {
 	if cfg.Auth.Credential == nil {
 		return auth, nil
 	}
-	users, err := authsvc.NewUsers(authsvc.UsersOptions{})
-	if err != nil {
-		return auth, err
-	}
+	users, err := authsvc.NewUsers(authsvc.UsersOptions{
+		User: cfg.Auth.Credential.User, Password: cfg.Auth.Credential.Password.Reveal(),
+		Queue: b.queue, Metrics: &b.d.metrics.Auth,
+	})
 	auth.Users = users
-	return auth, nil
+	return auth, err
 }
 
 func (b *builder) dialer(cfg *config.Config) *dial.Dialer {

@@ -81,6 +81,7 @@ func (a *app) daemon(ctx context.Context, loader *config.Loader) error {
 		Access:   logs.Access(),
 		ApplyLog: logs.Apply,
 		Version:  buildVersion().Version,
+		Commit:   buildVersion().Commit,
 	})
 }
 
