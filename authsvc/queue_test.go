@@ -149,7 +149,7 @@ func TestQueueSurvivesPanic(t *testing.T) {
 				t.Error("the panic is lost")
 			}
 		}()
-		q.Do(t.Context(), source(1), 0, func() { panic("x") }) //nolint:errcheck // it does not return
+		q.Do(t.Context(), source(1), 0, func() { panic("x") })
 	}()
 	ran := false
 	if err := q.Do(t.Context(), source(1), 0, func() { ran = true }); err != nil || !ran {

@@ -110,7 +110,9 @@ var errProtocol = errors.New("unknown protocol")
 // connect carries the request out: it decides, then dials.
 func (h *Handler) connect(hs *handshake) error {
 	s := hs.session
-	s.log(h.log, levelTrace, "request", "command", s.request.Command, "target", s.request.Dest)
+	if log := s.logger(h.log, levelTrace); log != nil {
+		log.Log(s.ctx, levelTrace, "request", "command", s.request.Command, "target", s.request.Dest)
+	}
 	if s.request.Command != wire.CommandConnect {
 		return errCommand
 	}
@@ -177,7 +179,9 @@ func (h *Handler) handshakeFailed(hs *handshake, err error) bool {
 	case errors.Is(err, io.EOF) && s.protocol == wire.ProtocolUnknown:
 		// A load balancer's probe: nothing was asked, nothing is recorded.
 		outcome, s.cause = "closed", ""
-		s.log(h.log, slog.LevelDebug, "closed without a byte")
+		if log := s.logger(h.log, slog.LevelDebug); log != nil {
+			log.Log(s.ctx, slog.LevelDebug, "closed without a byte")
+		}
 	case errors.Is(err, errNoMethod), errors.Is(err, errCredentials):
 		outcome, s.cause = "refused", metrics.CauseDenied
 	case errors.Is(err, socks5.ErrMalformed), errors.Is(err, errProtocol):
@@ -188,7 +192,9 @@ func (h *Handler) handshakeFailed(hs *handshake, err error) bool {
 	if _, owed := errors.AsType[*socks5.RequestError](err); owed {
 		h.refuse(hs, replyCode(err))
 	}
-	s.log(h.log, slog.LevelDebug, "handshake failed", "protocol", s.protocol.String(), "err", err)
+	if log := s.logger(h.log, slog.LevelDebug); log != nil {
+		log.Log(s.ctx, slog.LevelDebug, "handshake failed", "protocol", s.protocol.String(), "err", err)
+	}
 	return false
 }
 
@@ -207,16 +213,20 @@ func (h *Handler) requestFailed(hs *handshake, err error) bool {
 		s.cause = endCause(s.ctx)
 	}
 	h.refuse(hs, replyCode(err))
-	s.log(h.log, slog.LevelDebug, "request failed", "target", s.request.Dest.String(), "reply", s.reply.String(), "err", err)
+	if log := s.logger(h.log, slog.LevelDebug); log != nil {
+		log.Log(s.ctx, slog.LevelDebug, "request failed", "target", s.request.Dest.String(), "reply", s.code.String(), "err", err)
+	}
 	return false
 }
 
 // refuse sends a failure reply, as far as the client still listens.
 func (h *Handler) refuse(hs *handshake, code wire.ReplyCode) {
-	hs.session.reply, hs.replied = code, true
+	hs.code, hs.replied = code, true
 	h.metrics.Conn.Requests.Of(hs.request.Command.String(), code.String()).Inc()
 	if err := hs.codec.reply(hs, code, netip.AddrPort{}); err != nil {
-		hs.log(h.log, slog.LevelDebug, "reply not sent", "err", err)
+		if log := hs.logger(h.log, slog.LevelDebug); log != nil {
+			log.Log(hs.ctx, slog.LevelDebug, "reply not sent", "err", err)
+		}
 	}
 }
 

@@ -41,7 +41,7 @@ func (s *session) record() *Record {
 		Protocol: s.protocol, Command: s.request.Command, Target: s.request.Dest,
 		Host: s.hostIP, Local: s.local, Upstream: s.upstream, Rule: s.rule,
 		BytesIn: s.counters.In.Load(), BytesOut: s.counters.Out.Load(),
-		Duration: time.Since(s.started), Cause: s.cause, Reply: s.reply, Replied: s.replied,
+		Duration: time.Since(s.started), Cause: s.cause, Reply: s.code, Replied: s.replied,
 		Err: s.err,
 	}
 }

@@ -43,7 +43,7 @@ type session struct {
 
 	counters relay.Counters
 	cause    string // metrics.Cause*; empty for a probe that is not recorded
-	reply    wire.ReplyCode
+	code     wire.ReplyCode
 	replied  bool
 	err      error
 }
@@ -51,13 +51,13 @@ type session struct {
 // ID is the connection's id in logs.
 func (s *session) ID() string { return strconv.FormatUint(s.id, 36) }
 
-// log is the logger with the connection's id on every line, or nil when the
-// level is off: most connections never log, so none pays for a logger.
-func (s *session) log(logger *slog.Logger, level slog.Level, msg string, args ...any) {
-	if !logger.Enabled(s.ctx, level) {
-		return
+// logger adds the connection's id to every line, or is nil when the level is
+// off: most connections never log, so none pays for it.
+func (s *session) logger(base *slog.Logger, level slog.Level) *slog.Logger {
+	if !base.Enabled(s.ctx, level) {
+		return nil
 	}
-	logger.With("id", s.ID(), "client", s.client.String()).Log(s.ctx, level, msg, args...)
+	return base.With("id", s.ID(), "client", s.client.String())
 }
 
 // handshake is what only the first phase of a session needs; it ends before

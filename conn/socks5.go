@@ -27,15 +27,17 @@ func (c socks5Codec) negotiate(hs *handshake) error {
 		return err
 	}
 	method := c.choose(hs, offered)
-	hs.log(c.h.log, levelTrace, "method chosen", "method", uint8(method))
-	if err := socks5.WriteMethod(hs.conn, method); err != nil {
+	if log := hs.logger(c.h.log, levelTrace); log != nil {
+		log.Log(hs.ctx, levelTrace, "method chosen", "method", uint8(method))
+	}
+	if err = socks5.WriteMethod(hs.conn, method); err != nil {
 		return err
 	}
 	switch method {
 	case socks5.MethodNone:
 		c.h.admitted(hs.session)
 	case socks5.MethodPassword:
-		if err := c.authenticate(hs); err != nil {
+		if err = c.authenticate(hs); err != nil {
 			return err
 		}
 	default:

@@ -19,11 +19,11 @@ func clientGone(c *net.TCPConn) bool {
 	err = raw.Read(func(fd uintptr) bool {
 		var b [1]byte
 		for {
-			n, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-			if errors.Is(err, unix.EINTR) {
+			n, _, errno := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+			if errors.Is(errno, unix.EINTR) {
 				continue
 			}
-			if errors.Is(err, unix.EAGAIN) || err == nil && n > 0 {
+			if errors.Is(errno, unix.EAGAIN) || errno == nil && n > 0 {
 				return false // wait for the next event
 			}
 			gone = true

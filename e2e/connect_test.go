@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -136,7 +137,7 @@ func TestReplies(t *testing.T) {
 			}
 			if tt.want == succeeded {
 				echoes(t, c, "still there")
-			} else if n, err := c.Read(make([]byte, 1)); err != io.EOF {
+			} else if n, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 				t.Errorf("after the reply: %d bytes, %v; want the end", n, err)
 			}
 		})

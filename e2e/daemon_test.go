@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -48,22 +49,13 @@ type daemon struct {
 // the test it is stopped, and must not have left a race or a panic behind.
 func start(t *testing.T, toml string, flags ...string) *daemon {
 	t.Helper()
-	if !strings.Contains(toml, "[[listener]]") && !contains(flags, "-p") {
+	if !strings.Contains(toml, "[[listener]]") && !slices.Contains(flags, "-p") {
 		toml += "\n[[listener]]\naddress = \"127.0.0.1:0\"\n"
 	}
 	if !strings.Contains(toml, "[admin]") {
 		toml += "\n[admin]\naddress = \"127.0.0.1:0\"\npprof = true\n"
 	}
 	return startProgram(t, append([]string{"--config", writeFile(t, "cleversocks.toml", toml), "--log-format", "json"}, flags...)...)
-}
-
-func contains(list []string, s string) bool {
-	for _, l := range list {
-		if l == s {
-			return true
-		}
-	}
-	return false
 }
 
 // startProgram runs the program with exactly these arguments, which must
@@ -76,7 +68,7 @@ func startProgram(t *testing.T, args ...string) *daemon {
 func startCommand(t *testing.T, cmd *exec.Cmd) *daemon {
 	t.Helper()
 	d := &daemon{t: t, cmd: cmd, exited: make(chan struct{}), more: make(chan struct{})}
-	d.cmd.Env = append(os.Environ(), "GORACE=halt_on_error=0 exitcode=66")
+	d.cmd.Env = append(os.Environ(), "GORACE=halt_on_error=0 exitcode=66 atexit_sleep_ms=0", "CLEVERSOCKS_LOG__LEVEL=debug")
 	stderr, err := d.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -91,9 +83,8 @@ func startCommand(t *testing.T, cmd *exec.Cmd) *daemon {
 	}()
 	t.Cleanup(d.finish)
 	d.address = d.waitLine("msg", "SOCKS5 proxy listens").text("address")
-	if admin := d.waitEither("admin endpoint listens", "going on without the admin endpoint"); admin["address"] != nil {
-		d.admin = admin.text("address")
-	}
+	d.waitLine("msg", "ready")
+	d.admin = d.seen("admin endpoint listens").text("address")
 	return d
 }
 
@@ -179,11 +170,16 @@ func (d *daemon) waitMessage(text string) line {
 	return d.find(fmt.Sprintf("that says %q", text), func(l line) bool { return strings.Contains(l.text("msg"), text) })
 }
 
-func (d *daemon) waitEither(a, b string) line {
-	d.t.Helper()
-	return d.find(fmt.Sprintf("that says %q or %q", a, b), func(l line) bool {
-		return strings.Contains(l.text("msg"), a) || strings.Contains(l.text("msg"), b)
-	})
+// seen is the line with this message, or nil if there was none up to now.
+func (d *daemon) seen(msg string) line {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, l := range d.lines {
+		if l["msg"] == msg {
+			return l
+		}
+	}
+	return nil
 }
 
 // record waits for the access record of the connection to a target.

@@ -230,7 +230,7 @@ func TestPasswordIsScrubbedFromTheArguments(t *testing.T) {
 			if err != nil || strings.Contains(string(cmdline), "s3cret") {
 				t.Errorf("%q, %v", cmdline, err)
 			}
-			d.waitMessage("credentials-file")
+			d.find("that names the alternatives", func(l line) bool { return strings.Contains(l.text("warning"), "--credentials-file") })
 			mustCurl(t, "--proxy", "socks5h://alice:s3cret@"+d.address, web.URL)
 			d.signal(syscall.SIGHUP) // and is still known afterwards
 			d.waitMessage("reloaded")
@@ -269,7 +269,7 @@ func TestMicrosocksFlags(t *testing.T) {
 	cmd := exec.Command(binary, "-i", "192.0.2.1", "-p"+p, "-u", "alice", "-P", "s3cret", "-b", "127.0.0.5", "-m10", "--log-format", "json")
 	startCommand(t, cmd)
 	mustCurl(t, "--proxy", "socks5h://alice:s3cret@192.0.2.1:"+p, web.URL)
-	quiet := exec.Command(binary, "-qp", freePort(t))
+	quiet := exec.Command(binary, "-qp", freePort(t), "--admin", "")
 	stderr := &strings.Builder{}
 	quiet.Stderr = stderr
 	if err := quiet.Start(); err != nil {

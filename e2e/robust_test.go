@@ -21,9 +21,10 @@ func TestSilentClientsDelayNobody(t *testing.T) {
 	silent := make([]net.Conn, 300)
 	for i := range silent {
 		silent[i] = dialProxy(t, d.address)
-		if i%3 == 1 {
+		switch i % 3 {
+		case 1:
 			send(t, silent[i], 5)
-		} else if i%3 == 2 {
+		case 2:
 			send(t, silent[i], 5, 1, 0)
 		}
 	}

@@ -139,7 +139,7 @@ func (s *spare) reopen() bool {
 
 func (s *spare) close() {
 	if s.file != nil {
-		s.file.Close()
+		_ = s.file.Close()
 		s.file = nil
 	}
 }

@@ -55,7 +55,7 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	d := &daemon{options: o, log: o.Logger, metrics: metrics.New()}
 	d.config.Store(cfg)
 	d.metrics.Daemon.BuildInfo(o.Version, o.Commit, goVersion())
-	if err := d.buildCore(ctx, cfg); err != nil {
+	if err := d.buildCore(ctx); err != nil {
 		return nil, err
 	}
 	d.tree = newTree(d.log, d.metrics, maxDrain+drainSlack+ingressTimeout)
@@ -94,7 +94,7 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 }
 
 // buildCore makes the parts that every connection uses.
-func (d *daemon) buildCore(ctx context.Context, cfg *config.Config) error {
+func (d *daemon) buildCore(ctx context.Context) error {
 	var err error
 	d.locals, err = aclsvc.NewLocals(aclsvc.LocalsOptions{OnError: func(err error) {
 		d.log.LogAttrs(ctx, slog.LevelWarn, "the host's own addresses cannot be read; the last ones stay", slog.Any("err", err))
@@ -170,12 +170,13 @@ func (d *daemon) announce(ctx context.Context, cfg *config.Config) {
 		d.log.LogAttrs(ctx, slog.LevelInfo, "admin endpoint listens", slog.String("address", d.adminAt.String()))
 	}
 	d.warn(ctx, cfg)
+	d.log.LogAttrs(ctx, slog.LevelDebug, "ready")
 }
 
 // warn logs what is allowed and yet hardly meant.
 func (d *daemon) warn(ctx context.Context, cfg *config.Config) {
 	for _, w := range cfg.Warnings {
-		d.log.LogAttrs(ctx, slog.LevelWarn, w)
+		d.log.LogAttrs(ctx, slog.LevelWarn, "configuration", slog.String("warning", w))
 	}
 	if cfg.Auth.Required {
 		return

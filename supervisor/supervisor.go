@@ -96,7 +96,9 @@ func (d *daemon) shutdown(ctx context.Context) {
 	d.remove(ctx, d.tree.core, coreTimeout)
 	d.remove(ctx, d.tree.admin, coreTimeout)
 	d.cancel()
-	<-d.failed
+	if err := <-d.failed; err != nil && !errors.Is(err, context.Canceled) {
+		d.log.LogAttrs(ctx, slog.LevelError, "the service tree did not end well", slog.Any("err", err))
+	}
 	d.resolver.Close()
 	d.relayPools.Close()
 }
