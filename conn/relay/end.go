@@ -58,10 +58,16 @@ func (s *session) note(v verdict) {
 	}
 }
 
-// stop ends both directions now.
+// stop ends both directions now. A turn must not call it.
 func (s *session) stop(v verdict) {
 	v.rank = rankFinal
 	s.note(v)
+	s.pumps.Lock()
+	defer s.turned()
+	if s.reactor != nil {
+		s.halt()
+		return
+	}
 	s.stopOnce.Do(func() {
 		if s.stopped != nil {
 			close(s.stopped)

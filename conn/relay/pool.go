@@ -1,6 +1,9 @@
 package relay
 
-import "sync"
+import (
+	"runtime"
+	"sync"
+)
 
 // The defaults of PoolOptions.
 const (
@@ -14,14 +17,18 @@ const (
 // PoolOptions bounds what Pools keeps.
 type PoolOptions struct {
 	IdleBuffers int // free buffers kept; 0: DefaultIdleBuffers
+	Reactors    int // goroutines that watch idle relays for all; 0: one per processor; below 0: each relay has its own two
 	Pipes       int // pipes in existence, free or in use, each 2 descriptors and 256 KiB; 0: DefaultPipes; below 0: none
 }
 
-// Pools holds the free buffers and pipes that relays share. It is an explicit
-// list and not a sync.Pool: that one forgets pipes without closing them. A nil
-// *Pools is valid and keeps nothing.
+// Pools holds what relays share: the free buffers and pipes, and on Linux the
+// goroutines that wait for their sockets. The lists are explicit and no
+// sync.Pool: that one forgets pipes without closing them. A nil *Pools is
+// valid and keeps nothing.
 type Pools struct {
-	o       PoolOptions
+	o        PoolOptions
+	reactors reactorSet
+
 	mu      sync.Mutex
 	buffers [][]byte
 	pipes   pipeList
@@ -37,16 +44,22 @@ func NewPools(o PoolOptions) *Pools {
 	if o.Pipes == 0 {
 		o.Pipes = DefaultPipes
 	}
-	return &Pools{o: o}
+	if o.Reactors == 0 {
+		o.Reactors = runtime.GOMAXPROCS(0)
+	}
+	p := &Pools{o: o}
+	p.startReactors(o.Reactors)
+	return p
 }
 
-// Close drops the free buffers and closes the free pipes. What is in use is
-// dropped when it is given back.
+// Close drops the free buffers, closes the free pipes and waits for the
+// reactors. The relays that use the pools must have ended.
 func (p *Pools) Close() {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.closed, p.buffers = true, nil
 	p.closePipes()
+	p.mu.Unlock()
+	p.stopReactors()
 }
 
 // takeBuffer is a buffer of size bytes.

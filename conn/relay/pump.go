@@ -29,11 +29,20 @@ type pump struct {
 	off  int // next byte of buf to deliver
 	left int // bytes to deliver
 
-	err       error // what the source or the destination said
-	readable  func(fd uintptr) bool
-	writable  func(fd uintptr) bool
-	first     []byte // firstRead bytes, only for a source without readiness
-	dir       Direction
+	err        error // what the source or the destination said
+	onReadable func(fd uintptr) bool
+	onWritable func(fd uintptr) bool
+	first      []byte // firstRead bytes, only for a source without readiness
+	dir        Direction
+
+	// For a reactor, under s.pumps.
+	tryRead  func(fd uintptr)
+	tryWrite func(fd uintptr)
+	metered  int         // bytes of the chunk in hand
+	pause    *time.Timer // the meter's; nil: none
+	went     bool        // the last try did not have to wait
+	ended    bool
+
 	canSplice bool
 	splicing  bool
 	small     uint8 // chunks in a row too small for splice
@@ -74,7 +83,7 @@ func (p *pump) receive() error {
 	if p.src.raw == nil {
 		return p.receiveBlocking()
 	}
-	if err := p.src.raw.Read(p.readable); err != nil {
+	if err := p.src.raw.Read(p.onReadable); err != nil {
 		return err
 	}
 	err := p.err
@@ -121,7 +130,7 @@ func (p *pump) deliver() error {
 		p.delivered(n)
 		return err
 	}
-	if err := p.dst.raw.Write(p.writable); err != nil {
+	if err := p.dst.raw.Write(p.onWritable); err != nil {
 		return err
 	}
 	err := p.err
@@ -171,7 +180,7 @@ func (p *pump) sourceEnded(err error) {
 	}
 	if !reset {
 		p.s.note(verdict{rank: rankClosed, cause: p.pick(metrics.CauseClientClosed, metrics.CauseServerClosed)})
-		if !p.dst.closeWrite() {
+		if !p.dst.closeWrite() { // no socket, so this is no turn
 			p.s.stop(verdict{cause: p.pick(metrics.CauseClientClosed, metrics.CauseServerClosed)})
 		}
 		return
@@ -182,6 +191,10 @@ func (p *pump) sourceEnded(err error) {
 	p.s.note(verdict{rank: rankFinal, err: err, cause: p.pick(metrics.CauseClientReset, metrics.CauseServerReset)})
 	p.src.dead.Store(true)
 	// Nothing can reach the source any more: end the other direction.
+	if p.s.reactor != nil {
+		p.s.halt()
+		return
+	}
 	_ = p.dst.conn.SetReadDeadline(past())
 	_ = p.src.conn.SetWriteDeadline(past())
 }

@@ -26,16 +26,19 @@ const patience = 20 * time.Second
 
 // kinds are the ways in which two peers can be joined: each must behave alike.
 var kinds = []struct {
-	name   string
-	engine Engine
-	pair   func(*testing.T) (peer, relayed net.Conn)
+	name     string
+	engine   Engine
+	reactors int
+	pair     func(*testing.T) (peer, relayed net.Conn)
 }{
-	{"tcp auto", EngineAuto, tcpPair},
-	{"tcp splice", EngineSplice, tcpPair},
-	{"tcp copy", EngineCopy, tcpPair},
-	{"tcp without readiness", EngineAuto, opaquePair},
-	{"unix auto", EngineAuto, unixPair},
-	{"unix splice", EngineSplice, unixPair},
+	{"tcp auto", EngineAuto, 1, tcpPair},
+	{"tcp splice", EngineSplice, 1, tcpPair},
+	{"tcp copy", EngineCopy, 1, tcpPair},
+	{"tcp without readiness", EngineAuto, 1, opaquePair},
+	{"tcp auto on goroutines", EngineAuto, -1, tcpPair},
+	{"tcp copy on goroutines", EngineCopy, -1, tcpPair},
+	{"unix auto", EngineAuto, 1, unixPair},
+	{"unix splice on goroutines", EngineSplice, -1, unixPair},
 }
 
 // opaque hides that a conn is a socket, as TLS does.
@@ -206,7 +209,7 @@ func wantEOF(t *testing.T, c net.Conn) {
 func TestHalfClose(t *testing.T) {
 	for _, k := range kinds {
 		t.Run(k.name+" client first", func(t *testing.T) {
-			tun := open(t, k.pair, Options{Engine: k.engine})
+			tun := open(t, k.pair, Options{Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors})})
 			send(t, tun.client, []byte("question"))
 			closeWrite(t, tun.client)
 			wantRead(t, tun.server, "question")
@@ -221,7 +224,7 @@ func TestHalfClose(t *testing.T) {
 			}
 		})
 		t.Run(k.name+" server first", func(t *testing.T) {
-			tun := open(t, k.pair, Options{Engine: k.engine})
+			tun := open(t, k.pair, Options{Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors})})
 			closeWrite(t, tun.server)
 			wantEOF(t, tun.client)
 			send(t, tun.client, []byte("upload"))
@@ -245,7 +248,7 @@ func TestIntegrity(t *testing.T) {
 				if size == 1 {
 					up, down = []int{1, 2, 3}, []int{5}
 				}
-				exchange(t, k.pair, Options{Engine: k.engine, BufferSize: size}, seed, up, down)
+				exchange(t, k.pair, Options{Engine: k.engine, BufferSize: size, Pools: NewPools(PoolOptions{Reactors: k.reactors})}, seed, up, down)
 			})
 		})
 	}
@@ -255,9 +258,6 @@ func exchange(t *testing.T, pair func(*testing.T) (net.Conn, net.Conn), o Option
 	t.Helper()
 	client, a := pair(t)
 	server, b := pair(t)
-	if o.Pools == nil {
-		o.Pools = NewPools(PoolOptions{})
-	}
 	defer o.Pools.Close()
 	var wg sync.WaitGroup
 	var result Result
@@ -316,11 +316,11 @@ func hashAll(t *testing.T, c net.Conn) [32]byte {
 // TestResetIsPassedOn resets one side of an idle relay, and of one whose
 // other side has already closed its half.
 func TestResetIsPassedOn(t *testing.T) {
-	for _, k := range kinds[:4] { // unix sockets have no reset
+	for _, k := range kinds[:6] { // unix sockets have no reset
 		for _, half := range []bool{false, true} {
 			t.Run(k.name+map[bool]string{false: " open", true: " half-closed"}[half], func(t *testing.T) {
 				for _, byClient := range []bool{true, false} {
-					tun := open(t, k.pair, Options{Engine: k.engine})
+					tun := open(t, k.pair, Options{Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors})})
 					from, to, cause := tun.client, tun.server, metrics.CauseClientReset
 					if !byClient {
 						from, to, cause = tun.server, tun.client, metrics.CauseServerReset
@@ -349,10 +349,10 @@ func TestResetIsPassedOn(t *testing.T) {
 // and then the peer sees a reset and not a clean end. A linger of 0 at once
 // used to deliver 128 KB of 3.9 MB.
 func TestResetComesAfterTheData(t *testing.T) {
-	for _, k := range kinds[:4] {
+	for _, k := range kinds[:6] {
 		t.Run(k.name, func(t *testing.T) {
 			const size = 3 << 20
-			tun := open(t, k.pair, Options{Engine: k.engine})
+			tun := open(t, k.pair, Options{Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors})})
 			data := bytes.Repeat([]byte("0123456789abcdef"), size/16)
 			sent := make(chan error, 1)
 			go func() {

@@ -23,9 +23,14 @@ type session struct {
 	client   end
 	server   end
 	in, out  pump
-	running  atomic.Int32 // pumps that have not ended
+	running  atomic.Int32 // pumps on goroutines that have not ended
 	stopped  chan struct{}
 	stopOnce sync.Once
+
+	pumps     sync.Mutex // held by a turn, which moves the pumps of a reactor's relay
+	reactor   *reactor   // nil: each pump has a goroutine
+	slot      int32      // the reactor's number for this relay
+	finishing bool       // both pumps have ended
 
 	callbacks  sync.WaitGroup // the context's and the idle timer's
 	stopCancel func() bool
@@ -61,13 +66,16 @@ func newSession(ctx context.Context, client, server net.Conn, o Options, done fu
 	return s
 }
 
-// start launches the pumps, each on a fresh goroutine with a small stack.
+// start hands the pumps to a reactor, or launches each on a fresh goroutine
+// with a small stack.
 func (s *session) start() {
 	// Handshake deadlines must not end the relay. A conn that cannot take a
 	// deadline fails its first read too.
 	_ = s.client.conn.SetDeadline(time.Time{})
 	_ = s.server.conn.SetDeadline(time.Time{})
 	s.running.Store(2)
+	s.pumps.Lock() // an early end waits until it is clear how to end
+	defer s.pumps.Unlock()
 	s.callbacks.Add(1)
 	s.stopCancel = context.AfterFunc(s.ctx, s.cancelled)
 	if s.o.Idle > 0 {
@@ -76,8 +84,10 @@ func (s *session) start() {
 		s.timer = time.AfterFunc(s.idleStep(), s.checkIdle)
 		s.mu.Unlock()
 	}
-	go s.in.run()
-	go s.out.run()
+	if !s.join() {
+		go s.in.run()
+		go s.out.run()
+	}
 }
 
 // pumpEnded is the last thing a pump does. The second to end closes the relay.
@@ -115,6 +125,9 @@ func (s *session) finish() {
 	// Nothing is left to lose: all was delivered, or the end is a reset.
 	_ = s.client.conn.Close()
 	_ = s.server.conn.Close()
+	if s.reactor != nil {
+		s.leave()
+	}
 	r := Result{In: s.o.Counters.In.Load(), Out: s.o.Counters.Out.Load(), Cause: v.cause, Err: v.err}
 	if m := s.o.Metrics; m != nil {
 		m.Duration.UpdateDuration(s.started)
@@ -165,20 +178,24 @@ func (s *session) moved() bool {
 	return moved
 }
 
-// guard ends the relay when its pump panics.
+// guard ends the relay when its pump's goroutine panics.
 func (s *session) guard() {
 	v := recover()
 	if v == nil {
 		return
 	}
-	err, ok := v.(error)
-	if !ok {
-		err = fmt.Errorf("panic: %v", v)
-	}
-	s.stop(verdict{cause: metrics.CauseError, err: errors.Join(errPanic, err), abort: true})
+	s.stop(panicVerdict(v))
 	if s.o.Panicked != nil {
 		s.o.Panicked(v)
 	}
 }
 
 var errPanic = errors.New("relay panicked")
+
+func panicVerdict(v any) verdict {
+	err, ok := v.(error)
+	if !ok {
+		err = fmt.Errorf("%v", v)
+	}
+	return verdict{rank: rankFinal, cause: metrics.CauseError, err: errors.Join(errPanic, err), abort: true}
+}

@@ -31,10 +31,10 @@ func (e *end) initReadiness() {
 // initReadiness readies the pump for what its two ends can do.
 func (p *pump) initReadiness() {
 	if p.src.raw != nil {
-		p.readable = p.read
+		p.onReadable = p.read
 	}
 	if p.dst.raw != nil {
-		p.writable = p.write
+		p.onWritable = p.write
 	}
 	p.canSplice = p.src.raw != nil && p.dst.raw != nil && p.s.o.Engine != EngineCopy
 	p.splicing = p.canSplice && p.s.o.Engine == EngineSplice

@@ -24,3 +24,16 @@ func (p *Pools) givePipe(*pipe) {}
 func (p *Pools) closePipes() {}
 
 type pipeList struct{}
+
+// reactor is Linux's alone.
+type reactor struct{}
+
+type reactorSet struct{}
+
+func (p *Pools) startReactors(int) {}
+
+func (p *Pools) stopReactors() {}
+
+func (s *session) join() bool { return false }
+
+func (s *session) leave() {}

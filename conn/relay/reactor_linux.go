@@ -1,0 +1,226 @@
+package relay
+
+import (
+	"os"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// eventBatch is how many events one look at the sockets returns.
+const eventBatch = 128
+
+// reactor waits for all sockets of some relays on one goroutine. Two waiting
+// goroutines cost a relay 5 KiB, an entry here costs 300 bytes. Its epoll
+// descriptor is itself parked in Go's poller, so no thread blocks for it.
+type reactor struct {
+	file   *os.File
+	raw    syscall.RawConn
+	events [eventBatch]unix.EpollEvent
+	ready  []task // this goroutine's: what the events are about
+	again  []task // this goroutine's: what used up its turn
+
+	mu      sync.Mutex
+	slots   []*session // by the number that the kernel holds for us
+	free    []int32    // slots to use
+	retired []int32    // slots whose events may still be in ready
+}
+
+// task is a relay whose pumps may have work.
+type task struct {
+	s       *session
+	in, out readiness
+}
+
+func newReactor() (*reactor, error) {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, err
+	}
+	if err = unix.SetNonblock(fd, true); err != nil { // os.File parks only such
+		_ = unix.Close(fd)
+		return nil, err
+	}
+	r := &reactor{file: os.NewFile(uintptr(fd), "relay reactor")}
+	if r.raw, err = r.file.SyscallConn(); err != nil {
+		_ = r.file.Close()
+		return nil, err
+	}
+	return r, nil
+}
+
+// run serves events until the file is closed.
+func (r *reactor) run() {
+	for {
+		var err error
+		if len(r.again) == 0 {
+			err = r.raw.Read(func(fd uintptr) bool { return r.look(fd) > 0 })
+		} else {
+			err = r.raw.Control(func(fd uintptr) { r.look(fd) })
+		}
+		if err != nil {
+			return
+		}
+		// Those that had their turn come after those that had none.
+		r.ready = append(r.ready, r.again...)
+		r.again = r.again[:0]
+		for i, t := range r.ready {
+			t.in, t.out = t.s.turn(t.in, t.out)
+			if t.in|t.out != 0 {
+				r.again = append(r.again, t)
+			}
+			r.ready[i].s = nil
+		}
+	}
+}
+
+// look fills ready with what the kernel has, and says how many events it was.
+func (r *reactor) look(fd uintptr) int {
+	r.ready = r.ready[:0]
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	// Their sockets are closed: nothing that comes now is about them.
+	r.free = append(r.free, r.retired...)
+	r.retired = r.retired[:0]
+	n, err := unix.EpollWait(int(fd), r.events[:], 0)
+	if err != nil { // EINTR
+		return 0
+	}
+	for _, e := range r.events[:n] {
+		s := r.slots[e.Fd]
+		if s == nil {
+			continue
+		}
+		var source, destination readiness // as which the end that e is about is ready
+		const gone = unix.EPOLLHUP | unix.EPOLLERR
+		if e.Events&(unix.EPOLLIN|unix.EPOLLRDHUP|gone) != 0 {
+			source = readable
+		}
+		// The kernel says so with each arrival: it counts only for a pump
+		// that waits for it.
+		if e.Events&(unix.EPOLLOUT|gone) != 0 {
+			destination = writable
+		}
+		t := task{s: s, in: source, out: destination}
+		if e.Pad == serverSide {
+			t.in, t.out = destination, source
+		}
+		r.ready = append(r.ready, t)
+	}
+	return n
+}
+
+// The two sides of a relay, as the kernel holds them for us.
+const (
+	clientSide = 0
+	serverSide = 1
+)
+
+// add has the relay's sockets watched. The caller holds s.pumps, so that no
+// event is served before both are.
+func (r *reactor) add(s *session) bool {
+	r.mu.Lock()
+	if last := len(r.free) - 1; last >= 0 {
+		s.slot = r.free[last]
+		r.free = r.free[:last]
+	} else {
+		s.slot = int32(len(r.slots))
+		r.slots = append(r.slots, nil)
+	}
+	r.slots[s.slot] = s
+	r.mu.Unlock()
+	if r.watch(&s.client, s.slot, clientSide) && r.watch(&s.server, s.slot, serverSide) {
+		return true
+	}
+	r.unwatch(&s.client)
+	r.remove(s)
+	return false
+}
+
+// remove forgets a relay whose sockets are closed or not watched.
+func (r *reactor) remove(s *session) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.slots[s.slot] = nil
+	r.retired = append(r.retired, s.slot)
+}
+
+// watch reports each change of the end's socket once, and its state now.
+func (r *reactor) watch(e *end, slot, side int32) bool {
+	event := unix.EpollEvent{
+		Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET&0xffffffff,
+		Fd:     slot,
+		Pad:    side,
+	}
+	return r.change(e, unix.EPOLL_CTL_ADD, &event)
+}
+
+func (r *reactor) unwatch(e *end) { r.change(e, unix.EPOLL_CTL_DEL, nil) }
+
+func (r *reactor) change(e *end, operation int, event *unix.EpollEvent) bool {
+	var failed error
+	err := e.raw.Control(func(fd uintptr) {
+		inner := r.raw.Control(func(epoll uintptr) {
+			failed = unix.EpollCtl(int(epoll), operation, int(fd), event)
+		})
+		if inner != nil {
+			failed = inner
+		}
+	})
+	return err == nil && failed == nil
+}
+
+// reactorSet is the reactors of Pools. A relay stays with the one it got.
+type reactorSet struct {
+	all  []*reactor
+	next int
+	wg   sync.WaitGroup
+}
+
+// startReactors starts up to n of them; without any, relays use goroutines.
+func (p *Pools) startReactors(n int) {
+	for range n {
+		r, err := newReactor()
+		if err != nil {
+			return
+		}
+		p.reactors.all = append(p.reactors.all, r)
+		p.reactors.wg.Go(r.run)
+	}
+}
+
+// stopReactors waits for them. The caller does not hold the lock.
+func (p *Pools) stopReactors() {
+	for _, r := range p.reactors.all {
+		_ = r.file.Close()
+	}
+	p.reactors.wg.Wait()
+}
+
+// join hands the relay to a reactor, if there is one and both ends can be
+// watched.
+func (s *session) join() bool {
+	p := s.o.Pools
+	if p == nil || len(p.reactors.all) == 0 || s.client.raw == nil || s.server.raw == nil {
+		return false
+	}
+	p.mu.Lock()
+	r := p.reactors.all[p.reactors.next%len(p.reactors.all)]
+	p.reactors.next++
+	closed := p.closed
+	p.mu.Unlock()
+	if closed {
+		return false
+	}
+	s.in.initTurns()
+	s.out.initTurns()
+	if !r.add(s) {
+		return false
+	}
+	s.reactor = r
+	return true
+}
+
+// leave is for when both conns are closed.
+func (s *session) leave() { s.reactor.remove(s) }

@@ -1,0 +1,155 @@
+package relay
+
+import (
+	"time"
+
+	"cleversocks/metrics"
+)
+
+// chunksPerTurn bounds what a pump moves before other relays get their turn:
+// 1 MiB by splice.
+const chunksPerTurn = 4
+
+// readiness is what a pump may go on with.
+type readiness uint8
+
+const (
+	readable readiness = 1 << iota // the source may have bytes
+	writable                       // the destination may have room
+)
+
+// turn advances the pumps that may have work, in a reactor's relay. It returns
+// what those that used up their turn go on with in another.
+func (s *session) turn(in, out readiness) (againIn, againOut readiness) {
+	s.pumps.Lock()
+	defer s.turned()
+	if s.reactor == nil {
+		return 0, 0 // it could not join after all
+	}
+	return s.in.advance(in), s.out.advance(out)
+}
+
+// turned ends a turn, and the relay when both pumps have ended.
+func (s *session) turned() {
+	v := recover()
+	if v != nil {
+		s.note(panicVerdict(v))
+		s.halt()
+	}
+	ended := s.reactor != nil && s.in.ended && s.out.ended && !s.finishing
+	s.finishing = s.finishing || ended
+	s.pumps.Unlock()
+	if v != nil && s.o.Panicked != nil {
+		s.o.Panicked(v)
+	}
+	if ended {
+		go s.finish() // it may wait for a slow peer
+	}
+}
+
+// halt ends both pumps now. The caller holds s.pumps.
+func (s *session) halt() {
+	s.in.halt()
+	s.out.halt()
+}
+
+// halt ends the pump now. The caller holds s.pumps.
+func (p *pump) halt() {
+	p.ended = true
+	p.abandon()
+	if p.pause != nil && p.pause.Stop() {
+		p.s.pausing.Add(-1)
+		p.s.callbacks.Done()
+	}
+	p.pause = nil
+}
+
+// initTurns readies the pump for a reactor.
+func (p *pump) initTurns() {
+	p.tryRead = func(fd uintptr) { p.went = p.onReadable(fd) }
+	p.tryWrite = func(fd uintptr) { p.went = p.onWritable(fd) }
+}
+
+// advance moves chunks until one end would block or the turn is used up; then
+// it returns that it could go on. The caller holds s.pumps.
+func (p *pump) advance(ready readiness) readiness {
+	if p.left == 0 && ready&readable == 0 || p.left > 0 && ready&writable == 0 {
+		return 0
+	}
+	for range chunksPerTurn {
+		if p.ended || p.pause != nil || !p.step() {
+			return 0
+		}
+	}
+	return readable
+}
+
+// step moves one chunk, or what is left of it.
+func (p *pump) step() bool {
+	if p.left == 0 {
+		if err := p.try(p.src, p.tryRead); err != nil {
+			p.sourceEnded(err)
+			p.halt()
+			return false
+		}
+		if !p.went {
+			return false
+		}
+		p.metered = p.left
+	}
+	if err := p.try(p.dst, p.tryWrite); err != nil {
+		p.destinationFailed(err)
+		p.halt()
+		return false
+	}
+	if p.went && p.s.o.Meter != nil {
+		return p.meterTurn(p.metered)
+	}
+	return p.went
+}
+
+func (p *pump) try(e *end, f func(uintptr)) error {
+	if err := e.raw.Control(f); err != nil {
+		return err
+	}
+	err := p.err
+	p.err = nil
+	return err
+}
+
+// meterTurn is meter for a pump that may not wait.
+func (p *pump) meterTurn(n int) bool {
+	pause, err := p.s.o.Meter(p.dir, n)
+	if err != nil {
+		p.s.note(verdict{rank: rankFinal, cause: causeOf(err, metrics.CauseError), err: err, abort: true})
+		p.s.halt()
+		return false
+	}
+	if pause <= 0 {
+		return true
+	}
+	p.abandon()
+	p.s.pausing.Add(1)
+	p.s.callbacks.Add(1)
+	p.pause = time.AfterFunc(pause, p.resume)
+	return false
+}
+
+// resume goes on after a pause.
+func (p *pump) resume() {
+	defer p.s.callbacks.Done()
+	p.s.pumps.Lock()
+	p.pause = nil
+	p.s.pumps.Unlock()
+	p.s.pausing.Add(-1)
+	// What came meanwhile was not waited for.
+	var in, out readiness
+	if p.dir == In {
+		in = readable
+	} else {
+		out = readable
+	}
+	for in|out != 0 {
+		in, out = p.s.turn(in, out)
+	}
+}
