@@ -181,5 +181,15 @@ func literal(name string) (netip.Addr, bool) {
 // Rules is the number of rules.
 func (p *Policy) Rules() int { return len(p.rules) }
 
+// Deciders are all values of Decision.Rule, the rules last, for the metric's
+// labels.
+func (p *Policy) Deciders() []string {
+	out := []string{ByDefault, ByBlockPrivate, ByOwnListener, ByBadAddress, ByPanic}
+	for i := range p.rules {
+		out = append(out, p.rules[i].name)
+	}
+	return out
+}
+
 // BlocksPrivate reports whether block_private is in force, for the log.
 func (p *Policy) BlocksPrivate() bool { return p.block != nil }

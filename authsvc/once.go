@@ -199,7 +199,8 @@ func (t *Once) sweep() {
 	}
 }
 
-// Serve sweeps and saves until ctx ends, then saves once more.
+// Serve sweeps and saves until ctx ends, then saves once more. In an upgrade
+// the predecessor ends it before its successor reads the file.
 func (t *Once) Serve(ctx context.Context) error {
 	return serveState(ctx, &t.file, t.sweep)
 }

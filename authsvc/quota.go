@@ -132,7 +132,8 @@ func (q *Quotas) List() []UsageReport {
 	return out
 }
 
-// Serve saves until ctx ends, and once more then.
+// Serve saves until ctx ends, and once more then. In an upgrade the
+// predecessor ends it before its successor reads the file.
 func (q *Quotas) Serve(ctx context.Context) error {
 	return serveState(ctx, &q.file, func() {})
 }

@@ -25,7 +25,7 @@ type Throttle struct {
 	settings atomic.Pointer[throttleSettings]
 	seed     maphash.Seed
 	shards   [throttleShards]throttleShard
-	bans     atomic.Int64 // entries whose ban was not swept yet
+	bans     atomic.Int64 // sources with a ban, over or not, that is not forgotten
 	file     stateFile
 }
 
@@ -169,19 +169,21 @@ func (t *Throttle) ban(key netip.Addr, o *offender, now time.Time, settings *thr
 	t.unban(o)
 	b := Ban{Source: SourcePrefix(key), Since: now, Until: now.Add(length), Level: o.level + 1, Failures: len(o.failures)}
 	o.failures, o.level, o.since, o.until = nil, b.Level, b.Since, b.Until
-	t.metrics.BansActive.Store(t.bans.Add(1))
+	t.bans.Add(1)
+	t.metrics.BansActive.Add(1)
 	t.metrics.Bans.Inc()
 	t.file.dirty.Store(true)
 	return b
 }
 
-// unban takes a ban that is over off the count.
+// unban takes a ban off the count; the gauge of active ones is corrected by
+// the next sweep, as for those that end by themselves.
 func (t *Throttle) unban(o *offender) {
 	if o.until.IsZero() {
 		return
 	}
 	o.since, o.until = time.Time{}, time.Time{}
-	t.metrics.BansActive.Store(t.bans.Add(-1))
+	t.bans.Add(-1)
 	t.file.dirty.Store(true)
 }
 
@@ -251,6 +253,9 @@ func (t *Throttle) Lift(addr netip.Addr) bool {
 		return false
 	}
 	banned := time.Now().Before(o.until)
+	if banned {
+		t.metrics.BansActive.Add(-1)
+	}
 	t.unban(o)
 	delete(s.sources, key)
 	return banned
@@ -277,7 +282,8 @@ func (t *Throttle) sweep() {
 	t.metrics.BansActive.Store(active)
 }
 
-// Serve sweeps and saves until ctx ends, then saves once more.
+// Serve sweeps and saves until ctx ends, then saves once more. In an upgrade
+// the predecessor ends it before its successor reads the file.
 func (t *Throttle) Serve(ctx context.Context) error {
 	return serveState(ctx, &t.file, t.sweep)
 }
@@ -324,7 +330,10 @@ func (t *Throttle) restore(payload []byte) error {
 		s.mu.Lock()
 		if s.sources[key] == nil && len(s.sources) < sourcesPerShard {
 			s.sources[key] = o
-			t.metrics.BansActive.Store(t.bans.Add(1))
+			t.bans.Add(1)
+			if now.Before(o.until) {
+				t.metrics.BansActive.Add(1)
+			}
 		}
 		s.mu.Unlock()
 	}
