@@ -1,6 +1,7 @@
 package resolver
 
 import (
+	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -34,14 +35,7 @@ func (f *fake) questions() []dns.Question {
 // newFake serves with a handler. The handler's network is "udp" or "tcp".
 func newFake(t *testing.T, handle func(w dns.ResponseWriter, m *dns.Msg, network string)) *fake {
 	t.Helper()
-	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := net.Listen("tcp", pc.LocalAddr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	pc, l := samePort(t)
 	f := &fake{addr: pc.LocalAddr().(*net.UDPAddr).AddrPort()}
 	serve := func(srv *dns.Server, network string) {
 		ready := make(chan struct{})
@@ -69,6 +63,25 @@ func newFake(t *testing.T, handle func(w dns.ResponseWriter, m *dns.Msg, network
 	serve(&dns.Server{PacketConn: pc}, "udp")
 	serve(&dns.Server{Listener: l}, "tcp")
 	return f
+}
+
+// samePort listens on one port for UDP and TCP.
+func samePort(t *testing.T) (net.PacketConn, net.Listener) {
+	t.Helper()
+	var failure error
+	for range 20 { // the port that UDP got may be taken for TCP
+		pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := net.Listen("tcp", pc.LocalAddr().String())
+		if err == nil {
+			return pc, l
+		}
+		failure = errors.Join(err, pc.Close())
+	}
+	t.Fatal(failure)
+	return nil, nil
 }
 
 // replyTo is an answer to a query with records in zone-file form.
