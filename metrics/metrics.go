@@ -21,6 +21,8 @@ type Registry struct {
 	Listener Listener
 	Conn     Conn
 	Relay    Relay
+	UDP      UDP
+	Bind     Bind
 }
 
 // New makes a registry with all handles at zero.
@@ -31,6 +33,8 @@ func New() *Registry {
 		Listener: newListener(set),
 		Conn:     newConn(set),
 		Relay:    newRelay(set),
+		UDP:      newUDP(set),
+		Bind:     newBind(set),
 	}
 }
 
