@@ -16,6 +16,7 @@ import (
 // real UDP socket.
 type harness struct {
 	control *net.TCPConn // the client's end
+	server  *net.TCPConn
 	udp     *net.UDPConn // the client's socket
 	code    wire.ReplyCode
 	bound   netip.AddrPort
@@ -40,7 +41,7 @@ func associateOn(t *testing.T, r *Relay, host string, change func(*Session)) *ha
 	control, server := tcpPair(t, host)
 	client := control.LocalAddr().(*net.TCPAddr).AddrPort()
 	replied := make(chan struct{})
-	h := &harness{control: control, done: make(chan Result, 1)}
+	h := &harness{control: control, server: server, done: make(chan Result, 1)}
 	s := Session{
 		ID: t.Name(), Control: server, Client: client, Identity: authsvc.Identity{User: "alice"},
 		Decide: allowAll, Resolve: noResolver,
@@ -71,7 +72,7 @@ func tcpPair(t *testing.T, host string) (client, server *net.TCPConn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = l.Close() })
+	defer func() { _ = l.Close() }()
 	c, err := net.Dial("tcp", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -170,6 +171,7 @@ func (h *harness) roundTrip(t *testing.T, dest wire.Addr, at netip.AddrPort, pay
 func (h *harness) end(t *testing.T) Result {
 	t.Helper()
 	_ = h.control.Close()
+	defer func() { _ = h.server.Close(); _ = h.udp.Close() }()
 	return h.wait(t)
 }
 
