@@ -28,6 +28,8 @@ type Registry struct {
 	Auth     Auth
 	ACL      ACL
 	Users    *Users
+	UDP      UDP
+	Bind     Bind
 }
 
 // New makes a registry with all handles at zero.
@@ -45,6 +47,8 @@ func New() *Registry {
 		Auth:     newAuth(set),
 		ACL:      ACL{set: set},
 		Users:    newUsers(set),
+		UDP:      newUDP(set),
+		Bind:     newBind(set),
 	}
 }
 

@@ -1,0 +1,182 @@
+// Package bind serves the BIND command of SOCKS5 (RFC 1928 §4 and §6) and
+// SOCKS4: a port is opened, the client is told, and the one peer that it
+// expects connects to it. Active-mode FTP is what it is for.
+//
+//	server := bind.New(bind.Options{Metrics: registry, AcceptTimeout: 2 * time.Minute})
+//	...
+//	result := server.Serve(ctx, bind.Session{Control: conn, Requested: request.Dest, Decide: ..., Reply: ...})
+//	if result.Peer != nil {
+//		defer result.Peer.Close()
+//		// write result.Early to the peer, then relay
+//	}
+package bind
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"cleversocks/aclsvc"
+	"cleversocks/authsvc"
+	"cleversocks/conn/wire"
+	"cleversocks/metrics"
+)
+
+// Options is what all BINDs share. Zero values are the defaults.
+type Options struct {
+	Disabled      bool           // refuse: reply 07
+	Ports         wire.PortRange // what is opened
+	AcceptTimeout time.Duration  // how long a peer is waited for. 0: 2 minutes
+	// AnyPeer accepts whoever connects and the rules allow. Otherwise the
+	// peer's address must be that of DST.ADDR; its port is its own business.
+	AnyPeer bool
+	// MaxPerUser bounds how many a user waits for at once; clients without a
+	// name count by address, IPv6 by /64. 0: no bound.
+	MaxPerUser int
+
+	Metrics *metrics.Registry // nil: a private one
+}
+
+// Session is one BIND request and what its connection knows.
+type Session struct {
+	// Control is the connection that carried the request. Serve reads from it
+	// while it waits, and leaves it open, without a deadline.
+	Control net.Conn
+	// Client is where the client is, after any PROXY header.
+	Client netip.AddrPort
+	// Requested is the peer that the client expects. All zeros means that the
+	// client does not know: any peer that the rules allow is accepted. A name
+	// is resolved, and any of its addresses may connect.
+	Requested wire.Addr
+	Identity  authsvc.Identity
+
+	// Advertise is the address told to the client instead of the control
+	// connection's local one, for servers behind NAT. May be invalid.
+	Advertise netip.Addr
+
+	// Decide judges the peer that connected.
+	Decide func(peer wire.Addr, addr netip.Addr) aclsvc.Decision
+	// Resolve finds the addresses of a requested name.
+	Resolve func(ctx context.Context, dest wire.Addr) ([]netip.Addr, error)
+	// Reply writes a reply. It is called once when the request fails at once,
+	// else twice: with the address to connect to, then with the peer's address
+	// or the reason that none came.
+	Reply func(code wire.ReplyCode, addr netip.AddrPort) error
+}
+
+// Result is what a BIND came to.
+type Result struct {
+	// Peer is the accepted connection, told to the client already. The caller
+	// owns it. Nil when there is none.
+	Peer *net.TCPConn
+	// PeerAddr is where it came from, unmapped.
+	PeerAddr netip.AddrPort
+	// Early is what the client sent before it had the second reply; it belongs
+	// to the peer.
+	Early []byte
+
+	Bound netip.AddrPort // told to the client; invalid when refused at once
+	Rule  string         // that allowed the peer, or denied the last one
+	Reply wire.ReplyCode // the last that was sent
+	// Cause is one of metrics.Cause* when there is no peer. When ctx ended it
+	// is CauseDrained, and Err is context.Cause(ctx).
+	Cause string
+	Err   error
+}
+
+// Server serves BINDs. Its methods may be called at any time.
+type Server struct {
+	options atomic.Pointer[Options]
+	metrics *metrics.Registry
+
+	mu    sync.Mutex
+	users map[string]int
+}
+
+// New makes a Server. Metrics are fixed here, the rest of the options can be
+// changed by Configure.
+func New(o Options) *Server {
+	if o.Metrics == nil {
+		o.Metrics = metrics.New()
+	}
+	s := &Server{metrics: o.Metrics, users: make(map[string]int)}
+	s.Configure(o)
+	return s
+}
+
+// Configure applies new options to BINDs from now on.
+func (s *Server) Configure(o Options) {
+	if o.AcceptTimeout <= 0 {
+		o.AcceptTimeout = 2 * time.Minute
+	}
+	s.options.Store(&o)
+}
+
+// Serve runs one BIND up to its second reply. The listener is closed, and
+// every goroutine has ended, when it returns.
+func (s *Server) Serve(ctx context.Context, session Session) Result {
+	o := s.options.Load()
+	seat := seatOf(session)
+	if refused, ok := s.admit(seat, o); !ok {
+		return s.refuse(session, refused)
+	}
+	defer s.release(seat)
+
+	peers, err := expected(ctx, session, o)
+	if err != nil {
+		return s.refuse(session, Result{Reply: wire.ReplyHostUnreachable, Cause: metrics.CauseDialFailed, Err: err})
+	}
+	l, err := listen(ctx, localAddr(session.Control), o.Ports)
+	if err != nil {
+		return s.refuse(session, Result{Reply: wire.ReplyGeneralFailure, Cause: metrics.CauseError, Err: err})
+	}
+	w := &wait{server: s, session: session, listener: l, peers: peers}
+	s.metrics.Bind.Waiting.Add(1)
+	defer s.metrics.Bind.Waiting.Add(-1)
+	return w.run(ctx, o.AcceptTimeout)
+}
+
+// refuse sends the only reply of a request that came to nothing at once.
+func (s *Server) refuse(session Session, r Result) Result {
+	s.metrics.Bind.Peers.Of(metrics.BindRefused).Inc()
+	if err := session.Reply(r.Reply, netip.AddrPort{}); err != nil && r.Err == nil {
+		r.Err = err
+	}
+	return r
+}
+
+func (s *Server) admit(seat string, o *Options) (Result, bool) {
+	if o.Disabled {
+		return Result{Reply: wire.ReplyCommandNotSupported, Cause: metrics.CauseDenied, Err: errDisabled}, false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if o.MaxPerUser > 0 && s.users[seat] >= o.MaxPerUser {
+		return Result{Reply: wire.ReplyNotAllowed, Cause: metrics.CauseDenied, Err: errTooMany}, false
+	}
+	s.users[seat]++
+	return Result{}, true
+}
+
+func (s *Server) release(seat string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.users[seat]--; s.users[seat] == 0 {
+		delete(s.users, seat)
+	}
+}
+
+// seatOf is whom a BIND counts for.
+func seatOf(session Session) string {
+	if session.Identity.User != "" {
+		return "user " + session.Identity.User
+	}
+	ip := session.Client.Addr().Unmap().WithZone("")
+	if ip.Is6() {
+		ip = netip.PrefixFrom(ip, 64).Masked().Addr()
+	}
+	return "addr " + ip.String()
+}

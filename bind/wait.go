@@ -1,0 +1,252 @@
+package bind
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"cleversocks/conn/wire"
+	"cleversocks/metrics"
+)
+
+// earlyBytes is what a client may send ahead of the second reply.
+const earlyBytes = 4096
+
+var (
+	errDisabled  = errors.New("bind is turned off")
+	errTooMany   = errors.New("too many binds of this user")
+	errNoPeers   = errors.New("the expected peer has no address")
+	errTimeout   = errors.New("no peer connected in time")
+	errClient    = errors.New("client closed the control connection")
+	errClientRST = errors.New("client reset the control connection")
+)
+
+// wait is one BIND between its two replies.
+type wait struct {
+	server   *Server
+	session  Session
+	listener *net.TCPListener
+	peers    []netip.Addr // who may connect; nil: anyone
+	bound    netip.AddrPort
+	rule     string
+}
+
+// run replies, waits for the peer, and replies again. It closes the listener.
+func (w *wait) run(ctx context.Context, timeout time.Duration) Result {
+	defer w.listener.Close() //nolint:errcheck // it may be closed already, once the peer is there
+	local := w.listener.Addr().(*net.TCPAddr).AddrPort()
+	w.bound = netip.AddrPortFrom(local.Addr().Unmap().WithZone(""), local.Port())
+	if ip := w.session.Advertise; ip.IsValid() {
+		w.bound = netip.AddrPortFrom(ip.Unmap().WithZone(""), local.Port())
+	}
+	_ = w.session.Control.SetReadDeadline(time.Time{}) // the handshake's
+	if err := w.session.Reply(wire.ReplySucceeded, w.bound); err != nil {
+		return Result{Bound: w.bound, Cause: metrics.CauseClientClosed, Err: err}
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errTimeout)
+	defer cancel()
+	peer, early, err := w.accept(ctx)
+	_ = w.listener.Close() // exactly one peer: a second one is refused from here on
+	if err != nil {
+		return w.failed(err)
+	}
+	return w.connected(peer, early)
+}
+
+// accept waits for the peer while it watches the control connection.
+func (w *wait) accept(ctx context.Context) (*net.TCPConn, []byte, error) {
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	past := time.Unix(1, 0)
+	defer context.AfterFunc(ctx, func() { _ = w.listener.SetDeadline(past) })()
+
+	var (
+		wg    sync.WaitGroup
+		early []byte
+	)
+	wg.Go(func() {
+		var err error
+		if early, err = watch(w.session.Control); err != nil {
+			end(err)
+		}
+	})
+	peer, err := w.acceptPeer(ctx)
+	_ = w.session.Control.SetReadDeadline(past)
+	wg.Wait()
+	_ = w.session.Control.SetReadDeadline(time.Time{})
+	if err == nil && ctx.Err() != nil { // the client left just as the peer came
+		_ = peer.Close()
+		return nil, nil, context.Cause(ctx)
+	}
+	return peer, early, err
+}
+
+// acceptPeer accepts until the right peer is there. Wrong ones are closed,
+// and the wait goes on: anybody may connect to an open port.
+func (w *wait) acceptPeer(ctx context.Context) (*net.TCPConn, error) {
+	for {
+		peer, err := w.listener.AcceptTCP()
+		if ctx.Err() != nil {
+			if err == nil {
+				_ = peer.Close()
+			}
+			return nil, context.Cause(ctx)
+		}
+		switch {
+		case err == nil:
+			if w.admits(addrOf(peer)) {
+				return peer, nil
+			}
+			_ = peer.SetLinger(0) // a reset: nothing is to be read here
+			_ = peer.Close()
+		case errors.Is(err, syscall.ECONNABORTED):
+			// The peer gave up before it was accepted.
+		default:
+			return nil, err
+		}
+	}
+}
+
+// admits reports whether a peer is the expected one and allowed.
+func (w *wait) admits(peer netip.AddrPort) bool {
+	outcome := metrics.BindAccepted
+	if w.peers != nil && !slices.Contains(w.peers, peer.Addr()) {
+		outcome = metrics.BindWrongPeer
+	} else {
+		decision := w.session.Decide(wire.FromAddrPort(peer), peer.Addr())
+		w.rule = decision.Rule
+		if !decision.Allow {
+			outcome = metrics.BindDenied
+		}
+	}
+	w.server.metrics.Bind.Peers.Of(outcome).Inc()
+	return outcome == metrics.BindAccepted
+}
+
+// connected tells the client who is there.
+func (w *wait) connected(peer *net.TCPConn, early []byte) Result {
+	from := addrOf(peer)
+	r := Result{Peer: peer, PeerAddr: from, Early: early, Bound: w.bound, Rule: w.rule, Reply: wire.ReplySucceeded}
+	if err := w.session.Reply(wire.ReplySucceeded, from); err != nil {
+		_ = peer.Close()
+		r.Peer, r.Cause, r.Err = nil, metrics.CauseClientClosed, err
+	}
+	return r
+}
+
+// failed tells the client, if it is still there, that nobody came.
+func (w *wait) failed(err error) Result {
+	r := Result{Bound: w.bound, Rule: w.rule, Reply: wire.ReplyGeneralFailure, Cause: metrics.CauseDrained, Err: err}
+	switch {
+	case errors.Is(err, errClient):
+		r.Cause = metrics.CauseClientClosed
+	case errors.Is(err, errClientRST):
+		r.Cause = metrics.CauseClientReset
+	case errors.Is(err, errTimeout):
+		r.Cause, r.Reply = metrics.CauseIdle, wire.ReplyTTLExpired
+		w.server.metrics.Bind.Peers.Of(metrics.BindTimeout).Inc()
+	default:
+		if _, ok := errors.AsType[*net.OpError](err); ok {
+			r.Cause = metrics.CauseError // the listener's
+		}
+	}
+	if r.Cause == metrics.CauseClientClosed || r.Cause == metrics.CauseClientReset {
+		w.server.metrics.Bind.Peers.Of(metrics.BindClientClosed).Inc()
+		return r
+	}
+	if replyErr := w.session.Reply(r.Reply, netip.AddrPort{}); replyErr != nil {
+		r.Err = errors.Join(r.Err, replyErr)
+	}
+	return r
+}
+
+// watch reads ahead of the second reply, to see the client go away. It ends
+// without an error at an expired deadline, or when early is full: the rest
+// stays in the kernel.
+func watch(control net.Conn) (early []byte, err error) {
+	var buf [512]byte
+	for len(early) < earlyBytes {
+		n, err := control.Read(buf[:min(len(buf), earlyBytes-len(early))])
+		early = append(early, buf[:n]...)
+		switch {
+		case err == nil:
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return early, nil
+		case errors.Is(err, syscall.ECONNRESET):
+			return nil, errClientRST
+		default:
+			return nil, errClient
+		}
+	}
+	return early, nil
+}
+
+// expected is who may connect; nil: anyone.
+func expected(ctx context.Context, session Session, o *Options) ([]netip.Addr, error) {
+	dest := session.Requested
+	switch {
+	case o.AnyPeer, dest.IsZero(), dest.IP.IsValid() && dest.IP.IsUnspecified():
+		return nil, nil
+	case dest.IP.IsValid():
+		return []netip.Addr{dest.IP.Unmap()}, nil
+	}
+	found, err := session.Resolve(ctx, dest)
+	if err != nil {
+		return nil, err
+	}
+	if len(found) == 0 {
+		return nil, fmt.Errorf("%s: %w", dest.Name, errNoPeers)
+	}
+	peers := make([]netip.Addr, len(found))
+	for i, ip := range found {
+		peers[i] = ip.Unmap().WithZone("")
+	}
+	return peers, nil
+}
+
+// listen opens the port on the address that the client reached us at. Not
+// MPTCP, Go's default: plain peers gain nothing from it, and sandbox rules
+// for TCP do not see it.
+func listen(ctx context.Context, local netip.Addr, ports wire.PortRange) (*net.TCPListener, error) {
+	network := "tcp6"
+	if local.Is4() {
+		network = "tcp4"
+	}
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(false)
+	var last error
+	for port := range ports.All() {
+		l, err := lc.Listen(ctx, network, netip.AddrPortFrom(local, port).String())
+		if err == nil {
+			return l.(*net.TCPListener), nil
+		}
+		last = err
+		if !errors.Is(err, syscall.EADDRINUSE) && !errors.Is(err, syscall.EACCES) {
+			break
+		}
+	}
+	return nil, last
+}
+
+// localAddr is the address that a client reached us at; loopback for a client
+// on a unix socket.
+func localAddr(control net.Conn) netip.Addr {
+	if tcp, ok := control.LocalAddr().(*net.TCPAddr); ok {
+		if ip := tcp.AddrPort().Addr().Unmap(); ip.IsValid() && !ip.IsUnspecified() {
+			return ip
+		}
+	}
+	return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+}
+
+func addrOf(peer *net.TCPConn) netip.AddrPort {
+	ap := peer.RemoteAddr().(*net.TCPAddr).AddrPort()
+	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
+}

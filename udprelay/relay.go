@@ -1,0 +1,237 @@
+// Package udprelay serves UDP ASSOCIATE (RFC 1928 §7). One Relay serves all
+// connections; each association is one call that lasts as long as it does:
+//
+//	relay := udprelay.New(udprelay.Options{Metrics: registry, Logger: log, Filter: udprelay.FilterAddress})
+//	...
+//	result := relay.Serve(ctx, udprelay.Session{Control: conn, Client: client, Decide: ..., Resolve: ..., Reply: ...})
+//
+// An association is a socket for its client and one per family for its
+// destinations, all unconnected, so that every destination sees the same
+// source. Each socket has a goroutine that moves datagrams in batches.
+package udprelay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"cleversocks/conn/wire"
+	"cleversocks/metrics"
+)
+
+// Filter says whose datagrams come back to a client.
+type Filter uint8
+
+// The filters of udp.filter.
+const (
+	FilterAddress  Filter = iota // hosts that were sent to
+	FilterEndpoint               // host and port that were sent to
+	FilterNone                   // anyone's that the rules allow
+)
+
+// ParseFilter reads the setting's "none", "address" or "endpoint".
+func ParseFilter(s string) (Filter, error) {
+	switch s {
+	case "none":
+		return FilterNone, nil
+	case "address":
+		return FilterAddress, nil
+	case "endpoint":
+		return FilterEndpoint, nil
+	}
+	return 0, fmt.Errorf("%q: expected none, address or endpoint", s)
+}
+
+// Options is what all associations share. Zero values are the defaults.
+type Options struct {
+	Disabled bool           // refuse: reply 07
+	Ports    wire.PortRange // for the sockets that clients send to
+	Filter   Filter
+	// IdleTimeout ends an association without a datagram either way. 0: 2 minutes.
+	IdleTimeout time.Duration
+	// MaxPerUser bounds a user's associations; clients without a name count
+	// by address, IPv6 by /64. 0: no bound.
+	MaxPerUser int
+	// MaxAssociations bounds the server's. 0: no bound but the descriptors.
+	MaxAssociations int
+
+	Metrics *metrics.Registry // nil: a private one
+	Logger  *slog.Logger      // nil: nothing is logged
+}
+
+// Relay serves associations. Its methods may be called at any time.
+type Relay struct {
+	options atomic.Pointer[Options]
+	pool    *pool
+	counts  counts
+	metrics *metrics.Registry
+	log     *slog.Logger
+	// fragments is how many bytes unfinished fragment sequences may still take.
+	fragments atomic.Int64
+
+	mu     sync.Mutex
+	active int
+	users  map[string]int
+	own    map[netip.AddrPort]struct{} // our sockets towards clients: never a destination
+}
+
+// New makes a Relay. Metrics and Logger are fixed here, the rest of the
+// options can be changed by Configure.
+func New(o Options) *Relay {
+	if o.Metrics == nil {
+		o.Metrics = metrics.New()
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	r := &Relay{
+		pool:    newPool(2 + 2*runtime.GOMAXPROCS(0)),
+		counts:  newCounts(o.Metrics),
+		metrics: o.Metrics,
+		log:     o.Logger,
+		users:   make(map[string]int),
+		own:     make(map[netip.AddrPort]struct{}),
+	}
+	r.fragments.Store(fragmentMemory)
+	r.Configure(o)
+	return r
+}
+
+// Configure applies new options to associations that start from now on; those
+// that exist keep what they began with.
+func (r *Relay) Configure(o Options) {
+	if o.IdleTimeout <= 0 {
+		o.IdleTimeout = 2 * time.Minute
+	}
+	r.options.Store(&o)
+}
+
+// errRefused is why an association did not come about.
+type errRefused struct {
+	reason string // metrics.UDPRefused*
+	code   wire.ReplyCode
+}
+
+func (e errRefused) Error() string { return "association refused: " + e.reason }
+
+// Serve runs one association: it opens the relay socket, replies, and moves
+// datagrams until the control connection ends, ctx ends or the association
+// idles. Everything it opened is closed, and every goroutine it started has
+// ended, when it returns; Control stays the caller's.
+func (r *Relay) Serve(ctx context.Context, s Session) Result {
+	o := r.options.Load()
+	a, err := r.open(ctx, s, o)
+	if err != nil {
+		code := wire.ReplyGeneralFailure
+		if refused, ok := errors.AsType[errRefused](err); ok {
+			code = refused.code
+			r.metrics.UDP.Refused.Of(refused.reason).Inc()
+		}
+		cause := metrics.CauseError
+		if code == wire.ReplyNotAllowed {
+			cause = metrics.CauseDenied
+		}
+		return Result{Reply: code, Cause: cause, Err: errors.Join(err, s.Reply(code, netip.AddrPort{}))}
+	}
+	defer r.leave(a)
+	return a.serve()
+}
+
+// open admits the session and gives it its sockets.
+func (r *Relay) open(ctx context.Context, s Session, o *Options) (*association, error) {
+	if o.Disabled {
+		return nil, errRefused{metrics.UDPRefusedDisabled, wire.ReplyCommandNotSupported}
+	}
+	a := newAssociation(r, s, *o)
+	if err := r.admit(a.seat, o); err != nil {
+		return nil, err
+	}
+	if err := a.listen(ctx); err != nil {
+		r.release(a.seat)
+		return nil, fmt.Errorf("%w: %w", errRefused{metrics.UDPRefusedSocket, wire.ReplyGeneralFailure}, err)
+	}
+	if s.Upstream != nil {
+		if err := a.associate(ctx); err != nil {
+			a.relay.close()
+			r.release(a.seat)
+			return nil, fmt.Errorf("%w: %w", errRefused{metrics.UDPRefusedUpstream, wire.ReplyGeneralFailure}, err)
+		}
+	}
+	r.mu.Lock()
+	r.own[a.local] = struct{}{}
+	r.mu.Unlock()
+	r.metrics.UDP.Associations.Add(1)
+	a.start(ctx)
+	return a, nil
+}
+
+// leave gives back what open took.
+func (r *Relay) leave(a *association) {
+	r.metrics.UDP.Associations.Add(-1)
+	r.mu.Lock()
+	delete(r.own, a.local)
+	r.mu.Unlock()
+	r.release(a.seat)
+}
+
+func (r *Relay) admit(seat string, o *Options) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case o.MaxAssociations > 0 && r.active >= o.MaxAssociations:
+		return errRefused{metrics.UDPRefusedServerLimit, wire.ReplyGeneralFailure}
+	case o.MaxPerUser > 0 && r.users[seat] >= o.MaxPerUser:
+		return errRefused{metrics.UDPRefusedUserLimit, wire.ReplyNotAllowed}
+	}
+	r.active++
+	r.users[seat]++
+	return nil
+}
+
+func (r *Relay) release(seat string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.active--
+	if r.users[seat]--; r.users[seat] == 0 {
+		delete(r.users, seat)
+	}
+}
+
+// isOwn reports whether ap is a socket of ours that clients send to.
+func (r *Relay) isOwn(ap netip.AddrPort) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, own := r.own[ap]
+	return own
+}
+
+// listenClient opens the socket that the client will send to, on the address
+// that it already reached us at (RFC 1928 §6: on multi-homed hosts any other
+// may not be reachable), with a port of the range.
+func listenClient(ctx context.Context, local netip.Addr, ports wire.PortRange) (*net.UDPConn, error) {
+	network := "udp6"
+	if local.Is4() {
+		network = "udp4"
+	}
+	var lc net.ListenConfig
+	var last error
+	for port := range ports.All() {
+		pc, err := lc.ListenPacket(ctx, network, netip.AddrPortFrom(local, port).String())
+		if err == nil {
+			return pc.(*net.UDPConn), nil
+		}
+		last = err
+		if !errors.Is(err, syscall.EADDRINUSE) && !errors.Is(err, syscall.EACCES) {
+			break
+		}
+	}
+	return nil, last
+}

@@ -1,0 +1,96 @@
+package udprelay
+
+import (
+	"context"
+	"net"
+	"net/netip"
+
+	"cleversocks/aclsvc"
+	"cleversocks/authsvc"
+	"cleversocks/conn/wire"
+)
+
+// Session is one UDP ASSOCIATE request and what its connection knows.
+type Session struct {
+	// ID is the connection's, for logs.
+	ID string
+	// Control is the connection that carried the request. Serve reads and
+	// discards what comes on it, ends with it, and leaves it open.
+	Control net.Conn
+	// Client is where the client is, after any PROXY header. Only its address
+	// matters; invalid (a client on a unix socket) stands for loopback.
+	Client netip.AddrPort
+	// Requested is DST of the request: by the RFC the client's own source, in
+	// practice often the target. It is for the log alone.
+	Requested wire.Addr
+	Identity  authsvc.Identity
+
+	// Advertise is the address told to the client instead of the control
+	// connection's local one, for servers behind NAT. May be invalid.
+	Advertise netip.Addr
+
+	// Decide judges a destination: as requested, and the address it came to
+	// (equal for an IP destination, invalid where an upstream resolves).
+	Decide func(dest wire.Addr, addr netip.Addr) aclsvc.Decision
+	// Generation numbers the rules that Decide goes by. When it moves,
+	// remembered decisions are dropped and open return paths judged again.
+	// Nil: the rules never change.
+	Generation func() uint64
+	// Resolve finds the addresses of dest.Name. It is called on a goroutine of
+	// its own and must end with ctx. It has the port so that it can deny
+	// before it asks.
+	Resolve func(ctx context.Context, dest wire.Addr) ([]netip.Addr, error)
+	// Reply writes the SOCKS reply; it is called exactly once.
+	Reply func(code wire.ReplyCode, bound netip.AddrPort) error
+
+	// Meter is asked about each datagram's payload before it moves. Nil
+	// passes everything. It must not block.
+	Meter func(d Direction, bytes int) MeterVerdict
+	// Listen opens the socket towards destinations, network "udp4" or "udp6",
+	// with the egress address and options that apply. Nil: any address.
+	Listen func(ctx context.Context, network string) (*net.UDPConn, error)
+	// Upstream, if not nil, associates with a SOCKS5 upstream that all
+	// datagrams of this session go through. Names are then not resolved here.
+	Upstream func(ctx context.Context) (Upstream, error)
+}
+
+// Upstream is an association at a SOCKS5 upstream.
+type Upstream struct {
+	// Relay is where it takes datagrams.
+	Relay netip.AddrPort
+	// Control is the connection that keeps the association alive. Serve reads
+	// it, ends when it ends, and closes it.
+	Control net.Conn
+}
+
+// Direction is which way a datagram goes.
+type Direction uint8
+
+// The directions.
+const (
+	FromClient Direction = iota
+	ToClient
+)
+
+// MeterVerdict is what becomes of a metered datagram.
+type MeterVerdict uint8
+
+// The verdicts.
+const (
+	MeterPass MeterVerdict = iota
+	MeterDrop              // over the bandwidth: UDP has no other way to slow a sender
+	MeterEnd               // the quota is used up: the association ends
+)
+
+// Result is what an association came to.
+type Result struct {
+	Reply wire.ReplyCode
+	Bound netip.AddrPort // told to the client; invalid when refused
+	// Cause is one of metrics.Cause*. When ctx ended it is CauseDrained, and
+	// Err is context.Cause(ctx), by which the caller may know better.
+	Cause string
+	Err   error
+
+	BytesIn, BytesOut         int64 // payload from and to the client
+	DatagramsIn, DatagramsOut int64
+}
