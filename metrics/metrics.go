@@ -21,6 +21,7 @@ type Registry struct {
 	Listener Listener
 	Conn     Conn
 	Relay    Relay
+	Upstream Upstream
 }
 
 // New makes a registry with all handles at zero.
@@ -31,6 +32,7 @@ func New() *Registry {
 		Listener: newListener(set),
 		Conn:     newConn(set),
 		Relay:    newRelay(set),
+		Upstream: newUpstream(set),
 	}
 }
 
