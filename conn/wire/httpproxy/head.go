@@ -109,6 +109,13 @@ func (hr *HeadReader) Read(r *bufio.Reader) (*Head, error) {
 		}
 		switch {
 		case len(line) > 2:
+			if hr.line == 0 {
+				// Judged at once: a peer that speaks another protocol may
+				// never send the empty line.
+				if err := new(Head).requestLine(string(line[:len(line)-2])); err != nil {
+					return nil, err
+				}
+			}
 			hr.line = len(hr.buf)
 		case hr.line == 0:
 			// RFC 9112 §2.2: ignore an empty line before the request line.
