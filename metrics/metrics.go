@@ -30,6 +30,7 @@ type Registry struct {
 	Users    *Users
 	UDP      UDP
 	Bind     Bind
+	Upstream Upstream
 }
 
 // New makes a registry with all handles at zero.
@@ -49,6 +50,7 @@ func New() *Registry {
 		Users:    newUsers(set),
 		UDP:      newUDP(set),
 		Bind:     newBind(set),
+		Upstream: newUpstream(set),
 	}
 }
 

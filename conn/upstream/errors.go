@@ -1,0 +1,77 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+
+	"cleversocks/conn/wire"
+)
+
+// Error is a failure on the way through an upstream.
+type Error struct {
+	Upstream string         // the upstream's name
+	Hop      string         // the hop that failed or that said so, without credentials
+	Stage    string         // dial, tls, negotiation, authentication, request
+	Code     wire.ReplyCode // what to tell the client
+	// HopFault says that the hop itself does not work, as opposed to a
+	// destination that cannot be reached behind it.
+	HopFault bool
+	Err      error
+}
+
+func (e *Error) Error() string {
+	return fmt.Sprintf("upstream %s: %s: %s: %v", e.Upstream, e.Hop, e.Stage, e.Err)
+}
+
+// Unwrap is the cause. A hop's own errno is not to be mistaken for the
+// destination's: map the error by [Error.Code].
+func (e *Error) Unwrap() error { return e.Err }
+
+// ReplyCode is what to tell the client.
+func (e *Error) ReplyCode() wire.ReplyCode { return e.Code }
+
+// Errors below an Error.
+var (
+	// ErrRefused is a hop's own answer: it did not open the connection.
+	ErrRefused = errors.New("refused by the upstream")
+	// ErrNotSOCKS5 is a peer that speaks something else.
+	ErrNotSOCKS5 = errors.New("the peer does not speak SOCKS5")
+	// ErrMethods is a hop that accepts none of the methods that we offer.
+	ErrMethods = errors.New("no acceptable authentication method")
+	// ErrCredentials is a hop that refuses our user and password.
+	ErrCredentials = errors.New("user and password refused")
+	// ErrNoUDP is an upstream that cannot carry datagrams.
+	ErrNoUDP = errors.New("only an upstream of a single socks5 hop carries datagrams")
+	// ErrNoAddress is a hop that needs an address of another family, or an
+	// address where there is a name.
+	ErrNoAddress = errors.New("the upstream cannot be given this kind of address")
+)
+
+// hopError is a fault of the hop itself. Whatever its errno, the client's
+// destination was not what failed: a general failure, or a time-out.
+func hopError(hop Hop, stage string, err error) *Error {
+	code := wire.ReplyGeneralFailure
+	if isTimeout(err) {
+		code = wire.ReplyTTLExpired
+	}
+	return &Error{Hop: hop.String(), Stage: stage, Code: code, HopFault: true, Err: err}
+}
+
+// replyError is a hop's word about the destination.
+func replyError(hop Hop, code wire.ReplyCode) *Error {
+	return &Error{Hop: hop.String(), Stage: "request", Code: code, Err: fmt.Errorf("%w: %v", ErrRefused, code)}
+}
+
+func isTimeout(err error) bool {
+	ne, ok := errors.AsType[net.Error](err)
+	return ok && ne.Timeout() || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)
+}
+
+// isHopFault reports whether another member may fare better.
+func isHopFault(err error) bool {
+	e, ok := errors.AsType[*Error](err)
+	return ok && e.HopFault
+}

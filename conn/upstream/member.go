@@ -1,0 +1,147 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"cleversocks/metrics"
+)
+
+// member is one way through a pool.
+type member struct {
+	label   string // unique in its pool, without credentials
+	hops    chain
+	health  Health
+	timeout time.Duration // of one attempt for a client
+	open    func(ctx context.Context, hops chain) (*prepared, *Error)
+	log     *slog.Logger
+	metrics *metrics.UpstreamMember
+	*state
+	shelf *shelf
+	kick  chan struct{} // asks watch for a probe at once
+}
+
+// state is what is known of a member; it outlives a reload.
+type state struct {
+	mu       sync.Mutex
+	up       bool
+	failures int // in a row
+	smoothed time.Duration
+}
+
+func (m *member) last() Hop { return m.hops[len(m.hops)-1] }
+
+func (s *state) isUp() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.up
+}
+
+func (s *state) latency() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.smoothed
+}
+
+// suspect reports whether the member has failed but is not out.
+func (s *state) suspect() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.up && s.failures > 0
+}
+
+// worked notes a handshake that took some time.
+func (m *member) worked(took time.Duration) {
+	m.mu.Lock()
+	came := !m.up
+	m.up, m.failures = true, 0
+	if m.smoothed == 0 {
+		m.smoothed = took
+	} else {
+		m.smoothed += (took - m.smoothed) / 4
+	}
+	m.mu.Unlock()
+	m.metrics.Up.Store(1)
+	m.metrics.Latency.Update(took.Seconds())
+	if came {
+		m.log.Info("upstream is up", "member", m.label)
+	}
+}
+
+// failed notes a handshake that failed.
+func (m *member) failed(err error) {
+	m.mu.Lock()
+	m.failures++
+	went := m.up && m.failures >= m.health.Failures
+	if went {
+		m.up = false
+	}
+	up := m.up
+	m.mu.Unlock()
+	m.metrics.Failures.Inc()
+	if went {
+		m.metrics.Up.Store(0)
+		m.log.Warn("upstream is down", "member", m.label, "error", err)
+	}
+	if up {
+		m.probeSoon()
+	}
+}
+
+// probeSoon asks for a probe at once; one that is asked for already serves.
+func (m *member) probeSoon() {
+	select {
+	case m.kick <- struct{}{}:
+	default:
+	}
+}
+
+// reach gets an answer from the last hop, over a warm connection if there is
+// one. A warm one that breaks at its use is replaced by a fresh one: between
+// the look at it and the request the hop may have closed it.
+func (m *member) reach(parent context.Context, want ask) (_ *prepared, warm bool, _ *Error) {
+	ctx, cancel := context.WithTimeout(parent, m.timeout)
+	defer cancel()
+	if p := m.shelf.take(); p != nil {
+		fail := want(ctx, p, m.last())
+		if fail == nil {
+			return p, true, nil
+		}
+		p.close()
+		if !fail.HopFault || ctx.Err() != nil {
+			return nil, true, named(fail, m.last())
+		}
+	}
+	p, fail := m.fresh(ctx)
+	if fail != nil {
+		// A client that went away is not the member's failure.
+		if !errors.Is(context.Cause(parent), context.Canceled) {
+			m.failed(fail)
+		}
+		return nil, false, fail
+	}
+	if fail = want(ctx, p, m.last()); fail != nil {
+		p.close()
+		if fail.HopFault && ctx.Err() == nil {
+			// A destination can provoke this, so that it is no proof; the
+			// probe will tell.
+			m.metrics.Failures.Inc()
+			m.probeSoon()
+		}
+		return nil, false, named(fail, m.last())
+	}
+	return p, false, nil
+}
+
+// fresh opens a connection and notes that it worked.
+func (m *member) fresh(ctx context.Context) (*prepared, *Error) {
+	start := time.Now()
+	p, fail := m.open(ctx, m.hops)
+	if fail == nil {
+		m.worked(time.Since(start))
+	}
+	return p, fail
+}

@@ -1,0 +1,84 @@
+package upstream
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+)
+
+// maxMemberFile bounds a file of members.
+const maxMemberFile = 1 << 20
+
+// expandMembers puts the content of files in the place of "file:PATH".
+func expandMembers(members []string) ([]string, error) {
+	var urls []string
+	for i, m := range members {
+		path, isFile := strings.CutPrefix(m, "file:")
+		if !isFile {
+			urls = append(urls, m)
+			continue
+		}
+		more, err := readMemberFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("members[%d]: %w", i, err)
+		}
+		urls = append(urls, more...)
+	}
+	return urls, nil
+}
+
+func readMemberFile(path string) ([]string, error) {
+	f, err := os.Open(path) //nolint:gosec // the operator's own setting
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	b, err := io.ReadAll(io.LimitReader(f, maxMemberFile+1))
+	switch {
+	case err != nil:
+		return nil, err
+	case len(b) > maxMemberFile:
+		return nil, fmt.Errorf("%s: larger than %d bytes", path, maxMemberFile)
+	}
+	urls, err := parseMembers(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return urls, nil
+}
+
+// parseMembers reads a JSON array of URLs, or one URL a line with empty lines
+// and those that begin with # left out. Every URL is checked here, where the
+// line is known.
+func parseMembers(b []byte) ([]string, error) {
+	b = bytes.TrimPrefix(b, []byte("\xef\xbb\xbf"))
+	if trimmed := bytes.TrimSpace(b); len(trimmed) > 0 && trimmed[0] == '[' {
+		var urls []string
+		if err := json.Unmarshal(trimmed, &urls); err != nil {
+			return nil, fmt.Errorf("want a JSON array of URLs: %w", err)
+		}
+		for i, u := range urls {
+			if _, err := ParseHop(u); err != nil {
+				return nil, fmt.Errorf("[%d]: %w", i, err)
+			}
+		}
+		return urls, nil
+	}
+	var urls []string
+	number := 0
+	for line := range strings.Lines(string(b)) {
+		number++
+		line = strings.TrimSpace(line)
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		if _, err := ParseHop(line); err != nil {
+			return nil, fmt.Errorf("line %d: %w", number, err)
+		}
+		urls = append(urls, line)
+	}
+	return urls, nil
+}

@@ -1,0 +1,119 @@
+package upstream
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"cleversocks/conn/wire"
+)
+
+// Pool is one upstream at work. It is a service: Serve keeps its members
+// probed and their warm connections filled. Without Serve it still carries
+// connections, cold ones.
+type Pool struct {
+	name     string
+	local    bool
+	strategy Strategy
+	members  []*member // never empty, never changed
+	turn     atomic.Uint64
+}
+
+// Name is the upstream's name.
+func (p *Pool) Name() string { return p.name }
+
+// String names the service; it shows no member.
+func (p *Pool) String() string { return "upstream " + p.name }
+
+// Serve watches the members until ctx ends, then closes what is warm. It
+// returns ctx's error.
+func (p *Pool) Serve(ctx context.Context) error {
+	var wg sync.WaitGroup
+	for _, m := range p.members {
+		wg.Go(func() { m.watch(ctx) })
+	}
+	wg.Wait()
+	return ctx.Err()
+}
+
+// MemberStatus is what is known of a member, for a status page.
+type MemberStatus struct {
+	Member  string // without credentials
+	Up      bool
+	Active  int64
+	Warm    int64
+	Latency time.Duration // smoothed time of a handshake; 0 is unknown
+}
+
+// Status is what is known of the members, in their order.
+func (p *Pool) Status() []MemberStatus {
+	out := make([]MemberStatus, 0, len(p.members))
+	for _, m := range p.members {
+		out = append(out, MemberStatus{
+			Member: m.label, Up: m.isUp(), Active: m.metrics.Active.Load(),
+			Warm: m.metrics.Warm.Load(), Latency: m.latency(),
+		})
+	}
+	return out
+}
+
+// maxTries bounds the members that one request tries.
+const maxTries = 3
+
+// ask asks the last hop of a prepared connection for what is wanted.
+type ask func(ctx context.Context, p *prepared, hop Hop) *Error
+
+// through finds a member that answers. On success the member counts one
+// active tunnel more, which Info.Release takes back.
+func (p *Pool) through(ctx context.Context, want ask) (*prepared, Info, *Error) {
+	var tried []*member
+	var first *Error
+	for range maxTries {
+		m := p.pick(tried)
+		if m == nil {
+			break
+		}
+		got, warm, fail := m.reach(ctx, want)
+		if fail == nil {
+			m.metrics.Active.Add(1)
+			release := sync.OnceFunc(func() { m.metrics.Active.Add(-1) })
+			return got, Info{Upstream: p.name, Member: m.label, Local: got.local(), Warm: warm, release: release}, nil
+		}
+		fail.Upstream = p.name
+		if first == nil || !fail.HopFault {
+			first = fail
+		}
+		if !fail.HopFault || ctx.Err() != nil {
+			break
+		}
+		tried = append(tried, m)
+	}
+	return nil, Info{}, first
+}
+
+// connect reaches the first of dests that answers; they are one destination's
+// addresses, or its name.
+func (p *Pool) connect(ctx context.Context, dests []wire.Addr) (net.Conn, Info, error) {
+	var first *Error
+	for _, dest := range dests {
+		var bound netip.AddrPort
+		got, info, fail := p.through(ctx, func(ctx context.Context, p *prepared, hop Hop) (fail *Error) {
+			bound, fail = request(ctx, p.conn, hop, dest)
+			return fail
+		})
+		if fail == nil {
+			info.Bound = bound
+			return got.conn, info, nil
+		}
+		if first == nil {
+			first = fail
+		}
+		if fail.HopFault || ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, Info{}, first
+}

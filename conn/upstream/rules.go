@@ -1,0 +1,233 @@
+package upstream
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/gaissmai/bart"
+
+	"cleversocks/conn/wire"
+)
+
+// Rule sends matching destinations through an upstream. An empty list
+// matches everything; of a list that is not, one entry must match.
+type Rule struct {
+	// To holds names ("example.org"), names below one ("*.example.org"),
+	// addresses and CIDRs ("10.0.0.0/8"), or "*". A destination given by
+	// name matches names only: it is not resolved to find out.
+	To    []string
+	Ports []Ports
+	Users []string
+	// Upstream is an upstream's name, "direct" or "reject".
+	Upstream string
+	// Rewrite is the "host:port" asked for instead. An empty host or "*"
+	// keeps the host, port 0 keeps the port.
+	Rewrite string
+}
+
+// Ports is a range of ports, both ends included.
+type Ports struct {
+	First, Last uint16
+}
+
+// ParsePorts reads "443" or "465-587".
+func ParsePorts(s string) (Ports, error) {
+	first, last, ranged := strings.Cut(s, "-")
+	if !ranged {
+		last = first
+	}
+	a, err := strconv.ParseUint(first, 10, 16)
+	b, err2 := strconv.ParseUint(last, 10, 16)
+	if err != nil || err2 != nil || a > b {
+		return Ports{}, fmt.Errorf("%q is no port and no range of ports", s)
+	}
+	return Ports{First: uint16(a), Last: uint16(b)}, nil
+}
+
+const (
+	toDirect = "direct"
+	toReject = "reject"
+)
+
+// rule is a Rule ready to be matched without allocation.
+type rule struct {
+	label    string // "forward[2]"
+	any      bool
+	names    map[string]struct{}
+	suffixes map[string]struct{} // without "*."
+	prefixes *bart.Lite
+	ports    []Ports
+	users    map[string]struct{}
+	rewrite  wire.Addr // what is unset is kept
+	action   Action
+	pool     *Pool
+}
+
+func compileRule(index int, r Rule, pools map[string]*Pool) (*rule, error) {
+	c := &rule{label: fmt.Sprintf("forward[%d]", index), any: len(r.To) == 0, ports: r.Ports}
+	for i, to := range r.To {
+		if err := c.addTo(to); err != nil {
+			return nil, fmt.Errorf("%s.to[%d]: %w", c.label, i, err)
+		}
+	}
+	for i, p := range r.Ports {
+		if p.First > p.Last {
+			return nil, fmt.Errorf("%s.ports[%d]: %d-%d is empty", c.label, i, p.First, p.Last)
+		}
+	}
+	if len(r.Users) > 0 {
+		c.users = make(map[string]struct{}, len(r.Users))
+		for _, u := range r.Users {
+			c.users[u] = struct{}{}
+		}
+	}
+	var err error
+	if c.rewrite, err = parseRewrite(r.Rewrite); err != nil {
+		return nil, fmt.Errorf("%s.rewrite: %w", c.label, err)
+	}
+	switch r.Upstream {
+	case toDirect:
+		c.action = Direct
+	case toReject:
+		c.action = Reject
+	default:
+		c.action = Via
+		if c.pool = pools[r.Upstream]; c.pool == nil {
+			return nil, fmt.Errorf("%s.upstream: %q is no upstream's name, nor direct or reject", c.label, r.Upstream)
+		}
+	}
+	return c, nil
+}
+
+func (c *rule) addTo(to string) error {
+	if to == "*" {
+		c.any = true
+		return nil
+	}
+	if suffix, ok := strings.CutPrefix(to, "*."); ok {
+		name, err := wire.NormalizeName(suffix)
+		if err != nil {
+			return err
+		}
+		c.suffixes = set(c.suffixes, name)
+		return nil
+	}
+	if strings.Contains(to, "/") {
+		p, err := netip.ParsePrefix(to)
+		if err != nil {
+			return fmt.Errorf("%q is no CIDR", to)
+		}
+		c.addPrefix(p)
+		return nil
+	}
+	addr, err := wire.ParseHost(to, 0)
+	if err != nil {
+		return err
+	}
+	if addr.IsName() {
+		c.names = set(c.names, addr.Name)
+		return nil
+	}
+	c.addPrefix(netip.PrefixFrom(addr.IP, addr.IP.BitLen()))
+	return nil
+}
+
+func set(m map[string]struct{}, key string) map[string]struct{} {
+	if m == nil {
+		m = make(map[string]struct{})
+	}
+	m[key] = struct{}{}
+	return m
+}
+
+func (c *rule) addPrefix(p netip.Prefix) {
+	if c.prefixes == nil {
+		c.prefixes = new(bart.Lite)
+	}
+	if p.Addr().Is4In6() && p.Bits() >= 96 {
+		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+	}
+	c.prefixes.Insert(p.Masked())
+}
+
+func (c *rule) matches(q Query) bool {
+	if c.users != nil {
+		if _, ok := c.users[q.User]; !ok {
+			return false
+		}
+	}
+	return c.matchesPort(q.Dest.Port) && c.matchesHost(q.Dest)
+}
+
+func (c *rule) matchesPort(port uint16) bool {
+	for _, p := range c.ports {
+		if p.First <= port && port <= p.Last {
+			return true
+		}
+	}
+	return len(c.ports) == 0
+}
+
+func (c *rule) matchesHost(dest wire.Addr) bool {
+	switch {
+	case c.any:
+		return true
+	case !dest.IsName():
+		return c.prefixes != nil && c.prefixes.Contains(dest.IP)
+	}
+	if _, ok := c.names[dest.Name]; ok {
+		return true
+	}
+	if c.suffixes == nil {
+		return false
+	}
+	for rest := dest.Name; ; {
+		_, parent, ok := strings.Cut(rest, ".")
+		if !ok {
+			return false
+		}
+		if _, ok := c.suffixes[parent]; ok {
+			return true
+		}
+		rest = parent
+	}
+}
+
+// apply is dest with what the rule rewrites.
+func (c *rule) apply(dest wire.Addr) wire.Addr {
+	if !c.rewrite.IsZero() {
+		dest.IP, dest.Name = c.rewrite.IP, c.rewrite.Name
+	}
+	if c.rewrite.Port != 0 {
+		dest.Port = c.rewrite.Port
+	}
+	return dest
+}
+
+func parseRewrite(s string) (wire.Addr, error) {
+	if s == "" {
+		return wire.Addr{}, nil
+	}
+	host, port, err := splitHostPort(s)
+	if err != nil || host == "" || host == "*" {
+		return wire.Addr{Port: port}, err
+	}
+	return wire.ParseHost(host, port)
+}
+
+// splitHostPort cuts at the last colon, so that an IPv6 address needs no
+// brackets, as in microsocks.
+func splitHostPort(s string) (host string, port uint16, err error) {
+	i := strings.LastIndexByte(s, ':')
+	if i < 0 {
+		return "", 0, errors.New("want host:port")
+	}
+	n, err := strconv.ParseUint(s[i+1:], 10, 16)
+	if err != nil {
+		return "", 0, errors.New("the port is no number up to 65535")
+	}
+	return s[:i], uint16(n), nil
+}

@@ -1,0 +1,68 @@
+package upstream
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+)
+
+// Strategy is how a pool chooses among the members that work.
+type Strategy string
+
+// The strategies. Ties go round.
+const (
+	RoundRobin       Strategy = "round_robin"
+	Random           Strategy = "random"
+	LeastConnections Strategy = "least_connections"
+	Fastest          Strategy = "fastest" // by the smoothed time of a handshake
+)
+
+func (s Strategy) check() error {
+	switch s {
+	case RoundRobin, Random, LeastConnections, Fastest:
+		return nil
+	}
+	return fmt.Errorf("strategy: %q: want round_robin, random, least_connections or fastest", s)
+}
+
+// pick chooses a member that was not tried yet. When all are down one is
+// tried all the same, and one only: better a slow failure than a certain one.
+func (p *Pool) pick(tried []*member) *member {
+	n := uint64(len(p.members))
+	start := p.turn.Add(1) - 1
+	if p.strategy == Random {
+		start = rand.Uint64N(n) //nolint:gosec // spreads load, keeps no secret
+	}
+	var best, fallback *member
+	for i := range n {
+		m := p.members[(start+i)%n]
+		if slices.Contains(tried, m) {
+			continue
+		}
+		if !m.isUp() {
+			if fallback == nil {
+				fallback = m
+			}
+			continue
+		}
+		if best == nil || p.better(m, best) {
+			best = m
+		}
+	}
+	if best == nil && len(tried) == 0 {
+		return fallback
+	}
+	return best
+}
+
+// better reports whether a is to be preferred to b, the first one found.
+func (p *Pool) better(a, b *member) bool {
+	switch p.strategy {
+	case LeastConnections:
+		return a.metrics.Active.Load() < b.metrics.Active.Load()
+	case Fastest:
+		return a.latency() < b.latency() // unknown is 0: tried first
+	case RoundRobin, Random:
+	}
+	return false
+}
