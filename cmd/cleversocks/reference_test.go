@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -24,6 +25,7 @@ func TestReference(t *testing.T) {
 	root := newRoot(t.Context(), &app{stdout: io.Discard, stderr: io.Discard})
 	root.DisableAutoGenTag = true
 	root.Version = ""
+	root.InitDefaultCompletionCmd() // which Execute would add
 	want := map[string]func(io.Writer) error{
 		"configuration.md": config.WriteReference,
 		"cli.md":           func(w io.Writer) error { return writeCLI(w, root) },
@@ -59,15 +61,15 @@ func writeCLI(w io.Writer, cmd *cobra.Command) error {
 		if _, err := io.WriteString(w, head); err != nil {
 			return err
 		}
-		cmd.InitDefaultHelpFlag()
-		cmd.InitDefaultHelpCmd()
-		cmd.InitDefaultCompletionCmd()
 	}
-	if err := doc.GenMarkdownCustom(cmd, w, func(string) string { return "#cleversocks" }); err != nil {
+	anchor := func(page string) string {
+		return "#" + strings.ReplaceAll(strings.TrimSuffix(page, ".md"), "_", "-")
+	}
+	if err := doc.GenMarkdownCustom(cmd, w, anchor); err != nil {
 		return err
 	}
 	for _, sub := range cmd.Commands() {
-		if !sub.IsAvailableCommand() || sub.HasSubCommands() {
+		if !sub.IsAvailableCommand() {
 			continue
 		}
 		if err := writeCLI(w, sub); err != nil {

@@ -45,7 +45,7 @@ func (a *Auth) keys() []Key {
 		},
 		{
 			Name: "credentials_file", Value: &a.CredentialsFile, Default: "", Flag: "credentials-file", Arg: "FILE",
-			Doc: "A file that holds one line, `user:password`, in place of the three above.",
+			Doc: "A file that holds one line, `user:password`, in place of auth.user and a password.",
 		},
 	}
 }
@@ -59,16 +59,16 @@ const (
 )
 
 func (c *Config) finishAuth(f *finisher) {
-	before := len(f.list)
-	c.Auth.Credential = c.credential(f)
-	failed := len(f.list) > before
+	if !f.within("auth") {
+		c.Auth.Credential = c.credential(f)
+	}
 	configured := c.Auth.Credential != nil
 	c.Auth.Required = c.Auth.Mode.Or(configured)
-	if c.Auth.Required && !configured && !failed {
+	if c.Auth.Required && !configured && !f.within("auth") {
 		f.add(c.origins["auth.required"], "auth.required",
 			"nobody could log in: set auth.user and auth.password, or auth.credentials_file")
 	}
-	if changedSecret := c.origins[passwordKey]; changedSecret.layer == fromFlag {
+	if c.origins[passwordKey].layer == fromFlag {
 		f.warn("-P shows the password to other users of this machine: rather use --credentials-file FILE (one user:password), " +
 			"CLEVERSOCKS_AUTH__PASSWORD in the environment, or auth.password_file")
 	}

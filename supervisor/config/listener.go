@@ -38,7 +38,11 @@ func (c *Config) finishListeners(f *finisher) {
 	seen := make(map[ListenAddress]int, len(c.Listeners))
 	for i := range c.Listeners {
 		l := &c.Listeners[i]
-		key := fmt.Sprintf("listener[%d].address", i)
+		element := fmt.Sprintf("listener[%d]", i)
+		if f.within(element) {
+			continue
+		}
+		key := element + ".address"
 		o := c.originOf(key)
 		if l.Address.IsZero() {
 			f.add(o, key, "must be %s, not empty", l.Address.accepts())

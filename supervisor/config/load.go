@@ -42,7 +42,7 @@ func NewLoader(s Sources) *Loader {
 func (l *Loader) Load(ctx context.Context) (*Config, error) {
 	r := &run{
 		cfg: &Config{origins: make(map[string]origin)},
-		k:   koanf.New("."),
+		k:   newKoanf(),
 	}
 	r.loadDefaults()
 	if l.sources.File != "" {
@@ -96,7 +96,7 @@ type source struct {
 // load takes the layer that p provides. Each value is tried by itself, so
 // that all wrong ones are found; only right ones are merged.
 func (r *run) load(p koanf.Provider, parser koanf.Parser, s source) {
-	layer := koanf.New(".")
+	layer := newKoanf()
 	if err := layer.Load(p, parser); err != nil {
 		r.add(s.origin(""), "", "%v", err)
 		return
@@ -261,3 +261,6 @@ func (c *Config) originOf(path string) origin {
 		path = path[:i]
 	}
 }
+
+// newKoanf is fresh for each load, so that none sees another's values.
+func newKoanf() *koanf.Koanf { return koanf.New(".") }

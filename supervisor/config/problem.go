@@ -57,6 +57,12 @@ func (ps *problems) add(o origin, key, format string, args ...any) {
 	ps.list = append(ps.list, problem{origin: o, key: key, text: fmt.Sprintf(format, args...)})
 }
 
+// within says that something is wrong below path already: then combinations
+// there are not judged, as the values are not those that were meant.
+func (ps *problems) within(path string) bool {
+	return slices.ContainsFunc(ps.list, func(p problem) bool { return strings.HasPrefix(p.key, path+".") })
+}
+
 // err is nil without problems, else one error for all, in the order of the
 // file, then the environment, then the flags.
 func (ps *problems) err() error {
@@ -68,6 +74,7 @@ func (ps *problems) err() error {
 			cmp.Compare(a.origin.layer, b.origin.layer),
 			cmp.Compare(a.origin.line, b.origin.line),
 			cmp.Compare(a.origin.col, b.origin.col),
+			cmp.Compare(a.origin.where, b.origin.where),
 			cmp.Compare(a.key, b.key),
 		)
 	})

@@ -1,0 +1,223 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+
+	"cleversocks/supervisor/config"
+)
+
+// gate is a writer that waits until it is opened, and fails as told.
+type gate struct {
+	open chan struct{}
+
+	mu   sync.Mutex
+	err  error
+	text bytes.Buffer
+}
+
+func (g *gate) Write(p []byte) (int, error) {
+	<-g.open
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.err != nil {
+		return 0, g.err
+	}
+	return g.text.Write(p)
+}
+
+func (g *gate) String() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.text.String()
+}
+
+func openGate() *gate {
+	g := &gate{open: make(chan struct{})}
+	close(g.open)
+	return g
+}
+
+// TestSinkNeverBlocks: a stuck reader costs lines, which are counted, and
+// neither time nor memory without bound.
+func TestSinkNeverBlocks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &gate{open: make(chan struct{})}
+		var lost uint64
+		s := newSink(g, func(n uint64) { lost += n })
+		if _, err := s.Write([]byte("first\n")); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait() // "first" is on its way, stuck
+		line := bytes.Repeat([]byte("x"), maxPending/4-1)
+		line = append(line, '\n')
+		for range 6 {
+			if n, err := s.Write(line); n != len(line) || err != nil {
+				t.Fatal(n, err)
+			}
+		}
+		close(g.open)
+		synctest.Wait()
+		if lost != 2 {
+			t.Errorf("%d lines were reported as lost, want 2", lost)
+		}
+		if got := g.text.Len(); got != len("first\n")+4*len(line) {
+			t.Errorf("%d bytes were written", got)
+		}
+		s.close()
+	})
+}
+
+// TestSinkFullDisk: what fails is counted and reported once writing works.
+func TestSinkFullDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := openGate()
+		g.err = errors.New("no space left on device")
+		var lost uint64
+		s := newSink(g, func(n uint64) { lost += n })
+		for range 3 {
+			if _, err := s.Write([]byte("line\n")); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		if lost != 0 {
+			t.Errorf("%d lines were reported to a full disk", lost)
+		}
+		g.mu.Lock()
+		g.err = nil
+		g.mu.Unlock()
+		if _, err := s.Write([]byte("works\n")); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if lost != 3 || g.String() != "works\n" {
+			t.Errorf("lost %d, wrote %q", lost, g)
+		}
+		s.close()
+	})
+}
+
+// TestSinkCloseIsBounded: a stuck reader does not hold up the exit.
+func TestSinkCloseIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &gate{open: make(chan struct{})}
+		s := newSink(g, nil)
+		if _, err := s.Write([]byte("line\n")); err != nil {
+			t.Fatal(err)
+		}
+		s.close() // returns after flushTimeout of the bubble's time
+		close(g.open)
+		synctest.Wait()
+		if g.String() != "line\n" {
+			t.Errorf("wrote %q", g)
+		}
+	})
+}
+
+// TestApply changes level, format and access under a logger in use.
+func TestApply(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		log  config.Log
+		want []string
+		not  []string
+	}{
+		{
+			name: "text", log: config.Log{Level: "info", Format: "text", Access: "all"},
+			want: []string{`level=INFO msg=event id=7`, `msg=connection cause=client_closed`, `msg=connection cause=denied`}, not: []string{"tracing"},
+		},
+		{
+			name: "trace", log: config.Log{Level: "trace", Format: "text", Access: "off"},
+			want: []string{`level=TRACE msg=tracing id=7`}, not: []string{"connection"},
+		},
+		{
+			name: "json", log: config.Log{Level: "trace", Format: "json", Access: "denied"},
+			want: []string{`"level":"TRACE","msg":"tracing","id":7`, `"cause":"denied"`}, not: []string{"client_closed"},
+		},
+		{
+			name: "quiet", log: config.Log{Level: "error", Format: "auto", Access: "off"},
+			want: []string{`msg=failed`}, not: []string{"event", "connection"},
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			g := openGate()
+			l := newLogs(g, nil)
+			logger := l.Logger().With("id", 7)
+			tt.log.Output = stderrOutput
+			if err := l.Apply(tt.log); err != nil {
+				t.Fatal(err)
+			}
+			logger.Error("failed")
+			logger.Info("event")
+			logger.Log(t.Context(), levelTrace, "tracing")
+			l.Access().Info("connection", "cause", "client_closed")
+			l.Access().Info("connection", "cause", "denied")
+			l.Close()
+			for _, want := range tt.want {
+				if !strings.Contains(g.String(), want) {
+					t.Errorf("%q is missing in\n%s", want, g)
+				}
+			}
+			for _, not := range tt.not {
+				if strings.Contains(g.String(), not) {
+					t.Errorf("%q is in\n%s", not, g)
+				}
+			}
+		})
+	}
+}
+
+// TestApplyReopens: after a rotation lines go to the new file, and a bad path
+// changes nothing.
+func TestApplyReopens(t *testing.T) {
+	dir := t.TempDir()
+	path, access := filepath.Join(dir, "log"), filepath.Join(dir, "access")
+	c := config.Log{Level: "info", Format: "text", Output: path, Access: "all", AccessOutput: access}
+	l := newLogs(openGate(), nil)
+	apply := func(c config.Log) {
+		t.Helper()
+		if err := l.Apply(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	apply(c)
+	logger := l.Logger()
+	logger.Info("before")
+	if err := os.Rename(path, path+".1"); err != nil {
+		t.Fatal(err)
+	}
+	apply(c)
+	logger.Info("after")
+	l.Access().Info("connection")
+	bad := c
+	bad.AccessOutput = filepath.Join(dir, "none", "access")
+	err := l.Apply(bad)
+	if !errors.Is(err, config.ErrInvalid) || !strings.Contains(fmt.Sprint(err), "log.access_output") {
+		t.Errorf("got %v", err)
+	}
+	logger.Log(t.Context(), slog.LevelWarn, "still")
+	l.Close()
+	for name, want := range map[string]string{path: "after still", access: "connection"} {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for line := range strings.Lines(string(text)) {
+			_, msg, _ := strings.Cut(strings.TrimSpace(line), "msg=")
+			got = append(got, msg)
+		}
+		if j := strings.TrimPrefix(strings.Join(got, " "), "before "); j != want {
+			t.Errorf("%s has %q, want %q", name, j, want)
+		}
+	}
+}

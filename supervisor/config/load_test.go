@@ -1,0 +1,278 @@
+package config
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/pflag"
+)
+
+// load reads a file with text, an environment and arguments.
+func load(t *testing.T, file string, environ, args []string) (*Config, error) {
+	t.Helper()
+	s := Sources{Environ: environ, Flags: pflag.NewFlagSet("test", pflag.ContinueOnError)}
+	if file != "" {
+		s.File = filepath.Join(t.TempDir(), "c.toml")
+		if err := os.WriteFile(s.File, []byte(file), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	RegisterFlags(s.Flags, nil)
+	if err := s.Flags.Parse(args); err != nil {
+		t.Fatal(err)
+	}
+	return NewLoader(s).Load(t.Context())
+}
+
+func TestLayers(t *testing.T) {
+	const file = "[log]\nlevel = \"warn\"\n[relay]\nkeepalive.count = 9\n[[listener]]\naddress = \"127.0.0.1:7\"\n"
+	for _, tt := range []struct {
+		name    string
+		file    string
+		environ []string
+		args    []string
+		level   string
+		count   int
+		listen  string
+	}{
+		{name: "defaults", level: "info", count: 4, listen: "127.0.0.1:1080"},
+		{name: "file", file: file, level: "warn", count: 9, listen: "127.0.0.1:7"},
+		{
+			name: "environment over file", file: file, environ: []string{"CLEVERSOCKS_LOG__LEVEL=debug", "CLEVERSOCKS_RELAY__KEEPALIVE__COUNT=5"},
+			level: "debug", count: 5, listen: "127.0.0.1:7",
+		},
+		{
+			name: "flag over environment", file: file, environ: []string{"CLEVERSOCKS_LOG__LEVEL=debug"}, args: []string{"--log-level=trace"},
+			level: "trace", count: 9, listen: "127.0.0.1:7",
+		},
+		{name: "flags replace listeners", file: file, args: []string{"-p", "8"}, level: "warn", count: 9, listen: "127.0.0.1:8"},
+		{name: "address alone", args: []string{"-i", "::"}, level: "info", count: 4, listen: "[::]:1080"},
+		{name: "IPv4 stays IPv4", args: []string{"-i0.0.0.0"}, level: "info", count: 4, listen: "0.0.0.0:1080"},
+		{name: "quiet", args: []string{"-q"}, level: "error", count: 4, listen: "127.0.0.1:1080"},
+		{name: "quiet yields to a level", args: []string{"--log-level=debug", "-q"}, level: "debug", count: 4, listen: "127.0.0.1:1080"},
+		{
+			name: "not ours", environ: []string{"CLEVERSOCKS_LOGLEVEL=x", "CLEVERSOCKS_PORT=tcp://1", "OTHER_LOG__LEVEL=x"},
+			level: "info", count: 4, listen: "127.0.0.1:1080",
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c, err := load(t, tt.file, tt.environ, tt.args)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := []string{c.Log.Level, fmt.Sprint(c.Relay.Keepalive.Count), c.Listeners[0].Address.String(), fmt.Sprint(len(c.Listeners))}
+			if d := cmp.Diff([]string{tt.level, fmt.Sprint(tt.count), tt.listen, "1"}, got); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	c, err := load(t, "", nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Admin.Configured || c.Admin.Address.String() != "127.0.0.1:9180" {
+		t.Errorf("admin: %+v", c.Admin)
+	}
+	if c.Auth.Required || c.Auth.Credential != nil || len(c.Warnings) > 0 {
+		t.Errorf("auth: %+v, warnings %q", c.Auth, c.Warnings)
+	}
+	if c.Limits.IdleTimeout.D() != 15*time.Minute || c.Relay.BufferSize != 16<<10 || !c.Relay.NoDelay {
+		t.Errorf("limits %+v, relay %+v", c.Limits, c.Relay)
+	}
+	if c, err = load(t, "", []string{"CLEVERSOCKS_ADMIN__ADDRESS=127.0.0.1:9180"}, nil); err != nil || !c.Admin.Configured {
+		t.Errorf("the admin address was configured: %v", err)
+	}
+}
+
+func TestCredential(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	raw := write("raw", "\xff\x00:y\n\n")
+	both := write("both", "jane:se:cret\r\n")
+	for _, tt := range []struct {
+		name, file string
+		environ    []string
+		args       []string
+		want       string // "user:password", "" for none
+		err        string
+	}{
+		{name: "none"},
+		{name: "flags", args: []string{"-u", "joe", "-P", "x"}, want: "joe:x"},
+		{name: "empty is configured", file: "[auth]\nuser=''\npassword=''", want: ":"},
+		{name: "environment", environ: []string{"CLEVERSOCKS_AUTH__USER=joe", "CLEVERSOCKS_AUTH__PASSWORD=a,b"}, want: "joe:a,b"},
+		{name: "empty environment fails closed", environ: []string{"CLEVERSOCKS_AUTH__USER=", "CLEVERSOCKS_AUTH__PASSWORD="}, want: ":"},
+		{name: "raw bytes", args: []string{"-u", "joe", "--password-file", raw}, want: "joe:\xff\x00:y\n"},
+		{name: "credentials", args: []string{"--credentials-file", both}, want: "jane:se:cret"},
+		{name: "all keys listed", file: "[auth]\nuser=''\npassword=''\npassword_file=''\ncredentials_file='" + both + "'", want: "jane:se:cret"},
+		{name: "flags over the file", file: "[auth]\ncredentials_file='" + both + "'", args: []string{"-u", "joe", "-P", "x"}, want: "joe:x"},
+		{name: "two of one layer", file: "[auth]\nuser='a'\npassword='x'\npassword_file='" + raw + "'", err: "contradicts"},
+		{name: "no password", args: []string{"-u", "joe"}, err: "needs a password"},
+		{name: "no user", args: []string{"-P", "x"}, err: "needs a user"},
+		{name: "nobody", file: "[auth]\nrequired = true", err: "c.toml:2:1: auth.required: nobody could log in"},
+		{name: "too long", args: []string{"-u", strings.Repeat("u", 256), "-P", strings.Repeat("p", 256)}, err: "at most 255"},
+		{name: "no such file", args: []string{"-u", "joe", "--password-file", dir + "/none"}, err: "no such file"},
+		{name: "a directory", args: []string{"-u", "joe", "--password-file", dir}, err: "not a regular file"},
+		{name: "not a string", file: "[auth]\nuser='a'\npassword=123456", err: "c.toml:3:1: auth.password: must be a string"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c, err := load(t, tt.file, tt.environ, tt.args)
+			if tt.err != "" {
+				if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), tt.err) {
+					t.Fatalf("got %v, want %q", err, tt.err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := ""
+			if cred := c.Auth.Credential; cred != nil {
+				got = cred.User + ":" + cred.Password.Reveal()
+			}
+			if got != tt.want || c.Auth.Required != (tt.want != "") {
+				t.Errorf("got %q, required %t; want %q", got, c.Auth.Required, tt.want)
+			}
+		})
+	}
+}
+
+// TestSecretsAreMasked prints a configuration in every way there is.
+func TestSecretsAreMasked(t *testing.T) {
+	const secret = "correct horse"
+	c, err := load(t, "", nil, []string{"-u", "joe", "-P", secret})
+	if err != nil {
+		t.Fatal(err)
+	}
+	asJSON, err := json.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log, toml strings.Builder
+	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "password", c.Auth.Password, "config", c)
+	if err := c.WriteTOML(&toml); err != nil {
+		t.Fatal(err)
+	}
+	hidden := struct{ inner Secret }{c.Auth.Password}
+	for name, text := range map[string]string{
+		"%v": fmt.Sprintf("%v %v", c, hidden), "%+v": fmt.Sprintf("%+v %+v", c, hidden), "%#v": fmt.Sprintf("%#v %#v", c, hidden),
+		"%s": fmt.Sprintf("%s", []any{c.Auth.Password}), "%q": fmt.Sprintf("%q", c.Auth.Password), "%x": fmt.Sprintf("%x", c.Auth.Password),
+		"json": string(asJSON), "log": log.String(), "toml": toml.String(), "warnings": fmt.Sprint(c.Warnings),
+	} {
+		if strings.Contains(text, secret) || strings.Contains(text, fmt.Sprintf("%x", secret)) {
+			t.Errorf("%s shows the secret: %s", name, text)
+		}
+	}
+	if c.Auth.Password.Reveal() != secret {
+		t.Errorf("got %q", c.Auth.Password.Reveal())
+	}
+}
+
+// TestEffectiveLoadsAgain: what check prints is a file with the same meaning.
+func TestEffectiveLoadsAgain(t *testing.T) {
+	c, err := load(t, "[limits]\nidle_timeout='90s'\n[[listener]]\naddress='[::1]:2'\nreuse_port=2\n[[listener]]\naddress='127.0.0.1:0'\n", nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var first, second strings.Builder
+	if err = c.WriteTOML(&first); err != nil {
+		t.Fatal(err)
+	}
+	again, err := load(t, first.String(), nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := again.WriteTOML(&second); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(withoutOrigins(first.String()), withoutOrigins(second.String())); d != "" {
+		t.Error(d)
+	}
+}
+
+func withoutOrigins(toml string) []string {
+	var out []string
+	for line := range strings.Lines(toml) {
+		out = append(out, strings.TrimRight(strings.SplitN(line, "  # ", 2)[0], "\n"))
+	}
+	return out
+}
+
+func TestUnits(t *testing.T) {
+	for _, tt := range []struct {
+		dst interface {
+			UnmarshalText([]byte) error
+			String() string
+		}
+		in, want string // want "": refused
+	}{
+		{new(Duration), "90s", "1m30s"},
+		{new(Duration), "60m", "1h"},
+		{new(Duration), "0s", "0s"},
+		{new(Duration), "-1s", ""},
+		{new(Duration), "30", ""},
+		{new(Size), "16KiB", "16KiB"},
+		{new(Size), "1MB", "1000000B"},
+		{new(Size), "4096", "4KiB"},
+		{new(Size), "-1", ""},
+		{new(Size), "9999999TiB", ""},
+		{new(Size), "1.5KiB", ""},
+		{new(Rate), "50MiB/s", "50MiB/s"},
+		{new(Rate), "50MiB", ""},
+		{new(ListenAddress), "[::]:0", "[::]:0"},
+		{new(ListenAddress), "127.0.0.1.5:1", ""},
+		{new(ListenAddress), "localhost:65536", ""},
+		{new(IP), "::ffff:192.0.2.1", "192.0.2.1"},
+	} {
+		err := tt.dst.UnmarshalText([]byte(tt.in))
+		if (err != nil) != (tt.want == "") || err == nil && tt.dst.String() != tt.want {
+			t.Errorf("%T %q: got %q, %v; want %q", tt.dst, tt.in, tt.dst, err, tt.want)
+		}
+	}
+}
+
+// FuzzFile: whatever the file holds, loading ends, with a valid configuration
+// or with problems that have a place.
+func FuzzFile(f *testing.F) {
+	for _, seed := range []string{
+		"", "[log]\nlevel='debug'", "[[listener]]\naddress='127.0.0.1:1'", "listener=[{address='::1'}]", "log=3",
+		"'log.level'='x'", "[listener]\nx=1", "[relay]\nkeepalive={idle='1s',x={y=[{z=1}]}}", "[auth]\nrequired=true\nuser=1979-05-27",
+		"[[listener]]\n[listener.tls]\na=1", "[[log]]\nlevel='x'", "listener=[1,{},[]]", "\xff", "[limits]\nmax_connections=99999999999999999999",
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, doc string) {
+		r := &run{cfg: &Config{origins: make(map[string]origin)}, k: newKoanf()}
+		r.loadDefaults()
+		r.loadTOML("f.toml", []byte(doc))
+		r.decode()
+		if err := r.err(); err != nil {
+			for _, line := range err.(*InvalidError).Problems() { //nolint:errorlint // err makes no other
+				if !strings.HasPrefix(line, "f.toml") {
+					t.Errorf("no place: %q", line)
+				}
+			}
+			return
+		}
+		var b strings.Builder
+		if err := r.cfg.WriteTOML(&b); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
