@@ -178,13 +178,4 @@ func (d *daemon) warn(ctx context.Context, cfg *config.Config) {
 	for _, w := range cfg.Warnings {
 		d.log.LogAttrs(ctx, slog.LevelWarn, "configuration", slog.String("warning", w))
 	}
-	if cfg.Auth.Required {
-		return
-	}
-	for _, l := range d.listeners.open {
-		if !l.Addr().Addr().IsLoopback() {
-			d.log.LogAttrs(ctx, slog.LevelWarn, "no authentication on an address that is not loopback: whoever reaches it can use the proxy; set auth.user and a password, or listen on 127.0.0.1",
-				slog.String("address", l.Name()))
-		}
-	}
 }
