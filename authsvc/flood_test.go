@@ -132,7 +132,7 @@ func TestTablesUnderRace(t *testing.T) {
 		clients.Go(func() {
 			for j := range 200 {
 				addr := netip.AddrFrom4([4]byte{10, 1, byte(i), byte(j % 40)})
-				once.Add(addr, "a")
+				once.Add(addr, by("a"))
 				once.Lookup(addr)
 				th.Fail(addr)
 				th.Banned(addr)

@@ -41,10 +41,7 @@ type onceShard struct {
 }
 
 type onceEntry struct {
-	addr     netip.Addr
-	user     string
-	since    time.Time
-	until    time.Time
+	OnceEntry
 	sequence uint64
 }
 
@@ -52,6 +49,7 @@ type onceEntry struct {
 type OnceEntry struct {
 	Addr  netip.Addr
 	User  string // raw bytes
+	By    Method // how the user authenticated
 	Since time.Time
 	Until time.Time
 }
@@ -79,10 +77,11 @@ func (t *Once) shard(addr netip.Addr) *onceShard {
 	return &t.shards[maphash.Comparable(t.seed, addr)%uint64(len(t.shards))]
 }
 
-// Add lets addr (unmapped) in as user for the TTL from now.
-func (t *Once) Add(addr netip.Addr, user string) {
+// Add lets addr (unmapped) in for the TTL from now, as the user who has just
+// authenticated from there.
+func (t *Once) Add(addr netip.Addr, id Identity) {
 	now := time.Now()
-	t.insert(OnceEntry{Addr: addr, User: user, Since: now, Until: now.Add(t.settings.Load().TTL)})
+	t.insert(OnceEntry{Addr: addr, User: id.User, By: id.Method, Since: now, Until: now.Add(t.settings.Load().TTL)})
 }
 
 func (t *Once) insert(e OnceEntry) {
@@ -91,7 +90,7 @@ func (t *Once) insert(e OnceEntry) {
 	if old := s.entries[e.Addr]; old != nil {
 		t.drop(s, old)
 	}
-	entry := &onceEntry{addr: e.Addr, user: e.User, since: e.Since, until: e.Until, sequence: t.sequence.Add(1)}
+	entry := &onceEntry{e, t.sequence.Add(1)}
 	s.entries[e.Addr] = s.order.PushBack(entry)
 	t.metrics.WhitelistSize.Store(t.size.Add(1))
 	s.mu.Unlock()
@@ -101,7 +100,7 @@ func (t *Once) insert(e OnceEntry) {
 
 // drop removes an element of a locked shard.
 func (t *Once) drop(s *onceShard, e *list.Element) {
-	delete(s.entries, e.Value.(*onceEntry).addr)
+	delete(s.entries, e.Value.(*onceEntry).Addr)
 	s.order.Remove(e)
 	t.metrics.WhitelistSize.Store(t.size.Add(-1))
 	t.file.dirty.Store(true)
@@ -135,18 +134,18 @@ func (t *Once) shrink() {
 	}
 }
 
-// Lookup is the user as whom addr is let in. The caller asks Users.Admit
-// whether that user still exists.
-func (t *Once) Lookup(addr netip.Addr) (user string, ok bool) {
+// Lookup is what lets addr (unmapped) in. The caller asks Users.AdmitOnce
+// whether it still may.
+func (t *Once) Lookup(addr netip.Addr) (OnceEntry, bool) {
 	s := t.shard(addr)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := s.entries[addr]
 	if e == nil {
-		return "", false
+		return OnceEntry{}, false
 	}
 	entry := e.Value.(*onceEntry)
-	return entry.user, time.Now().Before(entry.until)
+	return entry.OnceEntry, time.Now().Before(entry.Until)
 }
 
 // List is who is let in, oldest first.
@@ -157,8 +156,8 @@ func (t *Once) List() []OnceEntry {
 		s := &t.shards[i]
 		s.mu.Lock()
 		for e := s.order.Front(); e != nil; e = e.Next() {
-			if entry := e.Value.(*onceEntry); now.Before(entry.until) {
-				out = append(out, OnceEntry{Addr: entry.addr, User: entry.user, Since: entry.since, Until: entry.until})
+			if entry := e.Value.(*onceEntry); now.Before(entry.Until) {
+				out = append(out, entry.OnceEntry)
 			}
 		}
 		s.mu.Unlock()
@@ -189,7 +188,7 @@ func (t *Once) sweep() {
 		s.mu.Lock()
 		for e := s.order.Front(); e != nil; {
 			next := e.Next() // the TTL may have changed: the order is not that of the ends
-			if !now.Before(e.Value.(*onceEntry).until) {
+			if !now.Before(e.Value.(*onceEntry).Until) {
 				t.drop(s, e)
 				t.metrics.WhitelistEvicted.Of(metrics.EvictedExpired).Inc()
 			}
@@ -227,6 +226,7 @@ func serveState(ctx context.Context, file *stateFile, sweep func()) error {
 type savedOnce struct {
 	Addr  netip.Addr `json:"addr"`
 	User  []byte     `json:"user"` // base64: names are bytes
+	By    Method     `json:"by"`
 	Since time.Time  `json:"since"`
 	Until time.Time  `json:"until"`
 }
@@ -234,7 +234,7 @@ type savedOnce struct {
 func (t *Once) saved() []savedOnce {
 	out := []savedOnce{}
 	for _, e := range t.List() {
-		out = append(out, savedOnce{e.Addr, []byte(e.User), e.Since, e.Until})
+		out = append(out, savedOnce{e.Addr, []byte(e.User), e.By, e.Since, e.Until})
 	}
 	return out
 }
@@ -248,7 +248,7 @@ func (t *Once) restore(payload []byte) error {
 	now := time.Now()
 	for _, e := range list {
 		if _, known := t.Lookup(e.Addr); !known && e.Addr.IsValid() && now.Before(e.Until) {
-			t.insert(OnceEntry{Addr: e.Addr, User: string(e.User), Since: e.Since, Until: e.Until})
+			t.insert(OnceEntry{Addr: e.Addr, User: string(e.User), By: e.By, Since: e.Since, Until: e.Until})
 		}
 	}
 	return nil

@@ -20,6 +20,8 @@ func newOnce(o OnceOptions, dir string) (*Once, *metrics.Auth) {
 
 func v4(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}) }
 
+func by(user string) Identity { return Identity{User: user, Method: MethodPassword} }
+
 func users(t *Once) (out []string) {
 	for _, e := range t.List() {
 		out = append(out, e.User)
@@ -31,8 +33,8 @@ func TestOnceEvictsTheOldest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		once, m := newOnce(OnceOptions{TTL: time.Hour, Max: 3}, "")
 		for i, user := range []string{"a", "b", "c", "d"} {
-			once.Add(v4(i), user)
-			if got, ok := once.Lookup(v4(i)); !ok || got != user {
+			once.Add(v4(i), by(user))
+			if got, ok := once.Lookup(v4(i)); !ok || got.User != user {
 				t.Fatalf("the next connection of %s is not let in", user)
 			}
 			pass(time.Second)
@@ -40,9 +42,9 @@ func TestOnceEvictsTheOldest(t *testing.T) {
 		if diff := cmp.Diff([]string{"b", "c", "d"}, users(once)); diff != "" {
 			t.Error(diff)
 		}
-		once.Add(v4(1), "b") // authenticated again: now the youngest
+		once.Add(v4(1), by("b")) // authenticated again: now the youngest
 		pass(time.Second)
-		once.Add(v4(9), "e")
+		once.Add(v4(9), by("e"))
 		if diff := cmp.Diff([]string{"d", "b", "e"}, users(once)); diff != "" {
 			t.Error(diff)
 		}
@@ -62,8 +64,8 @@ func TestOnceExpiresAndRevokes(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- once.Serve(ctx) }()
-		once.Add(v4(1), "a")
-		once.Add(v4(2), "b")
+		once.Add(v4(1), by("a"))
+		once.Add(v4(2), by("b"))
 		if !once.Revoke(v4(2)) || once.Revoke(v4(2)) {
 			t.Error("revoked once, and once only")
 		}
@@ -93,13 +95,13 @@ func TestOnceOverARestart(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		first, _ := newOnce(OnceOptions{TTL: time.Hour, Max: 10}, dir)
-		first.Add(v4(1), "a\xff")
-		first.Add(netip.MustParseAddr("2001:db8::1"), "b")
+		first.Add(v4(1), by("a\xff"))
+		first.Add(netip.MustParseAddr("2001:db8::1"), by("b"))
 		serveOnce(t, first)
 		pass(30 * time.Minute)
 		second, _ := newOnce(OnceOptions{TTL: time.Hour, Max: 10}, dir)
-		if user, ok := second.Lookup(v4(1)); !ok || user != "a\xff" {
-			t.Errorf("%q %v after the restart", user, ok)
+		if e, ok := second.Lookup(v4(1)); !ok || e.User != "a\xff" || e.By != MethodPassword {
+			t.Errorf("%+v %v after the restart", e, ok)
 		}
 		pass(30 * time.Minute)
 		if _, ok := second.Lookup(v4(1)); ok {

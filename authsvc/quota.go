@@ -53,9 +53,26 @@ func (q *Quotas) Of(a *Account) *Usage {
 	}
 	u := q.usage(a.Name)
 	u.mu.Lock()
-	u.limit, u.period = a.QuotaBytes, a.QuotaPeriod
+	if u.limit == 0 { // later ones come by Set: a connection of before a reload undoes none
+		u.limit, u.period = a.QuotaBytes, a.QuotaPeriod
+	}
 	u.mu.Unlock()
 	return u
+}
+
+// Set takes the accounts of a reload: quotas change for connections that are
+// open too.
+func (q *Quotas) Set(users *Users) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for name, u := range q.users {
+		u.mu.Lock()
+		u.limit = 0
+		if entry := users.byName[name]; entry != nil && entry.QuotaPeriod > 0 {
+			u.limit, u.period = entry.QuotaBytes, entry.QuotaPeriod
+		}
+		u.mu.Unlock()
+	}
 }
 
 func (q *Quotas) usage(name string) *Usage {

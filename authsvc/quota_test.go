@@ -67,6 +67,25 @@ func TestQuotaPeriods(t *testing.T) {
 	}
 }
 
+func TestQuotaChangesOnReload(t *testing.T) {
+	q, _ := newQuotas("", nil)
+	u := q.Of(alice)
+	if u.Moved(1000) {
+		t.Error("1000 bytes end the quota")
+	}
+	more := *alice
+	more.QuotaBytes = 2000
+	q.Set(newUsers(t, UsersOptions{Users: []UserOptions{{Account: more}}}))
+	q.Of(alice) // a connection that loaded its settings before
+	if !u.Moved(999) || u.Moved(1) {
+		t.Error("the open connection keeps the old quota")
+	}
+	q.Set(newUsers(t, UsersOptions{}))
+	if !u.Moved(1) {
+		t.Error("a quota that is no longer there holds")
+	}
+}
+
 func TestQuotaOverARestart(t *testing.T) {
 	dir := t.TempDir()
 	first, _ := newQuotas(dir, nil)

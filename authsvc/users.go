@@ -37,7 +37,10 @@ type UsersOptions struct {
 	Queue *Queue
 	// Remember is how long a success needs no hash; 0: ten minutes.
 	Remember time.Duration
-	Metrics  *metrics.Auth
+	// Banned is asked when a queued check's turn comes, so that a source which
+	// has tried many at once gets no more tries than its ban allows. May be nil.
+	Banned  func(source netip.Addr) bool
+	Metrics *metrics.Auth
 }
 
 // Users is the compiled set of everybody with an account. It never changes; a
@@ -49,6 +52,7 @@ type Users struct {
 	memory  int64     // bytes of the largest
 	queue   *Queue
 	recent  remembered
+	banned  func(netip.Addr) bool
 	metrics *metrics.Auth
 }
 
@@ -60,7 +64,7 @@ type user struct {
 // NewUsers compiles the users. The error names the entry's file and line.
 func NewUsers(o UsersOptions) (*Users, error) {
 	u := &Users{
-		key: newKey(), byName: map[string]*user{}, queue: o.Queue, metrics: o.Metrics,
+		key: newKey(), byName: map[string]*user{}, queue: o.Queue, metrics: o.Metrics, banned: o.Banned,
 		recent: remembered{key: newKey(), ttl: o.Remember, most: 10_000, until: map[[32]byte]time.Time{}},
 	}
 	if u.recent.ttl <= 0 {
@@ -208,7 +212,9 @@ func (u *Users) Verify(ctx context.Context, source netip.Addr, name, password []
 		return Identity{}, ErrCredentials
 	}
 	ok := false
-	err := u.queue.Do(ctx, source, u.memory, func() { ok = u.hash(entry, tag, password) })
+	err := u.queue.Do(ctx, source, u.memory, func() {
+		ok = (u.banned == nil || !u.banned(source)) && u.hash(entry, tag, password)
+	})
 	switch {
 	case errors.Is(err, ErrBusy):
 		u.metrics.Busy.Inc()
@@ -250,14 +256,14 @@ func (e *user) identity(m Method) Identity {
 	return Identity{User: e.Name, Groups: e.Groups, Method: m, Account: &e.Account}
 }
 
-// Admit is the identity of a client that was not asked for a password: by
-// auth-once, a SOCKS4 user id, Kerberos or a certificate. The first two need
-// an account, that of SOCKS4 one without a password; the others take its
-// limits when there is one. The error is ErrCredentials.
+// Admit is the identity of a client that needs no password of ours: by a
+// SOCKS4 user id, which must name a user without one, or by Kerberos or a
+// certificate, whose users take the limits of their account if they have one.
+// The error is ErrCredentials.
 func (u *Users) Admit(m Method, name string, source netip.Addr) (Identity, error) {
 	entry := u.byName[name]
 	switch {
-	case entry == nil && (m == MethodOnce || m == MethodSOCKS4 || m == MethodPassword),
+	case entry == nil && (m == MethodSOCKS4 || m == MethodPassword),
 		m == MethodSOCKS4 && entry.secret != nil,
 		entry != nil && !entry.AllowsFrom(source):
 		return Identity{}, ErrCredentials
@@ -265,6 +271,18 @@ func (u *Users) Admit(m Method, name string, source netip.Addr) (Identity, error
 		return Identity{User: name, Method: m}, nil
 	}
 	return entry.identity(m), nil
+}
+
+// AdmitOnce is the identity of a client whose address auth-once knows, as
+// long as the user who authenticated there may still come from it: one who
+// had a password must still be in the settings.
+func (u *Users) AdmitOnce(e OnceEntry) (Identity, error) {
+	id, err := u.Admit(e.By, e.User, e.Addr)
+	if err != nil {
+		return Identity{}, err
+	}
+	id.Method = MethodOnce
+	return id, nil
 }
 
 // Accounts calls f for every user's account.

@@ -39,10 +39,10 @@ func (t *Users) Enter(a *authsvc.Account) *User {
 	u := t.users[a.Name]
 	if u == nil {
 		u = new(User)
+		u.set(a) // later ones come by Set: a connection of before a reload undoes none
 		t.users[a.Name] = u
 	}
 	t.mu.Unlock()
-	u.set(a)
 	return u.enter()
 }
 
@@ -106,9 +106,9 @@ type Bucket struct {
 // burst is how far ahead of the rate a user may be.
 const burst = time.Second
 
-// maxPause bounds one pause, so that a connection looks after its end and new
-// limits now and then. The debt remains.
-const maxPause = 5 * time.Second
+// maxPause bounds one pause below the idle timeout's default. A relay moves at
+// most 256 KiB at a time, so rates down to some 440 bytes a second hold.
+const maxPause = 10 * time.Minute
 
 // Set changes the rate, in bytes a second; 0 or less: no limit. What was
 // moved before counts no further.
