@@ -23,6 +23,7 @@ type Options struct {
 	// DrainTimeout says how long Serve waits for tunnels to end by
 	// themselves once it is told to stop. Read when that happens.
 	DrainTimeout func() time.Duration
+	Guards       Guards
 }
 
 // Group owns every connection: it admits them, runs their tasks, and ends
@@ -50,7 +51,7 @@ type Group struct {
 func NewGroup(ctx context.Context, o Options) *Group {
 	base, endAll := context.WithCancelCause(context.WithoutCancel(ctx))
 	return &Group{
-		handler:  newHandler(o.Log, o.Metrics),
+		handler:  newHandler(o.Log, o.Metrics, o.Guards.orNone(o.Metrics)),
 		access:   o.Access,
 		log:      o.Log,
 		metrics:  o.Metrics,
@@ -97,7 +98,11 @@ func (g *Group) Admit(c *net.TCPConn, listener string) (refused string) {
 		client:   addrPort(c.RemoteAddr()),
 		started:  time.Now(),
 	}
+	if reason := g.handler.guards.enter(s); reason != "" {
+		return reason
+	}
 	if reason := g.add(s); reason != "" {
+		g.handler.guards.leave(s)
 		return reason
 	}
 	s.ctx, s.cancel = context.WithCancelCause(g.base)
@@ -113,6 +118,7 @@ func (g *Group) handshakeTask(s *session) {
 		g.end(s)
 		return
 	}
+	g.settled(s)
 	g.handler.relay(s, g.end)
 }
 
@@ -123,6 +129,8 @@ func (g *Group) end(s *session) {
 		g.access.Log(s.record())
 	}
 	s.cancel(nil)
+	s.charge.release()
+	g.handler.guards.leave(s)
 	g.remove(s)
 }
 

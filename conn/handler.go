@@ -33,6 +33,7 @@ import (
 type Handler struct {
 	log     *slog.Logger
 	metrics *metrics.Registry
+	guards  Guards
 	policy  atomic.Pointer[Policy]
 	readers sync.Pool // of *bufio.Reader
 }
@@ -42,8 +43,8 @@ const handshakeBuffer = 4096
 
 var _ [handshakeBuffer - socks5.MinBuffer]byte // it holds every SOCKS5 message
 
-func newHandler(log *slog.Logger, m *metrics.Registry) *Handler {
-	return &Handler{log: log, metrics: m, readers: sync.Pool{
+func newHandler(log *slog.Logger, m *metrics.Registry, guards Guards) *Handler {
+	return &Handler{log: log, metrics: m, guards: guards, readers: sync.Pool{
 		New: func() any { return bufio.NewReaderSize(nil, handshakeBuffer) },
 	}}
 }
@@ -113,15 +114,18 @@ func (h *Handler) connect(hs *handshake) error {
 	if log := s.logger(h.log, levelTrace); log != nil {
 		log.Log(s.ctx, levelTrace, "request", "command", s.request.Command, "target", s.request.Dest)
 	}
+	if err := h.enterUser(s); err != nil {
+		return err
+	}
 	if s.request.Command != wire.CommandConnect {
 		return errCommand
 	}
-	if err := s.judgeName(s.ctx); err != nil {
+	if err := h.judgeName(s); err != nil {
 		return err
 	}
 	ctx, stop := watchClient(s.ctx, s.conn)
 	defer stop()
-	server, err := s.policy.Dialer.Dial(ctx, dial.Request{Dest: s.request.Dest, Judge: s.judge})
+	server, err := s.policy.Dialer.Dial(ctx, dial.Request{Dest: s.request.Dest, Judge: h.judge(s), Egress: s.egress()})
 	if err != nil {
 		if cause := context.Cause(ctx); errors.Is(cause, errClientGone) {
 			return cause
@@ -130,6 +134,7 @@ func (h *Handler) connect(hs *handshake) error {
 	}
 	s.server = server
 	s.hostIP = addrPort(server.RemoteAddr())
+	s.noteRule()
 	s.local = addrPort(server.LocalAddr())
 	return nil
 }
@@ -150,6 +155,9 @@ func (h *Handler) answer(hs *handshake) bool {
 			return h.fail(s, "first bytes", err)
 		}
 		s.counters.In.Add(int64(n))
+		if meter := s.charge.meter(); meter != nil {
+			_, _ = meter(relay.In, n) // the relay meets what it says with the next bytes
+		}
 	}
 	return true
 }
@@ -159,9 +167,13 @@ func (h *Handler) answer(hs *handshake) bool {
 func (h *Handler) relay(s *session, end func(*session)) {
 	options := s.policy.Relay
 	options.Counters = &s.counters
+	options.Meter = s.charge.meter()
 	options.Panicked = func(p any) { h.panicked(s, "relay", p) }
 	relay.Start(s.ctx, s.conn, s.server, options, func(r relay.Result) {
 		s.cause, s.err = r.Cause, r.Err
+		if s.cause == metrics.CauseQuota {
+			h.metrics.Auth.QuotaExceeded.Inc()
+		}
 		end(s)
 	})
 }
@@ -205,6 +217,13 @@ func (h *Handler) requestFailed(hs *handshake, err error) bool {
 	switch denied, isDenied := errors.AsType[*deniedError](err); {
 	case isDenied:
 		s.cause, s.rule = metrics.CauseDenied, denied.rule
+		h.metrics.Conn.Refused.Of(metrics.RefusedByRule).Inc()
+	case errors.Is(err, errUserLimit):
+		s.cause = metrics.CauseDenied
+		h.metrics.Conn.Refused.Of(metrics.RefusedUserLimit).Inc()
+	case errors.Is(err, errQuota):
+		s.cause = metrics.CauseQuota
+		h.metrics.Conn.Refused.Of(metrics.RefusedQuota).Inc()
 	case errors.Is(err, errCommand):
 		s.cause = metrics.CauseHandshakeFailed
 	case errors.Is(err, errClientGone):

@@ -13,9 +13,17 @@ import (
 )
 
 // deniedError is a refusal by the rules.
-type deniedError struct{ rule string }
+type deniedError struct {
+	rule  string
+	where string // "file:line" of the rule, if it is one
+}
 
-func (e *deniedError) Error() string { return "denied by " + e.rule }
+func (e *deniedError) Error() string {
+	if e.where != "" {
+		return "denied by " + e.rule + " (" + e.where + ")"
+	}
+	return "denied by " + e.rule
+}
 
 // errCommand is a command that is not served.
 var errCommand = errors.New("command not supported")
@@ -32,6 +40,8 @@ func replyCode(err error) wire.ReplyCode {
 	switch {
 	case err == nil:
 		return wire.ReplySucceeded
+	case errors.Is(err, errUserLimit), errors.Is(err, errQuota):
+		return wire.ReplyNotAllowed
 	case errors.Is(err, errCommand):
 		return wire.ReplyCommandNotSupported
 	case errors.Is(err, syscall.ECONNREFUSED):

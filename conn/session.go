@@ -41,6 +41,8 @@ type session struct {
 	rule     string
 	upstream string
 
+	charge   charge // on the user
+	settled  bool   // under the group's mutex: a reload may revoke it
 	counters relay.Counters
 	cause    string // metrics.Cause*; empty for a probe that is not recorded
 	code     wire.ReplyCode
