@@ -182,6 +182,18 @@ func TestAccessRecord(t *testing.T) {
 	}
 }
 
+// A long connection is recorded while it lasts.
+func TestInterimRecords(t *testing.T) {
+	echo := echoServer(t, "127.0.0.1:0")
+	d := start(t, "[log]\ninterim = \"1s\"\n")
+	c, _ := connect(t, d.address, echo)
+	echoes(t, c, "12345678")
+	got := d.find("of a connection that goes on", func(l line) bool { return l["msg"] == "connection goes on" })
+	if got.text("target") != echo.String() || got.text("bytes_in") != "8" || got["cause"] != nil {
+		t.Errorf("%v", got)
+	}
+}
+
 func TestPasswords(t *testing.T) {
 	web := origin(t, "127.0.0.1:0")
 	credentials := writeFile(t, "credentials", "alice:p\xe4ss:word\n")
