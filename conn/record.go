@@ -32,6 +32,7 @@ type Record struct {
 	Reply    wire.ReplyCode
 	Replied  bool
 	Err      error
+	Interim  bool // the connection goes on
 }
 
 // record is what there is to say of a session that has ended.
