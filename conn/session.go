@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"cleversocks/authsvc"
@@ -44,7 +45,8 @@ type session struct {
 	charge   charge // on the user
 	settled  bool   // under the group's mutex: a reload may revoke it
 	counters relay.Counters
-	cause    string // metrics.Cause*; empty for a probe that is not recorded
+	relaying atomic.Bool // set when the handshake's fields no longer change
+	cause    string      // metrics.Cause*; empty for a probe that is not recorded
 	code     wire.ReplyCode
 	replied  bool
 	err      error

@@ -98,6 +98,7 @@ func (d *daemon) apply(ctx context.Context, cfg *config.Config, change *change) 
 	}
 	if d.idle != nil {
 		d.idle.reconsider()
+		d.interim.Reconsider()
 	}
 	return nil
 }
