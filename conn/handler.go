@@ -212,6 +212,7 @@ func (h *Handler) passAhead(hs *handshake, more []byte) bool {
 func (h *Handler) relay(s *session, end func(*session)) {
 	options := s.policy.Relay
 	options.Counters = &s.counters
+	s.relaying.Store(true)
 	options.Panicked = func(p any) { h.panicked(s, "relay", p) }
 	relay.Start(s.ctx, s.conn, s.server, options, func(r relay.Result) {
 		s.cause, s.err = r.Cause, r.Err

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"cleversocks/authsvc"
@@ -43,7 +44,8 @@ type session struct {
 	upstream string
 
 	counters relay.Counters
-	cause    string // metrics.Cause*; empty for a probe that is not recorded
+	relaying atomic.Bool // set when the handshake's fields no longer change
+	cause    string      // metrics.Cause*; empty for a probe that is not recorded
 	code     wire.ReplyCode
 	replied  bool
 	err      error

@@ -95,6 +95,7 @@ func (d *daemon) apply(ctx context.Context, cfg *config.Config, change *change) 
 	change.commit(ctx)
 	if d.idle != nil {
 		d.idle.reconsider()
+		d.interim.Reconsider()
 	}
 	return nil
 }
