@@ -27,7 +27,14 @@ func (h *Handler) associate(s *session) {
 		Decide:     h.decideNow(s),
 		Generation: func() uint64 { return h.policy.Load().Generation },
 		Resolve:    h.resolveNow(s),
-		Reply:      s.replySOCKS5,
+		Reply: func(code wire.ReplyCode, bound netip.AddrPort) error {
+			if code == wire.ReplySucceeded {
+				s.local = bound
+				s.relaying.Store(true)
+			}
+			return s.replySOCKS5(code, bound)
+		},
+		Meter: s.countDatagram,
 		Listen: func(ctx context.Context, network string) (*net.UDPConn, error) {
 			return s.policy.Dialer.ListenUDP(ctx, network, dial.Egress{})
 		},
@@ -35,12 +42,23 @@ func (h *Handler) associate(s *session) {
 	})
 	s.counters.In.Store(result.BytesIn)
 	s.counters.Out.Store(result.BytesOut)
-	s.local, s.code, s.replied = result.Bound, result.Reply, true
+	s.code, s.replied = result.Reply, true
 	s.cause, s.err = result.Cause, result.Err
 	if s.ctx.Err() != nil {
 		s.cause = endCause(s.ctx)
 	}
 	h.metrics.Conn.Requests.Of(s.request.Command.String(), s.code.String()).Inc()
+}
+
+// countDatagram keeps the live counts of an association; what was not sent
+// after all is taken off at its end.
+func (s *session) countDatagram(d udprelay.Direction, bytes int) udprelay.MeterVerdict {
+	if d == udprelay.FromClient {
+		s.counters.In.Add(int64(bytes))
+	} else {
+		s.counters.Out.Add(int64(bytes))
+	}
+	return udprelay.MeterPass
 }
 
 // associateVia is how the session's datagrams reach an upstream; nil: they
