@@ -12,6 +12,7 @@ import (
 	"cleversocks/conn/dial"
 	"cleversocks/conn/relay"
 	"cleversocks/metrics"
+	"cleversocks/udprelay"
 )
 
 // The refusals of a user who has too much: policy, as the client sees it.
@@ -81,6 +82,26 @@ func (c *charge) moved(d relay.Direction, n int) (pause time.Duration, err error
 	return bucket.Moved(int64(n)), nil
 }
 
+// datagram charges a datagram's payload. One that is over the bandwidth is
+// dropped, and costs nothing.
+func (c *charge) datagram(d udprelay.Direction, n int) udprelay.MeterVerdict {
+	if c.user == nil {
+		return udprelay.MeterPass
+	}
+	bucket, counter := &c.user.Up, c.metrics.BytesIn
+	if d == udprelay.ToClient {
+		bucket, counter = &c.user.Down, c.metrics.BytesOut
+	}
+	switch {
+	case !bucket.Take(int64(n)):
+		return udprelay.MeterDrop
+	case !c.usage.Moved(int64(n)):
+		return udprelay.MeterEnd
+	}
+	counter.Add(n)
+	return udprelay.MeterPass
+}
+
 // egress is where the user's connections leave from; zero: as all others do.
 func (s *session) egress() dial.Egress {
 	if s.identity.Account == nil {
@@ -142,7 +163,9 @@ func (h *Handler) settle(s *session, d aclsvc.Decision, addr netip.Addr) error {
 	case !d.Allow:
 		action = metrics.ActionDeny
 	}
-	s.policy.Decisions.Of(action, d.Rule).Inc()
+	if count := s.policy.Decisions.Of(action, d.Rule); count != nil {
+		count.Inc()
+	}
 	if d.Allow {
 		return nil
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/thejerf/suture/v4"
 
 	"cleversocks/conn/relay"
+	"cleversocks/conn/wire"
 	"cleversocks/metrics"
 )
 
@@ -44,14 +45,17 @@ type Group struct {
 	mu       sync.Mutex
 	sessions map[*session]struct{}
 	draining bool
+	ending   chan struct{} // closed when draining
 	empty    chan struct{} // closed when draining and empty
 }
 
 // NewGroup makes a group that admits nobody until SetPolicy and SetLimit.
 func NewGroup(ctx context.Context, o Options) *Group {
 	base, endAll := context.WithCancelCause(context.WithoutCancel(ctx))
+	ending := make(chan struct{})
 	return &Group{
-		handler:  newHandler(o.Log, o.Metrics, o.Guards.orNone(o.Metrics)),
+		handler:  newHandler(o, ending),
+		ending:   ending,
 		access:   o.Access,
 		log:      o.Log,
 		metrics:  o.Metrics,
@@ -119,6 +123,11 @@ func (g *Group) handshakeTask(s *session) {
 		return
 	}
 	g.settled(s)
+	if s.request.Command == wire.CommandUDPAssociate {
+		g.handler.associate(s)
+		g.end(s)
+		return
+	}
 	g.handler.relay(s, g.end)
 }
 
@@ -190,6 +199,7 @@ func (g *Group) startDraining() (left int) {
 	defer g.mu.Unlock()
 	if !g.draining {
 		g.draining = true
+		close(g.ending)
 		if len(g.sessions) == 0 {
 			close(g.empty)
 		}

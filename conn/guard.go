@@ -17,7 +17,6 @@ import (
 type Guards struct {
 	Gate     *ratelimit.Gate   // connections by source
 	Throttle *authsvc.Throttle // failed authentications by source
-	Once     *authsvc.Once     // who logged in a while ago; used as Policy.Auth.Once says
 	Users    *ratelimit.Users  // connections and bytes by user
 	Quotas   *authsvc.Quotas   // bytes by user and period
 }
@@ -30,9 +29,6 @@ func (g Guards) orNone(m *metrics.Registry) Guards {
 	}
 	if g.Throttle == nil {
 		g.Throttle = authsvc.NewThrottle(authsvc.ThrottleOptions{}, state)
-	}
-	if g.Once == nil {
-		g.Once = authsvc.NewOnce(authsvc.OnceOptions{}, state)
 	}
 	if g.Users == nil {
 		g.Users = ratelimit.NewUsers()
@@ -63,31 +59,6 @@ func (g *Guards) enter(s *session) (refused string) {
 
 func (g *Guards) leave(s *session) { g.Gate.Leave(s.client.Addr()) }
 
-// admit sets the identity of a client that needs no password: because nobody
-// does, because its address is whitelisted, or because a user who may still
-// come from there logged in a while ago. It reports whether there is a reason.
-func (h *Handler) admit(s *session) bool {
-	auth, source := &s.policy.Auth, s.client.Addr()
-	s.identity = authsvc.Identity{}
-	if auth.Whitelist.Contains(source) {
-		s.identity.Method = authsvc.MethodWhitelist
-		return true
-	}
-	if auth.Once && auth.Users != nil {
-		if entry, ok := h.guards.Once.Lookup(source); ok {
-			if identity, err := auth.Users.AdmitOnce(entry); err == nil {
-				s.identity = identity
-				return true
-			}
-		}
-	}
-	if auth.Required {
-		return false
-	}
-	s.identity.Method = authsvc.MethodNone
-	return true
-}
-
 // admitted counts a client that needed no password.
 func (h *Handler) admitted(s *session) {
 	h.metrics.Conn.Auth.Of(string(s.identity.Method), "ok").Inc()
@@ -99,20 +70,19 @@ func (h *Handler) admitted(s *session) {
 // client hears of its success: its next connection may be on the way then.
 func (h *Handler) verify(hs *handshake, user, password []byte) error {
 	defer clear(password)
-	hs.identity = authsvc.Identity{User: string(user)}
 	if hs.policy.Auth.Users == nil {
-		return h.authFailed(hs, user, authsvc.ErrCredentials)
+		return h.authFailed(hs, string(user), authsvc.MethodPassword, authsvc.ErrCredentials)
 	}
 	ctx, cancel := context.WithDeadline(hs.ctx, hs.started.Add(hs.policy.Timeouts.Handshake))
 	defer cancel()
 	identity, err := hs.policy.Auth.Users.Verify(ctx, hs.client.Addr(), user, password)
 	if err != nil {
-		return h.authFailed(hs, user, err)
+		return h.authFailed(hs, string(user), authsvc.MethodPassword, err)
 	}
 	hs.identity = identity
 	h.metrics.Conn.Auth.Of(string(identity.Method), "ok").Inc()
-	if hs.policy.Auth.Once {
-		h.guards.Once.Add(hs.client.Addr(), identity)
+	if once := hs.policy.Auth.Once; once != nil {
+		once.Add(hs.client.Addr(), identity)
 	}
 	return nil
 }
@@ -120,8 +90,9 @@ func (h *Handler) verify(hs *handshake, user, password []byte) error {
 // authFailed counts and logs a failed authentication, and the ban that it may
 // bring. That too many wait for their turn, or that time is up, says nothing
 // of the password and counts against nobody.
-func (h *Handler) authFailed(hs *handshake, user []byte, err error) error {
-	source, method := hs.client.Addr(), authsvc.MethodPassword
+func (h *Handler) authFailed(hs *handshake, user string, method authsvc.Method, err error) error {
+	source := hs.client.Addr()
+	hs.identity = authsvc.Identity{User: user}
 	if !errors.Is(err, authsvc.ErrCredentials) {
 		h.metrics.Conn.Auth.Of(string(method), "error").Inc()
 		if log := hs.logger(h.log, slog.LevelDebug); log != nil {
@@ -130,7 +101,7 @@ func (h *Handler) authFailed(hs *handshake, user []byte, err error) error {
 		return fmt.Errorf("%w: %w", errCredentials, err)
 	}
 	h.metrics.Conn.Auth.Of(string(method), "failed").Inc()
-	authsvc.LogFailure(hs.ctx, h.log, source, user, method)
+	authsvc.LogFailure(hs.ctx, h.log, source, []byte(user), method)
 	if ban, began := h.guards.Throttle.Fail(source); began {
 		authsvc.LogBan(hs.ctx, h.log, ban)
 	}

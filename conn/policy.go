@@ -1,13 +1,17 @@
 package conn
 
 import (
+	"context"
+	"net/netip"
 	"time"
 
 	"cleversocks/aclsvc"
 	"cleversocks/authsvc"
+	"cleversocks/bind"
 	"cleversocks/conn/dial"
 	"cleversocks/conn/relay"
 	"cleversocks/metrics"
+	"cleversocks/udprelay"
 )
 
 // Policy is one generation of everything that a reload may change under a
@@ -22,6 +26,16 @@ type Policy struct {
 	Dialer     *dial.Dialer
 	Timeouts   Timeouts
 	Relay      relay.Options // what every relay of this generation has in common
+	// Listeners are the settings of each listener, by its name; see listener.
+	Listeners map[string]Listener
+	// UDP and Bind serve the two other commands and outlive the policy; nil:
+	// the command is not supported.
+	UDP  *udprelay.Relay
+	Bind *bind.Server
+	// AssociateVia says how a client's datagrams reach an upstream: nil, or a
+	// nil result, that they leave from here. An association has no one
+	// destination, so the client alone decides.
+	AssociateVia func(authsvc.Identity, netip.Addr) func(context.Context) (udprelay.Upstream, error)
 }
 
 // Auth says who has to prove what before a request is read.
@@ -30,10 +44,14 @@ type Auth struct {
 	Required bool
 	// Whitelist needs no password; nil: nobody is on it.
 	Whitelist *authsvc.Whitelist
-	// Once lets in again the addresses that Guards.Once knows.
-	Once bool
+	// Once lets in addresses from which somebody logged in; nil: off. It
+	// outlives the policy.
+	Once *authsvc.Once
 	// Users checks names and passwords; nil when there are none.
 	Users *authsvc.Users
+	// SOCKS4Users takes a SOCKS4 user id for the name of a user without a
+	// password.
+	SOCKS4Users bool
 }
 
 // Timeouts bound the phases of a connection.

@@ -6,6 +6,7 @@ import (
 	"cleversocks/aclsvc"
 	"cleversocks/authsvc"
 	"cleversocks/conn/relay"
+	"cleversocks/conn/wire"
 )
 
 // What refuses a session besides a rule, as the log of a revocation says it.
@@ -68,14 +69,14 @@ func (p *Policy) refuses(s *session) (rule, where string) {
 	q.Identity = identity
 	var d aclsvc.Decision
 	switch {
+	case s.request.Command == wire.CommandUDPAssociate:
+		d = p.ACL.DecideUnknown(&q) // each datagram is judged by itself
 	case s.hostIP.IsValid() && s.upstream == "":
 		d = p.ACL.Decide(&q, s.hostIP.Addr())
 	case q.Name != "":
 		d, _ = p.ACL.DecideName(&q) // the upstream resolves: the name is all there is
-	case s.request.Dest.IP.IsValid() && s.request.Dest.Port != 0:
-		d = p.ACL.Decide(&q, s.request.Dest.IP)
 	default:
-		return "", ""
+		d = p.ACL.Decide(&q, s.request.Dest.IP)
 	}
 	if d.Allow {
 		return "", ""
@@ -94,7 +95,7 @@ func (p *Policy) stillAdmits(s *session) (id authsvc.Identity, reason string) {
 		}
 		return s.identity, ""
 	case authsvc.MethodOnce:
-		if !p.Auth.Once {
+		if p.Auth.Once == nil {
 			return id, revokedAuth
 		}
 	default:

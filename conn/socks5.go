@@ -49,7 +49,8 @@ func (c socks5Codec) negotiate(hs *handshake) error {
 // nobody has to log in and yet there are users, whose names the rules and the
 // log then want to know.
 func (c socks5Codec) choose(hs *handshake, offered socks5.Methods) socks5.Method {
-	admitted := c.h.admit(hs.session)
+	var admitted bool
+	hs.identity, admitted = hs.withoutPassword()
 	anonymous := hs.identity.Method == authsvc.MethodNone && hs.policy.Auth.Users != nil
 	switch {
 	case admitted && !anonymous && offered.Has(socks5.MethodNone):
@@ -80,7 +81,5 @@ func (c socks5Codec) authenticate(hs *handshake) error {
 }
 
 func (c socks5Codec) reply(hs *handshake, code wire.ReplyCode, bound netip.AddrPort) error {
-	var buf [22]byte
-	_, err := hs.conn.Write(socks5.AppendReply(buf[:0], code, bound))
-	return err
+	return hs.replySOCKS5(code, bound)
 }

@@ -22,10 +22,10 @@ func (d *daemon) newGuards(ctx context.Context, cfg *config.Config) conn.Guards 
 			d.log.LogAttrs(ctx, slog.LevelError, "state", slog.Any("err", err))
 		},
 	}
+	d.once = authsvc.NewOnce(onceOptions(cfg), state)
 	return conn.Guards{
 		Gate:     ratelimit.NewGate(),
 		Throttle: authsvc.NewThrottle(throttleOptions(cfg), state),
-		Once:     authsvc.NewOnce(onceOptions(cfg), state),
 		Users:    ratelimit.NewUsers(),
 		Quotas:   authsvc.NewQuotas(state),
 	}
@@ -44,7 +44,7 @@ func (d *daemon) setGuards(cfg *config.Config, users *authsvc.Users) {
 		PerSource: limits.MaxConnectionsPerIP, Exempt: prefixes(limits.Exempt),
 	})
 	d.guards.Throttle.Set(throttleOptions(cfg))
-	d.guards.Once.Set(onceOptions(cfg))
+	d.once.Set(onceOptions(cfg))
 	d.guards.Users.Set(users)
 	d.guards.Quotas.Set(users)
 }
@@ -79,9 +79,12 @@ func (b *builder) auth(cfg *config.Config) (conn.Auth, *authsvc.Users, error) {
 		return conn.Auth{}, nil, err
 	}
 	auth := conn.Auth{
-		Required:  cfg.Auth.Required,
-		Whitelist: authsvc.NewWhitelist(prefixes(cfg.Auth.NoPasswordFrom)),
-		Once:      cfg.Auth.Once.Enabled,
+		Required:    cfg.Auth.Required,
+		Whitelist:   authsvc.NewWhitelist(prefixes(cfg.Auth.NoPasswordFrom)),
+		SOCKS4Users: cfg.Auth.SOCKS4Users,
+	}
+	if cfg.Auth.Once.Enabled {
+		auth.Once = b.d.once
 	}
 	if cfg.Auth.Credential != nil || cfg.Auth.UsersFile != "" || len(cfg.Users) > 0 {
 		auth.Users = users

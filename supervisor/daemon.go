@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"cleversocks/aclsvc"
+	"cleversocks/authsvc"
 	"cleversocks/conn"
 	"cleversocks/conn/relay"
 	"cleversocks/metrics"
@@ -33,6 +34,7 @@ type daemon struct {
 	listeners  *listeners
 	group      *conn.Group
 	guards     conn.Guards
+	once       *authsvc.Once
 	access     *conn.AccessLog
 	resolver   *resolver.Resolver
 	locals     *aclsvc.Locals
@@ -82,7 +84,7 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	d.tree.core.Add(d.resolver)
 	d.tree.core.Add(d.locals)
 	d.tree.core.Add(d.guards.Throttle)
-	d.tree.core.Add(d.guards.Once)
+	d.tree.core.Add(d.once)
 	d.tree.core.Add(d.guards.Quotas)
 	d.tree.core.Add(d.reloader)
 	d.tree.flows.Add(d.group)

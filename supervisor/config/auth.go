@@ -18,6 +18,7 @@ type Auth struct {
 	AllowPlain      bool     // plain passwords in UsersFile and [[user]]
 	NoPasswordFrom  []Prefix // clients that need no password
 	Once            Once
+	SOCKS4Users     bool
 
 	// Credential is the one user, wherever it was written; nil: none.
 	Credential *Credential
@@ -83,6 +84,10 @@ func (a *Auth) keys() []Key {
 		{
 			Name: "once.max", Value: &a.Once.Max, Default: "10000", Min: "1", Max: "1000000",
 			Doc: "How many addresses at a time; past that the oldest is forgotten.",
+		},
+		{
+			Name: "socks4_users", Value: &a.SOCKS4Users, Default: "false",
+			Doc: "Accepts a SOCKS4 user id as the name of a user that has no password. Nothing proves it: the client is believed. Without it, and where authentication is required, SOCKS4 clients are refused unless something else admits them.",
 		},
 	}
 }

@@ -25,6 +25,8 @@ type Config struct {
 	Users     []User
 	ACL       ACL
 	Egress    Egress
+	UDP       UDP
+	Bind      Bind
 	Admin     Admin
 	State     State
 	Secrets   Secrets
@@ -50,6 +52,8 @@ func (c *Config) sections() []section {
 		table("acl", aclDoc, c.ACL.keys()),
 		arrayTable("acl.rule", ruleDoc, 0, &c.ACL.Rules, (*Rule).keys),
 		table("egress", egressDoc, c.Egress.keys()),
+		table("udp", udpDoc, c.UDP.keys()),
+		table("bind", bindDoc, c.Bind.keys()),
 		table("admin", adminDoc, c.Admin.keys()),
 		table("state", stateDoc, c.State.keys()),
 		table("secrets", secretsDoc, c.Secrets.keys()),
