@@ -12,8 +12,6 @@ import (
 	"cleversocks/conn"
 	"cleversocks/conn/dial"
 	"cleversocks/conn/relay"
-	"cleversocks/metrics"
-	"cleversocks/resolver"
 	"cleversocks/supervisor/config"
 )
 
@@ -26,8 +24,11 @@ type builder struct {
 	queue      *authsvc.Queue
 }
 
+// dialHistory is for how many destinations the address that won is remembered.
+const dialHistory = 4096
+
 func newBuilder(d *daemon) *builder {
-	return &builder{d: d, history: dial.NewHistory(0), queue: authsvc.NewQueue(authsvc.QueueOptions{Gauge: d.metrics.Auth.Waiting})}
+	return &builder{d: d, history: dial.NewHistory(dialHistory), queue: authsvc.NewQueue(authsvc.QueueOptions{Gauge: d.metrics.Auth.Waiting})}
 }
 
 // build makes a snapshot. Nothing of the daemon changes.
@@ -39,6 +40,7 @@ func (b *builder) build(cfg *config.Config, listeners []netip.AddrPort, adminAt 
 		DefaultAllow: true,
 		Listeners:    listeners,
 		Locals:       b.d.locals,
+		NAT64:        config.Prefixes(cfg.Resolver.NAT64),
 		OnPanic:      b.decisionPanicked,
 	})
 	if err != nil {
@@ -77,6 +79,7 @@ func (b *builder) dialer(cfg *config.Config) *dial.Dialer {
 	return dial.New(dial.Options{
 		Lookup:         b.d.resolver.Lookup,
 		ConnectTimeout: cfg.Limits.ConnectTimeout.D(),
+		Family:         dialFamily(cfg.Resolver.Family),
 		KeepAlive: net.KeepAliveConfig{
 			Enable: true, Idle: keepalive.Idle.D(), Interval: keepalive.Interval.D(), Count: keepalive.Count,
 		},
@@ -109,10 +112,6 @@ func (b *builder) relay(cfg *config.Config) relay.Options {
 func (b *builder) decisionPanicked(p any, q aclsvc.Query) {
 	b.d.metrics.Conn.Panics.Of("decision").Inc()
 	b.d.log.Error("panic in a decision: denied", "panic", p, "client", q.Source, "target", q.Name)
-}
-
-func resolverOptions(log *slog.Logger, m *metrics.Registry) resolver.Options {
-	return resolver.Options{Servers: []string{"system"}, Logger: log, Metrics: m.DNS}
 }
 
 func accessMode(setting string) conn.AccessMode { return conn.AccessMode(setting) }

@@ -55,7 +55,7 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	d := &daemon{options: o, log: o.Logger, metrics: metrics.New()}
 	d.config.Store(cfg)
 	d.metrics.Daemon.BuildInfo(o.Version, o.Commit, goVersion())
-	if err := d.buildCore(ctx); err != nil {
+	if err := d.buildCore(ctx, cfg); err != nil {
 		return nil, err
 	}
 	d.tree = newTree(d.log, d.metrics, maxDrain+drainSlack+ingressTimeout)
@@ -94,7 +94,7 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 }
 
 // buildCore makes the parts that every connection uses.
-func (d *daemon) buildCore(ctx context.Context) error {
+func (d *daemon) buildCore(ctx context.Context, cfg *config.Config) error {
 	var err error
 	d.locals, err = aclsvc.NewLocals(aclsvc.LocalsOptions{OnError: func(err error) {
 		d.log.LogAttrs(ctx, slog.LevelWarn, "the host's own addresses cannot be read; the last ones stay", slog.Any("err", err))
@@ -102,7 +102,7 @@ func (d *daemon) buildCore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.resolver, err = resolver.New(resolverOptions(d.log, d.metrics))
+	d.resolver, err = resolver.New(d.resolverOptions(cfg))
 	if err != nil {
 		return err
 	}

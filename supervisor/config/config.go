@@ -21,6 +21,7 @@ type Config struct {
 	Drain     Drain
 	Listeners []Listener
 	Auth      Auth
+	Resolver  Resolver
 	Egress    Egress
 	Admin     Admin
 	Secrets   Secrets
@@ -41,6 +42,7 @@ func (c *Config) sections() []section {
 		table("drain", drainDoc, c.Drain.keys()),
 		arrayTable("listener", listenerDoc, 1, &c.Listeners, (*Listener).keys),
 		table("auth", authDoc, c.Auth.keys()),
+		table("resolver", resolverDoc, c.Resolver.keys()),
 		table("egress", egressDoc, c.Egress.keys()),
 		table("admin", adminDoc, c.Admin.keys()),
 		table("secrets", secretsDoc, c.Secrets.keys()),
@@ -53,6 +55,7 @@ func (c *Config) finishers() []func(*finisher) {
 	return []func(*finisher){
 		c.finishListeners,
 		c.finishAuth,
+		c.finishResolver,
 		c.finishAdmin,
 		c.finishLater,
 	}
