@@ -40,7 +40,7 @@ type wait struct {
 
 // run replies, waits for the peer, and replies again. It closes the listener.
 func (w *wait) run(ctx context.Context, timeout time.Duration) Result {
-	defer w.listener.Close() //nolint:errcheck // it may be closed already, once the peer is there
+	defer func() { _ = w.listener.Close() }()
 	local := w.listener.Addr().(*net.TCPAddr).AddrPort()
 	w.bound = netip.AddrPortFrom(local.Addr().Unmap().WithZone(""), local.Port())
 	if ip := w.session.Advertise; ip.IsValid() {

@@ -7,11 +7,13 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"cleversocks/authsvc"
 	"cleversocks/conn/relay"
 	"cleversocks/conn/wire"
+	"cleversocks/conn/wire/httpproxy"
 )
 
 // levelTrace is below debug: every step of a handshake.
@@ -42,7 +44,8 @@ type session struct {
 	upstream string
 
 	counters relay.Counters
-	cause    string // metrics.Cause*; empty for a probe that is not recorded
+	relaying atomic.Bool // set when the handshake's fields no longer change
+	cause    string      // metrics.Cause*; empty for a probe that is not recorded
 	code     wire.ReplyCode
 	replied  bool
 	err      error
@@ -67,6 +70,11 @@ type handshake struct {
 	in *bufio.Reader
 	// codec speaks the client's protocol once the first byte has told it.
 	codec codec
+	// head is the first of plain HTTP requests, to be forwarded.
+	head *httpproxy.Head
+	// release gives the connection up to a command that ends with the
+	// session's context by itself.
+	release func() bool
 }
 
 // codec is one protocol's side of the handshake.

@@ -58,8 +58,9 @@ type Options struct {
 	ResolvConf, Hosts string
 	// RootCAs verify servers' certificates; nil: the system's.
 	RootCAs *x509.CertPool
-	// Logger hears of changed files and of servers that fail; nil: nobody.
-	Logger  *slog.Logger
+	// Logger hears of changes in the system's files; nil: nobody.
+	Logger *slog.Logger
+	// Metrics count queries and the cache's use; zero: nobody counts.
 	Metrics metrics.DNS
 }
 

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"cleversocks/metrics"
 )
 
 // state is one configuration, complete and unchanging but for the cache and
@@ -107,6 +109,9 @@ func withDefaults(opts Options) Options {
 	}
 	if opts.Timeout <= 0 {
 		opts.Timeout = defaultTimeout
+	}
+	if opts.Metrics.Duration == nil {
+		opts.Metrics = metrics.New().DNS // that nobody reads
 	}
 	if opts.ResolvConf == "" {
 		opts.ResolvConf = resolvConfPath

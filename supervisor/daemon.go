@@ -37,6 +37,7 @@ type daemon struct {
 	locals     *aclsvc.Locals
 	relayPools *relay.Pools
 	idle       *idleExit
+	interim    *conn.Interim
 	reloader   *reloader
 	builder    *builder
 	adminAt    net.Addr // nil: off
@@ -73,6 +74,7 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	}
 	d.reloader = newReloader(d)
 	d.idle = newIdleExit(func() time.Duration { return d.config.Load().Limits.ExitWhenIdle.D() }, d.group.Active, d.group.Changed())
+	d.interim = conn.NewInterim(d.group, func() time.Duration { return d.config.Load().Log.Interim.D() })
 
 	d.tree.core.Add(d.metrics.Process)
 	d.tree.core.Add(d.access)
@@ -81,6 +83,7 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	d.tree.core.Add(d.reloader)
 	d.tree.flows.Add(d.group)
 	d.tree.flows.Add(d.idle)
+	d.tree.flows.Add(d.interim)
 	if adminService != nil {
 		d.tree.admin.Add(adminService)
 	}

@@ -93,13 +93,16 @@ func (d *daemon) apply(ctx context.Context, cfg *config.Config, change *change) 
 		return err
 	}
 	resolve.Commit()
+	policy.Listeners = change.policies()
 	d.access.SetMode(accessMode(cfg.Log.Access))
+	d.builder.commands.configure(cfg)
 	d.group.SetPolicy(policy)
 	d.group.SetLimit(d.connectionLimit(ctx, cfg.Limits.MaxConnections))
 	d.config.Store(cfg)
 	change.commit(ctx)
 	if d.idle != nil {
 		d.idle.reconsider()
+		d.interim.Reconsider()
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -201,5 +202,28 @@ func TestWorse(t *testing.T) {
 				t.Errorf("worse(%v, %v) = %v", high, low, got)
 			}
 		}
+	}
+}
+
+// TestDialResolver dials a name with a real resolver, as the daemon does.
+func TestDialResolver(t *testing.T) {
+	hosts := filepath.Join(t.TempDir(), "hosts")
+	if err := os.WriteFile(hosts, []byte("127.0.0.1 here.test\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	res, err := resolver.New(resolver.Options{Hosts: hosts})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Close()
+	open := listen(t, "127.0.0.1:0")
+	d := New(Options{Lookup: res.Lookup, ConnectTimeout: 5 * time.Second})
+	c, err := d.Dial(t.Context(), Request{Dest: wire.Addr{Name: "here.test", Port: open.Port()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeIt(t, c)
+	if _, err = d.Dial(t.Context(), Request{Dest: wire.Addr{Name: "x.invalid", Port: 80}}); !errors.Is(err, resolver.ErrNotFound) {
+		t.Errorf("a name that cannot exist: %v", err)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"cleversocks/conn/wire"
+	"cleversocks/metrics"
 	"cleversocks/resolver"
 )
 
@@ -101,6 +102,17 @@ func TestBlackHole(t *testing.T) {
 		_, err := d.Dial(ctx, Request{Dest: wire.Addr{Name: "hole.test", Port: port}})
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("all black-holed: %v", err)
+		}
+		d = New(Options{ConnectTimeout: 100 * time.Millisecond})
+		_, err = d.Dial(t.Context(), Request{Dest: wire.Addr{IP: netip.MustParseAddr("192.0.2.1"), Port: port}})
+		if !errors.Is(err, context.DeadlineExceeded) || Classify(err) != metrics.DialTimeout {
+			t.Errorf("a black-holed literal: %v", err)
+		}
+		ctx, gone := context.WithCancel(t.Context())
+		time.AfterFunc(50*time.Millisecond, gone)
+		_, err = New(Options{ConnectTimeout: time.Hour}).Dial(ctx, Request{Dest: wire.Addr{IP: netip.MustParseAddr("192.0.2.1"), Port: port}})
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("a black-holed literal, given up: %v", err)
 		}
 	})
 }

@@ -34,11 +34,13 @@ type race struct {
 	ready   bool // an attempt may start now
 	started bool // the first attempt was allowed
 	running int  // attempts without a result yet
-	known   map[netip.Addr]bool
-	pending []netip.Addr // allowed, in order, not tried yet
-	won     netip.Addr   // by the history
-	ran     attempts
-	err     error // the most telling so far
+	// exhausted: descriptors ran out, so that no more attempts are made.
+	exhausted bool
+	known     map[netip.Addr]bool
+	pending   []netip.Addr // allowed, in order, not tried yet
+	won       netip.Addr   // by the history
+	ran       attempts
+	err       error // the most telling so far
 }
 
 // answer is what one family's look-up brought.
@@ -60,7 +62,12 @@ func (d *Dialer) dialName(ctx context.Context, req Request) (*net.TCPConn, attem
 	if d.opts.Lookup == nil {
 		return nil, attempts{}, fmt.Errorf("%w: names are not resolved here", ErrNoUsableAddress)
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	var cancel context.CancelFunc
+	if d.opts.ConnectTimeout > 0 {
+		ctx, cancel = context.WithTimeout(ctx, d.opts.ConnectTimeout)
+	} else {
+		ctx, cancel = context.WithCancel(ctx)
+	}
 	r := &race{
 		d: d, req: req,
 		answers: make(chan answer),
@@ -99,13 +106,13 @@ func (r *race) lookup(ctx context.Context, family resolver.Family) {
 // run is the race from the first answer to the winner or the last failure.
 func (r *race) run(ctx context.Context) (*net.TCPConn, error) {
 	for {
-		if r.ready && len(r.pending) > 0 {
+		if r.ready && !r.exhausted && len(r.pending) > 0 {
 			if r.isLast() {
 				return r.attemptHere(ctx)
 			}
 			r.attempt(ctx)
 		}
-		if r.asked == 0 && r.running == 0 && len(r.pending) == 0 {
+		if r.running == 0 && (r.exhausted || (r.asked == 0 && len(r.pending) == 0)) {
 			return nil, telling(ctx, r.err)
 		}
 		select {
@@ -237,12 +244,10 @@ func (r *race) attempt(ctx context.Context) {
 }
 
 // fail notes a failed attempt and lets the next one start. When descriptors
-// ran out, the others would only fail the same.
+// ran out, it would only fail the same.
 func (r *race) fail(ctx context.Context, res result) {
 	r.d.opts.History.forget(r.req.Dest, res.addr)
 	r.err = worse(r.err, telling(ctx, res.err))
 	r.ready = true
-	if isExhausted(res.err) {
-		r.pending = nil
-	}
+	r.exhausted = r.exhausted || isExhausted(res.err)
 }

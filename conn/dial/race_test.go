@@ -101,8 +101,9 @@ func TestRace(t *testing.T) {
 	six, six2 := addrs("2001:db8::1"), addrs("2001:db8::1", "2001:db8::2")
 	four, four2 := addrs("192.0.2.1"), addrs("192.0.2.1", "192.0.2.2")
 	never := connectScript{never: true}
-	refused := connectScript{err: syscall.ECONNREFUSED}
-	noRoute := connectScript{err: syscall.ENETUNREACH}
+	// Not at once: the other family's answer, of the same instant, comes first.
+	refused := connectScript{after: 5 * ms, err: syscall.ECONNREFUSED}
+	noRoute := connectScript{after: 5 * ms, err: syscall.ENETUNREACH}
 	for _, tt := range []struct {
 		name      string
 		opts      Options
@@ -167,13 +168,13 @@ func TestRace(t *testing.T) {
 		{
 			name: "all tried, the most telling told", six: lookupScript{addrs: six2}, four: lookupScript{addrs: four2},
 			hosts: map[string]connectScript{"2001:db8::1": noRoute, "192.0.2.1": refused, "2001:db8::2": noRoute, "192.0.2.2": noRoute},
-			want:  []string{"0s 2001:db8::1", "0s 192.0.2.1", "0s 2001:db8::2", "0s 192.0.2.2"}, err: syscall.ECONNREFUSED,
+			want:  []string{"0s 2001:db8::1", "5ms 192.0.2.1", "10ms 2001:db8::2", "15ms 192.0.2.2"}, took: 20 * ms, err: syscall.ECONNREFUSED,
 		},
 		{
 			name: "refused says more than time running out", opts: Options{ConnectTimeout: 2 * time.Second},
 			six: lookupScript{addrs: six}, four: lookupScript{addrs: four},
 			hosts: map[string]connectScript{"2001:db8::1": refused, "192.0.2.1": never},
-			want:  []string{"0s 2001:db8::1", "0s 192.0.2.1"}, took: 2 * time.Second, err: syscall.ECONNREFUSED,
+			want:  []string{"0s 2001:db8::1", "5ms 192.0.2.1"}, took: 2 * time.Second, err: syscall.ECONNREFUSED,
 		},
 		{
 			name: "the deadline is the whole dial's", opts: Options{ConnectTimeout: 2 * time.Second},

@@ -68,13 +68,16 @@ func (s *session) stop(v verdict) {
 		s.halt()
 		return
 	}
-	s.stopOnce.Do(func() {
-		if s.stopped != nil {
-			close(s.stopped)
-		}
-		s.client.interrupt()
-		s.server.interrupt()
-	})
+	s.wakePaused()
+	s.client.interrupt()
+	s.server.interrupt()
+}
+
+// wakePaused ends the meter's pauses on goroutines.
+func (s *session) wakePaused() {
+	if s.stopped != nil {
+		s.stopOnce.Do(func() { close(s.stopped) })
+	}
 }
 
 // cancelled runs when the context ends before the relay does.

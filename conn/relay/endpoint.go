@@ -49,18 +49,6 @@ func (e *end) interrupt() { _ = e.conn.SetDeadline(past()) }
 // past is a deadline that has expired, whatever a fake clock shows.
 func past() time.Time { return time.Unix(1, 0) }
 
-// wasReset says whether an end of stream was a reset in truth: a write that
-// meets a reset first takes the socket's error with it, and the next read
-// sees a clean end.
-func (e *end) wasReset() bool {
-	if e.dead.Load() {
-		return true
-	}
-	// In this order: our own end of stream, sent meanwhile, closes the socket
-	// as well.
-	return e.raw != nil && e.disconnected() && !e.finSent.Load()
-}
-
 // resetOnClose makes Close send a reset and drop what is queued.
 func (e *end) resetOnClose() {
 	if e.tcp != nil {

@@ -42,6 +42,11 @@ type pump struct {
 	pause    *time.Timer // the meter's; nil: none
 	went     bool        // the last try did not have to wait
 	ended    bool
+	blocks   bool  // the destination has had no room once
+	detached bool  // it has a goroutine for now, which alone touches the rest
+	halted   bool  // that goroutine is to end the pump
+	quiet    bool  // that goroutine found nothing more to do
+	streak   uint8 // large chunks in a row
 
 	canSplice bool
 	splicing  bool
@@ -62,9 +67,16 @@ func (p *pump) run() {
 	defer p.s.pumpEnded()
 	defer p.s.guard()
 	defer p.abandon()
+	p.move()
+}
+
+// move moves chunks until the pump has ended, or leaves its goroutine.
+func (p *pump) move() {
 	for {
 		if err := p.receive(); err != nil {
-			p.sourceEnded(err)
+			if !p.becomesQuiet(err) {
+				p.sourceEnded(err)
+			}
 			return
 		}
 		n := p.left
@@ -175,7 +187,7 @@ func (p *pump) meter(n int) bool {
 // sourceEnded passes on that nothing more comes from the source.
 func (p *pump) sourceEnded(err error) {
 	reset := !errors.Is(err, io.EOF)
-	if !reset && p.src.wasReset() {
+	if !reset && p.wasReset() {
 		reset, err = true, syscall.ECONNRESET
 	}
 	if !reset {
@@ -192,7 +204,7 @@ func (p *pump) sourceEnded(err error) {
 	p.src.dead.Store(true)
 	// Nothing can reach the source any more: end the other direction.
 	if p.s.reactor != nil {
-		p.s.halt()
+		p.s.haltFrom(p)
 		return
 	}
 	_ = p.dst.conn.SetReadDeadline(past())
@@ -207,6 +219,28 @@ func (p *pump) destinationFailed(err error) {
 	}
 	p.s.note(verdict{rank: rankFinal, err: err, cause: p.pick(metrics.CauseServerReset, metrics.CauseClientReset)})
 	p.dst.dead.Store(true)
+}
+
+// wasReset says whether the source's end of stream was a reset in truth: a
+// write that meets a reset first takes the socket's error with it, and the
+// next read sees a clean end.
+func (p *pump) wasReset() bool {
+	if p.src.dead.Load() {
+		return true
+	}
+	if p.s.reactor != nil && !p.detached && !p.other().detached {
+		return false // the other pump does not write at this moment
+	}
+	// In this order: our own end of stream, sent meanwhile, closes the socket
+	// as well.
+	return p.src.raw != nil && p.src.disconnected() && !p.src.finSent.Load()
+}
+
+func (p *pump) other() *pump {
+	if p.dir == In {
+		return &p.s.out
+	}
+	return &p.s.in
 }
 
 // interrupted says whether err is our own doing: nobody else sets deadlines.

@@ -1,11 +1,15 @@
 package relay
 
 import (
+	"errors"
 	"os"
 	"sync"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"cleversocks/metrics"
 )
 
 // eventBatch is how many events one look at the sockets returns.
@@ -83,8 +87,9 @@ func (r *reactor) look(fd uintptr) int {
 	// Their sockets are closed: nothing that comes now is about them.
 	r.free = append(r.free, r.retired...)
 	r.retired = r.retired[:0]
-	n, err := unix.EpollWait(int(fd), r.events[:], 0)
-	if err != nil { // EINTR
+	// It returns at once, so it is raw, as in pump.read.
+	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, fd, uintptr(unsafe.Pointer(&r.events[0])), eventBatch, 0, 0, 0) //nolint:gosec // the kernel gets the array's own bounds
+	if errno != 0 {                                                                                                       // EINTR
 		return 0
 	}
 	for _, e := range r.events[:n] {
@@ -108,7 +113,7 @@ func (r *reactor) look(fd uintptr) int {
 		}
 		r.ready = append(r.ready, t)
 	}
-	return n
+	return int(n)
 }
 
 // The two sides of a relay, as the kernel holds them for us.
@@ -130,7 +135,7 @@ func (r *reactor) add(s *session) bool {
 	}
 	r.slots[s.slot] = s
 	r.mu.Unlock()
-	if r.watch(&s.client, s.slot, clientSide) && r.watch(&s.server, s.slot, serverSide) {
+	if r.watch(&s.client, unix.EPOLL_CTL_ADD, arrivals, s.slot, clientSide) && r.watch(&s.server, unix.EPOLL_CTL_ADD, arrivals, s.slot, serverSide) {
 		return true
 	}
 	r.unwatch(&s.client)
@@ -146,15 +151,39 @@ func (r *reactor) remove(s *session) {
 	r.retired = append(r.retired, s.slot)
 }
 
+// arrivals are what is reported of a source. Room for more is reported of a
+// destination from the first time on that it had none: the kernel says at once
+// that there is room, and that would wake the reactor for each new relay.
+const arrivals = unix.EPOLLIN | unix.EPOLLRDHUP
+
 // watch reports each change of the end's socket once, and its state now.
-func (r *reactor) watch(e *end, slot, side int32) bool {
-	event := unix.EpollEvent{
-		Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET&0xffffffff,
-		Fd:     slot,
-		Pad:    side,
-	}
-	return r.change(e, unix.EPOLL_CTL_ADD, &event)
+func (r *reactor) watch(e *end, operation int, events uint32, slot, side int32) bool {
+	event := unix.EpollEvent{Events: events | unix.EPOLLET&0xffffffff, Fd: slot, Pad: side}
+	return r.change(e, operation, &event)
 }
+
+// watchPumps has the reactor report what its pumps wait for, the state now
+// included, and nothing for a pump that is detached. The caller holds s.pumps.
+func (s *session) watchPumps() {
+	events := func(from, to *pump) (mask uint32) {
+		if !from.detached {
+			mask = arrivals
+		}
+		if !to.detached && to.blocks {
+			mask |= unix.EPOLLOUT
+		}
+		return mask
+	}
+	client, server := events(&s.in, &s.out), events(&s.out, &s.in)
+	// It fails for want of memory alone, and then a relay is lost.
+	if !s.reactor.watch(&s.client, unix.EPOLL_CTL_MOD, client, s.slot, clientSide) ||
+		!s.reactor.watch(&s.server, unix.EPOLL_CTL_MOD, server, s.slot, serverSide) {
+		s.note(verdict{rank: rankFinal, cause: metrics.CauseError, err: errWatch, abort: true})
+		s.halt()
+	}
+}
+
+var errWatch = errors.New("relay lost its reactor")
 
 func (r *reactor) unwatch(e *end) { r.change(e, unix.EPOLL_CTL_DEL, nil) }
 

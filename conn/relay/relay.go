@@ -12,7 +12,9 @@
 // On Linux two sockets are joined by splice(2), with small messages read and
 // written. Buffers and pipes are taken when a socket is readable and given
 // back when it runs dry, so an idle relay holds its two sockets and nothing
-// else.
+// else. With Pools, one goroutine per processor waits for all of them, and
+// only a bulk transfer has a goroutine of its own, while it lasts. Without,
+// or for a conn that is no socket, a relay has two.
 package relay
 
 import (
@@ -79,6 +81,7 @@ type Counters struct {
 // goroutine: its two directions run at the same time. That direction then
 // moves nothing for pause. An error ends the relay; its cause is that of an
 // *EndError in its chain, else "error". At most 256 KiB move between two calls.
+// It must return at once: other relays may wait for it.
 type Meter func(d Direction, n int) (pause time.Duration, err error)
 
 // Options is what a relay may be told. The zero value works.

@@ -156,14 +156,17 @@ func (s *session) checkIdle() {
 	} else {
 		s.quiet += step
 	}
-	expired := s.quiet >= s.o.Idle
+	expired, still := s.quiet >= s.o.Idle, s.quiet > 0
 	if !expired {
 		s.callbacks.Add(1)
 		s.timer.Reset(step)
 	}
 	s.mu.Unlock()
-	if expired {
+	switch {
+	case expired:
 		s.stop(verdict{cause: metrics.CauseIdle})
+	case still:
+		s.fold()
 	}
 }
 

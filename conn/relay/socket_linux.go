@@ -54,6 +54,10 @@ func (p *pump) read(fd uintptr) bool {
 			continue
 		case errno == unix.EAGAIN:
 			p.abandon()
+			if p.detached && !p.splicing {
+				p.err = errQuiet
+				break
+			}
 			return false
 		case errno != 0:
 			p.err = errno

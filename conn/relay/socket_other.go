@@ -37,3 +37,5 @@ func (p *Pools) stopReactors() {}
 func (s *session) join() bool { return false }
 
 func (s *session) leave() {}
+
+func (s *session) watchPumps() {}

@@ -49,12 +49,30 @@ func (s *session) turned() {
 
 // halt ends both pumps now. The caller holds s.pumps.
 func (s *session) halt() {
+	s.wakePaused()
 	s.in.halt()
 	s.out.halt()
 }
 
-// halt ends the pump now. The caller holds s.pumps.
+// haltFrom is halt for a pump that may be on a goroutine, where it does not
+// hold s.pumps.
+func (s *session) haltFrom(p *pump) {
+	if p.detached {
+		s.pumps.Lock()
+		defer s.pumps.Unlock() // p has not ended yet: the relay has not either
+	}
+	s.halt()
+}
+
+// halt ends the pump now, or has its goroutine do so. The caller holds
+// s.pumps.
 func (p *pump) halt() {
+	if p.detached {
+		p.halted = true
+		_ = p.src.conn.SetReadDeadline(past())
+		_ = p.dst.conn.SetWriteDeadline(past())
+		return
+	}
 	p.ended = true
 	p.abandon()
 	if p.pause != nil && p.pause.Stop() {
@@ -73,11 +91,18 @@ func (p *pump) initTurns() {
 // advance moves chunks until one end would block or the turn is used up; then
 // it returns that it could go on. The caller holds s.pumps.
 func (p *pump) advance(ready readiness) readiness {
+	if p.detached {
+		return 0
+	}
 	if p.left == 0 && ready&readable == 0 || p.left > 0 && ready&writable == 0 {
 		return 0
 	}
 	for range chunksPerTurn {
 		if p.ended || p.pause != nil || !p.step() {
+			return 0
+		}
+		if p.bulky() {
+			p.detach()
 			return 0
 		}
 	}
@@ -101,6 +126,10 @@ func (p *pump) step() bool {
 		p.destinationFailed(err)
 		p.halt()
 		return false
+	}
+	if !p.went && !p.blocks {
+		p.blocks = true
+		p.s.watchPumps()
 	}
 	if p.went && p.s.o.Meter != nil {
 		return p.meterTurn(p.metered)

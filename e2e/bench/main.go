@@ -1,3 +1,5 @@
+//go:build linux
+
 // Command bench measures SOCKS5 proxies from outside: what they carry, how
 // long they take, and what processor time, memory and descriptors that costs.
 //

@@ -23,6 +23,8 @@ type Config struct {
 	Auth      Auth
 	Resolver  Resolver
 	Egress    Egress
+	UDP       UDP
+	Bind      Bind
 	Admin     Admin
 	Secrets   Secrets
 
@@ -44,6 +46,8 @@ func (c *Config) sections() []section {
 		table("auth", authDoc, c.Auth.keys()),
 		table("resolver", resolverDoc, c.Resolver.keys()),
 		table("egress", egressDoc, c.Egress.keys()),
+		table("udp", udpDoc, c.UDP.keys()),
+		table("bind", bindDoc, c.Bind.keys()),
 		table("admin", adminDoc, c.Admin.keys()),
 		table("secrets", secretsDoc, c.Secrets.keys()),
 	}

@@ -18,9 +18,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
-
-	"golang.org/x/net/ipv4"
 
 	"cleversocks/conn/wire"
 )
@@ -32,6 +31,17 @@ type Options struct {
 	Clients  int           // associations; 1
 	Duration time.Duration // 3 s
 	PID      int           // the proxy's process, for its CPU time; 0: not read
+	// Offload lets client and echo send and receive several datagrams at once
+	// (UDP GSO and GRO), as QUIC stacks do. Otherwise each is single.
+	Offload bool
+}
+
+// segments is how many datagrams of a size are joined at most.
+func (o Options) segments(size int) int {
+	if !o.Offload {
+		return 1
+	}
+	return min(64, 65507/size)
 }
 
 // Result is what was measured.
@@ -51,8 +61,6 @@ func (r Result) PerSecond() float64 { return float64(r.RoundTrips) / r.Elapsed.S
 func (r Result) CPUPerRoundTrip() time.Duration {
 	return r.CPU / time.Duration(max(1, r.RoundTrips))
 }
-
-const batchSize = 32
 
 // Measure runs a measurement against the proxy at proxyAddr, IPv4 and without
 // authentication, with an echo server of its own on loopback. Client and
@@ -99,7 +107,7 @@ func client(ctx context.Context, proxyAddr string, o Options) (trips, lost int64
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer func() { _ = server.Close() }()
-	wg.Go(func() { echo(server) })
+	wg.Go(func() { echo(server, o) })
 
 	control, relay, err := Associate(ctx, proxyAddr)
 	if err != nil {
@@ -116,73 +124,73 @@ func client(ctx context.Context, proxyAddr string, o Options) (trips, lost int64
 		return 0, 0, err
 	}
 	datagram = append(datagram, make([]byte, o.Size)...)
-	return exchange(ctx, conn, datagram, o.InFlight)
+	return exchange(ctx, conn, datagram, o)
 }
 
-// exchange keeps inFlight datagrams under way: each that returns is sent anew.
-func exchange(ctx context.Context, conn *net.UDPConn, datagram []byte, inFlight int) (trips, lost int64, err error) {
-	pc := ipv4.NewPacketConn(conn)
-	out, in := make([]ipv4.Message, batchSize), make([]ipv4.Message, batchSize)
-	for i := range batchSize {
-		out[i].Buffers = [][]byte{datagram}
-		in[i].Buffers = [][]byte{make([]byte, len(datagram)+64)}
+// exchange keeps o.InFlight datagrams under way: each that returns is sent
+// anew.
+func exchange(ctx context.Context, conn *net.UDPConn, datagram []byte, o Options) (trips, lost int64, err error) {
+	// A reply is as long as what was sent: both have IPv4 headers.
+	segments := o.segments(len(datagram))
+	m, err := newMmsg(conn, len(datagram), segments)
+	if err != nil {
+		return 0, 0, err
 	}
-	send := func(n int) error {
-		for n > 0 {
-			sent, err := pc.WriteBatch(out[:min(n, batchSize)], 0)
-			if err != nil {
-				return err
-			}
-			n -= sent
+	out, err := newMmsg(conn, len(datagram), segments)
+	if err != nil {
+		return 0, 0, err
+	}
+	for _, b := range out.bufs {
+		for at := 0; at+len(datagram) <= len(b); at += len(datagram) {
+			copy(b[at:], datagram)
 		}
-		return nil
 	}
-	if err := send(inFlight); err != nil {
+	if err := out.writeMany(o.InFlight, len(datagram), segments); err != nil {
 		return 0, 0, err
 	}
 	for ctx.Err() == nil {
 		_ = conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
-		n, err := pc.ReadBatch(in, 0)
+		n, err := m.read()
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			lost += int64(inFlight) // some were dropped somewhere: fill up again
-			n = inFlight
+			lost += int64(o.InFlight) // some were dropped somewhere: fill up again
+			n = o.InFlight
 		case err != nil:
 			return trips, lost, err
 		default:
+			n = m.datagrams(n, len(datagram))
 			trips += int64(n)
 		}
-		if err := send(n); err != nil {
+		if err := out.writeMany(n, len(datagram), segments); err != nil {
 			return trips, lost, err
 		}
 	}
 	return trips, lost, nil
 }
 
-// echo sends back what it gets until conn is closed.
-func echo(conn *net.UDPConn) {
-	pc := ipv4.NewPacketConn(conn)
-	in, out := make([]ipv4.Message, batchSize), make([]ipv4.Message, batchSize)
-	for i := range batchSize {
-		in[i].Buffers = [][]byte{make([]byte, 1<<16)}
-		out[i].Buffers = make([][]byte, 1)
+// echo sends back what it gets from whoever speaks first, until conn is
+// closed.
+func echo(conn *net.UDPConn, o Options) {
+	m, err := newMmsg(conn, o.Size, o.segments(o.Size))
+	if err != nil {
+		return
+	}
+	n, from, err := conn.ReadFromUDP(m.bufs[0])
+	if err != nil {
+		return
+	}
+	if _, err := conn.WriteToUDP(m.bufs[0][:n], from); err != nil {
+		return
+	}
+	if connect(conn, from) != nil {
+		return
 	}
 	for {
-		n, err := pc.ReadBatch(in, 0)
-		if err != nil {
+		n, err := m.read()
+		if err != nil && !errors.Is(err, syscall.ECONNREFUSED) {
 			return
 		}
-		for i := range n {
-			out[i].Buffers[0] = in[i].Buffers[0][:in[i].N]
-			out[i].Addr = in[i].Addr
-		}
-		for sent := 0; sent < n; {
-			k, err := pc.WriteBatch(out[sent:n], 0)
-			if err != nil {
-				break
-			}
-			sent += k
-		}
+		_ = m.writeBack(n) // what the socket would not take is lost, as anything is on UDP
 	}
 }
 

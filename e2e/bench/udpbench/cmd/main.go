@@ -1,7 +1,7 @@
 // Command cmd measures the UDP relays of the proxies that are given, in
 // alternation.
 //
-//	cmd [-rounds 3] [-size 512] [-inflight 64] [-clients 1] NAME=ADDRESS[/PID] ...
+//	cmd [-rounds 3] [-size 512] [-inflight 64] [-clients 1] [-offload] NAME=ADDRESS[/PID] ...
 package main
 
 import (
@@ -23,6 +23,7 @@ func main() {
 	flag.IntVar(&o.Size, "size", 512, "bytes of payload")
 	flag.IntVar(&o.InFlight, "inflight", 64, "datagrams under way per association")
 	flag.IntVar(&o.Clients, "clients", 1, "associations")
+	flag.BoolVar(&o.Offload, "offload", false, "client and echo use UDP GSO and GRO")
 	flag.DurationVar(&o.Duration, "duration", 3*time.Second, "of each measurement")
 	flag.Parse()
 	rates := make(map[string][]float64)

@@ -1,0 +1,117 @@
+package relay
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"cleversocks/metrics"
+)
+
+func (p *Pools) reactorsRunning() int { return len(p.reactors.all) }
+
+// TestBulkDetaches: a bulk transfer gets a goroutine, and gives it back when
+// small messages follow, or silence does.
+func TestBulkDetaches(t *testing.T) {
+	for _, after := range []string{"small messages", "silence"} {
+		t.Run(after, func(t *testing.T) {
+			tun := open(t, tcpPair, Options{Idle: time.Second, Pools: NewPools(PoolOptions{Reactors: 1})})
+			before := runtime.NumGoroutine()
+			block := make([]byte, 1<<20)
+			sent := make(chan struct{})
+			go func() {
+				defer close(sent)
+				for range 64 {
+					_, _ = tun.server.Write(block)
+				}
+			}()
+			if _, err := io.CopyN(io.Discard, tun.client, 48<<20); err != nil {
+				t.Fatal(err)
+			}
+			// Ours, beside the sender, which the unread rest may still hold.
+			if n := runtime.NumGoroutine(); n < before+1 {
+				t.Errorf("%d goroutines before the transfer, %d during it", before, n)
+			}
+			if _, err := io.CopyN(io.Discard, tun.client, 16<<20); err != nil {
+				t.Fatal(err)
+			}
+			<-sent
+			if after == "silence" {
+				eventually(t, "the goroutine's end", func() bool { return runtime.NumGoroutine() <= before })
+			} else {
+				eventually(t, "the goroutine's end", func() bool {
+					send(t, tun.server, []byte("x"))
+					wantRead(t, tun.client, "x")
+					return runtime.NumGoroutine() <= before
+				})
+			}
+			// And the relay still works.
+			shut(tun.client)
+			wantEOF(t, tun.server)
+			shut(tun.server)
+			tun.wantEnd(t, metrics.CauseClientClosed)
+		})
+	}
+}
+
+// TestEndDuringBulk ends a transfer in full flow from each corner.
+func TestEndDuringBulk(t *testing.T) {
+	fire := errors.New("fire")
+	tests := []struct {
+		name  string
+		end   func(*testing.T, *tunnel)
+		meter Meter
+		cause string
+	}{
+		{name: "cancel", end: func(_ *testing.T, tun *tunnel) { tun.cancel(ErrRevoked) }, cause: metrics.CauseRevoked},
+		{name: "client resets", end: func(t *testing.T, tun *tunnel) { t.Helper(); reset(t, tun.client) }, cause: metrics.CauseClientReset},
+		{name: "meter", meter: meterUntil(32<<20, ErrQuota), cause: metrics.CauseQuota},
+		{name: "meter fails", meter: meterUntil(32<<20, fire), cause: metrics.CauseError},
+		{name: "meter panics", meter: meterUntil(32<<20, nil), cause: metrics.CauseError},
+	}
+	for _, reactors := range []int{1, -1} {
+		for _, tt := range tests {
+			t.Run(tt.name, func(t *testing.T) {
+				tun := open(t, tcpPair, Options{Meter: tt.meter, Pools: NewPools(PoolOptions{Reactors: reactors})})
+				sent := make(chan struct{})
+				go func() {
+					defer close(sent)
+					block := bytes.Repeat([]byte("x"), 1<<20)
+					for {
+						if _, err := tun.server.Write(block); err != nil {
+							return
+						}
+					}
+				}()
+				if _, err := io.CopyN(io.Discard, tun.client, 24<<20); err != nil {
+					t.Fatal(err)
+				}
+				if tt.end != nil {
+					tt.end(t, tun)
+				}
+				_, _ = io.Copy(io.Discard, tun.client)
+				tun.wantEnd(t, tt.cause)
+				<-sent
+			})
+		}
+	}
+}
+
+// meterUntil lets some bytes by, then fails, or panics when there is no error.
+func meterUntil(limit int64, failure error) Meter {
+	var moved atomic.Int64
+	return func(_ Direction, n int) (time.Duration, error) {
+		if moved.Add(int64(n)) < limit {
+			return 0, nil
+		}
+		moved.Store(0)
+		if failure == nil {
+			panic("boom")
+		}
+		return 0, failure
+	}
+}

@@ -1,0 +1,65 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+)
+
+// TestTable computes medians and ratios from known figures.
+func TestTable(t *testing.T) {
+	var r results
+	for _, n := range []float64{3, 1, 100} {
+		r.add(yardstick, []value{{"echo64.rate", n}})
+	}
+	for _, n := range []float64{4, 8} {
+		r.add("mine", []value{{"echo64.rate", n}})
+	}
+	var b bytes.Buffer
+	table(&b, []proxy{{name: "mine"}, {name: yardstick}, {name: "absent"}},
+		[]measurement{{name: "echo64", figures: []string{"echo64.rate"}}}, &r)
+	want := `| | mine | iocopy | absent |
+|---|---:|---:|---:|
+| 64-byte echo, 64 connections, round trips/s | 6 (2.00) | 3 | - |
+`
+	if b.String() != want {
+		t.Errorf("got\n%swant\n%s", b.String(), want)
+	}
+}
+
+// TestFiguresHaveUnits: a figure without a unit would be a row without a title.
+func TestFiguresHaveUnits(t *testing.T) {
+	listed := 0
+	for _, m := range measurements() {
+		for _, name := range m.figures {
+			listed++
+			if units[name].title == "" || !strings.HasPrefix(units[name].format, "%") {
+				t.Errorf("%s: no unit", name)
+			}
+		}
+	}
+	if listed != len(units) {
+		t.Errorf("%d figures are listed, %d have units", listed, len(units))
+	}
+}
+
+func TestParse(t *testing.T) {
+	tests := []struct {
+		args []string
+		ok   bool
+	}{
+		{nil, true},
+		{[]string{"-quick", "-only", "ours,iocopy"}, true},
+		{[]string{"-proxy", "x=/bin/x -p {port}"}, true},
+		{[]string{"-proxy", "x"}, false},
+		{[]string{"-rounds", "0"}, false},
+		{[]string{"-relays", "100000"}, false},
+	}
+	for _, tt := range tests {
+		if _, err := parse(tt.args); (err == nil) != tt.ok {
+			t.Errorf("%q: %v", tt.args, err)
+		}
+	}
+}

@@ -1,0 +1,226 @@
+package resolver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// TestLastLeaves cancels a query when the last look-up that waits for it ends,
+// and asks anew for the next one.
+func TestLastLeaves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &scripted{hangs: true}
+		r := withScripts(t, testOptions(t), s)
+		var waiting sync.WaitGroup
+		for i := range 3 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i+1)*100*ms)
+			defer cancel()
+			waiting.Go(func() {
+				if _, err := r.Lookup(ctx, "a.test", IPv4); !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("look-up %d: %v", i, err)
+				}
+			})
+		}
+		pass(299 * ms)
+		if s.count() != 1 || s.gaveUp() != 0 {
+			t.Errorf("asked %d times, gave up %d, while one still waits", s.count(), s.gaveUp())
+		}
+		waiting.Wait()
+		synctest.Wait()
+		if s.gaveUp() != 1 {
+			t.Errorf("%d queries given up when nobody waits, want 1", s.gaveUp())
+		}
+		s.set(func(s *scripted) { s.hangs, s.records = false, []string{"a.test. 60 IN A 192.0.2.1"} })
+		if err := lookup(t, r, "a.test"); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestClose ends look-ups under way and refuses others.
+func TestClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := withScripts(t, testOptions(t), &scripted{hangs: true})
+		ended := make(chan error, 1)
+		go func() { ended <- lookup(t, r, "a.test") }()
+		synctest.Wait()
+		r.Close()
+		if err := <-ended; !errors.Is(err, ErrClosed) {
+			t.Errorf("under way: %v", err)
+		}
+		if err := lookup(t, r, "b.test"); !errors.Is(err, ErrClosed) {
+			t.Errorf("later: %v", err)
+		}
+	})
+}
+
+// TestSlowServer asks the next server after the stagger, takes the first
+// answer, and asks a server last that was overtaken twice, until a probe
+// finds it in order.
+func TestSlowServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var records []string
+		for i := range 10 {
+			records = append(records, fmt.Sprintf("n%d.test. 60 IN A 192.0.2.1", i))
+		}
+		slow, good := &scripted{records: records, hangs: true}, &scripted{records: records, after: 10 * ms}
+		r := withScripts(t, testOptions(t), slow, good)
+		serving(t, r)
+		stagger := r.state.Load().group.stagger
+		for i, want := range []time.Duration{stagger + 10*ms, stagger + 10*ms, 10 * ms} {
+			start := time.Now()
+			if err := lookup(t, r, fmt.Sprintf("n%d.test", i)); err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(start); took != want {
+				t.Errorf("look-up %d took %v, want %v", i, took, want)
+			}
+		}
+		if slow.count() != 2 {
+			t.Errorf("the slow server was asked %d times, want 2", slow.count())
+		}
+		slow.set(func(s *scripted) { s.hangs = false })
+		pass(20 * time.Second)
+		before := good.count()
+		if err := lookup(t, r, "n5.test"); err != nil {
+			t.Fatal(err)
+		}
+		if good.count() != before {
+			t.Error("the first server works again and is not asked first")
+		}
+	})
+}
+
+// TestSlowAnswer takes an answer that comes after the stagger, from the only
+// server: asking again must not lose it.
+func TestSlowAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &scripted{records: []string{"a.test. 60 IN A 192.0.2.1"}, after: 4 * time.Second}
+		r := withScripts(t, testOptions(t), s)
+		start := time.Now()
+		if err := lookup(t, r, "a.test"); err != nil || time.Since(start) != 4*time.Second {
+			t.Errorf("%v after %v", err, time.Since(start))
+		}
+		s.set(func(s *scripted) { s.hangs = true })
+		start = time.Now()
+		if err := lookup(t, r, "b.test"); !errors.Is(err, ErrTimeout) || time.Since(start) != 5*time.Second {
+			t.Errorf("%v after %v, want a time-out after 5s", err, time.Since(start))
+		}
+	})
+}
+
+// TestSearch goes through resolv.conf's search list, and never mixes the
+// addresses of two hosts.
+func TestSearch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &scripted{records: []string{
+			"h.one.test. 60 IN AAAA 2001:db8::1", "h.two.test. 60 IN A 192.0.2.2", "only.two.test. 60 IN A 192.0.2.3", "top. 60 IN A 192.0.2.4",
+		}}
+		r := withScripts(t, testOptions(t), s)
+		st := r.state.Load()
+		st.search, st.conf.search, st.conf.ndots = true, []string{"one.test", "two.test"}, 1
+		for _, tt := range []struct {
+			name   string
+			family Family
+			err    error
+		}{
+			{"h", IPv6, nil},
+			{"h", IPv4, ErrNotFound}, // h is h.one.test, which has IPv6 alone
+			{"only", IPv4, nil},
+			{"top", IPv4, nil},
+			{"none", IPv4, ErrNotFound},
+		} {
+			if _, err := r.Lookup(t.Context(), tt.name, tt.family); !errors.Is(err, tt.err) {
+				t.Errorf("%s, %s: %v, want %v", tt.name, tt.family, err, tt.err)
+			}
+		}
+	})
+}
+
+// TestWatch takes over changed files, and keeps what was when they cannot be
+// read.
+func TestWatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		opts := testOptions(t, System)
+		r := newResolver(t, opts)
+		serving(t, r)
+		if err := lookup(t, r, "new.test.invalid"); !errors.Is(err, ErrNotFound) {
+			t.Fatal(err)
+		}
+		writeFile(t, opts.Hosts, "192.0.2.8 new.test\n")
+		writeFile(t, opts.ResolvConf, "nameserver 192.0.2.53\nnameserver 192.0.2.54\n")
+		pass(2 * tick)
+		if err := lookup(t, r, "new.test"); err != nil {
+			t.Errorf("after the hosts file changed: %v", err)
+		}
+		ids := func() (out []string) {
+			for _, s := range r.state.Load().servers {
+				out = append(out, s.id)
+			}
+			return out
+		}
+		want := []string{"udp://192.0.2.53:53", "udp://192.0.2.54:53"}
+		if diff := cmp.Diff(want, ids()); diff != "" {
+			t.Error(diff)
+		}
+		long := make([]byte, 1<<17) // one line that no reader takes
+		for i := range long {
+			long[i] = 'x'
+		}
+		writeFile(t, opts.Hosts, string(long))
+		pass(2 * tick)
+		if err := lookup(t, r, "new.test"); err != nil {
+			t.Errorf("after a bad hosts file: %v", err)
+		}
+	})
+}
+
+// TestReconfigure keeps the cache and the servers that stay, and everything
+// when the new options are wrong.
+func TestReconfigure(t *testing.T) {
+	opts := testOptions(t, "udp://192.0.2.1", "udp://192.0.2.2")
+	r := newResolver(t, opts)
+	before := r.state.Load()
+	opts.Timeout = time.Second
+	if err := r.Reconfigure(opts); err != nil {
+		t.Fatal(err)
+	}
+	same := r.state.Load()
+	if same.cache != before.cache || same.servers[0] != before.servers[0] || same.opts.Timeout != time.Second {
+		t.Error("the cache or the servers changed with the time-out")
+	}
+	wrong := opts
+	wrong.Servers = []string{"udp://nowhere"}
+	if err := r.Reconfigure(wrong); err == nil || r.state.Load() != same {
+		t.Errorf("took over wrong options: %v", err)
+	}
+	wrong = opts
+	wrong.Hosts = t.TempDir() // a directory
+	if err := r.Reconfigure(wrong); err == nil || r.state.Load() != same {
+		t.Errorf("took over a bad hosts file: %v", err)
+	}
+	opts.Servers = []string{"udp://192.0.2.2", "udp://192.0.2.3"}
+	if err := r.Reconfigure(opts); err != nil {
+		t.Fatal(err)
+	}
+	after := r.state.Load()
+	if after.cache == before.cache || after.servers[0] != before.servers[1] {
+		t.Error("other servers: the cache stays, or the server that stays is new")
+	}
+	opts.ResolvConf = filepath.Join(t.TempDir(), "missing")
+	opts.Servers = []string{System}
+	if err := r.Reconfigure(opts); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.state.Load().servers[0].id; got != "udp://127.0.0.1:53" {
+		t.Errorf("without a resolv.conf: %s", got)
+	}
+}
