@@ -12,8 +12,6 @@ import (
 	"cleversocks/conn"
 	"cleversocks/conn/dial"
 	"cleversocks/conn/relay"
-	"cleversocks/metrics"
-	"cleversocks/resolver"
 	"cleversocks/supervisor/config"
 )
 
@@ -27,9 +25,12 @@ type builder struct {
 	commands   commands
 }
 
+// dialHistory is for how many destinations the address that won is remembered.
+const dialHistory = 4096
+
 func newBuilder(d *daemon) *builder {
 	return &builder{
-		d: d, history: dial.NewHistory(0), queue: authsvc.NewQueue(authsvc.QueueOptions{Gauge: d.metrics.Auth.Waiting}),
+		d: d, history: dial.NewHistory(dialHistory), queue: authsvc.NewQueue(authsvc.QueueOptions{Gauge: d.metrics.Auth.Waiting}),
 		commands: newCommands(d),
 	}
 }
@@ -68,6 +69,7 @@ func (b *builder) dialer(cfg *config.Config) *dial.Dialer {
 	return dial.New(dial.Options{
 		Lookup:         b.d.resolver.Lookup,
 		ConnectTimeout: cfg.Limits.ConnectTimeout.D(),
+		Family:         dialFamily(cfg.Resolver.Family),
 		KeepAlive: net.KeepAliveConfig{
 			Enable: true, Idle: keepalive.Idle.D(), Interval: keepalive.Interval.D(), Count: keepalive.Count,
 		},
@@ -100,10 +102,6 @@ func (b *builder) relay(cfg *config.Config) relay.Options {
 func (b *builder) decisionPanicked(p any, q aclsvc.Query) {
 	b.d.metrics.Conn.Panics.Of("decision").Inc()
 	b.d.log.Error("panic in a decision: denied", "panic", p, "client", q.Source, "target", q.Name)
-}
-
-func resolverOptions(log *slog.Logger, m *metrics.Registry) resolver.Options {
-	return resolver.Options{Servers: []string{"system"}, Logger: log, Metrics: m.DNS}
 }
 
 func accessMode(setting string) conn.AccessMode { return conn.AccessMode(setting) }

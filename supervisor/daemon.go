@@ -111,7 +111,7 @@ func (d *daemon) buildCore(ctx context.Context, cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
-	d.resolver, err = resolver.New(resolverOptions(d.log, d.metrics))
+	d.resolver, err = resolver.New(d.resolverOptions(cfg))
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"reflect"
 
@@ -83,9 +84,15 @@ func (d *daemon) apply(ctx context.Context, cfg *config.Config, change *change) 
 	if err != nil {
 		return err
 	}
+	resolve, err := d.resolver.Prepare(d.resolverOptions(cfg))
+	if err != nil {
+		return fmt.Errorf("resolver: %w", err)
+	}
 	if err := d.options.ApplyLog(cfg.Log); err != nil {
+		resolve.Rollback()
 		return err
 	}
+	resolve.Commit()
 	policy.Listeners = change.policies()
 	d.access.SetMode(accessMode(cfg.Log.Access))
 	d.setGuards(cfg, users)

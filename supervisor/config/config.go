@@ -24,6 +24,7 @@ type Config struct {
 	Auth      Auth
 	Users     []User
 	ACL       ACL
+	Resolver  Resolver
 	Egress    Egress
 	UDP       UDP
 	Bind      Bind
@@ -51,6 +52,7 @@ func (c *Config) sections() []section {
 		arrayTable("user", userDoc, 0, &c.Users, (*User).keys),
 		table("acl", aclDoc, c.ACL.keys()),
 		arrayTable("acl.rule", ruleDoc, 0, &c.ACL.Rules, (*Rule).keys),
+		table("resolver", resolverDoc, c.Resolver.keys()),
 		table("egress", egressDoc, c.Egress.keys()),
 		table("udp", udpDoc, c.UDP.keys()),
 		table("bind", bindDoc, c.Bind.keys()),
@@ -69,6 +71,7 @@ func (c *Config) finishers() []func(*finisher) {
 		c.finishAuth,
 		c.finishUsers,
 		c.finishACL,
+		c.finishResolver,
 		c.finishAdmin,
 		c.finishLater,
 	}
