@@ -147,7 +147,7 @@ func (d *daemon) openAdmin(ctx context.Context, cfg *config.Config) (*admin.Serv
 	d.adminAt = socket.Addr()
 	return admin.New(socket, admin.Options{
 		Metrics: d.metrics.WritePrometheus, Ready: d.ready, Version: d.options.Version,
-		Pprof: cfg.Admin.Pprof, Log: d.log,
+		API: d.api(), Pprof: cfg.Admin.Pprof, Log: d.log,
 	}), nil
 }
 
