@@ -12,6 +12,7 @@ import (
 	"github.com/thejerf/suture/v4"
 
 	"cleversocks/conn/relay"
+	"cleversocks/conn/wire"
 	"cleversocks/metrics"
 )
 
@@ -43,14 +44,17 @@ type Group struct {
 	mu       sync.Mutex
 	sessions map[*session]struct{}
 	draining bool
+	ending   chan struct{} // closed when draining
 	empty    chan struct{} // closed when draining and empty
 }
 
 // NewGroup makes a group that admits nobody until SetPolicy and SetLimit.
 func NewGroup(ctx context.Context, o Options) *Group {
 	base, endAll := context.WithCancelCause(context.WithoutCancel(ctx))
+	ending := make(chan struct{})
 	return &Group{
-		handler:  newHandler(o.Log, o.Metrics),
+		handler:  newHandler(o, ending),
+		ending:   ending,
 		access:   o.Access,
 		log:      o.Log,
 		metrics:  o.Metrics,
@@ -110,6 +114,11 @@ func (g *Group) Admit(c *net.TCPConn, listener string) (refused string) {
 // that: its stack has grown, and an idle tunnel would keep it.
 func (g *Group) handshakeTask(s *session) {
 	if !g.handler.establish(s) {
+		g.end(s)
+		return
+	}
+	if s.request.Command == wire.CommandUDPAssociate {
+		g.handler.associate(s)
 		g.end(s)
 		return
 	}
@@ -182,6 +191,7 @@ func (g *Group) startDraining() (left int) {
 	defer g.mu.Unlock()
 	if !g.draining {
 		g.draining = true
+		close(g.ending)
 		if len(g.sessions) == 0 {
 			close(g.empty)
 		}

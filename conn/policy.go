@@ -7,8 +7,10 @@ import (
 
 	"cleversocks/aclsvc"
 	"cleversocks/authsvc"
+	"cleversocks/bind"
 	"cleversocks/conn/dial"
 	"cleversocks/conn/relay"
+	"cleversocks/udprelay"
 )
 
 // Policy is one generation of everything that a reload may change under a
@@ -21,6 +23,16 @@ type Policy struct {
 	Dialer     *dial.Dialer
 	Timeouts   Timeouts
 	Relay      relay.Options // what every relay of this generation has in common
+	// Listeners are the settings of each listener, by its name; see listener.
+	Listeners map[string]Listener
+	// UDP and Bind serve the two other commands and outlive the policy; nil:
+	// the command is not supported.
+	UDP  *udprelay.Relay
+	Bind *bind.Server
+	// AssociateVia says how a client's datagrams reach an upstream: nil, or a
+	// nil result, that they leave from here. An association has no one
+	// destination, so the client alone decides.
+	AssociateVia func(authsvc.Identity, netip.Addr) func(context.Context) (udprelay.Upstream, error)
 }
 
 // Auth says who has to prove what before a request is read.
@@ -29,6 +41,9 @@ type Auth struct {
 	Required bool
 	// Users checks names and passwords; nil when there are none.
 	Users *authsvc.Users
+	// SOCKS4Users takes a SOCKS4 user id for the name of a user without a
+	// password.
+	SOCKS4Users bool
 }
 
 // Timeouts bound the phases of a connection.

@@ -17,6 +17,16 @@ type deniedError struct{ rule string }
 
 func (e *deniedError) Error() string { return "denied by " + e.rule }
 
+// refusedError is a request that was read and is refused for a reason that the
+// client is told. It does not show in a reply to HTTP, which has words.
+type refusedError struct {
+	code wire.ReplyCode
+	err  error
+}
+
+func (e *refusedError) Error() string { return e.err.Error() }
+func (e *refusedError) Unwrap() error { return e.err }
+
 // errCommand is a command that is not served.
 var errCommand = errors.New("command not supported")
 
@@ -25,6 +35,9 @@ var errCommand = errors.New("command not supported")
 func replyCode(err error) wire.ReplyCode {
 	if request, ok := errors.AsType[*socks5.RequestError](err); ok {
 		return request.Reply
+	}
+	if refused, ok := errors.AsType[*refusedError](err); ok {
+		return refused.code
 	}
 	if _, ok := errors.AsType[*deniedError](err); ok {
 		return wire.ReplyNotAllowed

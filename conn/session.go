@@ -13,6 +13,7 @@ import (
 	"cleversocks/authsvc"
 	"cleversocks/conn/relay"
 	"cleversocks/conn/wire"
+	"cleversocks/conn/wire/httpproxy"
 )
 
 // levelTrace is below debug: every step of a handshake.
@@ -69,6 +70,11 @@ type handshake struct {
 	in *bufio.Reader
 	// codec speaks the client's protocol once the first byte has told it.
 	codec codec
+	// head is the first of plain HTTP requests, to be forwarded.
+	head *httpproxy.Head
+	// release gives the connection up to a command that ends with the
+	// session's context by itself.
+	release func() bool
 }
 
 // codec is one protocol's side of the handshake.

@@ -52,12 +52,8 @@ func (c socks5Codec) negotiate(hs *handshake) error {
 // there are users, whose names the rules and the log then want to know.
 func (c socks5Codec) choose(hs *handshake, offered socks5.Methods) socks5.Method {
 	auth := &hs.policy.Auth
-	if auth.Required {
-		hs.identity = authsvc.Identity{}
-	} else {
-		hs.identity = authsvc.Identity{Method: authsvc.MethodNone}
-	}
-	admitted := hs.identity.Method != ""
+	var admitted bool
+	hs.identity, admitted = hs.withoutPassword()
 	switch {
 	case admitted && auth.Users == nil && offered.Has(socks5.MethodNone):
 		return socks5.MethodNone
@@ -87,9 +83,7 @@ func (c socks5Codec) authenticate(hs *handshake) error {
 }
 
 func (c socks5Codec) reply(hs *handshake, code wire.ReplyCode, bound netip.AddrPort) error {
-	var buf [22]byte
-	_, err := hs.conn.Write(socks5.AppendReply(buf[:0], code, bound))
-	return err
+	return hs.replySOCKS5(code, bound)
 }
 
 // admitted counts a client that needed no password.
@@ -106,14 +100,19 @@ func (h *Handler) verify(hs *handshake, user, password []byte) error {
 	identity, err := hs.policy.Auth.Users.Verify(ctx, hs.client.Addr(), user, password)
 	method := string(authsvc.MethodPassword)
 	if err != nil {
-		h.metrics.Conn.Auth.Of(method, "failed").Inc()
-		hs.identity.User = string(user)
-		h.log.LogAttrs(hs.ctx, slog.LevelWarn, "authentication failed",
-			slog.String("id", hs.ID()), slog.String("client", hs.client.Addr().String()),
-			slog.String("user", string(user)), slog.String("method", method))
+		h.authFailed(hs, string(user), authsvc.MethodPassword)
 		return fmt.Errorf("%w: %w", errCredentials, err)
 	}
 	h.metrics.Conn.Auth.Of(method, "ok").Inc()
 	hs.identity = identity
 	return nil
+}
+
+// authFailed counts and logs a failed authentication.
+func (h *Handler) authFailed(hs *handshake, user string, method authsvc.Method) {
+	h.metrics.Conn.Auth.Of(string(method), "failed").Inc()
+	hs.identity.User = user
+	h.log.LogAttrs(hs.ctx, slog.LevelWarn, "authentication failed",
+		slog.String("id", hs.ID()), slog.String("client", hs.client.Addr().String()),
+		slog.String("user", user), slog.String("method", string(method)))
 }

@@ -82,7 +82,7 @@ func startCommand(t *testing.T, cmd *exec.Cmd) *daemon {
 		d.err = d.cmd.Wait()
 	}()
 	t.Cleanup(d.finish)
-	d.address = d.waitLine("msg", "SOCKS5 proxy listens").text("address")
+	d.address = d.waitLine("msg", "proxy listens").text("address")
 	d.waitLine("msg", "ready")
 	d.admin = d.seen("admin endpoint listens").text("address")
 	return d

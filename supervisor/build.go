@@ -24,10 +24,14 @@ type builder struct {
 	generation uint64
 	history    *dial.History
 	queue      *authsvc.Queue
+	commands   commands
 }
 
 func newBuilder(d *daemon) *builder {
-	return &builder{d: d, history: dial.NewHistory(0), queue: authsvc.NewQueue(authsvc.QueueOptions{Gauge: d.metrics.Auth.Waiting})}
+	return &builder{
+		d: d, history: dial.NewHistory(0), queue: authsvc.NewQueue(authsvc.QueueOptions{Gauge: d.metrics.Auth.Waiting}),
+		commands: newCommands(d),
+	}
 }
 
 // build makes a snapshot. Nothing of the daemon changes.
@@ -56,11 +60,13 @@ func (b *builder) build(cfg *config.Config, listeners []netip.AddrPort, adminAt 
 		Dialer:     b.dialer(cfg),
 		Timeouts:   conn.Timeouts{Handshake: cfg.Limits.HandshakeTimeout.D()},
 		Relay:      b.relay(cfg),
+		UDP:        b.commands.udp,
+		Bind:       b.commands.bind,
 	}, nil
 }
 
 func (b *builder) auth(cfg *config.Config) (conn.Auth, error) {
-	auth := conn.Auth{Required: cfg.Auth.Required}
+	auth := conn.Auth{Required: cfg.Auth.Required, SOCKS4Users: cfg.Auth.SOCKS4Users}
 	if cfg.Auth.Credential == nil {
 		return auth, nil
 	}
@@ -117,21 +123,26 @@ func resolverOptions(log *slog.Logger, m *metrics.Registry) resolver.Options {
 
 func accessMode(setting string) conn.AccessMode { return conn.AccessMode(setting) }
 
-// connectionLimit is max_connections, or what the descriptor limit carries:
-// two descriptors a connection, and headroom for pipes, listeners, files and
+// carried is how many connections the descriptor limit carries: two
+// descriptors a connection, and headroom for pipes, listeners, files and
 // look-ups.
-func (d *daemon) connectionLimit(ctx context.Context, configured int) int {
+func carried() (connections int, descriptors uint64) {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		limit.Cur = 1024
 	}
-	carries := max((int(min(limit.Cur, 1<<30))-reservedDescriptors)/2, 16)
+	return max((int(min(limit.Cur, 1<<30))-reservedDescriptors)/2, 16), limit.Cur
+}
+
+// connectionLimit is max_connections, or what the descriptor limit carries.
+func (d *daemon) connectionLimit(ctx context.Context, configured int) int {
+	carries, descriptors := carried()
 	switch {
 	case configured == 0:
 		return carries
 	case configured > carries:
 		d.log.LogAttrs(ctx, slog.LevelWarn, "limits.max_connections is more than the descriptor limit carries: raise the limit (ulimit -n, LimitNOFILE=)",
-			slog.Int("max_connections", configured), slog.Uint64("descriptors", limit.Cur), slog.Int("carries", carries))
+			slog.Int("max_connections", configured), slog.Uint64("descriptors", descriptors), slog.Int("carries", carries))
 	}
 	return configured
 }

@@ -86,7 +86,9 @@ func (d *daemon) apply(ctx context.Context, cfg *config.Config, change *change) 
 	if err := d.options.ApplyLog(cfg.Log); err != nil {
 		return err
 	}
+	policy.Listeners = change.policies()
 	d.access.SetMode(accessMode(cfg.Log.Access))
+	d.builder.commands.configure(cfg)
 	d.group.SetPolicy(policy)
 	d.group.SetLimit(d.connectionLimit(ctx, cfg.Limits.MaxConnections))
 	d.config.Store(cfg)

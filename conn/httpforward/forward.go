@@ -52,6 +52,8 @@ type Request struct {
 type Verdict struct {
 	// AskLogin answers 407, whatever Reply says.
 	AskLogin bool
+	// Close ends the connection with a 407.
+	Close bool
 	// Reply, if not ReplySucceeded, is answered as an HTTP status.
 	Reply wire.ReplyCode
 	// Dial opens a connection to the destination, which the forwarder
@@ -68,9 +70,12 @@ type Verdict struct {
 // Outcome says how one request ended.
 type Outcome struct {
 	Status            int   // as answered; 0 if the connection broke before
-	BytesIn, BytesOut int64 // from and to the client, heads included
+	BytesIn, BytesOut int64 // from and to the client since the last request's end, heads included
 	Reply             wire.ReplyCode
-	Err               error // of the dial or the transfer
+	// Server is what Dial returned for this request, or for an earlier one
+	// whose connection was used again; nil: there was none. It may be closed.
+	Server net.Conn
+	Err    error // of the dial or the transfer
 }
 
 // End says how a connection ended.

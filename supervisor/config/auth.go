@@ -12,6 +12,7 @@ type Auth struct {
 	Password        Secret   // as written
 	PasswordFile    string
 	CredentialsFile string
+	SOCKS4Users     bool
 
 	// Credential is the one user, wherever it was written; nil: none.
 	Credential *Credential
@@ -46,6 +47,10 @@ func (a *Auth) keys() []Key {
 		{
 			Name: "credentials_file", Value: &a.CredentialsFile, Default: "", Flag: "credentials-file", Arg: "FILE",
 			Doc: "A file that holds one line, `user:password`, in place of auth.user and a password.",
+		},
+		{
+			Name: "socks4_users", Value: &a.SOCKS4Users, Default: "false",
+			Doc: "Accepts a SOCKS4 user id as the name of a user that has no password. Nothing proves it: the client is believed. Without it, and where authentication is required, SOCKS4 clients are refused unless something else admits them.",
 		},
 	}
 }

@@ -22,6 +22,8 @@ type Config struct {
 	Listeners []Listener
 	Auth      Auth
 	Egress    Egress
+	UDP       UDP
+	Bind      Bind
 	Admin     Admin
 	Secrets   Secrets
 
@@ -42,6 +44,8 @@ func (c *Config) sections() []section {
 		arrayTable("listener", listenerDoc, 1, &c.Listeners, (*Listener).keys),
 		table("auth", authDoc, c.Auth.keys()),
 		table("egress", egressDoc, c.Egress.keys()),
+		table("udp", udpDoc, c.UDP.keys()),
+		table("bind", bindDoc, c.Bind.keys()),
 		table("admin", adminDoc, c.Admin.keys()),
 		table("secrets", secretsDoc, c.Secrets.keys()),
 	}

@@ -1,0 +1,116 @@
+package conn
+
+import (
+	"context"
+	"net"
+	"net/netip"
+
+	"cleversocks/aclsvc"
+	"cleversocks/conn/dial"
+	"cleversocks/conn/wire"
+	"cleversocks/conn/wire/socks5"
+	"cleversocks/udprelay"
+)
+
+// associate serves UDP ASSOCIATE (RFC 1928 §7) from the reply to the end of
+// the association, which is that of its control connection, and closes that.
+func (h *Handler) associate(s *session) {
+	defer closePolitely(s.conn)
+	defer func() {
+		if p := recover(); p != nil {
+			h.panicked(s, "conn", p)
+		}
+	}()
+	result := s.policy.UDP.Serve(s.ctx, udprelay.Session{
+		ID: s.ID(), Control: s.conn, Client: s.client, Requested: s.request.Dest, Identity: s.identity,
+		Advertise:  s.advertised(),
+		Decide:     h.decideNow(s),
+		Generation: func() uint64 { return h.policy.Load().Generation },
+		Resolve:    h.resolveNow(s),
+		Reply: func(code wire.ReplyCode, bound netip.AddrPort) error {
+			if code == wire.ReplySucceeded {
+				s.local = bound
+				s.relaying.Store(true)
+			}
+			return s.replySOCKS5(code, bound)
+		},
+		Meter: s.countDatagram,
+		Listen: func(ctx context.Context, network string) (*net.UDPConn, error) {
+			return s.policy.Dialer.ListenUDP(ctx, network, dial.Egress{})
+		},
+		Upstream: s.associateVia(),
+	})
+	s.counters.In.Store(result.BytesIn)
+	s.counters.Out.Store(result.BytesOut)
+	s.code, s.replied = result.Reply, true
+	s.cause, s.err = result.Cause, result.Err
+	if s.ctx.Err() != nil {
+		s.cause = endCause(s.ctx)
+	}
+	h.metrics.Conn.Requests.Of(s.request.Command.String(), s.code.String()).Inc()
+}
+
+// countDatagram keeps the live counts of an association; what was not sent
+// after all is taken off at its end.
+func (s *session) countDatagram(d udprelay.Direction, bytes int) udprelay.MeterVerdict {
+	if d == udprelay.FromClient {
+		s.counters.In.Add(int64(bytes))
+	} else {
+		s.counters.Out.Add(int64(bytes))
+	}
+	return udprelay.MeterPass
+}
+
+// associateVia is how the session's datagrams reach an upstream; nil: they
+// go out from here.
+func (s *session) associateVia() func(context.Context) (udprelay.Upstream, error) {
+	if s.policy.AssociateVia == nil {
+		return nil
+	}
+	return s.policy.AssociateVia(s.identity, s.client.Addr())
+}
+
+func (s *session) replySOCKS5(code wire.ReplyCode, bound netip.AddrPort) error {
+	var buf [22]byte
+	_, err := s.conn.Write(socks5.AppendReply(buf[:0], code, bound))
+	return err
+}
+
+// decideNow judges destinations of datagrams, and peers, by the rules in force
+// at the time. An address that is not valid is one that an upstream will find.
+func (h *Handler) decideNow(s *session) func(wire.Addr, netip.Addr) aclsvc.Decision {
+	return func(dest wire.Addr, addr netip.Addr) aclsvc.Decision {
+		q := s.query()
+		q.Name, q.Port = dest.Name, dest.Port
+		acl := h.policy.Load().ACL
+		if !addr.IsValid() {
+			d, _ := acl.DecideName(&q)
+			return d
+		}
+		return acl.Decide(&q, addr)
+	}
+}
+
+// resolveNow finds the addresses of a name, by the policy in force at the
+// time; what the rules deny whatever it resolves to is not asked for.
+func (h *Handler) resolveNow(s *session) func(context.Context, wire.Addr) ([]netip.Addr, error) {
+	return func(ctx context.Context, dest wire.Addr) ([]netip.Addr, error) {
+		policy := h.policy.Load()
+		q := s.query()
+		q.Name, q.Port = dest.Name, dest.Port
+		if d, certain := policy.ACL.DecideName(&q); certain && !d.Allow {
+			return nil, &deniedError{rule: d.Rule}
+		}
+		return policy.Dialer.Resolve(ctx, dest.Name, dial.Egress{})
+	}
+}
+
+// judgeCommand refuses a UDP ASSOCIATE or BIND that the rules deny wherever it
+// would go, before anything is opened for it.
+func (s *session) judgeCommand() error {
+	q := s.query()
+	if d := s.policy.ACL.DecideUnknown(&q); !d.Allow {
+		return s.settle(d)
+	}
+	return nil
+}
