@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"cleversocks/aclsvc"
+	"cleversocks/authsvc"
 	"cleversocks/conn"
 	"cleversocks/conn/relay"
 	"cleversocks/metrics"
@@ -32,6 +33,8 @@ type daemon struct {
 	cancel     context.CancelFunc
 	listeners  *listeners
 	group      *conn.Group
+	guards     conn.Guards
+	once       *authsvc.Once
 	access     *conn.AccessLog
 	resolver   *resolver.Resolver
 	locals     *aclsvc.Locals
@@ -56,7 +59,7 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	d := &daemon{options: o, log: o.Logger, metrics: metrics.New()}
 	d.config.Store(cfg)
 	d.metrics.Daemon.BuildInfo(o.Version, o.Commit, goVersion())
-	if err := d.buildCore(ctx); err != nil {
+	if err := d.buildCore(ctx, cfg); err != nil {
 		return nil, err
 	}
 	d.tree = newTree(d.log, d.metrics, maxDrain+drainSlack+ingressTimeout)
@@ -80,6 +83,9 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	d.tree.core.Add(d.access)
 	d.tree.core.Add(d.resolver)
 	d.tree.core.Add(d.locals)
+	d.tree.core.Add(d.guards.Throttle)
+	d.tree.core.Add(d.once)
+	d.tree.core.Add(d.guards.Quotas)
 	d.tree.core.Add(d.reloader)
 	d.tree.flows.Add(d.group)
 	d.tree.flows.Add(d.idle)
@@ -97,7 +103,7 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 }
 
 // buildCore makes the parts that every connection uses.
-func (d *daemon) buildCore(ctx context.Context) error {
+func (d *daemon) buildCore(ctx context.Context, cfg *config.Config) error {
 	var err error
 	d.locals, err = aclsvc.NewLocals(aclsvc.LocalsOptions{OnError: func(err error) {
 		d.log.LogAttrs(ctx, slog.LevelWarn, "the host's own addresses cannot be read; the last ones stay", slog.Any("err", err))
@@ -111,9 +117,11 @@ func (d *daemon) buildCore(ctx context.Context) error {
 	}
 	d.relayPools = relay.NewPools(relay.PoolOptions{})
 	d.access = conn.NewAccessLog(d.options.Access, d.metrics)
+	d.guards = d.newGuards(ctx, cfg)
 	d.builder = newBuilder(d)
 	d.group = conn.NewGroup(ctx, conn.Options{
 		Log: d.log, Metrics: d.metrics, Access: d.access, DrainTimeout: d.drainTimeout,
+		Guards: d.guards,
 	})
 	return nil
 }

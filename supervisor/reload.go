@@ -79,7 +79,7 @@ func (r *reloader) try(ctx context.Context) error {
 // apply builds everything from the settings and, when all of it is good,
 // makes it the daemon's.
 func (d *daemon) apply(ctx context.Context, cfg *config.Config, change *change) error {
-	policy, err := d.builder.build(cfg, change.addresses(), d.adminAt)
+	policy, users, err := d.builder.build(cfg, change.addresses(), d.adminAt)
 	if err != nil {
 		return err
 	}
@@ -88,11 +88,16 @@ func (d *daemon) apply(ctx context.Context, cfg *config.Config, change *change) 
 	}
 	policy.Listeners = change.policies()
 	d.access.SetMode(accessMode(cfg.Log.Access))
+	d.setGuards(cfg, users)
 	d.builder.commands.configure(cfg)
 	d.group.SetPolicy(policy)
 	d.group.SetLimit(d.connectionLimit(ctx, cfg.Limits.MaxConnections))
 	d.config.Store(cfg)
 	change.commit(ctx)
+	d.announceAccess(ctx, cfg, policy)
+	if n := d.group.Revoke(); n > 0 {
+		d.log.LogAttrs(ctx, slog.LevelInfo, "sessions revoked by a reload", slog.Int("sessions", n))
+	}
 	if d.idle != nil {
 		d.idle.reconsider()
 		d.interim.Reconsider()
@@ -108,6 +113,7 @@ func needRestart(old, cfg *config.Config) []string {
 		a, b any
 	}{
 		{"admin.address", old.Admin.Address, cfg.Admin.Address},
+		{"state.directory", old.State.Directory, cfg.State.Directory},
 		{"admin.pprof", old.Admin.Pprof, cfg.Admin.Pprof},
 	} {
 		if !reflect.DeepEqual(setting.a, setting.b) {

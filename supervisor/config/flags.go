@@ -3,6 +3,7 @@ package config
 import (
 	"net"
 	"net/netip"
+	"reflect"
 	"strconv"
 	"strings"
 
@@ -27,8 +28,6 @@ type laterFlag struct {
 
 func laterFlags() []laterFlag {
 	return []laterFlag{
-		{"auth-once", "1", "", "A client that logged in once needs no password from then on.", true},
-		{"no-password-from", "w", "IPS", "Addresses that need no password, comma-separated.", true},
 		{"forward", "f", "RULE", "Sends what matches through another proxy.", false},
 	}
 }
@@ -51,7 +50,14 @@ func RegisterFlags(fs *pflag.FlagSet, wipe func(text string)) {
 			fs.VarP(&secretFlag{wipe: wipe}, k.Flag, k.Short, usage)
 			continue
 		}
-		fs.StringP(k.Flag, k.Short, k.Default, usage)
+		switch reflect.TypeOf(k.Value).Elem().Kind() {
+		case reflect.Bool:
+			fs.BoolP(k.Flag, k.Short, false, usage)
+		case reflect.Slice: // may be given several times
+			fs.StringArrayP(k.Flag, k.Short, nil, usage)
+		default:
+			fs.StringP(k.Flag, k.Short, k.Default, usage)
+		}
 	}
 	fs.BoolP(quietFlag, "q", false, "Logs errors alone and no access records: log.level = \"error\", log.access = \"off\".")
 	for _, f := range laterFlags() {
@@ -69,6 +75,9 @@ func RegisterFlags(fs *pflag.FlagSet, wipe func(text string)) {
 func (k *Key) flagUsage(path string) string {
 	doc, _, _ := strings.Cut(k.Doc, ". ")
 	doc = strings.TrimSuffix(strings.ReplaceAll(doc, "`", ""), ".")
+	if k.Arg == "" {
+		return doc + ": " + path + "."
+	}
 	return doc + ". `" + k.Arg + "` is " + path + "."
 }
 
@@ -107,6 +116,9 @@ func (r *run) loadFlags(fs *pflag.FlagSet) {
 func (k keyPath) flagValue(f *pflag.Flag) string {
 	if s, ok := f.Value.(*secretFlag); ok {
 		return s.secret.Reveal()
+	}
+	if list, ok := f.Value.(pflag.SliceValue); ok {
+		return strings.Join(list.GetSlice(), ",")
 	}
 	text := f.Value.String()
 	if _, isDuration := k.Value.(*Duration); isDuration {
