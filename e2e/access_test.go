@@ -14,8 +14,8 @@ import (
 	"golang.org/x/crypto/bcrypt"
 )
 
-// run runs a command of the program to its end.
-func run(t *testing.T, stdin string, args ...string) (stdout, stderr string, code int) {
+// command runs a command of the program to its end.
+func command(t *testing.T, stdin string, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
 	cmd := exec.Command(binary, args...)
 	cmd.Stdin = strings.NewReader(stdin)
@@ -30,7 +30,7 @@ func run(t *testing.T, stdin string, args ...string) (stdout, stderr string, cod
 // hash makes a password's hash with the program's own command.
 func hash(t *testing.T, password string) string {
 	t.Helper()
-	out, stderr, code := run(t, password+"\n", "hash")
+	out, stderr, code := command(t, password+"\n", "hash")
 	if code != 0 || !strings.HasPrefix(out, "$argon2id$") {
 		t.Fatalf("hash: status %d, %q, %q", code, out, stderr)
 	}
@@ -125,12 +125,12 @@ func TestWorldReadableUsersFile(t *testing.T) {
 	}
 	settings := "[auth]\nusers_file = \"" + users + "\"\n"
 	file := writeFile(t, "c.toml", settings)
-	_, stderr, code := run(t, "", "check", "--config", file)
+	_, stderr, code := command(t, "", "check", "--config", file)
 	if code != 2 || !strings.Contains(stderr, "c.toml:2:1: auth.users_file: ") || !strings.Contains(stderr, "every user may read it") {
 		t.Errorf("status %d, %q", code, stderr)
 	}
 	rewrite(t, file, settings+"[secrets]\nallow_world_readable = true\n")
-	if _, stderr, code = run(t, "", "check", "--config", file); code != 0 {
+	if _, stderr, code = command(t, "", "check", "--config", file); code != 0 {
 		t.Errorf("with the override: status %d, %q", code, stderr)
 	}
 	rewrite(t, file, settings)
@@ -142,7 +142,7 @@ func TestWorldReadableUsersFile(t *testing.T) {
 	if err := syscall.Mount("", dir, "", syscall.MS_REMOUNT|syscall.MS_BIND|syscall.MS_RDONLY, ""); err != nil {
 		t.Fatal(err)
 	}
-	if _, stderr, code = run(t, "", "check", "--config", file); code != 0 {
+	if _, stderr, code = command(t, "", "check", "--config", file); code != 0 {
 		t.Errorf("on a read-only mount: status %d, %q", code, stderr)
 	}
 }

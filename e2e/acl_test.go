@@ -207,7 +207,7 @@ ports = [25]
 action = "deny"
 commands = ["ping"]
 `)
-	_, stderr, code := run(t, "", "check", "--config", file)
+	_, stderr, code := command(t, "", "check", "--config", file)
 	if code != 2 {
 		t.Errorf("status %d", code)
 	}
@@ -226,7 +226,7 @@ commands = ["ping"]
 		}
 	}
 	rewrite(t, file, "[[user]]\nname = \"alice\"\npassword = \"plain\"\n[[user]]\nname = \"bob\"\npassword_hash = \"$argon2id$nonsense\"\n")
-	_, again, _ := run(t, "", "check", "--config", file)
+	_, again, _ := command(t, "", "check", "--config", file)
 	for _, want := range []string{`c.toml:3:1: user[0].password: a plain password needs auth.allow_plain_passwords`, `c.toml:6:1: user[1].password_hash: malformed argon2id hash`} {
 		if !strings.Contains(again, want) {
 			t.Errorf("no %s", want)
@@ -273,8 +273,8 @@ to = ["*.example.com", "example.com"]
 		{[]string{"--user", "alice", "--from", "198.51.100.1", "--to", "127.0.0.1:443"}, []string{`user "alice" is unknown, or may not come from 198.51.100.1`, "deny by block_private", "result: deny"}},
 		{[]string{"--from", "192.0.2.7", "--to", "www.example.com:443", "--command", "udp"}, []string{"deny by acl.rules[1] (" + file + ":18)", "before DNS is asked"}},
 	} {
-		offline, stderr, code := run(t, "", append([]string{"explain", "--config", file}, tt.args...)...)
-		online, stderr2, code2 := run(t, "", append([]string{"explain", "--admin", d.admin, "--token-file", token}, tt.args...)...)
+		offline, stderr, code := command(t, "", append([]string{"explain", "--config", file}, tt.args...)...)
+		online, stderr2, code2 := command(t, "", append([]string{"explain", "--admin", d.admin, "--token-file", token}, tt.args...)...)
 		if code != 0 || code2 != 0 {
 			t.Fatalf("status %d, %d: %s%s", code, code2, stderr, stderr2)
 		}
@@ -287,7 +287,7 @@ to = ["*.example.com", "example.com"]
 			}
 		}
 	}
-	if _, stderr, code := run(t, "", "explain", "--config", file, "--to", "nonsense"); code == 0 || !strings.Contains(stderr, "HOST:PORT") {
+	if _, stderr, code := command(t, "", "explain", "--config", file, "--to", "nonsense"); code == 0 || !strings.Contains(stderr, "HOST:PORT") {
 		t.Errorf("status %d, %s", code, stderr)
 	}
 	for token, want := range map[string]int{"": 401, "0123456789abcdeX": 401, "0123456789abcdef": 400} {

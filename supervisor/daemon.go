@@ -59,6 +59,10 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	d := &daemon{options: o, log: o.Logger, metrics: metrics.New()}
 	d.config.Store(cfg)
 	d.metrics.Daemon.BuildInfo(o.Version, o.Commit, goVersion())
+	// First, so that what follows is logged as the settings say.
+	if err := o.ApplyLog(cfg.Log); err != nil {
+		return nil, err
+	}
 	if err := d.buildCore(ctx, cfg); err != nil {
 		return nil, err
 	}
