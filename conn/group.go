@@ -131,6 +131,9 @@ func (g *Group) end(s *session) {
 	if s.cause != "" {
 		g.access.Log(s.record())
 	}
+	if s.leaveUpstream != nil {
+		s.leaveUpstream()
+	}
 	s.cancel(nil)
 	g.remove(s)
 }

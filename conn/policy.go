@@ -10,6 +10,7 @@ import (
 	"cleversocks/bind"
 	"cleversocks/conn/dial"
 	"cleversocks/conn/relay"
+	"cleversocks/conn/upstream"
 	"cleversocks/udprelay"
 )
 
@@ -21,6 +22,7 @@ type Policy struct {
 	Auth       Auth
 	ACL        *aclsvc.Policy
 	Dialer     *dial.Dialer
+	Routes     *upstream.Router // nil: everything goes direct
 	Timeouts   Timeouts
 	Relay      relay.Options // what every relay of this generation has in common
 	// Listeners are the settings of each listener, by its name; see listener.
@@ -49,6 +51,7 @@ type Auth struct {
 // Timeouts bound the phases of a connection.
 type Timeouts struct {
 	Handshake time.Duration // all of it, from accept to the request
+	Connect   time.Duration // through an upstream; the dialer has its own
 }
 
 // query is what the rules are asked about a session's request.

@@ -41,7 +41,11 @@ type session struct {
 	hostIP   netip.AddrPort // the address dialed
 	local    netip.AddrPort // our end of that
 	rule     string
-	upstream string
+	upstream string         // "name" or "name/member"
+	bound    netip.AddrPort // what the upstream bound, if it told
+	// leaveUpstream tells the pool that the tunnel has ended; nil: not through
+	// one.
+	leaveUpstream func()
 
 	counters relay.Counters
 	relaying atomic.Bool // set when the handshake's fields no longer change

@@ -40,6 +40,7 @@ type daemon struct {
 	interim    *conn.Interim
 	reloader   *reloader
 	builder    *builder
+	routes     *routes
 	adminAt    net.Addr // nil: off
 }
 
@@ -112,6 +113,7 @@ func (d *daemon) buildCore(ctx context.Context, cfg *config.Config) error {
 	d.relayPools = relay.NewPools(relay.PoolOptions{})
 	d.access = conn.NewAccessLog(d.options.Access, d.metrics)
 	d.builder = newBuilder(d)
+	d.routes = newRoutes(d)
 	d.group = conn.NewGroup(ctx, conn.Options{
 		Log: d.log, Metrics: d.metrics, Access: d.access, DrainTimeout: d.drainTimeout,
 	})

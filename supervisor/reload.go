@@ -86,9 +86,11 @@ func (d *daemon) apply(ctx context.Context, cfg *config.Config, change *change) 
 	}
 	resolve, err := d.resolver.Prepare(d.resolverOptions(cfg))
 	if err != nil {
+		d.routes.abandon(policy.Routes)
 		return fmt.Errorf("resolver: %w", err)
 	}
 	if err := d.options.ApplyLog(cfg.Log); err != nil {
+		d.routes.abandon(policy.Routes)
 		resolve.Rollback()
 		return err
 	}
@@ -96,7 +98,9 @@ func (d *daemon) apply(ctx context.Context, cfg *config.Config, change *change) 
 	policy.Listeners = change.policies()
 	d.access.SetMode(accessMode(cfg.Log.Access))
 	d.builder.commands.configure(cfg)
+	old := d.routes.inForce()
 	d.group.SetPolicy(policy)
+	d.routes.commit(ctx, old, policy.Routes)
 	d.group.SetLimit(d.connectionLimit(ctx, cfg.Limits.MaxConnections))
 	d.config.Store(cfg)
 	change.commit(ctx)

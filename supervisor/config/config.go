@@ -25,6 +25,8 @@ type Config struct {
 	Egress    Egress
 	UDP       UDP
 	Bind      Bind
+	Upstreams []Upstream
+	Forwards  []Forward // those of -f first
 	Admin     Admin
 	Secrets   Secrets
 
@@ -48,6 +50,8 @@ func (c *Config) sections() []section {
 		table("egress", egressDoc, c.Egress.keys()),
 		table("udp", udpDoc, c.UDP.keys()),
 		table("bind", bindDoc, c.Bind.keys()),
+		arrayTable("upstream", upstreamDoc, 0, &c.Upstreams, (*Upstream).keys),
+		arrayTable("forward", forwardDoc, 0, &c.Forwards, (*Forward).keys),
 		table("admin", adminDoc, c.Admin.keys()),
 		table("secrets", secretsDoc, c.Secrets.keys()),
 	}
@@ -60,6 +64,8 @@ func (c *Config) finishers() []func(*finisher) {
 		c.finishListeners,
 		c.finishAuth,
 		c.finishResolver,
+		c.finishEgress,
+		c.finishRoutes,
 		c.finishAdmin,
 		c.finishLater,
 	}

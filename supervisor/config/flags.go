@@ -3,6 +3,7 @@ package config
 import (
 	"net"
 	"net/netip"
+	"reflect"
 	"strconv"
 	"strings"
 
@@ -29,7 +30,6 @@ func laterFlags() []laterFlag {
 	return []laterFlag{
 		{"auth-once", "1", "", "A client that logged in once needs no password from then on.", true},
 		{"no-password-from", "w", "IPS", "Addresses that need no password, comma-separated.", true},
-		{"forward", "f", "RULE", "Sends what matches through another proxy.", false},
 	}
 }
 
@@ -51,8 +51,13 @@ func RegisterFlags(fs *pflag.FlagSet, wipe func(text string)) {
 			fs.VarP(&secretFlag{wipe: wipe}, k.Flag, k.Short, usage)
 			continue
 		}
+		if reflect.TypeOf(k.Value).Elem().Kind() == reflect.Slice {
+			fs.StringArrayP(k.Flag, k.Short, nil, usage) // once with commas, or several times
+			continue
+		}
 		fs.StringP(k.Flag, k.Short, k.Default, usage)
 	}
+	registerForward(fs, wipe)
 	fs.BoolP(quietFlag, "q", false, "Logs errors alone and no access records: log.level = \"error\", log.access = \"off\".")
 	for _, f := range laterFlags() {
 		usage := f.doc + " Not in this version."
@@ -107,6 +112,9 @@ func (r *run) loadFlags(fs *pflag.FlagSet) {
 func (k keyPath) flagValue(f *pflag.Flag) string {
 	if s, ok := f.Value.(*secretFlag); ok {
 		return s.secret.Reveal()
+	}
+	if list, ok := f.Value.(pflag.SliceValue); ok {
+		return strings.Join(list.GetSlice(), ",")
 	}
 	text := f.Value.String()
 	if _, isDuration := k.Value.(*Duration); isDuration {
