@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"strconv"
 	"time"
 
 	"cleversocks/conn/httpforward"
@@ -65,18 +66,23 @@ func (h *Handler) connectAfter(hs *handshake, head *httpproxy.Head) bool {
 // decide judges one request.
 func (f *forwarding) decide(ctx context.Context, r httpforward.Request) httpforward.Verdict {
 	one := f.hs.fork()
-	one.request = r.Request
+	one.request, one.policy = r.Request, f.h.policy.Load()
 	v := httpforward.Verdict{Done: func(o httpforward.Outcome) { f.ended(one, o) }}
 	if err := f.login(one, r.Credentials); err != nil { //nolint:contextcheck // the session's bounds it, as in the handshake
 		one.err, one.cause = err, metrics.CauseDenied
 		v.AskLogin, v.Close = true, !errors.Is(err, errLogin)
 		return v
 	}
-	if err := one.judgeName(ctx); err != nil {
+	err := f.h.enterUser(one)
+	if err == nil {
+		err = f.h.judgeName(one)
+	}
+	if err != nil {
 		one.err, v.Reply = err, replyCode(err)
 		return v
 	}
-	v.Key = one.identity.User
+	// A connection is used again by its user alone, and not past a reload.
+	v.Key = strconv.FormatUint(one.policy.Generation, 36) + " " + one.identity.User
 	v.Dial = func(ctx context.Context, dest wire.Addr) (net.Conn, error) { return f.dial(ctx, one, dest) }
 	return v
 }
@@ -95,11 +101,12 @@ func (f *forwarding) login(one *session, given *httpproxy.Credentials) error {
 // it again.
 func (f *forwarding) dial(ctx context.Context, one *session, dest wire.Addr) (net.Conn, error) {
 	to := one.fork() // a dial may outlive its request
-	to.identity, to.request = one.identity, wire.Request{Protocol: wire.HTTP, Command: wire.CommandConnect, Dest: dest}
+	to.identity, to.policy = one.identity, one.policy
+	to.request = wire.Request{Protocol: wire.HTTP, Command: wire.CommandConnect, Dest: dest}
 	if err := f.h.reach(ctx, to); err != nil {
 		return nil, err
 	}
-	return &forwardConn{Conn: to.server, route: to, ctx: to.ctx, meter: to.policy.Relay.Meter, metrics: &f.h.metrics.Relay}, nil
+	return &forwardConn{Conn: to.server, route: to, ctx: to.ctx, meter: one.charge.meter(), metrics: &f.h.metrics.Relay}, nil
 }
 
 // ended counts and records a request.
@@ -121,6 +128,7 @@ func (f *forwarding) ended(one *session, o httpforward.Outcome) {
 		one.code = wire.ReplyNotAllowed
 	}
 	f.h.metrics.Conn.Requests.Of(one.request.Command.String(), one.code.String()).Inc()
+	one.charge.release()
 	f.h.access.Log(one.record())
 }
 

@@ -24,6 +24,7 @@ type Options struct {
 	// DrainTimeout says how long Serve waits for tunnels to end by
 	// themselves once it is told to stop. Read when that happens.
 	DrainTimeout func() time.Duration
+	Guards       Guards
 }
 
 // Group owns every connection: it admits them, runs their tasks, and ends
@@ -101,7 +102,11 @@ func (g *Group) Admit(c *net.TCPConn, listener string) (refused string) {
 		client:   addrPort(c.RemoteAddr()),
 		started:  time.Now(),
 	}
+	if reason := g.handler.guards.enter(s); reason != "" {
+		return reason
+	}
 	if reason := g.add(s); reason != "" {
+		g.handler.guards.leave(s)
 		return reason
 	}
 	s.ctx, s.cancel = context.WithCancelCause(g.base)
@@ -117,6 +122,7 @@ func (g *Group) handshakeTask(s *session) {
 		g.end(s)
 		return
 	}
+	g.settled(s)
 	if s.request.Command == wire.CommandUDPAssociate {
 		g.handler.associate(s)
 		g.end(s)
@@ -135,6 +141,8 @@ func (g *Group) end(s *session) {
 		s.leaveUpstream()
 	}
 	s.cancel(nil)
+	s.charge.release()
+	g.handler.guards.leave(s)
 	g.remove(s)
 }
 

@@ -34,6 +34,7 @@ import (
 type Handler struct {
 	log     *slog.Logger
 	metrics *metrics.Registry
+	guards  Guards
 	access  *AccessLog
 	policy  atomic.Pointer[Policy]
 	readers sync.Pool // of *bufio.Reader
@@ -47,7 +48,7 @@ const handshakeBuffer = 4096
 var _ [handshakeBuffer - socks5.MinBuffer]byte // it holds every SOCKS5 message
 
 func newHandler(o Options, draining <-chan struct{}) *Handler {
-	return &Handler{log: o.Log, metrics: o.Metrics, access: o.Access, draining: draining, readers: sync.Pool{
+	return &Handler{log: o.Log, metrics: o.Metrics, guards: o.Guards.orNone(o.Metrics), access: o.Access, draining: draining, readers: sync.Pool{
 		New: func() any { return bufio.NewReaderSize(nil, handshakeBuffer) },
 	}}
 }
@@ -97,6 +98,9 @@ func (h *Handler) serve(hs *handshake) bool {
 	if log := s.logger(h.log, levelTrace); log != nil {
 		log.Log(s.ctx, levelTrace, "request", "command", s.request.Command, "target", s.request.Dest)
 	}
+	if err := h.enterUser(s); err != nil {
+		return h.requestFailed(hs, err)
+	}
 	err := errCommand
 	switch {
 	case s.request.Command == wire.CommandConnect:
@@ -104,11 +108,11 @@ func (h *Handler) serve(hs *handshake) bool {
 			return h.answer(hs)
 		}
 	case s.request.Command == wire.CommandUDPAssociate && s.policy.UDP != nil:
-		if err = s.judgeCommand(); err == nil {
+		if err = h.judgeCommand(s); err == nil {
 			return true
 		}
 	case s.request.Command == wire.CommandBind && s.policy.Bind != nil:
-		if err = s.judgeCommand(); err == nil {
+		if err = h.judgeCommand(s); err == nil {
 			return h.bind(hs)
 		}
 	}
@@ -153,7 +157,7 @@ var errProtocol = errors.New("unknown protocol")
 // connect decides, then dials, as long as the client stays.
 func (h *Handler) connect(hs *handshake) error {
 	s := hs.session
-	if err := s.judgeName(s.ctx); err != nil {
+	if err := h.judgeName(s); err != nil {
 		return err
 	}
 	ctx, stop := watchClient(s.ctx, s.conn)
@@ -190,6 +194,9 @@ func (h *Handler) passAhead(hs *handshake, more []byte) bool {
 			return h.fail(hs.session, "first bytes", err)
 		}
 		hs.counters.In.Add(int64(len(ahead)))
+		if meter := hs.charge.meter(); meter != nil {
+			_, _ = meter(relay.In, len(ahead)) // the relay meets what it says with the next bytes
+		}
 	}
 	return true
 }
@@ -199,10 +206,14 @@ func (h *Handler) passAhead(hs *handshake, more []byte) bool {
 func (h *Handler) relay(s *session, end func(*session)) {
 	options := s.policy.Relay
 	options.Counters = &s.counters
+	options.Meter = s.charge.meter()
 	s.relaying.Store(true)
 	options.Panicked = func(p any) { h.panicked(s, "relay", p) }
 	relay.Start(s.ctx, s.conn, s.server, options, func(r relay.Result) {
 		s.cause, s.err = r.Cause, r.Err
+		if s.cause == metrics.CauseQuota {
+			h.metrics.Auth.QuotaExceeded.Inc()
+		}
 		end(s)
 	})
 }
@@ -261,6 +272,13 @@ func (h *Handler) requestFailed(hs *handshake, err error) bool {
 	switch denied, isDenied := errors.AsType[*deniedError](err); {
 	case isDenied:
 		s.cause, s.rule = metrics.CauseDenied, denied.rule
+		h.metrics.Conn.Refused.Of(metrics.RefusedByRule).Inc()
+	case errors.Is(err, errUserLimit):
+		s.cause = metrics.CauseDenied
+		h.metrics.Conn.Refused.Of(metrics.RefusedUserLimit).Inc()
+	case errors.Is(err, errQuota):
+		s.cause = metrics.CauseQuota
+		h.metrics.Conn.Refused.Of(metrics.RefusedQuota).Inc()
 	case errors.Is(err, errCommand):
 		s.cause = metrics.CauseHandshakeFailed
 	case errors.Is(err, errClientGone):

@@ -14,9 +14,17 @@ import (
 )
 
 // deniedError is a refusal by the rules.
-type deniedError struct{ rule string }
+type deniedError struct {
+	rule  string
+	where string // "file:line" of the rule, if it is one
+}
 
-func (e *deniedError) Error() string { return "denied by " + e.rule }
+func (e *deniedError) Error() string {
+	if e.where != "" {
+		return "denied by " + e.rule + " (" + e.where + ")"
+	}
+	return "denied by " + e.rule
+}
 
 // refusedError is a request that was read and is refused for a reason that the
 // client is told. It does not show in a reply to HTTP, which has words.
@@ -49,6 +57,8 @@ func replyCode(err error) wire.ReplyCode {
 	switch {
 	case err == nil:
 		return wire.ReplySucceeded
+	case errors.Is(err, errUserLimit), errors.Is(err, errQuota):
+		return wire.ReplyNotAllowed
 	case errors.Is(err, errCommand):
 		return wire.ReplyCommandNotSupported
 	case errors.Is(err, syscall.ECONNREFUSED):

@@ -35,6 +35,7 @@ func (h *Handler) reach(ctx context.Context, s *session) error {
 	}
 	s.server = server
 	s.hostIP = addrPort(server.RemoteAddr())
+	s.noteRule(route.Dest)
 	s.local = addrPort(server.LocalAddr())
 	return nil
 }
@@ -56,6 +57,9 @@ func (h *Handler) reachVia(ctx context.Context, s *session, route upstream.Route
 	s.server, s.leaveUpstream = server, info.Release
 	s.upstream = info.Path()
 	s.hostIP = info.Dest.AddrPort() // not valid when the upstream resolved
+	if s.hostIP.IsValid() {
+		s.noteRule(route.Dest)
+	}
 	s.local = info.Local
 	if bound := info.Bound; bound.Addr().IsValid() && !bound.Addr().IsUnspecified() && bound.Port() != 0 {
 		s.bound = bound
@@ -107,7 +111,7 @@ func (h *Handler) judgeRewritten(s *session, dest wire.Addr) error {
 	}
 	q := s.queryFor(dest)
 	if decision, certain := s.policy.ACL.DecideName(&q); certain {
-		return s.settle(decision)
+		return h.settle(s, decision, netip.Addr{})
 	}
 	return nil
 }
@@ -119,14 +123,14 @@ func (h *Handler) judgeKnown(s *session, dest wire.Addr) error {
 	}
 	q := s.queryFor(dest)
 	decision, _ := s.policy.ACL.DecideName(&q)
-	return s.settle(decision)
+	return h.settle(s, decision, netip.Addr{})
 }
 
 // judgeFor is the decision about a destination's resolved addresses, as an
 // error for the dialer: nil lets it be dialed.
 func (h *Handler) judgeFor(s *session, dest wire.Addr) func(netip.Addr) error {
 	q := s.queryFor(dest)
-	return func(addr netip.Addr) error { return s.settle(s.policy.ACL.Decide(&q, addr)) }
+	return func(addr netip.Addr) error { return h.settle(s, s.policy.ACL.Decide(&q, addr), addr) }
 }
 
 // queryFor is what the rules are asked about a destination of the session's.
@@ -134,14 +138,6 @@ func (s *session) queryFor(dest wire.Addr) aclsvc.Query {
 	q := s.query()
 	q.Name, q.Port = dest.Name, dest.Port
 	return q
-}
-
-// egress is where the user's connections leave from; zero: as all others do.
-func (s *session) egress() dial.Egress {
-	if s.identity.Account == nil {
-		return dial.Egress{}
-	}
-	return dial.Egress{Addresses: s.identity.Account.Egress}
 }
 
 // boundAddress is what the client is told as BND.ADDR: the upstream's word,

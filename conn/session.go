@@ -47,6 +47,8 @@ type session struct {
 	// one.
 	leaveUpstream func()
 
+	charge   charge // on the user
+	settled  bool   // under the group's mutex: a reload may revoke it
 	counters relay.Counters
 	relaying atomic.Bool // set when the handshake's fields no longer change
 	cause    string      // metrics.Cause*; empty for a probe that is not recorded

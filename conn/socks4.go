@@ -2,7 +2,6 @@ package conn
 
 import (
 	"errors"
-	"fmt"
 	"net/netip"
 
 	"cleversocks/authsvc"
@@ -38,8 +37,7 @@ func (c socks4Codec) admit(hs *handshake, userID string) error {
 		case err == nil:
 			identity, free = named, true
 		case !free:
-			c.h.authFailed(hs, userID, authsvc.MethodSOCKS4)
-			return &refusedError{code: wire.ReplyNotAllowed, err: fmt.Errorf("%w: %w", errCredentials, err)}
+			return &refusedError{code: wire.ReplyNotAllowed, err: c.h.authFailed(hs, userID, authsvc.MethodSOCKS4, err)}
 		}
 	}
 	if !free {

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 
 	"cleversocks/aclsvc"
-	"cleversocks/conn/dial"
 	"cleversocks/conn/wire"
 	"cleversocks/conn/wire/socks5"
 	"cleversocks/udprelay"
@@ -36,7 +35,7 @@ func (h *Handler) associate(s *session) {
 		},
 		Meter: s.countDatagram,
 		Listen: func(ctx context.Context, network string) (*net.UDPConn, error) {
-			return s.policy.Dialer.ListenUDP(ctx, network, dial.Egress{})
+			return s.policy.Dialer.ListenUDP(ctx, network, s.egress())
 		},
 		Upstream: s.associateVia(),
 	})
@@ -58,7 +57,7 @@ func (s *session) countDatagram(d udprelay.Direction, bytes int) udprelay.MeterV
 	} else {
 		s.counters.Out.Add(int64(bytes))
 	}
-	return udprelay.MeterPass
+	return s.charge.datagram(d, bytes)
 }
 
 // associateVia is how the session's datagrams reach an upstream; nil: they
@@ -99,18 +98,18 @@ func (h *Handler) resolveNow(s *session) func(context.Context, wire.Addr) ([]net
 		q := s.query()
 		q.Name, q.Port = dest.Name, dest.Port
 		if d, certain := policy.ACL.DecideName(&q); certain && !d.Allow {
-			return nil, &deniedError{rule: d.Rule}
+			return nil, &deniedError{rule: d.Rule, where: d.Where}
 		}
-		return policy.Dialer.Resolve(ctx, dest.Name, dial.Egress{})
+		return policy.Dialer.Resolve(ctx, dest.Name, s.egress())
 	}
 }
 
 // judgeCommand refuses a UDP ASSOCIATE or BIND that the rules deny wherever it
 // would go, before anything is opened for it.
-func (s *session) judgeCommand() error {
+func (h *Handler) judgeCommand(s *session) error {
 	q := s.query()
 	if d := s.policy.ACL.DecideUnknown(&q); !d.Allow {
-		return s.settle(d)
+		return h.settle(s, d, netip.Addr{})
 	}
 	return nil
 }

@@ -78,7 +78,7 @@ func TestReloadMovesAListener(t *testing.T) {
 	if _, reply := connect(t, "192.0.2.1:"+p, echo); reply != succeeded {
 		t.Errorf("the new listener: reply %d", reply)
 	}
-	d.find("that warns of the open door", func(l line) bool { return strings.Contains(l.text("warning"), "no authentication") })
+	d.find("that warns of the open door", func(l line) bool { return strings.Contains(l.text("warning"), "no authentication on 0.0.0.0") })
 }
 
 func freePort(t *testing.T) string {

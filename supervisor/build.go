@@ -35,34 +35,31 @@ func newBuilder(d *daemon) *builder {
 	}
 }
 
-// build makes a snapshot. Nothing of the daemon changes.
-func (b *builder) build(cfg *config.Config, listeners []netip.AddrPort, adminAt net.Addr) (*conn.Policy, error) {
+// build makes a snapshot, and the users for the guards. Nothing of the daemon
+// changes.
+func (b *builder) build(cfg *config.Config, listeners []netip.AddrPort, adminAt net.Addr) (*conn.Policy, *authsvc.Users, error) {
 	if tcp, ok := adminAt.(*net.TCPAddr); ok {
 		listeners = append(listeners, tcp.AddrPort())
 	}
-	acl, err := aclsvc.Compile(aclsvc.Options{
-		DefaultAllow: true,
-		Listeners:    listeners,
-		Locals:       b.d.locals,
-		NAT64:        config.Prefixes(cfg.Resolver.NAT64),
-		OnPanic:      b.decisionPanicked,
-	})
+	acl, err := b.acl(cfg, listeners)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	auth, err := b.auth(cfg)
+	auth, users, err := b.auth(cfg)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	router, err := b.d.routes.build(cfg)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	b.generation++
 	return &conn.Policy{
 		Generation:   b.generation,
 		Auth:         auth,
 		ACL:          acl,
+		Decisions:    b.d.metrics.ACL.Decisions(acl.Deciders()),
+		Revoke:       cfg.Reload.Revoke,
 		Dialer:       b.dialer(cfg),
 		Routes:       router,
 		AssociateVia: conn.AssociateVia(router),
@@ -70,20 +67,7 @@ func (b *builder) build(cfg *config.Config, listeners []netip.AddrPort, adminAt 
 		Relay:        b.relay(cfg),
 		UDP:          b.commands.udp,
 		Bind:         b.commands.bind,
-	}, nil
-}
-
-func (b *builder) auth(cfg *config.Config) (conn.Auth, error) {
-	auth := conn.Auth{Required: cfg.Auth.Required, SOCKS4Users: cfg.Auth.SOCKS4Users}
-	if cfg.Auth.Credential == nil {
-		return auth, nil
-	}
-	users, err := authsvc.NewUsers(authsvc.UsersOptions{
-		User: cfg.Auth.Credential.User, Password: cfg.Auth.Credential.Password.Reveal(),
-		Queue: b.queue, Metrics: &b.d.metrics.Auth,
-	})
-	auth.Users = users
-	return auth, err
+	}, users, nil
 }
 
 func (b *builder) dialer(cfg *config.Config) *dial.Dialer {

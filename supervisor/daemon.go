@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"cleversocks/aclsvc"
+	"cleversocks/authsvc"
 	"cleversocks/conn"
 	"cleversocks/conn/relay"
 	"cleversocks/metrics"
@@ -32,6 +33,8 @@ type daemon struct {
 	cancel     context.CancelFunc
 	listeners  *listeners
 	group      *conn.Group
+	guards     conn.Guards
+	once       *authsvc.Once
 	access     *conn.AccessLog
 	resolver   *resolver.Resolver
 	locals     *aclsvc.Locals
@@ -81,6 +84,9 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	d.tree.core.Add(d.access)
 	d.tree.core.Add(d.resolver)
 	d.tree.core.Add(d.locals)
+	d.tree.core.Add(d.guards.Throttle)
+	d.tree.core.Add(d.once)
+	d.tree.core.Add(d.guards.Quotas)
 	d.tree.core.Add(d.reloader)
 	d.tree.flows.Add(d.group)
 	d.tree.flows.Add(d.idle)
@@ -112,10 +118,12 @@ func (d *daemon) buildCore(ctx context.Context, cfg *config.Config) error {
 	}
 	d.relayPools = relay.NewPools(relay.PoolOptions{})
 	d.access = conn.NewAccessLog(d.options.Access, d.metrics)
+	d.guards = d.newGuards(ctx, cfg)
 	d.builder = newBuilder(d)
 	d.routes = newRoutes(d)
 	d.group = conn.NewGroup(ctx, conn.Options{
 		Log: d.log, Metrics: d.metrics, Access: d.access, DrainTimeout: d.drainTimeout,
+		Guards: d.guards,
 	})
 	return nil
 }

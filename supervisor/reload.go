@@ -80,7 +80,7 @@ func (r *reloader) try(ctx context.Context) error {
 // apply builds everything from the settings and, when all of it is good,
 // makes it the daemon's.
 func (d *daemon) apply(ctx context.Context, cfg *config.Config, change *change) error {
-	policy, err := d.builder.build(cfg, change.addresses(), d.adminAt)
+	policy, users, err := d.builder.build(cfg, change.addresses(), d.adminAt)
 	if err != nil {
 		return err
 	}
@@ -97,6 +97,7 @@ func (d *daemon) apply(ctx context.Context, cfg *config.Config, change *change) 
 	resolve.Commit()
 	policy.Listeners = change.policies()
 	d.access.SetMode(accessMode(cfg.Log.Access))
+	d.setGuards(cfg, users)
 	d.builder.commands.configure(cfg)
 	old := d.routes.inForce()
 	d.group.SetPolicy(policy)
@@ -104,6 +105,10 @@ func (d *daemon) apply(ctx context.Context, cfg *config.Config, change *change) 
 	d.group.SetLimit(d.connectionLimit(ctx, cfg.Limits.MaxConnections))
 	d.config.Store(cfg)
 	change.commit(ctx)
+	d.announceAccess(ctx, cfg, policy)
+	if n := d.group.Revoke(); n > 0 {
+		d.log.LogAttrs(ctx, slog.LevelInfo, "sessions revoked by a reload", slog.Int("sessions", n))
+	}
 	if d.idle != nil {
 		d.idle.reconsider()
 		d.interim.Reconsider()
@@ -119,6 +124,7 @@ func needRestart(old, cfg *config.Config) []string {
 		a, b any
 	}{
 		{"admin.address", old.Admin.Address, cfg.Admin.Address},
+		{"state.directory", old.State.Directory, cfg.State.Directory},
 		{"admin.pprof", old.Admin.Pprof, cfg.Admin.Pprof},
 	} {
 		if !reflect.DeepEqual(setting.a, setting.b) {

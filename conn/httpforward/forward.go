@@ -126,6 +126,7 @@ func (f *Forwarder) Serve(ctx context.Context, conn net.Conn, r *bufio.Reader, f
 	_ = srv.Serve(l) // returns once the connection is gone
 	s.handlers.Wait()
 	wg.Wait()
+	client.settle()
 	if stop() {
 		client.restore()
 		// What the client did wrong after its last good request, it is told.

@@ -69,6 +69,7 @@ func (s *session) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	verdict := s.opts.Decide(r.Context(), req)
 	rec := &recorder{ResponseWriter: w}
+	defer s.endBody(w, r)
 	outcome := Outcome{Reply: verdict.Reply}
 	if verdict.Done != nil {
 		// Deferred, because the reverse proxy panics to end a broken response.
@@ -97,6 +98,18 @@ func (s *session) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		s.forward(rec, r, req.Dest, verdict, &outcome)
 	}
+}
+
+// endBody reads what is left of a request's body, up to the server's bound,
+// once the response is out. With full duplex nobody else does before the
+// server reads the next request, and then it meets its own read ahead and
+// panics ("invalid concurrent Body.Read call").
+func (s *session) endBody(w http.ResponseWriter, r *http.Request) {
+	if s.client.raw.Load() {
+		return
+	}
+	_ = http.NewResponseController(w).Flush() // fails on a client that is gone
+	_ = r.Body.Close()
 }
 
 // forward sends the request on and its response back.

@@ -19,20 +19,6 @@ const (
 	portFlag   = "port"
 )
 
-// laterFlag is a flag of CleverSocks 1 whose feature this version lacks: it
-// is refused, never ignored. Its feature's issue replaces the row by a Key.
-type laterFlag struct {
-	name, short, arg, doc string
-	needsPassword         bool
-}
-
-func laterFlags() []laterFlag {
-	return []laterFlag{
-		{"auth-once", "1", "", "A client that logged in once needs no password from then on.", true},
-		{"no-password-from", "w", "IPS", "Addresses that need no password, comma-separated.", true},
-	}
-}
-
 // RegisterFlags adds the flags of all settings to fs. Values are checked by
 // Load, with the other sources'. wipe is called with the text of each secret
 // once it has been copied, so that the caller can overwrite the process's
@@ -51,22 +37,17 @@ func RegisterFlags(fs *pflag.FlagSet, wipe func(text string)) {
 			fs.VarP(&secretFlag{wipe: wipe}, k.Flag, k.Short, usage)
 			continue
 		}
-		if reflect.TypeOf(k.Value).Elem().Kind() == reflect.Slice {
-			fs.StringArrayP(k.Flag, k.Short, nil, usage) // once with commas, or several times
-			continue
+		switch reflect.TypeOf(k.Value).Elem().Kind() {
+		case reflect.Bool:
+			fs.BoolP(k.Flag, k.Short, false, usage)
+		case reflect.Slice: // may be given several times
+			fs.StringArrayP(k.Flag, k.Short, nil, usage)
+		default:
+			fs.StringP(k.Flag, k.Short, k.Default, usage)
 		}
-		fs.StringP(k.Flag, k.Short, k.Default, usage)
 	}
 	registerForward(fs, wipe)
 	fs.BoolP(quietFlag, "q", false, "Logs errors alone and no access records: log.level = \"error\", log.access = \"off\".")
-	for _, f := range laterFlags() {
-		usage := f.doc + " Not in this version."
-		if f.arg == "" {
-			fs.BoolP(f.name, f.short, false, usage)
-			continue
-		}
-		fs.StringArrayP(f.name, f.short, nil, strings.TrimSuffix(usage, ".")+": `"+f.arg+"` is refused.")
-	}
 }
 
 // flagUsage is the first sentence of the documentation, with the setting and
@@ -74,6 +55,9 @@ func RegisterFlags(fs *pflag.FlagSet, wipe func(text string)) {
 func (k *Key) flagUsage(path string) string {
 	doc, _, _ := strings.Cut(k.Doc, ". ")
 	doc = strings.TrimSuffix(strings.ReplaceAll(doc, "`", ""), ".")
+	if k.Arg == "" {
+		return doc + ": " + path + "."
+	}
 	return doc + ". `" + k.Arg + "` is " + path + "."
 }
 
@@ -167,22 +151,6 @@ func (r *run) loadListenFlags(fs *pflag.FlagSet) {
 func changed(fs *pflag.FlagSet, name string) bool {
 	f := fs.Lookup(name)
 	return f != nil && f.Changed
-}
-
-// finishLater refuses the flags of features that are not here yet, in the
-// order of CleverSocks 1: a missing password first.
-func (c *Config) finishLater(f *finisher) {
-	for _, later := range laterFlags() {
-		if f.flags == nil || !changed(f.flags, later.name) {
-			continue
-		}
-		o := flagOrigin(later.name, later.short)
-		if later.needsPassword && c.Auth.Credential == nil {
-			f.add(o, "", "must be used together with a user and password (-u and -P, or --credentials-file)")
-			continue
-		}
-		f.add(o, "", "is not in this version yet; it comes with a later one")
-	}
 }
 
 // secretFlag is a flag whose text is copied and then wiped, and never shown.
