@@ -137,6 +137,9 @@ func (g *Group) end(s *session) {
 	if s.cause != "" {
 		g.access.Log(s.record())
 	}
+	if s.leaveUpstream != nil {
+		s.leaveUpstream()
+	}
 	s.cancel(nil)
 	s.charge.release()
 	g.handler.guards.leave(s)

@@ -21,7 +21,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"cleversocks/conn/dial"
 	"cleversocks/conn/relay"
 	"cleversocks/conn/wire"
 	"cleversocks/conn/wire/httpproxy"
@@ -170,19 +169,6 @@ func (h *Handler) connect(hs *handshake) error {
 	return err
 }
 
-// reach opens the connection to a session's destination.
-func (h *Handler) reach(ctx context.Context, s *session) error {
-	server, err := s.policy.Dialer.Dial(ctx, dial.Request{Dest: s.request.Dest, Judge: h.judge(s), Egress: s.egress()})
-	if err != nil {
-		return err
-	}
-	s.server = server
-	s.hostIP = addrPort(server.RemoteAddr())
-	s.noteRule()
-	s.local = addrPort(server.LocalAddr())
-	return nil
-}
-
 // answer tells the client that it is connected and passes on what it sent
 // ahead. The reply and the few bytes fit into two empty socket buffers: this
 // cannot block, so it needs no deadline.
@@ -190,7 +176,7 @@ func (h *Handler) answer(hs *handshake) bool {
 	s := hs.session
 	s.replied = true
 	h.metrics.Conn.Requests.Of(s.request.Command.String(), wire.ReplySucceeded.String()).Inc()
-	if err := hs.codec.reply(hs, wire.ReplySucceeded, s.local); err != nil {
+	if err := hs.codec.reply(hs, wire.ReplySucceeded, s.boundAddress()); err != nil {
 		return h.fail(s, "reply", err)
 	}
 	return h.passAhead(hs, nil)

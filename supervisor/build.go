@@ -49,18 +49,24 @@ func (b *builder) build(cfg *config.Config, listeners []netip.AddrPort, adminAt 
 	if err != nil {
 		return nil, nil, err
 	}
+	router, err := b.d.routes.build(cfg)
+	if err != nil {
+		return nil, nil, err
+	}
 	b.generation++
 	return &conn.Policy{
-		Generation: b.generation,
-		Auth:       auth,
-		ACL:        acl,
-		Decisions:  b.d.metrics.ACL.Decisions(acl.Deciders()),
-		Revoke:     cfg.Reload.Revoke,
-		Dialer:     b.dialer(cfg),
-		Timeouts:   conn.Timeouts{Handshake: cfg.Limits.HandshakeTimeout.D()},
-		Relay:      b.relay(cfg),
-		UDP:        b.commands.udp,
-		Bind:       b.commands.bind,
+		Generation:   b.generation,
+		Auth:         auth,
+		ACL:          acl,
+		Decisions:    b.d.metrics.ACL.Decisions(acl.Deciders()),
+		Revoke:       cfg.Reload.Revoke,
+		Dialer:       b.dialer(cfg),
+		Routes:       router,
+		AssociateVia: conn.AssociateVia(router),
+		Timeouts:     conn.Timeouts{Handshake: cfg.Limits.HandshakeTimeout.D(), Connect: cfg.Limits.ConnectTimeout.D()},
+		Relay:        b.relay(cfg),
+		UDP:          b.commands.udp,
+		Bind:         b.commands.bind,
 	}, users, nil
 }
 
@@ -75,17 +81,10 @@ func (b *builder) dialer(cfg *config.Config) *dial.Dialer {
 		},
 		NoDelay:    cfg.Relay.NoDelay,
 		Congestion: cfg.Relay.Congestion,
-		Egress:     egress(cfg.Egress),
+		Egress:     cfg.Egress.Options(),
 		History:    b.history,
 		Metrics:    b.d.metrics.Dial,
 	})
-}
-
-func egress(e config.Egress) dial.Egress {
-	if e.Address.IsZero() {
-		return dial.Egress{}
-	}
-	return dial.Egress{Addresses: []netip.Prefix{netip.PrefixFrom(e.Address.Addr, e.Address.BitLen())}}
 }
 
 func (b *builder) relay(cfg *config.Config) relay.Options {

@@ -43,6 +43,7 @@ type daemon struct {
 	interim    *conn.Interim
 	reloader   *reloader
 	builder    *builder
+	routes     *routes
 	adminAt    net.Addr // nil: off
 }
 
@@ -123,6 +124,7 @@ func (d *daemon) buildCore(ctx context.Context, cfg *config.Config) error {
 	d.access = conn.NewAccessLog(d.options.Access, d.metrics)
 	d.guards = d.newGuards(ctx, cfg)
 	d.builder = newBuilder(d)
+	d.routes = newRoutes(d)
 	d.group = conn.NewGroup(ctx, conn.Options{
 		Log: d.log, Metrics: d.metrics, Access: d.access, DrainTimeout: d.drainTimeout,
 		Guards: d.guards,

@@ -28,6 +28,8 @@ type Config struct {
 	Egress    Egress
 	UDP       UDP
 	Bind      Bind
+	Upstreams []Upstream
+	Forwards  []Forward // those of -f first
 	Admin     Admin
 	State     State
 	Secrets   Secrets
@@ -56,6 +58,8 @@ func (c *Config) sections() []section {
 		table("egress", egressDoc, c.Egress.keys()),
 		table("udp", udpDoc, c.UDP.keys()),
 		table("bind", bindDoc, c.Bind.keys()),
+		arrayTable("upstream", upstreamDoc, 0, &c.Upstreams, (*Upstream).keys),
+		arrayTable("forward", forwardDoc, 0, &c.Forwards, (*Forward).keys),
 		table("admin", adminDoc, c.Admin.keys()),
 		table("state", stateDoc, c.State.keys()),
 		table("secrets", secretsDoc, c.Secrets.keys()),
@@ -72,8 +76,9 @@ func (c *Config) finishers() []func(*finisher) {
 		c.finishUsers,
 		c.finishACL,
 		c.finishResolver,
+		c.finishEgress,
+		c.finishRoutes,
 		c.finishAdmin,
-		c.finishLater,
 	}
 }
 

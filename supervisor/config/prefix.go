@@ -45,7 +45,7 @@ func (p *Prefix) UnmarshalText(text []byte) error {
 	return nil
 }
 
-func (Prefix) accepts() string { return `an address or CIDR such as "192.0.2.1" or "2001:db8::/64"` }
+func (Prefix) accepts() string { return `an IP address or CIDR such as "192.0.2.1" or "2001:db8::/64"` }
 
 // Prefixes are the ranges as the standard library has them.
 func Prefixes(list []Prefix) []netip.Prefix {

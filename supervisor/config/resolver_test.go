@@ -24,7 +24,7 @@ func TestResolver(t *testing.T) {
 		"bad server":    {"[resolver]\nservers = ['system', 'udp://dns.example']", `c.toml:2:1: resolver.servers: element 2: "udp://dns.example": needs an address`},
 		"bad family":    {"[resolver]\nfamily = 'ipx'", `resolver.family: must be one of "auto", "ipv4", "ipv6"`},
 		"bad NAT64":     {"[resolver]\nnat64 = ['2001:db8::/95']", "c.toml:2:1: resolver.nat64: 2001:db8::/95: must be"},
-		"no prefix":     {"[resolver]\nnat64 = ['x']", "resolver.nat64: element 1: must be an address or CIDR"},
+		"no prefix":     {"[resolver]\nnat64 = ['x']", "resolver.nat64: element 1: must be an IP address or CIDR"},
 		"min above max": {"[resolver]\ncache = { min_ttl = '2h' }", "c.toml:2:11: resolver.cache.min_ttl: 2h is more than resolver.cache.max_ttl, 1h"},
 	} {
 		if _, err := load(t, tt.file, nil, nil); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), tt.err) {
