@@ -122,6 +122,18 @@ func (s *session) query() aclsvc.Query {
 	}
 }
 
+// queryNow is query with the groups that p gives the user. One who would not
+// be let in any more keeps the old ones: to end the session is for Revoke.
+func (s *session) queryNow(p *Policy) aclsvc.Query {
+	q := s.query()
+	if p != s.policy {
+		if identity, reason := p.stillAdmits(s); reason == "" {
+			q.Identity = identity
+		}
+	}
+	return q
+}
+
 // judgeName refuses before DNS is asked what no address could make right.
 func (h *Handler) judgeName(s *session) error {
 	q := s.query()
@@ -145,22 +157,27 @@ func (s *session) noteRule(dest wire.Addr) {
 // error. addr is invalid when a name was judged.
 func (h *Handler) settle(s *session, d aclsvc.Decision, addr netip.Addr) error {
 	s.rule = d.Rule
+	h.observe(s, s.policy, d, s.request.Dest, addr)
+	if d.Allow {
+		return nil
+	}
+	return &deniedError{rule: d.Rule, where: d.Where}
+}
+
+// observe counts a decision of p, and logs what report_only lets pass.
+func (h *Handler) observe(s *session, p *Policy, d aclsvc.Decision, dest wire.Addr, addr netip.Addr) {
 	action := metrics.ActionAllow
 	switch {
 	case d.Reported:
 		action = metrics.ActionReport
 		h.log.LogAttrs(s.ctx, slog.LevelInfo, "would be denied",
 			slog.String("id", s.ID()), slog.String("client", s.client.String()), slog.String("user", s.identity.User),
-			slog.String("command", s.request.Command.String()), slog.String("target", s.request.Dest.String()),
+			slog.String("command", s.request.Command.String()), slog.String("target", dest.String()),
 			slog.String("address", addr.String()), slog.String("rule", d.Rule), slog.String("where", d.Where))
 	case !d.Allow:
 		action = metrics.ActionDeny
 	}
-	if count := s.policy.Decisions.Of(action, d.Rule); count != nil {
+	if count := p.Decisions.Of(action, d.Rule); count != nil {
 		count.Inc()
 	}
-	if d.Allow {
-		return nil
-	}
-	return &deniedError{rule: d.Rule, where: d.Where}
 }

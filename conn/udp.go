@@ -79,14 +79,17 @@ func (s *session) replySOCKS5(code wire.ReplyCode, bound netip.AddrPort) error {
 // at the time. An address that is not valid is one that an upstream will find.
 func (h *Handler) decideNow(s *session) func(wire.Addr, netip.Addr) aclsvc.Decision {
 	return func(dest wire.Addr, addr netip.Addr) aclsvc.Decision {
-		q := s.query()
+		policy := h.policy.Load()
+		q := s.queryNow(policy)
 		q.Name, q.Port = dest.Name, dest.Port
-		acl := h.policy.Load().ACL
-		if !addr.IsValid() {
-			d, _ := acl.DecideName(&q)
-			return d
+		var d aclsvc.Decision
+		if addr.IsValid() {
+			d = policy.ACL.Decide(&q, addr)
+		} else {
+			d, _ = policy.ACL.DecideName(&q)
 		}
-		return acl.Decide(&q, addr)
+		h.observe(s, policy, d, dest, addr)
+		return d
 	}
 }
 
@@ -95,7 +98,7 @@ func (h *Handler) decideNow(s *session) func(wire.Addr, netip.Addr) aclsvc.Decis
 func (h *Handler) resolveNow(s *session) func(context.Context, wire.Addr) ([]netip.Addr, error) {
 	return func(ctx context.Context, dest wire.Addr) ([]netip.Addr, error) {
 		policy := h.policy.Load()
-		q := s.query()
+		q := s.queryNow(policy)
 		q.Name, q.Port = dest.Name, dest.Port
 		if d, certain := policy.ACL.DecideName(&q); certain && !d.Allow {
 			return nil, &deniedError{rule: d.Rule, where: d.Where}
