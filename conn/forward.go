@@ -51,7 +51,7 @@ func (h *Handler) forward(hs *handshake) bool {
 // What is recorded from here on is the tunnel.
 func (h *Handler) connectAfter(hs *handshake, head *httpproxy.Head) bool {
 	s := hs.session
-	s.started = time.Now()
+	s.started, s.policy = time.Now(), h.policy.Load()
 	defer context.AfterFunc(s.ctx, func() { s.conn.Close() })()
 	codec := httpCodec{h}
 	if err := codec.take(hs, head); err != nil {
