@@ -8,6 +8,7 @@ import (
 	"cleversocks/aclsvc"
 	"cleversocks/conn/wire"
 	"cleversocks/conn/wire/socks5"
+	"cleversocks/metrics"
 	"cleversocks/udprelay"
 )
 
@@ -45,6 +46,9 @@ func (h *Handler) associate(s *session) {
 	s.cause, s.err = result.Cause, result.Err
 	if s.ctx.Err() != nil {
 		s.cause = endCause(s.ctx)
+	}
+	if s.cause == metrics.CauseQuota {
+		h.metrics.Auth.QuotaExceeded.Inc()
 	}
 	h.metrics.Conn.Requests.Of(s.request.Command.String(), s.code.String()).Inc()
 }
