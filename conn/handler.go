@@ -160,8 +160,14 @@ func (h *Handler) connect(hs *handshake) error {
 	if err := h.judgeName(s); err != nil {
 		return err
 	}
-	ctx, stop := watchClient(s.ctx, s.conn)
-	defer stop()
+	ctx := s.ctx
+	if hs.in.Buffered() == 0 {
+		// One that sent something ahead may shut its side down and still want
+		// the answer: the socket alone would not tell.
+		var stop func()
+		ctx, stop = watchClient(s.ctx, s.conn)
+		defer stop()
+	}
 	err := h.reach(ctx, s)
 	if cause := context.Cause(ctx); err != nil && errors.Is(cause, errClientGone) {
 		return cause
