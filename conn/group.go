@@ -106,8 +106,9 @@ func (g *Group) Admit(c *net.TCPConn, listener string) (refused string) {
 	return ""
 }
 
-// handshakeTask is a connection's task up to its relay. It does not stay for
-// that: its stack has grown, and an idle tunnel would keep it.
+// handshakeTask is a connection's task up to its relay, and through the first
+// moments of that. It does not stay longer: its stack has grown, and an idle
+// tunnel would keep it.
 func (g *Group) handshakeTask(s *session) {
 	if !g.handler.establish(s) {
 		g.end(s)
