@@ -35,6 +35,7 @@ type Handler struct {
 	metrics *metrics.Registry
 	policy  atomic.Pointer[Policy]
 	readers sync.Pool // of *bufio.Reader
+	watch   clientWatch
 }
 
 // handshakeBuffer is what a handshake reads ahead at most, in bytes.
@@ -119,7 +120,7 @@ func (h *Handler) connect(hs *handshake) error {
 	if err := s.judgeName(s.ctx); err != nil {
 		return err
 	}
-	ctx, stop := watchClient(s.ctx, s.conn)
+	ctx, stop := h.watch.client(s.ctx, s.conn)
 	defer stop()
 	server, err := s.policy.Dialer.Dial(ctx, dial.Request{Dest: s.request.Dest, Judge: s.judge})
 	if err != nil {
@@ -154,8 +155,8 @@ func (h *Handler) answer(hs *handshake) bool {
 	return true
 }
 
-// relay moves bytes until the tunnel ends, and then calls end. It returns at
-// once: the relay has goroutines of its own, and closes both sides.
+// relay has the bytes moved until the tunnel ends, both sides are closed, and
+// end is called. It returns when the tunnel has ended or is no longer young.
 func (h *Handler) relay(s *session, end func(*session)) {
 	options := s.policy.Relay
 	options.Counters = &s.counters

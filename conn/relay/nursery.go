@@ -9,17 +9,23 @@ const (
 	// youth is how long a relay has its two goroutines at least. Most relays
 	// end sooner, and moving to a reactor costs more than they do.
 	youth = 100 * time.Millisecond
+	// maxBusy is how many relays stay longer because they move bytes. A
+	// reactor serves many at once with less work, but a single message waits
+	// for two wake-ups there instead of one.
+	maxBusy = 8
 	// longIdle is an idle timeout that need not count from the first moment:
 	// the time in the nursery is less than the quarter that it may be late.
 	longIdle = 10 * time.Second
 )
 
-// nursery has the young relays of Pools, in the order in which they came. One
-// timer for all of them sends the older ones to their reactors.
+// nursery has the young relays of Pools, in the order in which they came or
+// were last looked at. One timer for all of them sends the older ones to their
+// reactors.
 type nursery struct {
 	mu          sync.Mutex
 	first, last *session
 	count       int
+	busy        int            // relays that stay longer
 	timer       *time.Timer    // nil: not set
 	sweeping    sync.WaitGroup // the timer's function
 	closed      bool
@@ -28,6 +34,9 @@ type nursery struct {
 // place is a relay's place in the nursery.
 type place struct {
 	in         bool
+	busy       bool  // it stays longer
+	seen       int64 // bytes both ways, when last looked at
+	since      time.Time
 	prev, next *session
 }
 
@@ -38,7 +47,17 @@ func (n *nursery) add(s *session, most int) bool {
 	if n.closed || n.count >= most {
 		return false
 	}
-	s.young = place{in: true, prev: n.last}
+	n.put(s, place{since: s.started})
+	if n.timer == nil {
+		n.set(youth)
+	}
+	return true
+}
+
+// put makes a relay the last one.
+func (n *nursery) put(s *session, at place) {
+	at.in, at.prev = true, n.last
+	s.young = at
 	if n.last == nil {
 		n.first = s
 	} else {
@@ -46,10 +65,9 @@ func (n *nursery) add(s *session, most int) bool {
 	}
 	n.last = s
 	n.count++
-	if n.timer == nil {
-		n.set(youth)
+	if at.busy {
+		n.busy++
 	}
-	return true
 }
 
 // remove forgets a relay that has ended, if it is here.
@@ -76,6 +94,9 @@ func (n *nursery) drop(s *session) {
 	}
 	s.young = place{}
 	n.count--
+	if at.busy {
+		n.busy--
+	}
 }
 
 func (n *nursery) set(after time.Duration) {
@@ -86,25 +107,30 @@ func (n *nursery) set(after time.Duration) {
 // sweep sends the relays away that are old enough.
 func (n *nursery) sweep() {
 	defer n.sweeping.Done()
-	for _, s := range n.grown(time.Now().Add(-youth)) {
+	for _, s := range n.grown(time.Now()) {
 		s.startIdleChecks()
 		s.fold()
 	}
 }
 
-// grown takes out the relays that began before a time. The next sweep is for
-// the others.
-func (n *nursery) grown(before time.Time) []*session {
+// grown takes out the relays that are old enough now, but for a few that have
+// moved bytes since the last look. The next sweep is for the others.
+func (n *nursery) grown(now time.Time) []*session {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.timer = nil
 	var grown []*session
-	for s := n.first; s != nil && !s.started.After(before); s = n.first {
+	for s := n.first; s != nil && now.Sub(s.young.since) >= youth; s = n.first {
+		was, bytes := s.young, s.o.Counters.In.Load()+s.o.Counters.Out.Load()
 		n.drop(s)
-		grown = append(grown, s)
+		if bytes == was.seen || n.busy == maxBusy {
+			grown = append(grown, s)
+			continue
+		}
+		n.put(s, place{busy: true, seen: bytes, since: now})
 	}
 	if n.first != nil && !n.closed {
-		n.set(max(n.first.started.Sub(before), youth/4))
+		n.set(max(n.first.young.since.Add(youth).Sub(now), youth/4))
 	}
 	return grown
 }

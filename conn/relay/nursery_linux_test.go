@@ -17,6 +17,13 @@ func (n *nursery) size() int {
 	return n.count
 }
 
+// stayers is how many of them stay longer.
+func (n *nursery) stayers() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.busy
+}
+
 // TestYoungRelayGrowsUp: a relay that lasts leaves its goroutines for the
 // reactor, in whatever it was doing, and works on.
 func TestYoungRelayGrowsUp(t *testing.T) {
@@ -72,6 +79,7 @@ func TestYoungRelayGrowsUp(t *testing.T) {
 func TestYoungRelayMovesInFlow(t *testing.T) {
 	for _, size := range []int{100, 1 << 20} {
 		pools := NewPools(PoolOptions{Reactors: 1})
+		pools.nursery.busy = maxBusy // others have all the places
 		tun := open(t, tcpPair, Options{Pools: pools})
 		block := bytes.Repeat([]byte("x"), size)
 		got := make([]byte, size)
@@ -92,6 +100,24 @@ func TestYoungRelayMovesInFlow(t *testing.T) {
 			t.Errorf("%d bytes in %d rounds of %d", r.Out, rounds, size)
 		}
 	}
+}
+
+// TestBusyRelayStays: a relay that moves bytes keeps its goroutines, until it
+// falls silent.
+func TestBusyRelayStays(t *testing.T) {
+	pools := NewPools(PoolOptions{Reactors: 1})
+	tun := open(t, tcpPair, Options{Pools: pools})
+	eventually(t, "to be busy", func() bool {
+		send(t, tun.client, []byte("x"))
+		wantRead(t, tun.server, "x")
+		return pools.nursery.stayers() == 1
+	})
+	eventually(t, "the end of youth", func() bool { return pools.nursery.size() == 0 })
+	if n := pools.nursery.stayers(); n != 0 {
+		t.Errorf("%d stay of none", n)
+	}
+	send(t, tun.client, []byte("y"))
+	wantRead(t, tun.server, "y")
 }
 
 // TestNurseryIsBounded: one relay too many goes to its reactor at once, and a

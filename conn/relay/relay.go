@@ -13,8 +13,9 @@
 // written. Buffers and pipes are taken when a socket is readable and given
 // back when it runs dry, so an idle relay holds its two sockets and nothing
 // else. With Pools, a relay has two goroutines while it is young, which costs
-// the many short ones least; then one goroutine per processor waits for all of
-// them, and only a bulk transfer has a goroutine of its own, while it lasts.
+// the many short ones least, and a few that are busy keep them; then one
+// goroutine per processor waits for all of them, and only a bulk transfer has a
+// goroutine of its own, while it lasts.
 // Without Pools, or for a conn that is no socket, a relay has two to its end.
 package relay
 
@@ -123,9 +124,9 @@ func Run(ctx context.Context, client, server net.Conn, o Options) Result {
 	return <-ended
 }
 
-// Start is Run for a caller that goes away: it returns when the relay has
-// ended or is no longer young, some 100 ms, or at once; until then it moves
-// bytes. done is called once, when both conns are closed, by Start or on a
+// Start is Run for a caller that goes away: it returns at once, or moves bytes
+// until the relay has ended, or is 100 ms old and not one of the few that are
+// busy. done is called once, when both conns are closed, by Start or on a
 // relay goroutine that ends with it. The caller must wait for done before it
 // calls the relay over. A panic in done is not recovered.
 func Start(ctx context.Context, client, server net.Conn, o Options, done func(Result)) {
