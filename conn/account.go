@@ -157,15 +157,17 @@ func (s *session) noteRule(dest wire.Addr) {
 // error. addr is invalid when a name was judged.
 func (h *Handler) settle(s *session, d aclsvc.Decision, addr netip.Addr) error {
 	s.rule = d.Rule
-	h.observe(s, s.policy, d, s.request.Dest, addr)
+	h.noteDecision(s, s.policy, d, s.request.Dest, addr)
 	if d.Allow {
 		return nil
 	}
 	return &deniedError{rule: d.Rule, where: d.Where}
 }
 
-// observe counts a decision of p, and logs what report_only lets pass.
-func (h *Handler) observe(s *session, p *Policy, d aclsvc.Decision, dest wire.Addr, addr netip.Addr) {
+// noteDecision counts what the rules of a policy said of a destination, and
+// logs what they would have denied. Unlike settle it leaves the session alone:
+// an association asks from several goroutines.
+func (h *Handler) noteDecision(s *session, p *Policy, d aclsvc.Decision, dest wire.Addr, addr netip.Addr) {
 	action := metrics.ActionAllow
 	switch {
 	case d.Reported:

@@ -8,6 +8,7 @@ import (
 	"cleversocks/aclsvc"
 	"cleversocks/conn/wire"
 	"cleversocks/conn/wire/socks5"
+	"cleversocks/metrics"
 	"cleversocks/udprelay"
 )
 
@@ -35,7 +36,8 @@ func (h *Handler) associate(s *session) {
 		},
 		Meter: s.countDatagram,
 		Listen: func(ctx context.Context, network string) (*net.UDPConn, error) {
-			return s.policy.Dialer.ListenUDP(ctx, network, s.egress())
+			egress := s.policy.Routes.RouteDatagrams(s.identity.User).Egress
+			return s.policy.Dialer.ListenUDP(ctx, network, egress.Or(s.egress()))
 		},
 		Upstream: s.associateVia(),
 	})
@@ -45,6 +47,9 @@ func (h *Handler) associate(s *session) {
 	s.cause, s.err = result.Cause, result.Err
 	if s.ctx.Err() != nil {
 		s.cause = endCause(s.ctx)
+	}
+	if s.cause == metrics.CauseQuota {
+		h.metrics.Auth.QuotaExceeded.Inc()
 	}
 	h.metrics.Conn.Requests.Of(s.request.Command.String(), s.code.String()).Inc()
 }
@@ -66,6 +71,7 @@ func (s *session) associateVia() func(context.Context) (udprelay.Upstream, error
 	if s.policy.AssociateVia == nil {
 		return nil
 	}
+	s.upstream = s.policy.Routes.RouteDatagrams(s.identity.User).Upstream()
 	return s.policy.AssociateVia(s.identity, s.client.Addr())
 }
 
@@ -82,15 +88,20 @@ func (h *Handler) decideNow(s *session) func(wire.Addr, netip.Addr) aclsvc.Decis
 		policy := h.policy.Load()
 		q := s.queryNow(policy)
 		q.Name, q.Port = dest.Name, dest.Port
-		var d aclsvc.Decision
-		if addr.IsValid() {
-			d = policy.ACL.Decide(&q, addr)
-		} else {
-			d, _ = policy.ACL.DecideName(&q)
-		}
-		h.observe(s, policy, d, dest, addr)
+		d := policy.decide(&q, addr)
+		h.noteDecision(s, policy, d, dest, addr)
 		return d
 	}
+}
+
+// decide judges a destination by its address, or by its name alone when only
+// an upstream will know the address.
+func (p *Policy) decide(q *aclsvc.Query, addr netip.Addr) aclsvc.Decision {
+	if addr.IsValid() {
+		return p.ACL.Decide(q, addr)
+	}
+	d, _ := p.ACL.DecideName(q)
+	return d
 }
 
 // resolveNow finds the addresses of a name, by the policy in force at the
