@@ -122,15 +122,6 @@ func (s *session) query() aclsvc.Query {
 	}
 }
 
-// judge is the decision about one resolved address, as an error for the
-// dialer: nil lets it be dialed.
-func (h *Handler) judge(s *session) func(netip.Addr) error {
-	return func(addr netip.Addr) error {
-		q := s.query()
-		return h.settle(s, s.policy.ACL.Decide(&q, addr), addr)
-	}
-}
-
 // judgeName refuses before DNS is asked what no address could make right.
 func (h *Handler) judgeName(s *session) error {
 	q := s.query()
@@ -141,10 +132,11 @@ func (h *Handler) judgeName(s *session) error {
 	return h.settle(s, decision, netip.Addr{})
 }
 
-// noteRule notes what allowed the address dialed, once several were judged.
-func (s *session) noteRule() {
-	if s.request.Dest.IsName() {
-		q := s.query()
+// noteRule notes what allowed the address reached, once several of a
+// destination's were judged.
+func (s *session) noteRule(dest wire.Addr) {
+	if dest.IsName() {
+		q := s.queryFor(dest)
 		s.rule = s.policy.ACL.Decide(&q, s.hostIP.Addr()).Rule
 	}
 }

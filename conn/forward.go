@@ -182,6 +182,14 @@ type forwardConn struct {
 	end    atomic.Pointer[relay.EndError] // why it was ended from here
 }
 
+// Close ends it, and its place at an upstream.
+func (c *forwardConn) Close() error {
+	if c.route.leaveUpstream != nil {
+		c.route.leaveUpstream()
+	}
+	return c.Conn.Close()
+}
+
 // Read counts what goes to the client.
 func (c *forwardConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)

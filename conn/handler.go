@@ -21,7 +21,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"cleversocks/conn/dial"
 	"cleversocks/conn/relay"
 	"cleversocks/conn/wire"
 	"cleversocks/conn/wire/httpproxy"
@@ -39,6 +38,7 @@ type Handler struct {
 	access  *AccessLog
 	policy  atomic.Pointer[Policy]
 	readers sync.Pool // of *bufio.Reader
+	watch   clientWatch
 	// draining is closed when connections should come to their end.
 	draining <-chan struct{}
 }
@@ -166,7 +166,7 @@ func (h *Handler) connect(hs *handshake) error {
 		// One that sent something ahead may shut its side down and still want
 		// the answer: the socket alone would not tell.
 		var stop func()
-		ctx, stop = watchClient(s.ctx, s.conn)
+		ctx, stop = h.watch.client(s.ctx, s.conn)
 		defer stop()
 	}
 	err := h.reach(ctx, s)
@@ -176,19 +176,6 @@ func (h *Handler) connect(hs *handshake) error {
 	return err
 }
 
-// reach opens the connection to a session's destination.
-func (h *Handler) reach(ctx context.Context, s *session) error {
-	server, err := s.policy.Dialer.Dial(ctx, dial.Request{Dest: s.request.Dest, Judge: h.judge(s), Egress: s.egress()})
-	if err != nil {
-		return err
-	}
-	s.server = server
-	s.hostIP = addrPort(server.RemoteAddr())
-	s.noteRule()
-	s.local = addrPort(server.LocalAddr())
-	return nil
-}
-
 // answer tells the client that it is connected and passes on what it sent
 // ahead. The reply and the few bytes fit into two empty socket buffers: this
 // cannot block, so it needs no deadline.
@@ -196,7 +183,7 @@ func (h *Handler) answer(hs *handshake) bool {
 	s := hs.session
 	s.replied = true
 	h.metrics.Conn.Requests.Of(s.request.Command.String(), wire.ReplySucceeded.String()).Inc()
-	if err := hs.codec.reply(hs, wire.ReplySucceeded, s.local); err != nil {
+	if err := hs.codec.reply(hs, wire.ReplySucceeded, s.boundAddress()); err != nil {
 		return h.fail(s, "reply", err)
 	}
 	return h.passAhead(hs, nil)
@@ -221,8 +208,8 @@ func (h *Handler) passAhead(hs *handshake, more []byte) bool {
 	return true
 }
 
-// relay moves bytes until the tunnel ends, and then calls end. It returns at
-// once: the relay has goroutines of its own, and closes both sides.
+// relay has the bytes moved until the tunnel ends, both sides are closed, and
+// end is called. It returns when the tunnel has ended or is no longer young.
 func (h *Handler) relay(s *session, end func(*session)) {
 	options := s.policy.Relay
 	options.Counters = &s.counters

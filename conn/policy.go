@@ -10,6 +10,7 @@ import (
 	"cleversocks/bind"
 	"cleversocks/conn/dial"
 	"cleversocks/conn/relay"
+	"cleversocks/conn/upstream"
 	"cleversocks/metrics"
 	"cleversocks/udprelay"
 )
@@ -24,6 +25,7 @@ type Policy struct {
 	Decisions  metrics.CounterVec2 // of ACL, by action and rule
 	Revoke     bool                // see Group.Revoke
 	Dialer     *dial.Dialer
+	Routes     *upstream.Router // nil: everything goes direct
 	Timeouts   Timeouts
 	Relay      relay.Options // what every relay of this generation has in common
 	// Listeners are the settings of each listener, by its name; see listener.
@@ -57,4 +59,5 @@ type Auth struct {
 // Timeouts bound the phases of a connection.
 type Timeouts struct {
 	Handshake time.Duration // all of it, from accept to the request
+	Connect   time.Duration // through an upstream; the dialer has its own
 }

@@ -7,6 +7,7 @@ import (
 	"syscall"
 
 	"cleversocks/conn/dial"
+	"cleversocks/conn/upstream"
 	"cleversocks/conn/wire"
 	"cleversocks/conn/wire/socks5"
 	"cleversocks/resolver"
@@ -49,6 +50,9 @@ func replyCode(err error) wire.ReplyCode {
 	}
 	if _, ok := errors.AsType[*deniedError](err); ok {
 		return wire.ReplyNotAllowed
+	}
+	if via, ok := errors.AsType[*upstream.Error](err); ok {
+		return via.ReplyCode() // whatever errno it wraps is the hop's
 	}
 	switch {
 	case err == nil:

@@ -41,7 +41,11 @@ type session struct {
 	hostIP   netip.AddrPort // the address dialed
 	local    netip.AddrPort // our end of that
 	rule     string
-	upstream string
+	upstream string         // "name" or "name/member"
+	bound    netip.AddrPort // what the upstream bound, if it told
+	// leaveUpstream tells the pool that the tunnel has ended; nil: not through
+	// one.
+	leaveUpstream func()
 
 	charge   charge // on the user
 	settled  bool   // under the group's mutex: a reload may revoke it

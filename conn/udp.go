@@ -36,7 +36,8 @@ func (h *Handler) associate(s *session) {
 		},
 		Meter: s.countDatagram,
 		Listen: func(ctx context.Context, network string) (*net.UDPConn, error) {
-			return s.policy.Dialer.ListenUDP(ctx, network, s.egress())
+			egress := s.policy.Routes.RouteDatagrams(s.identity.User).Egress
+			return s.policy.Dialer.ListenUDP(ctx, network, egress.Or(s.egress()))
 		},
 		Upstream: s.associateVia(),
 	})
@@ -70,6 +71,7 @@ func (s *session) associateVia() func(context.Context) (udprelay.Upstream, error
 	if s.policy.AssociateVia == nil {
 		return nil
 	}
+	s.upstream = s.policy.Routes.RouteDatagrams(s.identity.User).Upstream()
 	return s.policy.AssociateVia(s.identity, s.client.Addr())
 }
 

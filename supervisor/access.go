@@ -41,7 +41,7 @@ func (d *daemon) setGuards(cfg *config.Config, users *authsvc.Users) {
 	}
 	d.guards.Gate.Set(ratelimit.GateOptions{
 		PerSecond: float64(limits.ConnectionRate.PerSecond), Burst: burst,
-		PerSource: limits.MaxConnectionsPerIP, Exempt: prefixes(limits.Exempt),
+		PerSource: limits.MaxConnectionsPerIP, Exempt: config.Prefixes(limits.Exempt),
 	})
 	d.guards.Throttle.Set(throttleOptions(cfg))
 	d.once.Set(onceOptions(cfg))
@@ -53,20 +53,12 @@ func throttleOptions(cfg *config.Config) authsvc.ThrottleOptions {
 	failures := cfg.Limits.AuthFailures
 	return authsvc.ThrottleOptions{
 		Max: failures.Max, Window: failures.Window.D(), Ban: failures.Ban.D(), BanMax: failures.BanMax.D(),
-		Exempt: prefixes(cfg.Limits.Exempt),
+		Exempt: config.Prefixes(cfg.Limits.Exempt),
 	}
 }
 
 func onceOptions(cfg *config.Config) authsvc.OnceOptions {
 	return authsvc.OnceOptions{TTL: cfg.Auth.Once.TTL.D(), Max: cfg.Auth.Once.Max}
-}
-
-func prefixes(list []config.Prefix) []netip.Prefix {
-	out := make([]netip.Prefix, len(list))
-	for i, p := range list {
-		out[i] = p.Prefix
-	}
-	return out
 }
 
 // auth says who may come in. The users are compiled even where there are
@@ -80,7 +72,7 @@ func (b *builder) auth(cfg *config.Config) (conn.Auth, *authsvc.Users, error) {
 	}
 	auth := conn.Auth{
 		Required:    cfg.Auth.Required,
-		Whitelist:   authsvc.NewWhitelist(prefixes(cfg.Auth.NoPasswordFrom)),
+		Whitelist:   authsvc.NewWhitelist(config.Prefixes(cfg.Auth.NoPasswordFrom)),
 		SOCKS4Users: cfg.Auth.SOCKS4Users,
 	}
 	if cfg.Auth.Once.Enabled {
@@ -102,6 +94,7 @@ func (b *builder) acl(cfg *config.Config, listeners []netip.AddrPort) (*aclsvc.P
 		ReportOnly:   cfg.ACL.ReportOnly,
 		Listeners:    listeners,
 		Locals:       b.d.locals,
+		NAT64:        config.Prefixes(cfg.Resolver.NAT64),
 		OnPanic:      b.decisionPanicked,
 	})
 }

@@ -12,8 +12,6 @@ import (
 	"cleversocks/conn"
 	"cleversocks/conn/dial"
 	"cleversocks/conn/relay"
-	"cleversocks/metrics"
-	"cleversocks/resolver"
 	"cleversocks/supervisor/config"
 )
 
@@ -27,9 +25,12 @@ type builder struct {
 	commands   commands
 }
 
+// dialHistory is for how many destinations the address that won is remembered.
+const dialHistory = 4096
+
 func newBuilder(d *daemon) *builder {
 	return &builder{
-		d: d, history: dial.NewHistory(0), queue: authsvc.NewQueue(authsvc.QueueOptions{Gauge: d.metrics.Auth.Waiting}),
+		d: d, history: dial.NewHistory(dialHistory), queue: authsvc.NewQueue(authsvc.QueueOptions{Gauge: d.metrics.Auth.Waiting}),
 		commands: newCommands(d),
 	}
 }
@@ -48,18 +49,24 @@ func (b *builder) build(cfg *config.Config, listeners []netip.AddrPort, adminAt 
 	if err != nil {
 		return nil, nil, err
 	}
+	router, err := b.d.routes.build(cfg)
+	if err != nil {
+		return nil, nil, err
+	}
 	b.generation++
 	return &conn.Policy{
-		Generation: b.generation,
-		Auth:       auth,
-		ACL:        acl,
-		Decisions:  b.d.metrics.ACL.Decisions(acl.Deciders()),
-		Revoke:     cfg.Reload.Revoke,
-		Dialer:     b.dialer(cfg),
-		Timeouts:   conn.Timeouts{Handshake: cfg.Limits.HandshakeTimeout.D()},
-		Relay:      b.relay(cfg),
-		UDP:        b.commands.udp,
-		Bind:       b.commands.bind,
+		Generation:   b.generation,
+		Auth:         auth,
+		ACL:          acl,
+		Decisions:    b.d.metrics.ACL.Decisions(acl.Deciders()),
+		Revoke:       cfg.Reload.Revoke,
+		Dialer:       b.dialer(cfg),
+		Routes:       router,
+		AssociateVia: conn.AssociateVia(router),
+		Timeouts:     conn.Timeouts{Handshake: cfg.Limits.HandshakeTimeout.D(), Connect: cfg.Limits.ConnectTimeout.D()},
+		Relay:        b.relay(cfg),
+		UDP:          b.commands.udp,
+		Bind:         b.commands.bind,
 	}, users, nil
 }
 
@@ -68,22 +75,16 @@ func (b *builder) dialer(cfg *config.Config) *dial.Dialer {
 	return dial.New(dial.Options{
 		Lookup:         b.d.resolver.Lookup,
 		ConnectTimeout: cfg.Limits.ConnectTimeout.D(),
+		Family:         dialFamily(cfg.Resolver.Family),
 		KeepAlive: net.KeepAliveConfig{
 			Enable: true, Idle: keepalive.Idle.D(), Interval: keepalive.Interval.D(), Count: keepalive.Count,
 		},
 		NoDelay:    cfg.Relay.NoDelay,
 		Congestion: cfg.Relay.Congestion,
-		Egress:     egress(cfg.Egress),
+		Egress:     cfg.Egress.Options(),
 		History:    b.history,
 		Metrics:    b.d.metrics.Dial,
 	})
-}
-
-func egress(e config.Egress) dial.Egress {
-	if e.Address.IsZero() {
-		return dial.Egress{}
-	}
-	return dial.Egress{Addresses: []netip.Prefix{netip.PrefixFrom(e.Address.Addr, e.Address.BitLen())}}
 }
 
 func (b *builder) relay(cfg *config.Config) relay.Options {
@@ -100,10 +101,6 @@ func (b *builder) relay(cfg *config.Config) relay.Options {
 func (b *builder) decisionPanicked(p any, q aclsvc.Query) {
 	b.d.metrics.Conn.Panics.Of("decision").Inc()
 	b.d.log.Error("panic in a decision: denied", "panic", p, "client", q.Source, "target", q.Name)
-}
-
-func resolverOptions(log *slog.Logger, m *metrics.Registry) resolver.Options {
-	return resolver.Options{Servers: []string{"system"}, Logger: log, Metrics: m.DNS}
 }
 
 func accessMode(setting string) conn.AccessMode { return conn.AccessMode(setting) }

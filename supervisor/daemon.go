@@ -43,6 +43,7 @@ type daemon struct {
 	interim    *conn.Interim
 	reloader   *reloader
 	builder    *builder
+	routes     *routes
 	adminAt    net.Addr // nil: off
 }
 
@@ -59,6 +60,10 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	d := &daemon{options: o, log: o.Logger, metrics: metrics.New()}
 	d.config.Store(cfg)
 	d.metrics.Daemon.BuildInfo(o.Version, o.Commit, goVersion())
+	// First, so that what follows is logged as the settings say.
+	if err := o.ApplyLog(cfg.Log); err != nil {
+		return nil, err
+	}
 	if err := d.buildCore(ctx, cfg); err != nil {
 		return nil, err
 	}
@@ -111,7 +116,7 @@ func (d *daemon) buildCore(ctx context.Context, cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
-	d.resolver, err = resolver.New(resolverOptions(d.log, d.metrics))
+	d.resolver, err = resolver.New(d.resolverOptions(cfg))
 	if err != nil {
 		return err
 	}
@@ -119,6 +124,7 @@ func (d *daemon) buildCore(ctx context.Context, cfg *config.Config) error {
 	d.access = conn.NewAccessLog(d.options.Access, d.metrics)
 	d.guards = d.newGuards(ctx, cfg)
 	d.builder = newBuilder(d)
+	d.routes = newRoutes(d)
 	d.group = conn.NewGroup(ctx, conn.Options{
 		Log: d.log, Metrics: d.metrics, Access: d.access, DrainTimeout: d.drainTimeout,
 		Guards: d.guards,
@@ -147,7 +153,7 @@ func (d *daemon) openAdmin(ctx context.Context, cfg *config.Config) (*admin.Serv
 	d.adminAt = socket.Addr()
 	return admin.New(socket, admin.Options{
 		Metrics: d.metrics.WritePrometheus, Ready: d.ready, Version: d.options.Version,
-		Pprof: cfg.Admin.Pprof, Log: d.log,
+		API: d.api(), Pprof: cfg.Admin.Pprof, Log: d.log,
 	}), nil
 }
 

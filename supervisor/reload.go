@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"reflect"
 
@@ -83,14 +84,24 @@ func (d *daemon) apply(ctx context.Context, cfg *config.Config, change *change) 
 	if err != nil {
 		return err
 	}
+	resolve, err := d.resolver.Prepare(d.resolverOptions(cfg))
+	if err != nil {
+		d.routes.abandon(policy.Routes)
+		return fmt.Errorf("resolver: %w", err)
+	}
 	if err := d.options.ApplyLog(cfg.Log); err != nil {
+		d.routes.abandon(policy.Routes)
+		resolve.Rollback()
 		return err
 	}
+	resolve.Commit()
 	policy.Listeners = change.policies()
 	d.access.SetMode(accessMode(cfg.Log.Access))
 	d.setGuards(cfg, users)
 	d.builder.commands.configure(cfg)
+	old := d.routes.inForce()
 	d.group.SetPolicy(policy)
+	d.routes.commit(ctx, old, policy.Routes)
 	d.group.SetLimit(d.connectionLimit(ctx, cfg.Limits.MaxConnections))
 	d.config.Store(cfg)
 	change.commit(ctx)

@@ -19,7 +19,7 @@ func (d *Dialer) Resolve(ctx context.Context, name string, egress Egress) ([]net
 	if d.opts.Lookup == nil {
 		return nil, fmt.Errorf("%w: names are not resolved here", ErrNoUsableAddress)
 	}
-	egress = egress.or(d.opts.Egress)
+	egress = egress.Or(d.opts.Egress)
 	var (
 		families = [...]resolver.Family{resolver.IPv6, resolver.IPv4}
 		found    [len(families)][]netip.Addr
@@ -47,7 +47,7 @@ func (d *Dialer) Resolve(ctx context.Context, name string, egress Egress) ([]net
 // ListenUDP opens a socket that datagrams leave from, of the network "udp4" or
 // "udp6". The caller closes it.
 func (d *Dialer) ListenUDP(ctx context.Context, network string, egress Egress) (*net.UDPConn, error) {
-	egress = egress.or(d.opts.Egress)
+	egress = egress.Or(d.opts.Egress)
 	family := resolver.IPv4
 	if network == "udp6" {
 		family = resolver.IPv6

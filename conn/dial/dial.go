@@ -103,7 +103,7 @@ func New(opts Options) *Dialer {
 // errors, the system's errno, or the context's error. See Classify.
 func (d *Dialer) Dial(ctx context.Context, req Request) (*net.TCPConn, error) {
 	start := time.Now()
-	req.Egress = req.Egress.or(d.opts.Egress)
+	req.Egress = req.Egress.Or(d.opts.Egress)
 	var (
 		c   *net.TCPConn
 		err error

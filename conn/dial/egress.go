@@ -27,8 +27,13 @@ type Egress struct {
 	Mark uint32
 }
 
-// or fills what e leaves open from the general settings.
-func (e Egress) or(general Egress) Egress {
+// IsZero says that nothing is set.
+func (e Egress) IsZero() bool {
+	return len(e.Addresses) == 0 && e.Interface == "" && e.Mark == 0
+}
+
+// Or fills what e leaves open from more general settings.
+func (e Egress) Or(general Egress) Egress {
 	if len(e.Addresses) == 0 {
 		e.Addresses = general.Addresses
 	}

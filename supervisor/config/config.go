@@ -24,9 +24,12 @@ type Config struct {
 	Auth      Auth
 	Users     []User
 	ACL       ACL
+	Resolver  Resolver
 	Egress    Egress
 	UDP       UDP
 	Bind      Bind
+	Upstreams []Upstream
+	Forwards  []Forward // those of -f first
 	Admin     Admin
 	State     State
 	Secrets   Secrets
@@ -51,9 +54,12 @@ func (c *Config) sections() []section {
 		arrayTable("user", userDoc, 0, &c.Users, (*User).keys),
 		table("acl", aclDoc, c.ACL.keys()),
 		arrayTable("acl.rule", ruleDoc, 0, &c.ACL.Rules, (*Rule).keys),
+		table("resolver", resolverDoc, c.Resolver.keys()),
 		table("egress", egressDoc, c.Egress.keys()),
 		table("udp", udpDoc, c.UDP.keys()),
 		table("bind", bindDoc, c.Bind.keys()),
+		arrayTable("upstream", upstreamDoc, 0, &c.Upstreams, (*Upstream).keys),
+		arrayTable("forward", forwardDoc, 0, &c.Forwards, (*Forward).keys),
 		table("admin", adminDoc, c.Admin.keys()),
 		table("state", stateDoc, c.State.keys()),
 		table("secrets", secretsDoc, c.Secrets.keys()),
@@ -69,8 +75,10 @@ func (c *Config) finishers() []func(*finisher) {
 		c.finishAuth,
 		c.finishUsers,
 		c.finishACL,
+		c.finishResolver,
+		c.finishEgress,
+		c.finishRoutes,
 		c.finishAdmin,
-		c.finishLater,
 	}
 }
 

@@ -19,19 +19,6 @@ const (
 	portFlag   = "port"
 )
 
-// laterFlag is a flag of CleverSocks 1 whose feature this version lacks: it
-// is refused, never ignored. Its feature's issue replaces the row by a Key.
-type laterFlag struct {
-	name, short, arg, doc string
-	needsPassword         bool
-}
-
-func laterFlags() []laterFlag {
-	return []laterFlag{
-		{"forward", "f", "RULE", "Sends what matches through another proxy.", false},
-	}
-}
-
 // RegisterFlags adds the flags of all settings to fs. Values are checked by
 // Load, with the other sources'. wipe is called with the text of each secret
 // once it has been copied, so that the caller can overwrite the process's
@@ -59,15 +46,8 @@ func RegisterFlags(fs *pflag.FlagSet, wipe func(text string)) {
 			fs.StringP(k.Flag, k.Short, k.Default, usage)
 		}
 	}
+	registerForward(fs, wipe)
 	fs.BoolP(quietFlag, "q", false, "Logs errors alone and no access records: log.level = \"error\", log.access = \"off\".")
-	for _, f := range laterFlags() {
-		usage := f.doc + " Not in this version."
-		if f.arg == "" {
-			fs.BoolP(f.name, f.short, false, usage)
-			continue
-		}
-		fs.StringArrayP(f.name, f.short, nil, strings.TrimSuffix(usage, ".")+": `"+f.arg+"` is refused.")
-	}
 }
 
 // flagUsage is the first sentence of the documentation, with the setting and
@@ -171,22 +151,6 @@ func (r *run) loadListenFlags(fs *pflag.FlagSet) {
 func changed(fs *pflag.FlagSet, name string) bool {
 	f := fs.Lookup(name)
 	return f != nil && f.Changed
-}
-
-// finishLater refuses the flags of features that are not here yet, in the
-// order of CleverSocks 1: a missing password first.
-func (c *Config) finishLater(f *finisher) {
-	for _, later := range laterFlags() {
-		if f.flags == nil || !changed(f.flags, later.name) {
-			continue
-		}
-		o := flagOrigin(later.name, later.short)
-		if later.needsPassword && c.Auth.Credential == nil {
-			f.add(o, "", "must be used together with a user and password (-u and -P, or --credentials-file)")
-			continue
-		}
-		f.add(o, "", "is not in this version yet; it comes with a later one")
-	}
 }
 
 // secretFlag is a flag whose text is copied and then wiped, and never shown.

@@ -169,9 +169,9 @@ func (c *Config) UserOptions(q *authsvc.Queue, m *metrics.Auth) authsvc.UsersOpt
 	for _, u := range c.Users {
 		o.Users = append(o.Users, authsvc.UserOptions{
 			Account: authsvc.Account{
-				Name: u.Name, Groups: u.Groups, From: netipPrefixes(u.From), MaxConnections: u.MaxConnections,
+				Name: u.Name, Groups: u.Groups, From: Prefixes(u.From), MaxConnections: u.MaxConnections,
 				Up: int64(u.Up), Down: int64(u.Down), QuotaBytes: int64(u.QuotaBytes), QuotaPeriod: u.QuotaPeriod.D(),
-				Egress: netipPrefixes(u.Egress), Where: u.Where,
+				Egress: Prefixes(u.Egress), Where: u.Where,
 			},
 			PasswordHash: u.PasswordHash.Reveal(), Password: u.Password.Reveal(),
 		})
