@@ -74,7 +74,7 @@ func TestRouteProblems(t *testing.T) {
 		t.Fatal(err)
 	}
 	open := filepath.Join(t.TempDir(), "open")
-	if err := os.WriteFile(open, []byte("socks5://joe:s3cret@b\n"), 0o644); err != nil { //nolint:gosec // readable is the point
+	if err := os.WriteFile(open, []byte("socks5://joe:s3cret@b\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	for name, tt := range map[string]struct{ file, err string }{
