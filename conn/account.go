@@ -145,22 +145,29 @@ func (s *session) noteRule(dest wire.Addr) {
 // error. addr is invalid when a name was judged.
 func (h *Handler) settle(s *session, d aclsvc.Decision, addr netip.Addr) error {
 	s.rule = d.Rule
+	h.noteDecision(s, s.policy, d, s.request.Dest, addr)
+	if d.Allow {
+		return nil
+	}
+	return &deniedError{rule: d.Rule, where: d.Where}
+}
+
+// noteDecision counts what the rules of a policy said of a destination, and
+// logs what they would have denied. Unlike settle it leaves the session alone:
+// an association asks from several goroutines.
+func (h *Handler) noteDecision(s *session, p *Policy, d aclsvc.Decision, dest wire.Addr, addr netip.Addr) {
 	action := metrics.ActionAllow
 	switch {
 	case d.Reported:
 		action = metrics.ActionReport
 		h.log.LogAttrs(s.ctx, slog.LevelInfo, "would be denied",
 			slog.String("id", s.ID()), slog.String("client", s.client.String()), slog.String("user", s.identity.User),
-			slog.String("command", s.request.Command.String()), slog.String("target", s.request.Dest.String()),
+			slog.String("command", s.request.Command.String()), slog.String("target", dest.String()),
 			slog.String("address", addr.String()), slog.String("rule", d.Rule), slog.String("where", d.Where))
 	case !d.Allow:
 		action = metrics.ActionDeny
 	}
-	if count := s.policy.Decisions.Of(action, d.Rule); count != nil {
+	if count := p.Decisions.Of(action, d.Rule); count != nil {
 		count.Inc()
 	}
-	if d.Allow {
-		return nil
-	}
-	return &deniedError{rule: d.Rule, where: d.Where}
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"cleversocks/conn/httpforward"
@@ -51,7 +52,7 @@ func (h *Handler) forward(hs *handshake) bool {
 // What is recorded from here on is the tunnel.
 func (h *Handler) connectAfter(hs *handshake, head *httpproxy.Head) bool {
 	s := hs.session
-	s.started = time.Now()
+	s.started, s.policy = time.Now(), h.policy.Load()
 	defer context.AfterFunc(s.ctx, func() { s.conn.Close() })()
 	codec := httpCodec{h}
 	if err := codec.take(hs, head); err != nil {
@@ -106,7 +107,9 @@ func (f *forwarding) dial(ctx context.Context, one *session, dest wire.Addr) (ne
 	if err := f.h.reach(ctx, to); err != nil {
 		return nil, err
 	}
-	return &forwardConn{Conn: to.server, route: to, ctx: to.ctx, meter: one.charge.meter(), metrics: &f.h.metrics.Relay}, nil
+	c := &forwardConn{Conn: to.server, h: f.h, route: to, meter: one.charge.meter()}
+	c.judged.Store(to.policy)
+	return c, nil
 }
 
 // ended counts and records a request.
@@ -114,6 +117,9 @@ func (f *forwarding) ended(one *session, o httpforward.Outcome) {
 	if server, ok := o.Server.(*forwardConn); ok {
 		one.hostIP, one.local = server.route.hostIP, server.route.local
 		one.rule, one.upstream = server.route.rule, server.route.upstream
+		if end := server.end.Load(); end != nil {
+			one.err = end
+		}
 	}
 	one.counters.In.Store(o.BytesIn)
 	one.counters.Out.Store(o.BytesOut)
@@ -123,6 +129,9 @@ func (f *forwarding) ended(one *session, o httpforward.Outcome) {
 	}
 	if one.cause == "" {
 		one.cause = one.forwardCause(o)
+	}
+	if one.cause == metrics.CauseQuota {
+		f.h.metrics.Auth.QuotaExceeded.Inc()
 	}
 	if o.Status == http.StatusProxyAuthRequired && errors.Is(one.err, errLogin) || errors.Is(one.err, errCredentials) {
 		one.code = wire.ReplyNotAllowed
@@ -135,7 +144,10 @@ func (f *forwarding) ended(one *session, o httpforward.Outcome) {
 // forwardCause is why a request ended: a whole answer is its server's doing.
 func (s *session) forwardCause(o httpforward.Outcome) string {
 	denied, isDenied := errors.AsType[*deniedError](s.err)
+	ended, isEnded := errors.AsType[*relay.EndError](s.err)
 	switch {
+	case isEnded:
+		return ended.Cause
 	case isDenied:
 		s.rule = denied.rule
 		return metrics.CauseDenied
@@ -159,13 +171,15 @@ func (s *session) fork() *session {
 	}
 }
 
-// forwardConn is a server's connection that counts and meters like a relay.
+// forwardConn is a server's connection that counts, meters and ends like a
+// relay.
 type forwardConn struct {
 	net.Conn
-	route   *session        // where it goes, by which rule
-	ctx     context.Context //nolint:containedctx // the client connection's, which bounds a pause
-	meter   relay.Meter
-	metrics *metrics.Relay
+	h      *Handler
+	route  *session // where it goes, by which rule
+	meter  relay.Meter
+	judged atomic.Pointer[Policy]         // that last let it be
+	end    atomic.Pointer[relay.EndError] // why it was ended from here
 }
 
 // Close ends it, and its place at an upstream.
@@ -179,32 +193,49 @@ func (c *forwardConn) Close() error {
 // Read counts what goes to the client.
 func (c *forwardConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
-	c.metrics.BytesOut.Add(n)
+	c.h.metrics.Relay.BytesOut.Add(n)
 	return n, c.moved(relay.Out, n, err)
 }
 
 // Write counts what comes from the client.
 func (c *forwardConn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
-	c.metrics.BytesIn.Add(n)
+	c.h.metrics.Relay.BytesIn.Add(n)
 	return n, c.moved(relay.In, n, err)
 }
 
-// moved asks the meter, and pauses as it says.
+// moved asks the rules, if they are new, and the meter, and pauses as it says.
 func (c *forwardConn) moved(d relay.Direction, n int, err error) error {
-	if c.meter == nil || n == 0 || err != nil {
+	if n == 0 || err != nil {
 		return err
+	}
+	if p := c.h.policy.Load(); c.judged.Swap(p) != p && p.Revoke {
+		if rule, _ := p.refuses(c.route); rule != "" {
+			return c.ended(relay.ErrRevoked)
+		}
+	}
+	if c.meter == nil {
+		return nil
 	}
 	pause, err := c.meter(d, n)
 	if err != nil || pause <= 0 {
-		return err
+		return c.ended(err)
 	}
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 		return nil
-	case <-c.ctx.Done():
-		return context.Cause(c.ctx)
+	case <-c.route.ctx.Done():
+		return context.Cause(c.route.ctx)
 	}
+}
+
+// ended closes the connection for a reason of the daemon's own, and notes it.
+func (c *forwardConn) ended(err error) error {
+	if end, ok := errors.AsType[*relay.EndError](err); ok {
+		c.end.Store(end)
+		_ = c.Close()
+	}
+	return err
 }

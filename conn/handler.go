@@ -38,6 +38,7 @@ type Handler struct {
 	access  *AccessLog
 	policy  atomic.Pointer[Policy]
 	readers sync.Pool // of *bufio.Reader
+	watch   clientWatch
 	// draining is closed when connections should come to their end.
 	draining <-chan struct{}
 }
@@ -160,8 +161,14 @@ func (h *Handler) connect(hs *handshake) error {
 	if err := h.judgeName(s); err != nil {
 		return err
 	}
-	ctx, stop := watchClient(s.ctx, s.conn)
-	defer stop()
+	ctx := s.ctx
+	if hs.in.Buffered() == 0 {
+		// One that sent something ahead may shut its side down and still want
+		// the answer: the socket alone would not tell.
+		var stop func()
+		ctx, stop = h.watch.client(s.ctx, s.conn)
+		defer stop()
+	}
 	err := h.reach(ctx, s)
 	if cause := context.Cause(ctx); err != nil && errors.Is(cause, errClientGone) {
 		return cause
@@ -201,8 +208,8 @@ func (h *Handler) passAhead(hs *handshake, more []byte) bool {
 	return true
 }
 
-// relay moves bytes until the tunnel ends, and then calls end. It returns at
-// once: the relay has goroutines of its own, and closes both sides.
+// relay has the bytes moved until the tunnel ends, both sides are closed, and
+// end is called. It returns when the tunnel has ended or is no longer young.
 func (h *Handler) relay(s *session, end func(*session)) {
 	options := s.policy.Relay
 	options.Counters = &s.counters

@@ -134,10 +134,11 @@ func (c httpCodec) reply(hs *handshake, code wire.ReplyCode, _ netip.AddrPort) e
 	return err
 }
 
-// keepsAlive reports whether another request may follow: the client said so,
-// and nothing of this one is left to be read.
+// keepsAlive reports whether another request may follow a refusal: the client
+// said so, nothing of this one is left to be read, and it reads the line that
+// says why, which the answer to a HEAD has not.
 func keepsAlive(h *httpproxy.Head) bool {
-	if h.Length > 0 || h.Chunked {
+	if h.Length > 0 || h.Chunked || h.Method == http.MethodHead {
 		return false
 	}
 	for _, f := range h.Fields {

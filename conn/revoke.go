@@ -71,7 +71,7 @@ func (p *Policy) refuses(s *session) (rule, where string) {
 	switch {
 	case s.request.Command == wire.CommandUDPAssociate:
 		d = p.ACL.DecideUnknown(&q) // each datagram is judged by itself
-	case s.hostIP.IsValid() && s.upstream == "":
+	case s.hostIP.IsValid():
 		d = p.ACL.Decide(&q, s.hostIP.Addr())
 	case q.Name != "":
 		d, _ = p.ACL.DecideName(&q) // the upstream resolves: the name is all there is

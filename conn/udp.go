@@ -8,6 +8,7 @@ import (
 	"cleversocks/aclsvc"
 	"cleversocks/conn/wire"
 	"cleversocks/conn/wire/socks5"
+	"cleversocks/metrics"
 	"cleversocks/udprelay"
 )
 
@@ -47,6 +48,9 @@ func (h *Handler) associate(s *session) {
 	if s.ctx.Err() != nil {
 		s.cause = endCause(s.ctx)
 	}
+	if s.cause == metrics.CauseQuota {
+		h.metrics.Auth.QuotaExceeded.Inc()
+	}
 	h.metrics.Conn.Requests.Of(s.request.Command.String(), s.code.String()).Inc()
 }
 
@@ -83,13 +87,21 @@ func (h *Handler) decideNow(s *session) func(wire.Addr, netip.Addr) aclsvc.Decis
 	return func(dest wire.Addr, addr netip.Addr) aclsvc.Decision {
 		q := s.query()
 		q.Name, q.Port = dest.Name, dest.Port
-		acl := h.policy.Load().ACL
-		if !addr.IsValid() {
-			d, _ := acl.DecideName(&q)
-			return d
-		}
-		return acl.Decide(&q, addr)
+		policy := h.policy.Load()
+		d := policy.decide(&q, addr)
+		h.noteDecision(s, policy, d, dest, addr)
+		return d
 	}
+}
+
+// decide judges a destination by its address, or by its name alone when only
+// an upstream will know the address.
+func (p *Policy) decide(q *aclsvc.Query, addr netip.Addr) aclsvc.Decision {
+	if addr.IsValid() {
+		return p.ACL.Decide(q, addr)
+	}
+	d, _ := p.ACL.DecideName(q)
+	return d
 }
 
 // resolveNow finds the addresses of a name, by the policy in force at the

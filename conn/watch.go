@@ -4,37 +4,94 @@ import (
 	"context"
 	"errors"
 	"net"
+	"sync"
 	"time"
 )
 
 // errClientGone ends a dial whose client has left.
 var errClientGone = errors.New("the client left before it was connected")
 
-// watchAfter is how long a dial takes before its client is watched. Nearly
-// every dial is done by then and pays one timer, not a goroutine.
+// watchAfter is how long a dial takes before its client is watched, and at
+// most twice that. Nearly every dial is done by then, and costs an entry in a
+// map.
 const watchAfter = 20 * time.Millisecond
 
-// watchClient gives a context that ends with errClientGone when the client
-// closes or resets its connection, without taking a byte from it. stop ends
-// the watch, waits for it, and leaves the connection readable.
-func watchClient(ctx context.Context, c *net.TCPConn) (watched context.Context, stop func()) {
+// clientWatch watches the clients of dials that take long. Its zero value is
+// ready. One timer serves all dials: one for each would have the runtime wake
+// up for nothing at every connection.
+type clientWatch struct {
+	mu      sync.Mutex
+	pending map[*watchedDial]struct{} // the dials whose client is not watched yet
+	armed   bool                      // the timer runs
+}
+
+// watchedDial is a dial under way.
+type watchedDial struct {
+	conn   *net.TCPConn
+	cancel context.CancelCauseFunc
+	began  time.Time
+	done   chan struct{} // nil: not watched; else closed when the watch is over
+}
+
+// client gives a context that ends with errClientGone when the client closes
+// or resets its connection, without taking a byte from it. stop ends the
+// watch, waits for it, and leaves the connection readable.
+func (w *clientWatch) client(ctx context.Context, c *net.TCPConn) (watched context.Context, stop func()) {
 	watched, cancel := context.WithCancelCause(ctx)
-	started := make(chan struct{})
-	done := make(chan struct{})
-	timer := time.AfterFunc(watchAfter, func() {
-		defer close(done)
-		close(started)
-		if clientGone(c) {
-			cancel(errClientGone)
+	d := &watchedDial{conn: c, cancel: cancel, began: time.Now()}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.pending == nil {
+		w.pending = make(map[*watchedDial]struct{})
+	}
+	w.pending[d] = struct{}{}
+	w.arm()
+	return watched, func() { w.stop(d) }
+}
+
+func (w *clientWatch) stop(d *watchedDial) {
+	w.mu.Lock()
+	delete(w.pending, d)
+	done := d.done
+	w.mu.Unlock()
+	if done != nil {
+		_ = d.conn.SetReadDeadline(time.Unix(1, 0)) // unblocks the watch
+		<-done
+		_ = d.conn.SetReadDeadline(time.Time{})
+	}
+	d.cancel(nil)
+}
+
+// arm sees to it that somebody looks at the pending dials. The caller holds
+// the lock.
+func (w *clientWatch) arm() {
+	if w.armed || len(w.pending) == 0 {
+		return
+	}
+	w.armed = true
+	time.AfterFunc(watchAfter, w.look)
+}
+
+// look starts to watch the clients of the dials that have taken long enough.
+func (w *clientWatch) look() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.armed = false
+	for d := range w.pending {
+		if time.Since(d.began) < watchAfter {
+			continue
 		}
-	})
-	return watched, func() {
-		if !timer.Stop() {
-			<-started
-			_ = c.SetReadDeadline(time.Unix(1, 0)) // unblocks the watch
-			<-done
-			_ = c.SetReadDeadline(time.Time{})
-		}
-		cancel(nil)
+		delete(w.pending, d)
+		d.done = make(chan struct{})
+		go d.watch()
+	}
+	w.arm()
+}
+
+// watch waits for the client to leave, or for stop.
+func (d *watchedDial) watch() {
+	defer close(d.done)
+	if clientGone(d.conn) {
+		d.cancel(errClientGone)
 	}
 }

@@ -60,6 +60,10 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	d := &daemon{options: o, log: o.Logger, metrics: metrics.New()}
 	d.config.Store(cfg)
 	d.metrics.Daemon.BuildInfo(o.Version, o.Commit, goVersion())
+	// First, so that what follows is logged as the settings say.
+	if err := o.ApplyLog(cfg.Log); err != nil {
+		return nil, err
+	}
 	if err := d.buildCore(ctx, cfg); err != nil {
 		return nil, err
 	}
@@ -149,7 +153,7 @@ func (d *daemon) openAdmin(ctx context.Context, cfg *config.Config) (*admin.Serv
 	d.adminAt = socket.Addr()
 	return admin.New(socket, admin.Options{
 		Metrics: d.metrics.WritePrometheus, Ready: d.ready, Version: d.options.Version,
-		Pprof: cfg.Admin.Pprof, Log: d.log,
+		API: d.api(), Pprof: cfg.Admin.Pprof, Log: d.log,
 	}), nil
 }
 

@@ -15,6 +15,7 @@ package httpforward
 import (
 	"bufio"
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"net/http"
@@ -75,8 +76,13 @@ type Outcome struct {
 	// Server is what Dial returned for this request, or for an earlier one
 	// whose connection was used again; nil: there was none. It may be closed.
 	Server net.Conn
-	Err    error // of the dial or the transfer
+	// Err is that of the dial or the transfer: ErrCutShort when the response
+	// ended before its end, context.Canceled when the client left.
+	Err error
 }
+
+// ErrCutShort is a response that ended before its end.
+var ErrCutShort = errors.New("the response was cut short")
 
 // End says how a connection ended.
 type End struct {

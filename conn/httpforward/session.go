@@ -70,7 +70,7 @@ func (s *session) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	verdict := s.opts.Decide(r.Context(), req)
 	rec := &recorder{ResponseWriter: w}
 	defer s.endBody(w, r)
-	outcome := Outcome{Reply: verdict.Reply}
+	outcome, whole := Outcome{Reply: verdict.Reply}, false
 	if verdict.Done != nil {
 		// Deferred, because the reverse proxy panics to end a broken response.
 		defer func() {
@@ -78,6 +78,9 @@ func (s *session) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				rec.status = http.StatusSwitchingProtocols // written around w
 			} else {
 				_ = http.NewResponseController(w).Flush() // so that it is counted
+			}
+			if !whole && outcome.Err == nil {
+				outcome.Err = cutShort(r)
 			}
 			outcome.Status = rec.status
 			in, out := s.client.in.Load(), s.client.out.Load()
@@ -98,6 +101,16 @@ func (s *session) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		s.forward(rec, r, req.Dest, verdict, &outcome)
 	}
+	whole = true
+}
+
+// cutShort is why a response ended before its end: the client's context ends
+// when it cannot be written to.
+func cutShort(r *http.Request) error {
+	if err := r.Context().Err(); err != nil {
+		return err
+	}
+	return ErrCutShort
 }
 
 // endBody reads what is left of a request's body, up to the server's bound,

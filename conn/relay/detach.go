@@ -4,6 +4,8 @@ import (
 	"errors"
 	"os"
 	"time"
+
+	"cleversocks/metrics"
 )
 
 // detachAfter is how many large chunks in a row make a bulk transfer. Each
@@ -31,31 +33,49 @@ func (p *pump) detach() {
 	p.streak = 0
 	p.detached = true
 	p.s.callbacks.Add(1)
-	p.s.watchPumps()
+	p.s.rewatchPumps()
 	go p.runDetached()
 }
 
-// runDetached is the goroutine of a bulk transfer.
-func (p *pump) runDetached() {
-	defer p.s.callbacks.Done()
-	defer p.attach()
-	defer p.s.guard()
-	p.move()
+// stayDetached is for a young relay's pump, before it runs.
+func (p *pump) stayDetached() {
+	p.detached, p.young = true, true
+	p.s.callbacks.Add(1)
 }
 
-// attach brings the pump back to its reactor, or ends it.
-func (p *pump) attach() {
+// runDetached is the goroutine of a bulk transfer, and of a young relay's
+// direction.
+func (p *pump) runDetached() {
+	if p.ride() {
+		p.s.finish()
+	}
+}
+
+// ride moves the pump until it goes to its reactor, or ends. It says whether
+// the relay has ended with it.
+func (p *pump) ride() (last bool) {
+	defer p.s.callbacks.Done()
+	defer func() { last = p.attach() }()
+	defer p.s.guard()
+	p.move()
+	return false
+}
+
+// attach brings the pump to its reactor, or ends it. It says whether the relay
+// has ended with it.
+func (p *pump) attach() (last bool) {
 	p.s.pumps.Lock()
-	defer p.s.turned()
-	p.detached = false
+	defer func() { last = p.s.settle(recover()) }()
+	p.detached, p.young = false, false
 	if !p.quiet || p.halted {
 		p.halt()
-		return
+		return false
 	}
 	p.quiet = false
 	p.abandon()
 	_ = p.src.conn.SetReadDeadline(time.Time{}) // set by fold; a closed conn fails its next read too
-	p.s.watchPumps()
+	p.s.rewatchPumps()
+	return false
 }
 
 // becomesQuiet says whether err means that a detached pump is to attach.
@@ -64,8 +84,18 @@ func (p *pump) becomesQuiet(err error) bool {
 	return p.quiet
 }
 
-// fold has detached pumps attach that have nothing to do. The caller knows
-// that nothing moved for a while.
+// rewatchPumps is watchPumps for a relay that cannot do without its reactor.
+// The caller holds s.pumps.
+func (s *session) rewatchPumps() {
+	if !s.watchPumps() { // for want of memory, and then a relay is lost
+		s.note(verdict{rank: rankFinal, cause: metrics.CauseError, err: errWatch, abort: true})
+		s.halt()
+	}
+}
+
+var errWatch = errors.New("relay lost its reactor")
+
+// fold has detached pumps attach once they have nothing to do.
 func (s *session) fold() {
 	s.pumps.Lock()
 	defer s.turned()

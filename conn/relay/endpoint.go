@@ -19,6 +19,7 @@ type end struct {
 	tcp     *net.TCPConn    // conn itself, or what TLS runs over; else nil
 	dead    atomic.Bool     // reset, or failed
 	finSent atomic.Bool     // we closed our writing half
+	writing atomic.Bool     // somebody writes, or failed to and has not said so in dead
 }
 
 func (e *end) init(conn net.Conn) {

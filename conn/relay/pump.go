@@ -44,6 +44,7 @@ type pump struct {
 	ended    bool
 	blocks   bool  // the destination has had no room once
 	detached bool  // it has a goroutine for now, which alone touches the rest
+	young    bool  // it is detached since the relay began, whatever it moves
 	halted   bool  // that goroutine is to end the pump
 	quiet    bool  // that goroutine found nothing more to do
 	streak   uint8 // large chunks in a row
@@ -142,11 +143,14 @@ func (p *pump) deliver() error {
 		p.delivered(n)
 		return err
 	}
-	if err := p.dst.raw.Write(p.onWritable); err != nil {
-		return err
+	p.dst.writing.Store(true)
+	err := p.dst.raw.Write(p.onWritable)
+	if err == nil {
+		err, p.err = p.err, nil
 	}
-	err := p.err
-	p.err = nil
+	if err == nil { // else until it is known what that means
+		p.dst.writing.Store(false)
+	}
 	return err
 }
 
@@ -192,6 +196,9 @@ func (p *pump) sourceEnded(err error) {
 	}
 	if !reset {
 		p.s.note(verdict{rank: rankClosed, cause: p.pick(metrics.CauseClientClosed, metrics.CauseServerClosed)})
+		if p.s.ends.Add(1) == 2 && p.dst.raw != nil {
+			return // all is delivered: the close that follows says it
+		}
 		if !p.dst.closeWrite() { // no socket, so this is no turn
 			p.s.stop(verdict{cause: p.pick(metrics.CauseClientClosed, metrics.CauseServerClosed)})
 		}
@@ -219,6 +226,7 @@ func (p *pump) destinationFailed(err error) {
 	}
 	p.s.note(verdict{rank: rankFinal, err: err, cause: p.pick(metrics.CauseServerReset, metrics.CauseClientReset)})
 	p.dst.dead.Store(true)
+	p.dst.writing.Store(false)
 }
 
 // wasReset says whether the source's end of stream was a reset in truth: a
@@ -228,19 +236,13 @@ func (p *pump) wasReset() bool {
 	if p.src.dead.Load() {
 		return true
 	}
-	if p.s.reactor != nil && !p.detached && !p.other().detached {
-		return false // the other pump does not write at this moment
+	if p.src.raw == nil || !p.src.writing.Load() {
+		// Look again: the write may have ended, and with the reset.
+		return p.src.dead.Load()
 	}
 	// In this order: our own end of stream, sent meanwhile, closes the socket
 	// as well.
-	return p.src.raw != nil && p.src.disconnected() && !p.src.finSent.Load()
-}
-
-func (p *pump) other() *pump {
-	if p.dir == In {
-		return &p.s.out
-	}
-	return &p.s.in
+	return p.src.disconnected() && !p.src.finSent.Load()
 }
 
 // interrupted says whether err is our own doing: nobody else sets deadlines.

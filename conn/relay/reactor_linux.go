@@ -1,15 +1,13 @@
 package relay
 
 import (
-	"errors"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
-
-	"cleversocks/metrics"
 )
 
 // eventBatch is how many events one look at the sockets returns.
@@ -122,9 +120,9 @@ const (
 	serverSide = 1
 )
 
-// add has the relay's sockets watched. The caller holds s.pumps, so that no
-// event is served before both are.
-func (r *reactor) add(s *session) bool {
+// add has the relay's sockets watched, for these events. The caller holds
+// s.pumps, so that no event is served before both are.
+func (r *reactor) add(s *session, client, server uint32) bool {
 	r.mu.Lock()
 	if last := len(r.free) - 1; last >= 0 {
 		s.slot = r.free[last]
@@ -135,7 +133,7 @@ func (r *reactor) add(s *session) bool {
 	}
 	r.slots[s.slot] = s
 	r.mu.Unlock()
-	if r.watch(&s.client, unix.EPOLL_CTL_ADD, arrivals, s.slot, clientSide) && r.watch(&s.server, unix.EPOLL_CTL_ADD, arrivals, s.slot, serverSide) {
+	if r.watch(&s.client, unix.EPOLL_CTL_ADD, client, s.slot, clientSide) && r.watch(&s.server, unix.EPOLL_CTL_ADD, server, s.slot, serverSide) {
 		return true
 	}
 	r.unwatch(&s.client)
@@ -163,8 +161,9 @@ func (r *reactor) watch(e *end, operation int, events uint32, slot, side int32) 
 }
 
 // watchPumps has the reactor report what its pumps wait for, the state now
-// included, and nothing for a pump that is detached. The caller holds s.pumps.
-func (s *session) watchPumps() {
+// included, and nothing for a pump that is detached. It fails for want of
+// memory alone. The caller holds s.pumps.
+func (s *session) watchPumps() bool {
 	events := func(from, to *pump) (mask uint32) {
 		if !from.detached {
 			mask = arrivals
@@ -175,15 +174,15 @@ func (s *session) watchPumps() {
 		return mask
 	}
 	client, server := events(&s.in, &s.out), events(&s.out, &s.in)
-	// It fails for want of memory alone, and then a relay is lost.
-	if !s.reactor.watch(&s.client, unix.EPOLL_CTL_MOD, client, s.slot, clientSide) ||
-		!s.reactor.watch(&s.server, unix.EPOLL_CTL_MOD, server, s.slot, serverSide) {
-		s.note(verdict{rank: rankFinal, cause: metrics.CauseError, err: errWatch, abort: true})
-		s.halt()
+	if !s.watched {
+		s.in.initTurns()
+		s.out.initTurns()
+		s.watched = s.reactor.add(s, client, server)
+		return s.watched
 	}
+	return s.reactor.watch(&s.client, unix.EPOLL_CTL_MOD, client, s.slot, clientSide) &&
+		s.reactor.watch(&s.server, unix.EPOLL_CTL_MOD, server, s.slot, serverSide)
 }
-
-var errWatch = errors.New("relay lost its reactor")
 
 func (r *reactor) unwatch(e *end) { r.change(e, unix.EPOLL_CTL_DEL, nil) }
 
@@ -203,7 +202,7 @@ func (r *reactor) change(e *end, operation int, event *unix.EpollEvent) bool {
 // reactorSet is the reactors of Pools. A relay stays with the one it got.
 type reactorSet struct {
 	all  []*reactor
-	next int
+	next atomic.Uint32
 	wg   sync.WaitGroup
 }
 
@@ -227,28 +226,15 @@ func (p *Pools) stopReactors() {
 	p.reactors.wg.Wait()
 }
 
-// join hands the relay to a reactor, if there is one and both ends can be
-// watched.
-func (s *session) join() bool {
+// chooseReactor gives the relay a reactor, if there is one and both ends can
+// be watched.
+func (s *session) chooseReactor() {
 	p := s.o.Pools
 	if p == nil || len(p.reactors.all) == 0 || s.client.raw == nil || s.server.raw == nil {
-		return false
+		return
 	}
-	p.mu.Lock()
-	r := p.reactors.all[p.reactors.next%len(p.reactors.all)]
-	p.reactors.next++
-	closed := p.closed
-	p.mu.Unlock()
-	if closed {
-		return false
-	}
-	s.in.initTurns()
-	s.out.initTurns()
-	if !r.add(s) {
-		return false
-	}
-	s.reactor = r
-	return true
+	next := p.reactors.next.Add(1)
+	s.reactor = p.reactors.all[int(next)%len(p.reactors.all)]
 }
 
 // leave is for when both conns are closed.

@@ -27,10 +27,13 @@ type session struct {
 	stopped  chan struct{}
 	stopOnce sync.Once
 
-	pumps     sync.Mutex // held by a turn, which moves the pumps of a reactor's relay
-	reactor   *reactor   // nil: each pump has a goroutine
-	slot      int32      // the reactor's number for this relay
-	finishing bool       // both pumps have ended
+	pumps     sync.Mutex   // held by a turn, which moves the pumps of a reactor's relay
+	reactor   *reactor     // nil: each pump has a goroutine to its end
+	watched   bool         // the reactor has it: it is, or was, no young relay
+	slot      int32        // the reactor's number for this relay
+	finishing bool         // both pumps have ended
+	ends      atomic.Int32 // clean ends of stream
+	young     place        // in the nursery
 
 	callbacks  sync.WaitGroup // the context's and the idle timer's
 	stopCancel func() bool
@@ -66,9 +69,31 @@ func newSession(ctx context.Context, client, server net.Conn, o Options, done fu
 	return s
 }
 
-// start hands the pumps to a reactor, or launches each on a fresh goroutine
-// with a small stack.
+// start runs a young relay until it ends or leaves the nursery. Another one's
+// pumps go to a reactor, or each to a fresh goroutine with a small stack.
 func (s *session) start() {
+	switch s.begin() {
+	case begunYoung:
+		go s.out.runDetached()
+		s.in.runDetached()
+	case begunAlone:
+		go s.in.run()
+		go s.out.run()
+	case begunWatched:
+	}
+}
+
+// beginning is who moves a relay's bytes at first.
+type beginning uint8
+
+const (
+	begunWatched beginning = iota // a reactor
+	begunYoung                    // two goroutines, the caller's and another
+	begunAlone                    // two fresh goroutines, to the end
+)
+
+// begin makes the relay ready to move bytes.
+func (s *session) begin() beginning {
 	// Handshake deadlines must not end the relay. A conn that cannot take a
 	// deadline fails its first read too.
 	_ = s.client.conn.SetDeadline(time.Time{})
@@ -78,16 +103,35 @@ func (s *session) start() {
 	defer s.pumps.Unlock()
 	s.callbacks.Add(1)
 	s.stopCancel = context.AfterFunc(s.ctx, s.cancelled)
-	if s.o.Idle > 0 {
-		s.callbacks.Add(1)
-		s.mu.Lock() // the first check must find s.timer
-		s.timer = time.AfterFunc(s.idleStep(), s.checkIdle)
-		s.mu.Unlock()
+	s.chooseReactor()
+	if s.reactor != nil && s.o.Pools.nursery.add(s, s.o.Pools.o.Young) {
+		s.in.stayDetached()
+		s.out.stayDetached()
+		if s.o.Idle < longIdle {
+			s.startIdleChecks()
+		}
+		return begunYoung
 	}
-	if !s.join() {
-		go s.in.run()
-		go s.out.run()
+	s.startIdleChecks()
+	if s.reactor != nil && s.watchPumps() {
+		return begunWatched
 	}
+	s.reactor = nil
+	return begunAlone
+}
+
+// startIdleChecks starts the idle timeout, unless the relay has ended.
+func (s *session) startIdleChecks() {
+	if s.o.Idle <= 0 {
+		return
+	}
+	s.mu.Lock() // the first check must find s.timer
+	defer s.mu.Unlock()
+	if s.over || s.timer != nil {
+		return
+	}
+	s.callbacks.Add(1)
+	s.timer = time.AfterFunc(s.idleStep(), s.checkIdle)
 }
 
 // pumpEnded is the last thing a pump does. The second to end closes the relay.
@@ -102,6 +146,9 @@ func (s *session) finish() {
 	s.mu.Lock()
 	s.over = true
 	s.mu.Unlock()
+	if s.reactor != nil {
+		s.o.Pools.nursery.remove(s)
+	}
 	if s.timer != nil && s.timer.Stop() {
 		s.callbacks.Done()
 	}
@@ -125,7 +172,7 @@ func (s *session) finish() {
 	// Nothing is left to lose: all was delivered, or the end is a reset.
 	_ = s.client.conn.Close()
 	_ = s.server.conn.Close()
-	if s.reactor != nil {
+	if s.watched {
 		s.leave()
 	}
 	r := Result{In: s.o.Counters.In.Load(), Out: s.o.Counters.Out.Load(), Cause: v.cause, Err: v.err}

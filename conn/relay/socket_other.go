@@ -34,8 +34,8 @@ func (p *Pools) startReactors(int) {}
 
 func (p *Pools) stopReactors() {}
 
-func (s *session) join() bool { return false }
+func (s *session) chooseReactor() {}
 
 func (s *session) leave() {}
 
-func (s *session) watchPumps() {}
+func (s *session) watchPumps() bool { return false }

@@ -23,7 +23,7 @@ const (
 func (s *session) turn(in, out readiness) (againIn, againOut readiness) {
 	s.pumps.Lock()
 	defer s.turned()
-	if s.reactor == nil {
+	if !s.watched {
 		return 0, 0 // it could not join after all
 	}
 	return s.in.advance(in), s.out.advance(out)
@@ -31,20 +31,25 @@ func (s *session) turn(in, out readiness) (againIn, againOut readiness) {
 
 // turned ends a turn, and the relay when both pumps have ended.
 func (s *session) turned() {
-	v := recover()
+	if s.settle(recover()) {
+		go s.finish() // it may wait for a slow peer
+	}
+}
+
+// settle releases s.pumps after some work on them, which panicked with v if it
+// is not nil. It says whether the caller has to finish the relay.
+func (s *session) settle(v any) (ended bool) {
 	if v != nil {
 		s.note(panicVerdict(v))
 		s.halt()
 	}
-	ended := s.reactor != nil && s.in.ended && s.out.ended && !s.finishing
+	ended = s.reactor != nil && s.in.ended && s.out.ended && !s.finishing
 	s.finishing = s.finishing || ended
 	s.pumps.Unlock()
 	if v != nil && s.o.Panicked != nil {
 		s.o.Panicked(v)
 	}
-	if ended {
-		go s.finish() // it may wait for a slow peer
-	}
+	return ended
 }
 
 // halt ends both pumps now. The caller holds s.pumps.
@@ -122,14 +127,16 @@ func (p *pump) step() bool {
 		}
 		p.metered = p.left
 	}
+	p.dst.writing.Store(true)
 	if err := p.try(p.dst, p.tryWrite); err != nil {
 		p.destinationFailed(err)
 		p.halt()
 		return false
 	}
+	p.dst.writing.Store(false)
 	if !p.went && !p.blocks {
 		p.blocks = true
-		p.s.watchPumps()
+		p.s.rewatchPumps()
 	}
 	if p.went && p.s.o.Meter != nil {
 		return p.meterTurn(p.metered)

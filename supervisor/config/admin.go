@@ -2,7 +2,7 @@ package config
 
 import "fmt"
 
-const adminDoc = "The management endpoint: metrics and health."
+const adminDoc = "The management endpoint: metrics, health and, with a token, an API."
 
 // Admin is the [admin] section.
 type Admin struct {

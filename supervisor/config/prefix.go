@@ -1,20 +1,20 @@
 package config
 
 import (
-	"errors"
 	"net/netip"
-	"strconv"
 	"strings"
-
-	"cleversocks/aclsvc"
 )
 
-// Prefix is a range of IP addresses, or one address. Host bits are dropped.
+// Prefix is a range of addresses: "192.0.2.0/24", or a single address, which
+// prints without its length. Bits behind the length are cleared.
 type Prefix struct{ netip.Prefix }
 
-// String is "192.0.2.0/24", or "192.0.2.1" for a single address.
+// String is the range, or the address when it is a single one.
 func (p Prefix) String() string {
-	if p.IsSingleIP() {
+	switch {
+	case !p.IsValid():
+		return ""
+	case p.IsSingleIP():
 		return p.Addr().String()
 	}
 	return p.Prefix.String()
@@ -23,58 +23,38 @@ func (p Prefix) String() string {
 // MarshalText is String.
 func (p Prefix) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
 
-// UnmarshalText reads a CIDR or an address.
+// UnmarshalText reads an address or a CIDR. IPv4-mapped IPv6 becomes IPv4.
 func (p *Prefix) UnmarshalText(text []byte) error {
-	v, err := aclsvc.ParsePrefix(string(text))
+	if !strings.Contains(string(text), "/") {
+		ip, err := netip.ParseAddr(string(text))
+		if err != nil || ip.Zone() != "" {
+			return errNotAccepted
+		}
+		ip = ip.Unmap()
+		*p = Prefix{netip.PrefixFrom(ip, ip.BitLen())}
+		return nil
+	}
+	cidr, err := netip.ParsePrefix(string(text))
 	if err != nil {
 		return errNotAccepted
 	}
-	*p = Prefix{v}
+	if cidr.Addr().Is4In6() && cidr.Bits() >= 96 {
+		cidr = netip.PrefixFrom(cidr.Addr().Unmap(), cidr.Bits()-96)
+	}
+	*p = Prefix{cidr.Masked()}
 	return nil
 }
 
-func (Prefix) accepts() string { return `an IP address or CIDR such as "192.0.2.0/24"` }
+func (Prefix) accepts() string { return `an IP address or CIDR such as "192.0.2.1" or "2001:db8::/64"` }
 
-// Prefixes is a list without our wrapper.
+// Prefixes are the ranges as the standard library has them.
 func Prefixes(list []Prefix) []netip.Prefix {
+	if list == nil {
+		return nil
+	}
 	out := make([]netip.Prefix, len(list))
 	for i, p := range list {
 		out[i] = p.Prefix
 	}
 	return out
 }
-
-// PortRange is one port, or several that follow each other: 25, "465-587".
-type PortRange struct{ Low, High uint16 }
-
-// String is "25" or "465-587".
-func (r PortRange) String() string {
-	if r.Low == r.High {
-		return strconv.Itoa(int(r.Low))
-	}
-	return strconv.Itoa(int(r.Low)) + "-" + strconv.Itoa(int(r.High))
-}
-
-// MarshalText is String.
-func (r PortRange) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
-
-// UnmarshalText reads a port or a range.
-func (r *PortRange) UnmarshalText(text []byte) error {
-	low, high, isRange := strings.Cut(string(text), "-")
-	if !isRange {
-		high = low
-	}
-	l, err1 := strconv.ParseUint(low, 10, 16)
-	h, err2 := strconv.ParseUint(high, 10, 16)
-	switch {
-	case err1 != nil || err2 != nil:
-		return errNotAccepted
-	case l > h:
-		return errors.New("has a range that ends before it begins")
-	}
-	*r = PortRange{Low: uint16(l), High: uint16(h)}
-	return nil
-}
-
-func (PortRange) accepts() string { return `a port or a range of ports such as 25 or "465-587"` }
-func (PortRange) acceptsInteger() {}
