@@ -120,11 +120,10 @@ func (h *Handler) connect(hs *handshake) error {
 	if err := s.judgeName(s.ctx); err != nil {
 		return err
 	}
-	ctx, stop := h.watch.client(s.ctx, s.conn)
-	defer stop()
-	server, err := s.policy.Dialer.Dial(ctx, dial.Request{Dest: s.request.Dest, Judge: s.judge})
+	defer h.watch.client(s)()
+	server, err := s.policy.Dialer.Dial(s.ctx, dial.Request{Dest: s.request.Dest, Judge: s.judge})
 	if err != nil {
-		if cause := context.Cause(ctx); errors.Is(cause, errClientGone) {
+		if cause := context.Cause(s.ctx); errors.Is(cause, errClientGone) {
 			return cause
 		}
 		return err

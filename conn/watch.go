@@ -2,14 +2,18 @@ package conn
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"net"
 	"sync"
 	"time"
+
+	"cleversocks/conn/relay"
+	"cleversocks/metrics"
 )
 
-// errClientGone ends a dial whose client has left.
-var errClientGone = errors.New("the client left before it was connected")
+// errClientGone ends a session whose client has left during a dial.
+var errClientGone = fmt.Errorf("the client left before it was connected: %w",
+	&relay.EndError{Cause: metrics.CauseClientClosed})
 
 // watchAfter is how long a dial takes before its client is watched, and at
 // most twice that. Nearly every dial is done by then, and costs an entry in a
@@ -33,12 +37,11 @@ type watchedDial struct {
 	done   chan struct{} // nil: not watched; else closed when the watch is over
 }
 
-// client gives a context that ends with errClientGone when the client closes
-// or resets its connection, without taking a byte from it. stop ends the
-// watch, waits for it, and leaves the connection readable.
-func (w *clientWatch) client(ctx context.Context, c *net.TCPConn) (watched context.Context, stop func()) {
-	watched, cancel := context.WithCancelCause(ctx)
-	d := &watchedDial{conn: c, cancel: cancel, began: time.Now()}
+// client ends the session with errClientGone when its client closes or resets
+// the connection, without taking a byte from it. stop ends the watch, waits for
+// it, and leaves the connection readable.
+func (w *clientWatch) client(s *session) (stop func()) {
+	d := &watchedDial{conn: s.conn, cancel: s.cancel, began: time.Now()}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.pending == nil {
@@ -46,7 +49,7 @@ func (w *clientWatch) client(ctx context.Context, c *net.TCPConn) (watched conte
 	}
 	w.pending[d] = struct{}{}
 	w.arm()
-	return watched, func() { w.stop(d) }
+	return func() { w.stop(d) }
 }
 
 func (w *clientWatch) stop(d *watchedDial) {
@@ -59,7 +62,6 @@ func (w *clientWatch) stop(d *watchedDial) {
 		<-done
 		_ = d.conn.SetReadDeadline(time.Time{})
 	}
-	d.cancel(nil)
 }
 
 // arm sees to it that somebody looks at the pending dials. The caller holds
