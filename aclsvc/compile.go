@@ -61,6 +61,7 @@ type Policy struct {
 type rule struct {
 	allow    bool
 	everyone bool // neither users nor groups restrict
+	anywhere bool // no destination restricts
 	users    map[string]struct{}
 	groups   map[string]struct{}
 	from     *bart.Lite
@@ -126,6 +127,7 @@ func (p *Policy) compileRule(i int, in *Rule, b *builder) error {
 		}
 	}
 	r.everyone = len(in.Users) == 0 && len(in.Groups) == 0
+	r.anywhere = len(in.To) == 0
 	r.users, r.groups = set(in.Users), set(in.Groups)
 	if err := r.restrict(in); err != nil {
 		return err
@@ -179,10 +181,15 @@ func mergePorts(in []portRange) []portRange {
 
 // concerns reports whether everything but the destination matches.
 func (r *rule) concerns(q *Query) bool {
-	if r.commands != 0 && (q.Command > wire.CommandUDPAssociate || r.commands&(1<<q.Command) == 0) {
+	if len(r.ports) > 0 && !r.hasPort(q.Port) {
 		return false
 	}
-	if len(r.ports) > 0 && !r.hasPort(q.Port) {
+	return r.concernsClient(q)
+}
+
+// concernsClient is concerns without the port.
+func (r *rule) concernsClient(q *Query) bool {
+	if r.commands != 0 && (q.Command > wire.CommandUDPAssociate || r.commands&(1<<q.Command) == 0) {
 		return false
 	}
 	if r.from != nil && !r.from.Contains(q.Source) {

@@ -91,6 +91,13 @@ func (l *Locals) Contains(addr netip.Addr) bool {
 	return ok
 }
 
+// IsOwn reports whether a connection to addr and port would reach one of the
+// proxy's listeners.
+func (p *Policy) IsOwn(addr netip.Addr, port uint16) bool {
+	t := p.target(addr)
+	return p.isOwn(t.inner, port) || t.bits != 0 && p.isOwn(t.outer, port)
+}
+
 // isOwn reports whether addr and port reach one of the proxy's listeners. A
 // wildcard listener is any local address; and an unspecified destination is
 // whatever listens on the host, since the kernel takes it for loopback.

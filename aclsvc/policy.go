@@ -50,6 +50,27 @@ func (p *Policy) DecideName(q *Query) (d Decision, certain bool) {
 	return p.report(d), certain
 }
 
+// DecideUnknown judges a request whose destination is not known yet: a UDP
+// association, or a BIND for anybody. It denies what the rules deny wherever
+// it would go; anything else is allowed here, to be judged once the
+// destination is known. The query's name and port are not looked at.
+func (p *Policy) DecideUnknown(q *Query) (d Decision) {
+	defer p.denyOnPanic(q, &d)
+	for i := range p.rules {
+		r := &p.rules[i]
+		if !r.concernsClient(q) {
+			continue
+		}
+		if r.allow {
+			return Decision{Allow: true, Rule: r.name, Where: r.where}
+		}
+		if r.anywhere && len(r.ports) == 0 {
+			return p.report(Decision{Rule: r.name, Where: r.where})
+		}
+	}
+	return p.report(p.fallback)
+}
+
 // target is an address on its way through the rules.
 type target struct {
 	outer   netip.Addr // as it would be dialed, unmapped

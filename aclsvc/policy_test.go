@@ -227,3 +227,33 @@ result: allow, to 1 of 2 addresses
 		t.Error(got)
 	}
 }
+
+func TestDecideUnknown(t *testing.T) {
+	udp := Query{Command: wire.CommandUDPAssociate, Identity: authsvc.Identity{User: "ann"}}
+	for name, tt := range map[string]struct {
+		rules []Rule
+		allow bool // by default
+		want  string
+	}{
+		"no rule":                     {nil, true, ""},
+		"default deny":                {nil, false, "default"},
+		"all of the command":          {[]Rule{{Action: "deny", Commands: []string{"udp"}}}, true, "acl.rules[0]"},
+		"of another":                  {[]Rule{{Action: "deny", Commands: []string{"bind"}}}, true, ""},
+		"some ports":                  {[]Rule{{Action: "deny", Ports: []string{"25"}}}, true, ""},
+		"somewhere":                   {[]Rule{{Action: "deny", To: []string{"10.0.0.0/8"}}}, true, ""},
+		"default deny, allowed a bit": {[]Rule{{Action: "allow", Ports: []string{"53"}}}, false, ""},
+		"denied after an allowance":   {[]Rule{{Action: "allow", To: []string{"192.0.2.1"}}, {Action: "deny"}}, true, ""},
+		"denied before it":            {[]Rule{{Action: "deny", Users: []string{"ann"}}, {Action: "allow"}}, true, "acl.rules[0]"},
+		"another user":                {[]Rule{{Action: "deny", Users: []string{"bob"}}}, true, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, err := Compile(Options{Rules: tt.rules, DefaultAllow: tt.allow})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := p.DecideUnknown(&udp); d.Allow != (tt.want == "") || !d.Allow && d.Rule != tt.want {
+				t.Errorf("%+v, want denied by %q", d, tt.want)
+			}
+		})
+	}
+}

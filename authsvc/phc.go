@@ -97,6 +97,9 @@ func looksHashed(value []byte) bool {
 	return false
 }
 
+// IsHash reports whether a value is, or claims to be, a hash and no password.
+func IsHash(value []byte) bool { return looksHashed(value) }
+
 // parseHash reads an argon2id hash in PHC string form or a bcrypt hash. Its
 // errors never repeat the value.
 func parseHash(value []byte) (*secret, error) {

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"time"
 
@@ -27,9 +28,11 @@ type UserOptions struct {
 
 // UsersOptions is everything that Users are made of.
 type UsersOptions struct {
-	Users      []UserOptions
-	File       string // users_file; "" for none
-	AllowPlain bool   // in Users and File
+	Users []UserOptions
+	File  string // users_file; "" for none
+	// Open opens File, which the reader closes; nil: from the file system.
+	Open       func(path string) (io.ReadCloser, error)
+	AllowPlain bool // in Users and File
 	// User and Password are the single pair of -u and -P, always plain. An
 	// empty User means there is none.
 	User, Password string
@@ -76,7 +79,7 @@ func NewUsers(o UsersOptions) (*Users, error) {
 		}
 	}
 	if o.File != "" {
-		if err := u.addFile(o.File, o.AllowPlain); err != nil {
+		if err := u.addFile(o.File, o.Open, o.AllowPlain); err != nil {
 			return nil, err
 		}
 	}
@@ -135,8 +138,11 @@ func (u *Users) addEntry(i int, o *UserOptions, allowPlain bool) error {
 
 // addFile adds a users file. A [[user]] without a password of its own takes
 // the one in the file, and keeps its limits.
-func (u *Users) addFile(path string, allowPlain bool) error {
-	list, err := readUsersPath(path, u.key, allowPlain)
+func (u *Users) addFile(path string, open func(string) (io.ReadCloser, error), allowPlain bool) error {
+	if open == nil {
+		open = openUsers
+	}
+	list, err := readUsersPath(path, open, u.key, allowPlain)
 	if err != nil {
 		return err
 	}

@@ -77,18 +77,23 @@ func parseSecret(name, value, key []byte, allowPlain bool) (*secret, error) {
 	return plainSecret(key, value), nil
 }
 
-// readUsersPath reads a users file. A pipe or a device would block.
-func readUsersPath(path string, key []byte, allowPlain bool) ([]fileUser, error) {
+// openUsers opens a users file. A pipe or a device would block.
+func openUsers(path string) (io.ReadCloser, error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil, fmt.Errorf("users file: %w", err)
+		return nil, err
 	}
 	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("users file %s: not a regular file", path)
+		return nil, errors.New("not a regular file")
 	}
-	f, err := os.Open(path) //nolint:gosec // the operator's settings name the file
+	return os.Open(path) //nolint:gosec // the operator's settings name the file
+}
+
+// readUsersPath reads a users file.
+func readUsersPath(path string, open func(string) (io.ReadCloser, error), key []byte, allowPlain bool) ([]fileUser, error) {
+	f, err := open(path)
 	if err != nil {
-		return nil, fmt.Errorf("users file: %w", err)
+		return nil, fmt.Errorf("users file %s: %w", path, err)
 	}
 	users, err := readUsers(f, key, allowPlain)
 	if err = errors.Join(err, f.Close()); err != nil {

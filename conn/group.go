@@ -12,6 +12,7 @@ import (
 	"github.com/thejerf/suture/v4"
 
 	"cleversocks/conn/relay"
+	"cleversocks/conn/wire"
 	"cleversocks/metrics"
 )
 
@@ -23,6 +24,7 @@ type Options struct {
 	// DrainTimeout says how long Serve waits for tunnels to end by
 	// themselves once it is told to stop. Read when that happens.
 	DrainTimeout func() time.Duration
+	Guards       Guards
 }
 
 // Group owns every connection: it admits them, runs their tasks, and ends
@@ -43,14 +45,17 @@ type Group struct {
 	mu       sync.Mutex
 	sessions map[*session]struct{}
 	draining bool
+	ending   chan struct{} // closed when draining
 	empty    chan struct{} // closed when draining and empty
 }
 
 // NewGroup makes a group that admits nobody until SetPolicy and SetLimit.
 func NewGroup(ctx context.Context, o Options) *Group {
 	base, endAll := context.WithCancelCause(context.WithoutCancel(ctx))
+	ending := make(chan struct{})
 	return &Group{
-		handler:  newHandler(o.Log, o.Metrics),
+		handler:  newHandler(o, ending),
+		ending:   ending,
 		access:   o.Access,
 		log:      o.Log,
 		metrics:  o.Metrics,
@@ -97,7 +102,11 @@ func (g *Group) Admit(c *net.TCPConn, listener string) (refused string) {
 		client:   addrPort(c.RemoteAddr()),
 		started:  time.Now(),
 	}
+	if reason := g.handler.guards.enter(s); reason != "" {
+		return reason
+	}
 	if reason := g.add(s); reason != "" {
+		g.handler.guards.leave(s)
 		return reason
 	}
 	s.ctx, s.cancel = context.WithCancelCause(g.base)
@@ -115,6 +124,12 @@ func (g *Group) handshakeTask(s *session) {
 		g.end(s)
 		return
 	}
+	g.settled(s)
+	if s.request.Command == wire.CommandUDPAssociate {
+		g.handler.associate(s)
+		g.end(s)
+		return
+	}
 	g.handler.relay(s, g.end)
 }
 
@@ -124,7 +139,12 @@ func (g *Group) end(s *session) {
 	if s.cause != "" && g.access.keeps(s.cause) {
 		g.access.Log(s.record())
 	}
+	if s.leaveUpstream != nil {
+		s.leaveUpstream()
+	}
 	s.cancel(nil)
+	s.charge.release()
+	g.handler.guards.leave(s)
 	g.remove(s)
 }
 
@@ -184,6 +204,7 @@ func (g *Group) startDraining() (left int) {
 	defer g.mu.Unlock()
 	if !g.draining {
 		g.draining = true
+		close(g.ending)
 		if len(g.sessions) == 0 {
 			close(g.empty)
 		}

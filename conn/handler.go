@@ -21,9 +21,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"cleversocks/conn/dial"
 	"cleversocks/conn/relay"
 	"cleversocks/conn/wire"
+	"cleversocks/conn/wire/httpproxy"
+	"cleversocks/conn/wire/socks4"
 	"cleversocks/conn/wire/socks5"
 	"cleversocks/metrics"
 )
@@ -33,9 +34,13 @@ import (
 type Handler struct {
 	log     *slog.Logger
 	metrics *metrics.Registry
+	guards  Guards
+	access  *AccessLog
 	policy  atomic.Pointer[Policy]
 	readers sync.Pool // of *bufio.Reader
 	watch   clientWatch
+	// draining is closed when connections should come to their end.
+	draining <-chan struct{}
 }
 
 // handshakeBuffer is what a handshake reads ahead at most, in bytes.
@@ -43,15 +48,15 @@ const handshakeBuffer = 4096
 
 var _ [handshakeBuffer - socks5.MinBuffer]byte // it holds every SOCKS5 message
 
-func newHandler(log *slog.Logger, m *metrics.Registry) *Handler {
-	return &Handler{log: log, metrics: m, readers: sync.Pool{
+func newHandler(o Options, draining <-chan struct{}) *Handler {
+	return &Handler{log: o.Log, metrics: o.Metrics, guards: o.Guards.orNone(o.Metrics), access: o.Access, draining: draining, readers: sync.Pool{
 		New: func() any { return bufio.NewReaderSize(nil, handshakeBuffer) },
 	}}
 }
 
 // establish is a connection up to its relay: it reads the handshake, decides,
-// dials and answers. It reports whether there is a tunnel to relay; if not,
-// the connection is answered and closed.
+// dials and answers. It reports whether there is a tunnel to relay, or an
+// association to serve; if not, the connection is answered and closed.
 func (h *Handler) establish(s *session) (ok bool) {
 	in := h.readers.Get().(*bufio.Reader)
 	in.Reset(s.conn)
@@ -68,7 +73,8 @@ func (h *Handler) establish(s *session) (ok bool) {
 		h.readers.Put(in)
 	}()
 	// A cancelled session unblocks whatever read or write it is in.
-	defer context.AfterFunc(s.ctx, func() { s.conn.Close() })()
+	hs.release = context.AfterFunc(s.ctx, func() { s.conn.Close() })
+	defer hs.release()
 
 	s.policy = h.policy.Load()
 	if err := s.conn.SetDeadline(s.started.Add(s.policy.Timeouts.Handshake)); err != nil {
@@ -81,10 +87,37 @@ func (h *Handler) establish(s *session) (ok bool) {
 		return h.fail(s, "handshake", err)
 	}
 	h.metrics.Conn.Handshakes.Of(s.protocol.String(), "ok").Inc()
-	if err := h.connect(hs); err != nil {
+	if hs.head != nil {
+		return h.forward(hs)
+	}
+	return h.serve(hs)
+}
+
+// serve carries a request out, as far as it takes the handshake.
+func (h *Handler) serve(hs *handshake) bool {
+	s := hs.session
+	if log := s.logger(h.log, levelTrace); log != nil {
+		log.Log(s.ctx, levelTrace, "request", "command", s.request.Command, "target", s.request.Dest)
+	}
+	if err := h.enterUser(s); err != nil {
 		return h.requestFailed(hs, err)
 	}
-	return h.answer(hs)
+	err := errCommand
+	switch {
+	case s.request.Command == wire.CommandConnect:
+		if err = h.connect(hs); err == nil {
+			return h.answer(hs)
+		}
+	case s.request.Command == wire.CommandUDPAssociate && s.policy.UDP != nil:
+		if err = h.judgeCommand(s); err == nil {
+			return true
+		}
+	case s.request.Command == wire.CommandBind && s.policy.Bind != nil:
+		if err = h.judgeCommand(s); err == nil {
+			return h.bind(hs)
+		}
+	}
+	return h.requestFailed(hs, err)
 }
 
 // negotiate tells the protocol by its first byte and reads up to the request.
@@ -93,45 +126,51 @@ func (h *Handler) negotiate(hs *handshake) error {
 	if err != nil {
 		return err
 	}
-	switch first[0] {
-	case socks5.Version:
-		hs.protocol = wire.SOCKS5
-		hs.codec = socks5Codec{h}
-	default:
+	protocol, codec := h.spokenBy(first[0])
+	if protocol == wire.ProtocolUnknown {
 		return fmt.Errorf("%w: first byte %#02x", errProtocol, first[0])
 	}
+	if !hs.policy.listener(hs.listener).Protocols.Has(protocol) {
+		return fmt.Errorf("%w: %s is not spoken on this listener", errProtocol, protocol)
+	}
+	hs.protocol, hs.codec = protocol, codec
 	h.metrics.Conn.Active.Of(wire.ProtocolUnknown.String()).Add(-1)
 	h.metrics.Conn.Active.Of(hs.protocol.String()).Add(1)
 	return hs.codec.negotiate(hs)
 }
 
-// errProtocol is a first byte that no protocol begins with.
+// spokenBy is the protocol that a client's first byte belongs to.
+func (h *Handler) spokenBy(first byte) (wire.Protocol, codec) {
+	switch {
+	case first == socks5.Version:
+		return wire.SOCKS5, socks5Codec{h}
+	case first == socks4.Version:
+		return wire.SOCKS4, socks4Codec{h}
+	case 'a' <= first|0x20 && first|0x20 <= 'z': // of a method; all there are begin with a letter
+		return wire.HTTP, httpCodec{h}
+	}
+	return wire.ProtocolUnknown, nil
+}
+
+// errProtocol is a first byte that begins nothing that is spoken here.
 var errProtocol = errors.New("unknown protocol")
 
-// connect carries the request out: it decides, then dials.
+// connect decides, then dials, as long as the client stays.
 func (h *Handler) connect(hs *handshake) error {
 	s := hs.session
-	if log := s.logger(h.log, levelTrace); log != nil {
-		log.Log(s.ctx, levelTrace, "request", "command", s.request.Command, "target", s.request.Dest)
-	}
-	if s.request.Command != wire.CommandConnect {
-		return errCommand
-	}
-	if err := s.judgeName(s.ctx); err != nil {
+	if err := h.judgeName(s); err != nil {
 		return err
 	}
-	defer h.watch.client(s)()
-	server, err := s.policy.Dialer.Dial(s.ctx, dial.Request{Dest: s.request.Dest, Judge: s.judge})
-	if err != nil {
-		if cause := context.Cause(s.ctx); errors.Is(cause, errClientGone) {
-			return cause
-		}
-		return err
+	if hs.in.Buffered() == 0 {
+		// One that sent something ahead may shut its side down and still want
+		// the answer: the socket alone would not tell.
+		defer h.watch.client(s)()
 	}
-	s.server = server
-	s.hostIP = addrPort(server.RemoteAddr())
-	s.local = addrPort(server.LocalAddr())
-	return nil
+	err := h.reach(s.ctx, s)
+	if cause := context.Cause(s.ctx); err != nil && errors.Is(cause, errClientGone) {
+		return cause
+	}
+	return err
 }
 
 // answer tells the client that it is connected and passes on what it sent
@@ -141,15 +180,27 @@ func (h *Handler) answer(hs *handshake) bool {
 	s := hs.session
 	s.replied = true
 	h.metrics.Conn.Requests.Of(s.request.Command.String(), wire.ReplySucceeded.String()).Inc()
-	if err := hs.codec.reply(hs, wire.ReplySucceeded, s.local); err != nil {
+	if err := hs.codec.reply(hs, wire.ReplySucceeded, s.boundAddress()); err != nil {
 		return h.fail(s, "reply", err)
 	}
-	if n := hs.in.Buffered(); n > 0 {
-		ahead, _ := hs.in.Peek(n)
-		if _, err := s.server.Write(ahead); err != nil {
-			return h.fail(s, "first bytes", err)
+	return h.passAhead(hs, nil)
+}
+
+// passAhead gives the server what the client sent before it was connected:
+// what was read with the handshake, and then more.
+func (h *Handler) passAhead(hs *handshake, more []byte) bool {
+	read, _ := hs.in.Peek(hs.in.Buffered())
+	for _, ahead := range [][]byte{read, more} {
+		if len(ahead) == 0 {
+			continue
 		}
-		s.counters.In.Add(int64(n))
+		if _, err := hs.server.Write(ahead); err != nil {
+			return h.fail(hs.session, "first bytes", err)
+		}
+		hs.counters.In.Add(int64(len(ahead)))
+		if meter := hs.charge.meter(); meter != nil {
+			_, _ = meter(relay.In, len(ahead)) // the relay meets what it says with the next bytes
+		}
 	}
 	return true
 }
@@ -159,9 +210,14 @@ func (h *Handler) answer(hs *handshake) bool {
 func (h *Handler) relay(s *session, end func(*session)) {
 	options := s.policy.Relay
 	options.Counters = &s.counters
+	options.Meter = s.charge.meter()
+	s.relaying.Store(true)
 	options.Panicked = func(p any) { h.panicked(s, "relay", p) }
 	relay.Start(s.ctx, s.conn, s.server, options, func(r relay.Result) {
 		s.cause, s.err = r.Cause, r.Err
+		if s.cause == metrics.CauseQuota {
+			h.metrics.Auth.QuotaExceeded.Inc()
+		}
 		end(s)
 	})
 }
@@ -182,20 +238,35 @@ func (h *Handler) handshakeFailed(hs *handshake, err error) bool {
 		if log := s.logger(h.log, slog.LevelDebug); log != nil {
 			log.Log(s.ctx, slog.LevelDebug, "closed without a byte")
 		}
-	case errors.Is(err, errNoMethod), errors.Is(err, errCredentials):
+	case errors.Is(err, errNoMethod), errors.Is(err, errCredentials), errors.Is(err, errLogin):
 		outcome, s.cause = "refused", metrics.CauseDenied
-	case errors.Is(err, socks5.ErrMalformed), errors.Is(err, errProtocol):
+	case isMalformed(err):
 	default:
 		outcome = "closed"
 	}
 	h.metrics.Conn.Handshakes.Of(s.protocol.String(), outcome).Inc()
-	if _, owed := errors.AsType[*socks5.RequestError](err); owed {
+	if owesReply(err) {
 		h.refuse(hs, replyCode(err))
 	}
 	if log := s.logger(h.log, slog.LevelDebug); log != nil {
 		log.Log(s.ctx, slog.LevelDebug, "handshake failed", "protocol", s.protocol.String(), "err", err)
 	}
 	return false
+}
+
+// isMalformed reports an error about a client's bytes.
+func isMalformed(err error) bool {
+	_, isHTTP := errors.AsType[*httpproxy.StatusError](err)
+	_, isRefused := errors.AsType[*refusedError](err)
+	return isHTTP || isRefused || errors.Is(err, socks5.ErrMalformed) || errors.Is(err, errProtocol)
+}
+
+// owesReply reports an error about a request that was read, and whose codec
+// has not answered it.
+func owesReply(err error) bool {
+	_, isRequest := errors.AsType[*socks5.RequestError](err)
+	_, isRefused := errors.AsType[*refusedError](err)
+	return isRequest || isRefused
 }
 
 // requestFailed answers a request that cannot be served.
@@ -205,6 +276,13 @@ func (h *Handler) requestFailed(hs *handshake, err error) bool {
 	switch denied, isDenied := errors.AsType[*deniedError](err); {
 	case isDenied:
 		s.cause, s.rule = metrics.CauseDenied, denied.rule
+		h.metrics.Conn.Refused.Of(metrics.RefusedByRule).Inc()
+	case errors.Is(err, errUserLimit):
+		s.cause = metrics.CauseDenied
+		h.metrics.Conn.Refused.Of(metrics.RefusedUserLimit).Inc()
+	case errors.Is(err, errQuota):
+		s.cause = metrics.CauseQuota
+		h.metrics.Conn.Refused.Of(metrics.RefusedQuota).Inc()
 	case errors.Is(err, errCommand):
 		s.cause = metrics.CauseHandshakeFailed
 	case errors.Is(err, errClientGone):

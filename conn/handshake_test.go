@@ -1,6 +1,7 @@
 package conn
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"syscall"
@@ -98,12 +100,21 @@ func FuzzHandshake(f *testing.F) {
 		{5, 1, 0},                          // before the request
 		{5, 1, 0, 5, 1},                    // inside of it
 		{5, 1, 0, 5, 1, 0, 3, 9, 'l', 'o'}, // inside the name
+		{4},                                // before a SOCKS4 command
+		{4, 1, 0, 80, 0, 0, 0, 1, 'm', 'e', 0, 'l'},                     // inside a 4a name
+		[]byte("CONNECT localhost:80 "),                                 // inside a request line
+		[]byte("GET http://localhost/ HTTP/1.1\r\nHost: localhost\r\n"), // before an empty line
 	}
 	f.Add(uint8(0), []byte("GET / HTTP/1.1\r\n\r\n"), uint8(3))
 	f.Add(uint8(1), []byte{255, 0, 1, 2}, uint8(1))
 	f.Add(uint8(2), []byte{5, 1, 0, 1, 127, 0, 0, 1, 0, 80, 'x'}, uint8(4))
 	f.Add(uint8(3), []byte{0, 4, 0, 0, 0}, uint8(2))
 	f.Add(uint8(4), []byte("calhost\x00\x50"), uint8(5))
+	f.Add(uint8(5), []byte{1, 0, 80, 127, 0, 0, 1, 0}, uint8(5))
+	f.Add(uint8(6), []byte("ocalhost\x00rest"), uint8(9))
+	f.Add(uint8(7), []byte("HTTP/1.1\r\nHost: localhost:80\r\n\r\n"), uint8(30))
+	f.Add(uint8(8), []byte("\r\nGET http://localhost/2 HTTP/1.1\r\nHost: localhost\r\n\r\n"), uint8(60))
+	f.Add(uint8(8), []byte("Content-Length: 3\r\n\r\nabcCONNECT localhost:80 HTTP/1.1\r\n\r\n"), uint8(80))
 	g, _ := newTestGroup(f, false) // nothing is dialed
 	l := listen(f)
 	f.Fuzz(func(t *testing.T, state uint8, in []byte, cut uint8) {
@@ -127,17 +138,47 @@ func FuzzHandshake(f *testing.F) {
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Fatal("the connection does not end")
 		}
-		if err := wellFormed(answer); err != nil {
+		if err := wellFormed(all, answer); err != nil {
 			t.Errorf("answer % x to % x: %v", answer, all, err)
 		}
 	})
 }
 
 // wellFormed checks what a server said on a connection that reached nothing.
-func wellFormed(answer []byte) error {
+func wellFormed(sent, answer []byte) error {
 	if len(answer) == 0 {
 		return nil
 	}
+	switch sent[0] {
+	case 4:
+		if len(answer) != 8 || answer[0] != 0 || answer[1] != 91 {
+			return errors.New("no failure reply of eight bytes")
+		}
+		return nil
+	case 5:
+		return wellFormedSOCKS5(answer)
+	}
+	for r := bufio.NewReader(bytes.NewReader(answer)); ; {
+		response, err := http.ReadResponse(r, nil)
+		if err != nil {
+			return err
+		}
+		body, err := io.ReadAll(response.Body)
+		switch {
+		case err != nil:
+			return err
+		case response.StatusCode < 400:
+			return fmt.Errorf("status %d", response.StatusCode)
+		case bytes.Count(body, []byte("\n")) != 1:
+			return fmt.Errorf("body %q is not one line", body)
+		}
+		if _, err := r.Peek(1); err != nil {
+			return nil //nolint:nilerr // the end, where it should be
+		}
+	}
+}
+
+func wellFormedSOCKS5(answer []byte) error {
 	if len(answer) < 2 || answer[0] != 5 || answer[1] != 0 && answer[1] != 0xff && answer[1] != 2 {
 		return errors.New("no method selection")
 	}
@@ -169,8 +210,8 @@ func TestReplyCode(t *testing.T) {
 		{fmt.Errorf("x: %w", resolver.ErrServers), wire.ReplyGeneralFailure},
 		{fmt.Errorf("x: %w", dial.ErrNoUsableAddress), wire.ReplyHostUnreachable},
 		{fmt.Errorf("x: %w", context.DeadlineExceeded), wire.ReplyTTLExpired},
-		{fmt.Errorf("x: %w", &deniedError{"default"}), wire.ReplyNotAllowed},
-		{&dial.DeniedError{Err: &deniedError{"default"}}, wire.ReplyNotAllowed},
+		{fmt.Errorf("x: %w", &deniedError{rule: "default"}), wire.ReplyNotAllowed},
+		{&dial.DeniedError{Err: &deniedError{rule: "default"}}, wire.ReplyNotAllowed},
 		{errCommand, wire.ReplyCommandNotSupported},
 		{&socks5.RequestError{Reply: wire.ReplyAddressTypeNotSupported}, wire.ReplyAddressTypeNotSupported},
 		{errors.New("anything else"), wire.ReplyGeneralFailure},

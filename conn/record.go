@@ -32,17 +32,26 @@ type Record struct {
 	Reply    wire.ReplyCode
 	Replied  bool
 	Err      error
+	Interim  bool // the connection goes on
 }
 
+// record is what there is to say of a session that has ended.
 func (s *session) record() *Record {
+	r := s.progress()
+	r.Cause, r.Reply, r.Replied, r.Err = s.cause, s.code, s.replied, s.err
+	return r
+}
+
+// progress is what does not change while a session relays: safe to call from
+// any goroutine once relaying is set.
+func (s *session) progress() *Record {
 	return &Record{
 		ID: s.ID(), Listener: s.listener, Client: s.client,
 		User: s.identity.User, Auth: string(s.identity.Method),
 		Protocol: s.protocol, Command: s.request.Command, Target: s.request.Dest,
 		Host: s.hostIP, Local: s.local, Upstream: s.upstream, Rule: s.rule,
 		BytesIn: s.counters.In.Load(), BytesOut: s.counters.Out.Load(),
-		Duration: time.Since(s.started), Cause: s.cause, Reply: s.code, Replied: s.replied,
-		Err: s.err,
+		Duration: time.Since(s.started),
 	}
 }
 
@@ -141,6 +150,10 @@ func (a *AccessLog) Log(r *Record) {
 	if !a.keeps(r.Cause) {
 		return
 	}
+	a.enqueue(r)
+}
+
+func (a *AccessLog) enqueue(r *Record) {
 	select {
 	case a.queue <- r:
 	default:
@@ -168,5 +181,5 @@ func (a *AccessLog) Serve(ctx context.Context) error {
 }
 
 func (a *AccessLog) write(ctx context.Context, r *Record) {
-	a.log.LogAttrs(ctx, slog.LevelInfo, "connection", r.attrs()...)
+	a.log.LogAttrs(ctx, slog.LevelInfo, r.message(), r.attrs()...) //nolint:sloglint // one of two constants
 }

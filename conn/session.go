@@ -7,11 +7,13 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"cleversocks/authsvc"
 	"cleversocks/conn/relay"
 	"cleversocks/conn/wire"
+	"cleversocks/conn/wire/httpproxy"
 )
 
 // levelTrace is below debug: every step of a handshake.
@@ -39,10 +41,17 @@ type session struct {
 	hostIP   netip.AddrPort // the address dialed
 	local    netip.AddrPort // our end of that
 	rule     string
-	upstream string
+	upstream string         // "name" or "name/member"
+	bound    netip.AddrPort // what the upstream bound, if it told
+	// leaveUpstream tells the pool that the tunnel has ended; nil: not through
+	// one.
+	leaveUpstream func()
 
+	charge   charge // on the user
+	settled  bool   // under the group's mutex: a reload may revoke it
 	counters relay.Counters
-	cause    string // metrics.Cause*; empty for a probe that is not recorded
+	relaying atomic.Bool // set when the handshake's fields no longer change
+	cause    string      // metrics.Cause*; empty for a probe that is not recorded
 	code     wire.ReplyCode
 	replied  bool
 	err      error
@@ -67,6 +76,11 @@ type handshake struct {
 	in *bufio.Reader
 	// codec speaks the client's protocol once the first byte has told it.
 	codec codec
+	// head is the first of plain HTTP requests, to be forwarded.
+	head *httpproxy.Head
+	// release gives the connection up to a command that ends with the
+	// session's context by itself.
+	release func() bool
 }
 
 // codec is one protocol's side of the handshake.

@@ -1,10 +1,7 @@
 package conn
 
 import (
-	"context"
 	"errors"
-	"fmt"
-	"log/slog"
 	"net/netip"
 
 	"cleversocks/authsvc"
@@ -49,17 +46,14 @@ func (c socks5Codec) negotiate(hs *handshake) error {
 
 // choose picks the method. Without a need for one, none is taken where it is
 // offered (Java's client always offers a password too, a made-up one), unless
-// there are users, whose names the rules and the log then want to know.
+// nobody has to log in and yet there are users, whose names the rules and the
+// log then want to know.
 func (c socks5Codec) choose(hs *handshake, offered socks5.Methods) socks5.Method {
-	auth := &hs.policy.Auth
-	if auth.Required {
-		hs.identity = authsvc.Identity{}
-	} else {
-		hs.identity = authsvc.Identity{Method: authsvc.MethodNone}
-	}
-	admitted := hs.identity.Method != ""
+	var admitted bool
+	hs.identity, admitted = hs.withoutPassword()
+	anonymous := hs.identity.Method == authsvc.MethodNone && hs.policy.Auth.Users != nil
 	switch {
-	case admitted && auth.Users == nil && offered.Has(socks5.MethodNone):
+	case admitted && !anonymous && offered.Has(socks5.MethodNone):
 		return socks5.MethodNone
 	case offered.Has(socks5.MethodPassword):
 		return socks5.MethodPassword
@@ -74,8 +68,8 @@ func (c socks5Codec) authenticate(hs *handshake) error {
 	if err != nil {
 		return err
 	}
-	if hs.policy.Auth.Users == nil && !hs.policy.Auth.Required {
-		// Nobody is asked for a password, this client insists on giving one.
+	if hs.policy.Auth.Users == nil && hs.identity.Method != "" {
+		// Nobody has a password, and this client insists on giving one.
 		clear(password)
 		c.h.admitted(hs.session)
 		return socks5.WriteStatus(hs.conn, true)
@@ -87,33 +81,5 @@ func (c socks5Codec) authenticate(hs *handshake) error {
 }
 
 func (c socks5Codec) reply(hs *handshake, code wire.ReplyCode, bound netip.AddrPort) error {
-	var buf [22]byte
-	_, err := hs.conn.Write(socks5.AppendReply(buf[:0], code, bound))
-	return err
-}
-
-// admitted counts a client that needed no password.
-func (h *Handler) admitted(s *session) {
-	h.metrics.Conn.Auth.Of(string(s.identity.Method), "ok").Inc()
-}
-
-// verify checks a name and a password, clears the password, and sets the
-// session's identity. Every failure looks the same from outside.
-func (h *Handler) verify(hs *handshake, user, password []byte) error {
-	defer clear(password)
-	ctx, cancel := context.WithDeadline(hs.ctx, hs.started.Add(hs.policy.Timeouts.Handshake))
-	defer cancel()
-	identity, err := hs.policy.Auth.Users.Verify(ctx, hs.client.Addr(), user, password)
-	method := string(authsvc.MethodPassword)
-	if err != nil {
-		h.metrics.Conn.Auth.Of(method, "failed").Inc()
-		hs.identity.User = string(user)
-		h.log.LogAttrs(hs.ctx, slog.LevelWarn, "authentication failed",
-			slog.String("id", hs.ID()), slog.String("client", hs.client.Addr().String()),
-			slog.String("user", string(user)), slog.String("method", method))
-		return fmt.Errorf("%w: %w", errCredentials, err)
-	}
-	h.metrics.Conn.Auth.Of(method, "ok").Inc()
-	hs.identity = identity
-	return nil
+	return hs.replySOCKS5(code, bound)
 }

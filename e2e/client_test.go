@@ -190,3 +190,56 @@ func echoes(t *testing.T, c net.Conn, text string) {
 		t.Fatalf("echo %q, want %q", got, text)
 	}
 }
+
+// dialProxyFrom is dialProxy from a source address.
+func dialProxyFrom(t *testing.T, address, source string) *net.TCPConn {
+	t.Helper()
+	dialer := net.Dialer{Timeout: patience, LocalAddr: &net.TCPAddr{IP: net.ParseIP(source)}}
+	c, err := dialer.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	return c.(*net.TCPConn)
+}
+
+// login speaks SOCKS5 with a password up to the request.
+func login(t *testing.T, proxy, source, user, password string) *net.TCPConn {
+	t.Helper()
+	c := dialProxyFrom(t, proxy, source)
+	send(t, c, 5, 1, 2)
+	if got := receive(t, c, 2); got[1] != 2 {
+		t.Fatalf("method %#x", got[1])
+	}
+	msg := append([]byte{1, byte(len(user))}, user...)
+	send(t, c, append(append(msg, byte(len(password))), password...)...)
+	if got := receive(t, c, 2); got[1] != 0 {
+		t.Fatalf("%s is not let in: status %d", user, got[1])
+	}
+	return c
+}
+
+// api asks the management API with a token; "" brings none.
+func (d *daemon) api(method, path, token string) (status int, body string) {
+	d.t.Helper()
+	req, err := http.NewRequest(method, "http://"+d.admin+path, nil)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return resp.StatusCode, string(b)
+}

@@ -82,7 +82,7 @@ func startCommand(t *testing.T, cmd *exec.Cmd) *daemon {
 		d.err = d.cmd.Wait()
 	}()
 	t.Cleanup(d.finish)
-	d.address = d.waitLine("msg", "SOCKS5 proxy listens").text("address")
+	d.address = d.waitLine("msg", "proxy listens").text("address")
 	d.waitLine("msg", "ready")
 	d.admin = d.seen("admin endpoint listens").text("address")
 	return d
@@ -273,11 +273,22 @@ func (d *daemon) goroutines() int {
 type held struct{ goroutines, descriptors int }
 
 // baseline is what the program holds now, the connection of the question
-// included.
+// included, once the last of its services has started: the same count in ten
+// looks in a row.
 func (d *daemon) baseline() held {
 	d.t.Helper()
-	goroutines := d.goroutines() // first: it opens that connection
-	return held{goroutines, d.descriptors()}
+	var now held
+	same := 0
+	eventually(d.t, "its goroutines settle", func() bool {
+		last := now
+		goroutines := d.goroutines() // first: it opens that connection
+		if now = (held{goroutines, d.descriptors()}); now != last {
+			same = 0
+		}
+		same++
+		return same >= 10
+	})
+	return now
 }
 
 // backTo waits until the program holds no more than it did before.
@@ -285,7 +296,7 @@ func (d *daemon) backTo(before held) {
 	d.t.Helper()
 	deadline := time.Now().Add(patience)
 	for {
-		now := d.baseline()
+		now := held{d.goroutines(), d.descriptors()}
 		if now.goroutines <= before.goroutines && now.descriptors <= before.descriptors {
 			return
 		}

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strconv"
@@ -77,7 +78,7 @@ func TestReloadMovesAListener(t *testing.T) {
 	if _, reply := connect(t, "192.0.2.1:"+p, echo); reply != succeeded {
 		t.Errorf("the new listener: reply %d", reply)
 	}
-	d.find("that warns of the open door", func(l line) bool { return strings.Contains(l.text("warning"), "without authentication") })
+	d.find("that warns of the open door", func(l line) bool { return strings.Contains(l.text("warning"), "no authentication on 0.0.0.0") })
 }
 
 func freePort(t *testing.T) string {
@@ -182,10 +183,39 @@ func TestAccessRecord(t *testing.T) {
 	}
 }
 
+// log.access = "denied" keeps the records of what was refused.
+func TestAccessDeniedOnly(t *testing.T) {
+	echo := echoServer(t, "127.0.0.1:0")
+	d := start(t, "[log]\naccess = \"denied\"\n")
+	c, _ := connect(t, d.address, echo)
+	c.Close()
+	eventually(t, "the tunnel has ended", func() bool { return d.metric(`cleversocks_relay_end_total{cause="client_closed"}`) == "1" })
+	own := netip.MustParseAddrPort(d.address)
+	if _, reply := connect(t, d.address, own); reply != notAllowed {
+		t.Fatalf("reply %d", reply)
+	}
+	d.record(own.String())
+	if strings.Contains(d.log(), echo.String()) {
+		t.Error("a connection that was served is recorded")
+	}
+}
+
+// A long connection is recorded while it lasts.
+func TestInterimRecords(t *testing.T) {
+	echo := echoServer(t, "127.0.0.1:0")
+	d := start(t, "[log]\ninterim = \"1s\"\n")
+	c, _ := connect(t, d.address, echo)
+	echoes(t, c, "12345678")
+	got := d.find("of a connection that goes on", func(l line) bool { return l["msg"] == "connection goes on" })
+	if got.text("target") != echo.String() || got.text("bytes_in") != "8" || got["cause"] != nil {
+		t.Errorf("%v", got)
+	}
+}
+
 func TestPasswords(t *testing.T) {
 	web := origin(t, "127.0.0.1:0")
 	credentials := writeFile(t, "credentials", "alice:p\xe4ss:word\n")
-	d := start(t, "[auth]\ncredentials_file = \""+credentials+"\"\n")
+	d := start(t, "[limits]\nauth_failures = { max = 0 }\n[auth]\ncredentials_file = \""+credentials+"\"\n")
 	for name, tt := range map[string]struct {
 		user string
 		ok   bool

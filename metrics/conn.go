@@ -13,10 +13,18 @@ type Conn struct {
 	Handshakes CounterVec2 // by protocol and outcome
 	Auth       CounterVec2 // by method and outcome
 	Requests   CounterVec2 // by command and reply
+	Refused    CounterVec  // requests that policy refused, by reason
 	Panics     CounterVec  // by where
 	// RecordsDropped are access records that a slow log had no place for.
 	RecordsDropped *Counter
 }
+
+// Why policy refuses a request.
+const (
+	RefusedByRule    = "acl"
+	RefusedUserLimit = "user_limit" // the user's max_connections
+	RefusedQuota     = "quota"
+)
 
 // Active counts the connections being served, by protocol.
 type Active struct {
@@ -42,6 +50,7 @@ func newConn(set *vm.Set) Conn {
 				"succeeded", "general_failure", "not_allowed", "network_unreachable", "host_unreachable",
 				"connection_refused", "timed_out", "command_not_supported", "address_type_not_supported",
 			}),
+		Refused:        newCounterVec(set, "cleversocks_requests_refused_total", "reason", RefusedByRule, RefusedUserLimit, RefusedQuota),
 		Panics:         newCounterVec(set, "cleversocks_panics_total", "where", "conn", "relay", "accept", "decision", "service"),
 		RecordsDropped: set.NewCounter("cleversocks_access_records_dropped_total"),
 	}

@@ -104,10 +104,42 @@ func New(opts Options) (*Resolver, error) {
 // the cache is kept unless the servers or its size changed. After an error
 // the old options stay in force.
 func (r *Resolver) Reconfigure(opts Options) error {
-	r.config.Lock()
-	defer r.config.Unlock()
-	return r.rebuild(opts)
+	change, err := r.Prepare(opts)
+	if err != nil {
+		return err
+	}
+	change.Commit()
+	return nil
 }
+
+// Change is new options that have been verified, system files included. One
+// of Commit and Rollback must follow soon: no other change can be prepared
+// until then.
+type Change struct {
+	resolver *Resolver
+	next     *state
+}
+
+// Prepare verifies new options, so that they can be put in force together
+// with other parts of a configuration, or not at all.
+func (r *Resolver) Prepare(opts Options) (*Change, error) {
+	r.config.Lock()
+	next, err := r.build(opts)
+	if err != nil {
+		r.config.Unlock()
+		return nil, err
+	}
+	return &Change{resolver: r, next: next}, nil
+}
+
+// Commit puts the options in force.
+func (c *Change) Commit() {
+	c.resolver.install(c.next)
+	c.resolver.config.Unlock()
+}
+
+// Rollback leaves everything as it was. Nothing was opened yet.
+func (c *Change) Rollback() { c.resolver.config.Unlock() }
 
 // Close ends the look-ups under way and the servers' connections and waits
 // for both. Call it after Serve has ended.

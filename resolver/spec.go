@@ -110,10 +110,13 @@ func (s *spec) fragment(text string) string {
 	return ""
 }
 
-// CheckServers reports what is wrong with a list of server entries, and what
-// is accepted; Options.Servers says what they mean.
-func CheckServers(list []string) error {
-	_, err := parseServers(list)
+// CheckServer reports what is wrong with a server entry, and what is
+// accepted; Options.Servers says what they mean.
+func CheckServer(text string) error {
+	if text == System {
+		return nil
+	}
+	_, err := parseSpec(text)
 	return err
 }
 

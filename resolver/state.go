@@ -37,21 +37,32 @@ const (
 )
 
 // rebuild makes the state for options and the files as they are now, and puts
-// it in force. Servers that stay keep their connections and health.
+// it in force. r.config is held.
 func (r *Resolver) rebuild(opts Options) error {
+	st, err := r.build(opts)
+	if err != nil {
+		return err
+	}
+	r.install(st)
+	return nil
+}
+
+// build makes a state, which opens nothing. Servers that stay keep their
+// connections and health. r.config is held until the state is installed.
+func (r *Resolver) build(opts Options) (*state, error) {
 	opts = withDefaults(opts)
 	old := r.state.Load()
 	st := &state{opts: opts, stamps: [2]stamp{stampOf(opts.ResolvConf), stampOf(opts.Hosts)}}
 	var err error
 	if st.hosts, err = readHosts(opts.Hosts); err != nil {
-		return err
+		return nil, err
 	}
 	if st.conf, err = readResolvConf(opts.ResolvConf); err != nil {
-		return err
+		return nil, err
 	}
 	specs, err := parseServers(opts.Servers)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	kept := make(map[string]*server)
 	if old != nil && old.opts.RootCAs == opts.RootCAs {
@@ -75,15 +86,21 @@ func (r *Resolver) rebuild(opts Options) error {
 	st.group = st.groupOf(st.servers, st.search)
 	st.bootstrap = st.groupOf(system, true)
 	st.inherit(old)
+	return st, nil
+}
+
+// install puts a state in force and lets the servers go that it has no more.
+func (r *Resolver) install(st *state) {
+	old := r.state.Load()
 	r.state.Store(st)
-	if old != nil {
-		for _, s := range old.servers {
-			if !slices.Contains(st.servers, s) {
-				r.tasks.Go(s.transport.retire)
-			}
+	if old == nil {
+		return
+	}
+	for _, s := range old.servers {
+		if !slices.Contains(st.servers, s) {
+			r.tasks.Go(s.transport.retire)
 		}
 	}
-	return nil
 }
 
 func withDefaults(opts Options) Options {

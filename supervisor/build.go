@@ -12,8 +12,6 @@ import (
 	"cleversocks/conn"
 	"cleversocks/conn/dial"
 	"cleversocks/conn/relay"
-	"cleversocks/metrics"
-	"cleversocks/resolver"
 	"cleversocks/supervisor/config"
 )
 
@@ -24,52 +22,52 @@ type builder struct {
 	generation uint64
 	history    *dial.History
 	queue      *authsvc.Queue
+	commands   commands
 }
+
+// dialHistory is for how many destinations the address that won is remembered.
+const dialHistory = 4096
 
 func newBuilder(d *daemon) *builder {
-	return &builder{d: d, history: dial.NewHistory(0), queue: authsvc.NewQueue(authsvc.QueueOptions{Gauge: d.metrics.Auth.Waiting})}
+	return &builder{
+		d: d, history: dial.NewHistory(dialHistory), queue: authsvc.NewQueue(authsvc.QueueOptions{Gauge: d.metrics.Auth.Waiting}),
+		commands: newCommands(d),
+	}
 }
 
-// build makes a snapshot. Nothing of the daemon changes.
-func (b *builder) build(cfg *config.Config, listeners []netip.AddrPort, adminAt net.Addr) (*conn.Policy, error) {
+// build makes a snapshot, and the users for the guards. Nothing of the daemon
+// changes.
+func (b *builder) build(cfg *config.Config, listeners []netip.AddrPort, adminAt net.Addr) (*conn.Policy, *authsvc.Users, error) {
 	if tcp, ok := adminAt.(*net.TCPAddr); ok {
 		listeners = append(listeners, tcp.AddrPort())
 	}
-	acl, err := aclsvc.Compile(aclsvc.Options{
-		DefaultAllow: true,
-		Listeners:    listeners,
-		Locals:       b.d.locals,
-		OnPanic:      b.decisionPanicked,
-	})
+	acl, err := b.acl(cfg, listeners)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	auth, err := b.auth(cfg)
+	auth, users, err := b.auth(cfg)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	router, err := b.d.routes.build(cfg)
+	if err != nil {
+		return nil, nil, err
 	}
 	b.generation++
 	return &conn.Policy{
-		Generation: b.generation,
-		Auth:       auth,
-		ACL:        acl,
-		Dialer:     b.dialer(cfg),
-		Timeouts:   conn.Timeouts{Handshake: cfg.Limits.HandshakeTimeout.D()},
-		Relay:      b.relay(cfg),
-	}, nil
-}
-
-func (b *builder) auth(cfg *config.Config) (conn.Auth, error) {
-	auth := conn.Auth{Required: cfg.Auth.Required}
-	if cfg.Auth.Credential == nil {
-		return auth, nil
-	}
-	users, err := authsvc.NewUsers(authsvc.UsersOptions{
-		User: cfg.Auth.Credential.User, Password: cfg.Auth.Credential.Password.Reveal(),
-		Queue: b.queue, Metrics: &b.d.metrics.Auth,
-	})
-	auth.Users = users
-	return auth, err
+		Generation:   b.generation,
+		Auth:         auth,
+		ACL:          acl,
+		Decisions:    b.d.metrics.ACL.Decisions(acl.Deciders()),
+		Revoke:       cfg.Reload.Revoke,
+		Dialer:       b.dialer(cfg),
+		Routes:       router,
+		AssociateVia: conn.AssociateVia(router),
+		Timeouts:     conn.Timeouts{Handshake: cfg.Limits.HandshakeTimeout.D(), Connect: cfg.Limits.ConnectTimeout.D()},
+		Relay:        b.relay(cfg),
+		UDP:          b.commands.udp,
+		Bind:         b.commands.bind,
+	}, users, nil
 }
 
 func (b *builder) dialer(cfg *config.Config) *dial.Dialer {
@@ -77,22 +75,16 @@ func (b *builder) dialer(cfg *config.Config) *dial.Dialer {
 	return dial.New(dial.Options{
 		Lookup:         b.d.resolver.Lookup,
 		ConnectTimeout: cfg.Limits.ConnectTimeout.D(),
+		Family:         dialFamily(cfg.Resolver.Family),
 		KeepAlive: net.KeepAliveConfig{
 			Enable: true, Idle: keepalive.Idle.D(), Interval: keepalive.Interval.D(), Count: keepalive.Count,
 		},
 		NoDelay:    cfg.Relay.NoDelay,
 		Congestion: cfg.Relay.Congestion,
-		Egress:     egress(cfg.Egress),
+		Egress:     cfg.Egress.Options(),
 		History:    b.history,
 		Metrics:    b.d.metrics.Dial,
 	})
-}
-
-func egress(e config.Egress) dial.Egress {
-	if e.Address.IsZero() {
-		return dial.Egress{}
-	}
-	return dial.Egress{Addresses: []netip.Prefix{netip.PrefixFrom(e.Address.Addr, e.Address.BitLen())}}
 }
 
 func (b *builder) relay(cfg *config.Config) relay.Options {
@@ -111,27 +103,28 @@ func (b *builder) decisionPanicked(p any, q aclsvc.Query) {
 	b.d.log.Error("panic in a decision: denied", "panic", p, "client", q.Source, "target", q.Name)
 }
 
-func resolverOptions(log *slog.Logger, m *metrics.Registry) resolver.Options {
-	return resolver.Options{Servers: []string{"system"}, Logger: log, Metrics: m.DNS}
-}
-
 func accessMode(setting string) conn.AccessMode { return conn.AccessMode(setting) }
 
-// connectionLimit is max_connections, or what the descriptor limit carries:
-// two descriptors a connection, and headroom for pipes, listeners, files and
+// carried is how many connections the descriptor limit carries: two
+// descriptors a connection, and headroom for pipes, listeners, files and
 // look-ups.
-func (d *daemon) connectionLimit(ctx context.Context, configured int) int {
+func carried() (connections int, descriptors uint64) {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		limit.Cur = 1024
 	}
-	carries := max((int(min(limit.Cur, 1<<30))-reservedDescriptors)/2, 16)
+	return max((int(min(limit.Cur, 1<<30))-reservedDescriptors)/2, 16), limit.Cur
+}
+
+// connectionLimit is max_connections, or what the descriptor limit carries.
+func (d *daemon) connectionLimit(ctx context.Context, configured int) int {
+	carries, descriptors := carried()
 	switch {
 	case configured == 0:
 		return carries
 	case configured > carries:
 		d.log.LogAttrs(ctx, slog.LevelWarn, "limits.max_connections is more than the descriptor limit carries: raise the limit (ulimit -n, LimitNOFILE=)",
-			slog.Int("max_connections", configured), slog.Uint64("descriptors", limit.Cur), slog.Int("carries", carries))
+			slog.Int("max_connections", configured), slog.Uint64("descriptors", descriptors), slog.Int("carries", carries))
 	}
 	return configured
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"cleversocks/aclsvc"
+	"cleversocks/authsvc"
 	"cleversocks/conn"
 	"cleversocks/conn/relay"
 	"cleversocks/metrics"
@@ -32,13 +33,17 @@ type daemon struct {
 	cancel     context.CancelFunc
 	listeners  *listeners
 	group      *conn.Group
+	guards     conn.Guards
+	once       *authsvc.Once
 	access     *conn.AccessLog
 	resolver   *resolver.Resolver
 	locals     *aclsvc.Locals
 	relayPools *relay.Pools
 	idle       *idleExit
+	interim    *conn.Interim
 	reloader   *reloader
 	builder    *builder
+	routes     *routes
 	adminAt    net.Addr // nil: off
 }
 
@@ -55,7 +60,11 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	d := &daemon{options: o, log: o.Logger, metrics: metrics.New()}
 	d.config.Store(cfg)
 	d.metrics.Daemon.BuildInfo(o.Version, o.Commit, goVersion())
-	if err := d.buildCore(ctx); err != nil {
+	// First, so that what follows is logged as the settings say.
+	if err := o.ApplyLog(cfg.Log); err != nil {
+		return nil, err
+	}
+	if err := d.buildCore(ctx, cfg); err != nil {
 		return nil, err
 	}
 	d.tree = newTree(d.log, d.metrics, maxDrain+drainSlack+ingressTimeout)
@@ -73,14 +82,19 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	}
 	d.reloader = newReloader(d)
 	d.idle = newIdleExit(func() time.Duration { return d.config.Load().Limits.ExitWhenIdle.D() }, d.group.Active, d.group.Changed())
+	d.interim = conn.NewInterim(d.group, func() time.Duration { return d.config.Load().Log.Interim.D() })
 
 	d.tree.core.Add(d.metrics.Process)
 	d.tree.core.Add(d.access)
 	d.tree.core.Add(d.resolver)
 	d.tree.core.Add(d.locals)
+	d.tree.core.Add(d.guards.Throttle)
+	d.tree.core.Add(d.once)
+	d.tree.core.Add(d.guards.Quotas)
 	d.tree.core.Add(d.reloader)
 	d.tree.flows.Add(d.group)
 	d.tree.flows.Add(d.idle)
+	d.tree.flows.Add(d.interim)
 	if adminService != nil {
 		d.tree.admin.Add(adminService)
 	}
@@ -94,7 +108,7 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 }
 
 // buildCore makes the parts that every connection uses.
-func (d *daemon) buildCore(ctx context.Context) error {
+func (d *daemon) buildCore(ctx context.Context, cfg *config.Config) error {
 	var err error
 	d.locals, err = aclsvc.NewLocals(aclsvc.LocalsOptions{OnError: func(err error) {
 		d.log.LogAttrs(ctx, slog.LevelWarn, "the host's own addresses cannot be read; the last ones stay", slog.Any("err", err))
@@ -102,15 +116,18 @@ func (d *daemon) buildCore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.resolver, err = resolver.New(resolverOptions(d.log, d.metrics))
+	d.resolver, err = resolver.New(d.resolverOptions(cfg))
 	if err != nil {
 		return err
 	}
 	d.relayPools = relay.NewPools(relay.PoolOptions{})
 	d.access = conn.NewAccessLog(d.options.Access, d.metrics)
+	d.guards = d.newGuards(ctx, cfg)
 	d.builder = newBuilder(d)
+	d.routes = newRoutes(d)
 	d.group = conn.NewGroup(ctx, conn.Options{
 		Log: d.log, Metrics: d.metrics, Access: d.access, DrainTimeout: d.drainTimeout,
+		Guards: d.guards,
 	})
 	return nil
 }
@@ -136,7 +153,7 @@ func (d *daemon) openAdmin(ctx context.Context, cfg *config.Config) (*admin.Serv
 	d.adminAt = socket.Addr()
 	return admin.New(socket, admin.Options{
 		Metrics: d.metrics.WritePrometheus, Ready: d.ready, Version: d.options.Version,
-		Pprof: cfg.Admin.Pprof, Log: d.log,
+		API: d.api(), Pprof: cfg.Admin.Pprof, Log: d.log,
 	}), nil
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/thejerf/suture/v4"
 
+	"cleversocks/conn"
 	"cleversocks/listener"
 	"cleversocks/metrics"
 	"cleversocks/supervisor/config"
@@ -38,22 +39,28 @@ type listenerKey struct {
 type running struct {
 	*listener.Listener
 	tokens []suture.ServiceToken
+	policy conn.Listener // of the settings in force
 }
 
 // change is what a configuration asks of the listeners, with the sockets
 // already open. It is either committed or rolled back.
 type change struct {
-	of      *listeners
-	next    map[listenerKey]*running
-	wanted  map[listenerKey]listener.Options
-	added   []listenerKey
-	removed []listenerKey
+	of     *listeners
+	next   map[listenerKey]*running
+	wanted map[listenerKey]listener.Options
+	// settings are those of the listeners in wanted.
+	settings map[listenerKey]config.Listener
+	added    []listenerKey
+	removed  []listenerKey
 }
 
 // prepare opens what cfg has and the daemon does not. Sockets of unchanged
 // addresses are not touched.
 func (ls *listeners) prepare(ctx context.Context, cfg *config.Config) (*change, error) {
-	c := &change{of: ls, next: make(map[listenerKey]*running), wanted: make(map[listenerKey]listener.Options)}
+	c := &change{
+		of: ls, next: make(map[listenerKey]*running), wanted: make(map[listenerKey]listener.Options),
+		settings: make(map[listenerKey]config.Listener),
+	}
 	for _, l := range cfg.Listeners {
 		key := listenerKey{address: l.Address.String(), shards: l.ReusePort}
 		for {
@@ -63,6 +70,7 @@ func (ls *listeners) prepare(ctx context.Context, cfg *config.Config) (*change, 
 			key.nth++
 		}
 		c.wanted[key] = listenerOptions(l, cfg, ls.log, ls.metrics)
+		c.settings[key] = l
 		if r := ls.open[key]; r != nil {
 			c.next[key] = r
 		} else {
@@ -139,7 +147,7 @@ func (c *change) rollback(ctx context.Context) error {
 			continue
 		}
 		c.of.stop(ctx, old)
-		c.of.open[key] = &running{Listener: again}
+		c.of.open[key] = &running{Listener: again, policy: old.policy}
 		c.of.serve(c.of.open[key])
 	}
 	return errors.Join(errs...)
@@ -149,6 +157,7 @@ func (c *change) rollback(ctx context.Context) error {
 // the unchanged ones are set on their live sockets.
 func (c *change) commit(ctx context.Context) {
 	for key, r := range c.next {
+		r.policy = listenerPolicy(c.settings[key])
 		if slices.Contains(c.added, key) {
 			continue
 		}
@@ -163,7 +172,7 @@ func (c *change) commit(ctx context.Context) {
 	}
 	for _, key := range c.added {
 		c.of.serve(c.next[key])
-		c.of.log.LogAttrs(ctx, slog.LevelInfo, "SOCKS5 proxy listens", slog.String("address", c.next[key].Name()))
+		c.announceListener(ctx, key)
 	}
 	c.of.open = c.next
 }

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"reflect"
 
@@ -79,20 +80,38 @@ func (r *reloader) try(ctx context.Context) error {
 // apply builds everything from the settings and, when all of it is good,
 // makes it the daemon's.
 func (d *daemon) apply(ctx context.Context, cfg *config.Config, change *change) error {
-	policy, err := d.builder.build(cfg, change.addresses(), d.adminAt)
+	policy, users, err := d.builder.build(cfg, change.addresses(), d.adminAt)
 	if err != nil {
 		return err
 	}
+	resolve, err := d.resolver.Prepare(d.resolverOptions(cfg))
+	if err != nil {
+		d.routes.abandon(policy.Routes)
+		return fmt.Errorf("resolver: %w", err)
+	}
 	if err := d.options.ApplyLog(cfg.Log); err != nil {
+		d.routes.abandon(policy.Routes)
+		resolve.Rollback()
 		return err
 	}
+	resolve.Commit()
+	policy.Listeners = change.policies()
 	d.access.SetMode(accessMode(cfg.Log.Access))
+	d.setGuards(cfg, users)
+	d.builder.commands.configure(cfg)
+	old := d.routes.inForce()
 	d.group.SetPolicy(policy)
+	d.routes.commit(ctx, old, policy.Routes)
 	d.group.SetLimit(d.connectionLimit(ctx, cfg.Limits.MaxConnections))
 	d.config.Store(cfg)
 	change.commit(ctx)
+	d.announceAccess(ctx, cfg, policy)
+	if n := d.group.Revoke(); n > 0 {
+		d.log.LogAttrs(ctx, slog.LevelInfo, "sessions revoked by a reload", slog.Int("sessions", n))
+	}
 	if d.idle != nil {
 		d.idle.reconsider()
+		d.interim.Reconsider()
 	}
 	return nil
 }
@@ -105,6 +124,7 @@ func needRestart(old, cfg *config.Config) []string {
 		a, b any
 	}{
 		{"admin.address", old.Admin.Address, cfg.Admin.Address},
+		{"state.directory", old.State.Directory, cfg.State.Directory},
 		{"admin.pprof", old.Admin.Pprof, cfg.Admin.Pprof},
 	} {
 		if !reflect.DeepEqual(setting.a, setting.b) {

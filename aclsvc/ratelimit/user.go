@@ -120,6 +120,19 @@ func (b *Bucket) Set(rate int64) {
 	}
 }
 
+// Take counts n bytes that are about to move, if they may now; else they are
+// to be dropped, and count for nothing.
+func (b *Bucket) Take(n int64) bool {
+	b.mu.Lock()
+	late := b.rate > 0 && time.Until(b.due) > burst
+	b.mu.Unlock()
+	if late {
+		return false
+	}
+	b.Moved(n)
+	return true
+}
+
 // Moved counts n bytes that have been moved and says how long to wait before
 // the next; 0: not at all. All connections of a user share the wait: each
 // adds to what is due. It is the shape of the relay's meter.

@@ -37,29 +37,15 @@ file, environment or --admin as the daemon. Exit status: 0 healthy, 1 not,
 
 // checkHealth is nil when the admin endpoint at addr says that all is well.
 func checkHealth(ctx context.Context, addr netip.AddrPort) error {
-	if !addr.IsValid() {
-		return errors.New("admin.address is empty: there is nothing to ask")
-	}
-	if addr.Port() == 0 {
-		return errors.New("admin.address has port 0: the port in use is unknown")
-	}
-	if addr.Addr().IsUnspecified() {
-		loopback := netip.IPv6Loopback()
-		if addr.Addr().Is4() {
-			loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
-		}
-		addr = netip.AddrPortFrom(loopback, addr.Port())
+	addr, err := reachable(addr)
+	if err != nil {
+		return err
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr.String()+"/healthz", nil)
 	if err != nil {
 		return err
 	}
-	// A transport of its own: no proxy of the environment, no redirects.
-	client := &http.Client{
-		Transport:     &http.Transport{DisableKeepAlives: true},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
-	resp, err := client.Do(req)
+	resp, err := adminClient().Do(req)
 	if err != nil {
 		return fmt.Errorf("unhealthy: %w", err)
 	}
@@ -70,4 +56,32 @@ func checkHealth(ctx context.Context, addr netip.AddrPort) error {
 		return fmt.Errorf("unhealthy: %s answers %s", addr, resp.Status)
 	}
 	return nil
+}
+
+// reachable is the admin endpoint's address as a client on this machine dials
+// it.
+func reachable(addr netip.AddrPort) (netip.AddrPort, error) {
+	if !addr.IsValid() {
+		return addr, errors.New("admin.address is empty: there is nothing to ask")
+	}
+	if addr.Port() == 0 {
+		return addr, errors.New("admin.address has port 0: the port in use is unknown")
+	}
+	if addr.Addr().IsUnspecified() {
+		loopback := netip.IPv6Loopback()
+		if addr.Addr().Is4() {
+			loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+		}
+		addr = netip.AddrPortFrom(loopback, addr.Port())
+	}
+	return addr, nil
+}
+
+// adminClient has a transport of its own: no proxy of the environment, no
+// redirects.
+func adminClient() *http.Client {
+	return &http.Client{
+		Transport:     &http.Transport{DisableKeepAlives: true},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 }

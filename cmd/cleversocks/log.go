@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -55,8 +54,8 @@ func newLogs(stderr io.Writer, environ []string) *logs {
 // Logger is for everything but access records.
 func (l *logs) Logger() *slog.Logger { return slog.New(l.logger) }
 
-// Access is for access records: one a connection. With access = "denied"
-// those pass that have cause=denied, or a level of at least warn.
+// Access is for access records, whatever the level of the log. Which of them
+// there are is the matter of who makes them.
 func (l *logs) Access() *slog.Logger { return slog.New(l.access) }
 
 // Apply makes the loggers as c says and reopens the files. On an error, which
@@ -88,7 +87,7 @@ func (l *logs) Apply(c config.Log) error {
 		l.files[path] = newSink(f, l.reportLost)
 	}
 	l.logger.swap(l.handler(c.Format, l.sink(c.Output), levelOf(c.Level)))
-	l.access.swap(l.accessHandler(c))
+	l.access.swap(l.handler(c.Format, l.sink(accessOutput(c)), slog.LevelInfo))
 	for _, s := range old {
 		s.close()
 	}
@@ -122,17 +121,6 @@ func (l *logs) handler(format string, s *sink, level slog.Level) slog.Handler {
 	default:
 		return slog.NewTextHandler(s, &slog.HandlerOptions{Level: level, ReplaceAttr: nameTrace})
 	}
-}
-
-func (l *logs) accessHandler(c config.Log) slog.Handler {
-	if c.Access == "off" {
-		return slog.DiscardHandler
-	}
-	h := l.handler(c.Format, l.sink(accessOutput(c)), slog.LevelInfo)
-	if c.Access == "denied" {
-		return deniedOnly{h}
-	}
-	return h
 }
 
 // reportLost says how many lines could not be written, once writing works.
@@ -217,30 +205,4 @@ func noColour(environ []string) bool {
 		}
 	}
 	return false
-}
-
-// deniedOnly passes access records of what was refused.
-type deniedOnly struct{ slog.Handler }
-
-// Handle passes a record of level warn, or with cause=denied.
-func (d deniedOnly) Handle(ctx context.Context, r slog.Record) error {
-	denied := r.Level >= slog.LevelWarn
-	r.Attrs(func(a slog.Attr) bool {
-		denied = denied || a.Key == "cause" && a.Value.Resolve().String() == "denied"
-		return !denied
-	})
-	if !denied {
-		return nil
-	}
-	return d.Handler.Handle(ctx, r)
-}
-
-// WithAttrs keeps the filter.
-func (d deniedOnly) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return deniedOnly{d.Handler.WithAttrs(attrs)}
-}
-
-// WithGroup keeps the filter.
-func (d deniedOnly) WithGroup(name string) slog.Handler {
-	return deniedOnly{d.Handler.WithGroup(name)}
 }

@@ -26,7 +26,7 @@ const (
 func main() {
 	a := &app{
 		args: os.Args, environ: os.Environ(), unsetenv: os.Unsetenv,
-		stdout: os.Stdout, stderr: os.Stderr,
+		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
 		serve: supervisor.Run,
 	}
 	os.Exit(a.run(context.Background()))
@@ -37,6 +37,7 @@ type app struct {
 	args     []string // the process's own, whose memory -P is wiped from
 	environ  []string
 	unsetenv func(name string) error
+	stdin    *os.File
 	stdout   io.Writer
 	stderr   io.Writer
 	// serve is supervisor.Run.

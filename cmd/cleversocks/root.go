@@ -50,7 +50,7 @@ func newRoot(ctx context.Context, a *app) *cobra.Command {
 	root.SetFlagErrorFunc(flagError)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
-	root.AddCommand(newCheck(ctx, a), newHealthcheck(ctx, a), newVersion(a))
+	root.AddCommand(newCheck(ctx, a), newHealthcheck(ctx, a), newHash(a), newExplain(ctx, a), newVersion(a))
 	return root
 }
 

@@ -71,7 +71,8 @@ type Request struct {
 	// Judge is asked for each address before it is dialed: nil means that it
 	// may be. It is called from the goroutine that called Dial. Nil: all may.
 	Judge func(netip.Addr) error
-	// Egress says where the connection leaves from; zero: Options.Egress.
+	// Egress says where the connection leaves from; what is zero of it is
+	// taken from Options.Egress.
 	Egress Egress
 }
 
@@ -102,9 +103,7 @@ func New(opts Options) *Dialer {
 // errors, the system's errno, or the context's error. See Classify.
 func (d *Dialer) Dial(ctx context.Context, req Request) (*net.TCPConn, error) {
 	start := time.Now()
-	if req.Egress.isZero() {
-		req.Egress = d.opts.Egress
-	}
+	req.Egress = req.Egress.Or(d.opts.Egress)
 	var (
 		c   *net.TCPConn
 		err error

@@ -1,6 +1,7 @@
 package dial
 
 import (
+	"cmp"
 	"context"
 	crand "crypto/rand"
 	"math/rand/v2"
@@ -26,8 +27,19 @@ type Egress struct {
 	Mark uint32
 }
 
-func (e Egress) isZero() bool {
+// IsZero says that nothing is set.
+func (e Egress) IsZero() bool {
 	return len(e.Addresses) == 0 && e.Interface == "" && e.Mark == 0
+}
+
+// Or fills what e leaves open from more general settings.
+func (e Egress) Or(general Egress) Egress {
+	if len(e.Addresses) == 0 {
+		e.Addresses = general.Addresses
+	}
+	e.Interface = cmp.Or(e.Interface, general.Interface)
+	e.Mark = cmp.Or(e.Mark, general.Mark)
+	return e
 }
 
 // carries reports whether destinations of a family can be reached at all.

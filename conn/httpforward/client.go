@@ -44,7 +44,9 @@ type clientConn struct {
 	r     *bufio.Reader
 	touch func()
 
-	// Owned by whoever is in Read, one at a time, and after the end by Serve.
+	// Owned by whoever is in Read, one at a time, and after settle by Serve.
+	reading sync.Mutex
+	over    bool
 	heads   httpproxy.HeadReader
 	pending []byte // checked, to be handed out
 	at      part
@@ -86,6 +88,11 @@ func (c *clientConn) begin(h *httpproxy.Head) {
 
 // Read hands out checked bytes.
 func (c *clientConn) Read(p []byte) (int, error) {
+	c.reading.Lock()
+	defer c.reading.Unlock()
+	if c.over {
+		return 0, io.EOF
+	}
 	for {
 		if len(c.pending) > 0 {
 			n := copy(p, c.pending)
@@ -306,6 +313,16 @@ func (c *clientConn) expire() {
 	c.ended = true
 	c.mu.Unlock()
 	_ = c.Conn.SetDeadline(past)
+}
+
+// settle ends a Read that the server has left behind (it reads ahead for a
+// next request, and after a panic does not wait for that), and every later
+// one: the reader is the caller's again.
+func (c *clientConn) settle() {
+	_ = c.SetReadDeadline(time.Unix(1, 0))
+	c.reading.Lock()
+	defer c.reading.Unlock()
+	c.over = true
 }
 
 // restore takes the deadlines off for what comes after.

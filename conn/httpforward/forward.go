@@ -15,6 +15,7 @@ package httpforward
 import (
 	"bufio"
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"net/http"
@@ -52,6 +53,8 @@ type Request struct {
 type Verdict struct {
 	// AskLogin answers 407, whatever Reply says.
 	AskLogin bool
+	// Close ends the connection with a 407.
+	Close bool
 	// Reply, if not ReplySucceeded, is answered as an HTTP status.
 	Reply wire.ReplyCode
 	// Dial opens a connection to the destination, which the forwarder
@@ -68,10 +71,18 @@ type Verdict struct {
 // Outcome says how one request ended.
 type Outcome struct {
 	Status            int   // as answered; 0 if the connection broke before
-	BytesIn, BytesOut int64 // from and to the client, heads included
+	BytesIn, BytesOut int64 // from and to the client since the last request's end, heads included
 	Reply             wire.ReplyCode
-	Err               error // of the dial or the transfer
+	// Server is what Dial returned for this request, or for an earlier one
+	// whose connection was used again; nil: there was none. It may be closed.
+	Server net.Conn
+	// Err is that of the dial or the transfer: ErrCutShort when the response
+	// ended before its end, context.Canceled when the client left.
+	Err error
 }
+
+// ErrCutShort is a response that ended before its end.
+var ErrCutShort = errors.New("the response was cut short")
 
 // End says how a connection ended.
 type End struct {
@@ -121,6 +132,7 @@ func (f *Forwarder) Serve(ctx context.Context, conn net.Conn, r *bufio.Reader, f
 	_ = srv.Serve(l) // returns once the connection is gone
 	s.handlers.Wait()
 	wg.Wait()
+	client.settle()
 	if stop() {
 		client.restore()
 		// What the client did wrong after its last good request, it is told.

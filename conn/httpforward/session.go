@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/http/httputil"
 	"strconv"
 	"sync"
@@ -23,7 +24,8 @@ type session struct {
 	client   *clientConn
 	idle     *time.Timer
 	handlers sync.WaitGroup
-	requests int // of the server's goroutine
+	requests int   // of the server's goroutine
+	in, out  int64 // bytes from and to the client up to the last request's end
 
 	transport *http.Transport // for requests of one key
 	key       string
@@ -65,10 +67,10 @@ func (s *session) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			req.Credentials = &c
 		}
 	}
-	in, out := s.client.in.Load(), s.client.out.Load()
 	verdict := s.opts.Decide(r.Context(), req)
 	rec := &recorder{ResponseWriter: w}
-	outcome := Outcome{Reply: verdict.Reply}
+	defer s.endBody(w, r)
+	outcome, whole := Outcome{Reply: verdict.Reply}, false
 	if verdict.Done != nil {
 		// Deferred, because the reverse proxy panics to end a broken response.
 		defer func() {
@@ -77,20 +79,50 @@ func (s *session) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			} else {
 				_ = http.NewResponseController(w).Flush() // so that it is counted
 			}
+			if !whole && outcome.Err == nil {
+				outcome.Err = cutShort(r)
+			}
 			outcome.Status = rec.status
-			outcome.BytesIn, outcome.BytesOut = s.client.in.Load()-in, s.client.out.Load()-out
+			in, out := s.client.in.Load(), s.client.out.Load()
+			outcome.BytesIn, outcome.BytesOut = in-s.in, out-s.out
+			s.in, s.out = in, out
 			verdict.Done(outcome)
 		}()
 	}
 	switch {
 	case verdict.AskLogin:
 		rec.Header().Set("Proxy-Authenticate", httpproxy.Challenge(s.opts.Realm))
+		if verdict.Close {
+			rec.Header().Set("Connection", "close")
+		}
 		answer(rec, http.StatusProxyAuthRequired, "This proxy needs a user and a password.")
 	case verdict.Reply != wire.ReplySucceeded:
 		answer(rec, httpproxy.Status(verdict.Reply), httpproxy.Reason(verdict.Reply))
 	default:
 		s.forward(rec, r, req.Dest, verdict, &outcome)
 	}
+	whole = true
+}
+
+// cutShort is why a response ended before its end: the client's context ends
+// when it cannot be written to.
+func cutShort(r *http.Request) error {
+	if err := r.Context().Err(); err != nil {
+		return err
+	}
+	return ErrCutShort
+}
+
+// endBody reads what is left of a request's body, up to the server's bound,
+// once the response is out. With full duplex nobody else does before the
+// server reads the next request, and then it meets its own read ahead and
+// panics ("invalid concurrent Body.Read call").
+func (s *session) endBody(w http.ResponseWriter, r *http.Request) {
+	if s.client.raw.Load() {
+		return
+	}
+	_ = http.NewResponseController(w).Flush() // fails on a client that is gone
+	_ = r.Body.Close()
 }
 
 // forward sends the request on and its response back.
@@ -121,6 +153,13 @@ func (s *session) forward(w http.ResponseWriter, r *http.Request, dest wire.Addr
 			outcome.Reply = s.failed(w, err)
 		},
 	}
+	r = r.WithContext(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{
+		GotConn: func(got httptrace.GotConnInfo) {
+			if b, ok := got.Conn.(*serverConn); ok {
+				outcome.Server = b.Conn
+			}
+		},
+	}))
 	// A response may begin before its request has ended.
 	_ = http.NewResponseController(w).EnableFullDuplex()
 	// What the server does not say is not to be made up here.

@@ -10,6 +10,17 @@ import (
 	"cleversocks/conn/wire"
 )
 
+// ConfigError is something wrong with the settings.
+type ConfigError struct {
+	Path string // the setting: "upstream[0].via[1]", "forward[2].to[0]"
+	Err  error  // repeats no secret
+}
+
+func (e *ConfigError) Error() string { return e.Path + ": " + e.Err.Error() }
+
+// Unwrap is what is wrong.
+func (e *ConfigError) Unwrap() error { return e.Err }
+
 // Error is a failure on the way through an upstream.
 type Error struct {
 	Upstream string         // the upstream's name

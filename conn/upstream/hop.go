@@ -152,18 +152,16 @@ func (c chain) same(o chain) bool {
 
 const maxHops = 8
 
-func parseChain(urls []string) (chain, error) {
-	if len(urls) > maxHops {
-		return nil, fmt.Errorf("%d hops: at most %d", len(urls), maxHops)
-	}
+// parseChain reads the hops of a chain, each with the place that it is from.
+func parseChain(urls []source) (chain, *ConfigError) {
 	var c chain
-	for i, raw := range urls {
-		h, err := ParseHop(raw)
+	for i, u := range urls {
+		h, err := ParseHop(u.url)
 		if err != nil {
-			return nil, fmt.Errorf("[%d]: %w", i, err)
+			return nil, &ConfigError{u.path, err}
 		}
 		if i > 0 && c[i-1].proto == protoSOCKS4 && (h.addr.IsName() || !h.addr.IP.Is4()) {
-			return nil, fmt.Errorf("[%d]: socks4 before it reaches IPv4 addresses only: use socks4a", i)
+			return nil, &ConfigError{u.path, errors.New("socks4 before it reaches IPv4 addresses only: use socks4a")}
 		}
 		c = append(c, h)
 	}

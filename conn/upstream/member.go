@@ -15,7 +15,7 @@ type member struct {
 	label   string // unique in its pool, without credentials
 	hops    chain
 	health  Health
-	timeout time.Duration // of one attempt for a client
+	timeout time.Duration // of one handshake for a client
 	open    func(ctx context.Context, hops chain) (*prepared, *Error)
 	log     *slog.Logger
 	metrics *metrics.UpstreamMember
@@ -102,9 +102,7 @@ func (m *member) probeSoon() {
 // reach gets an answer from the last hop, over a warm connection if there is
 // one. A warm one that breaks at its use is replaced by a fresh one: between
 // the look at it and the request the hop may have closed it.
-func (m *member) reach(parent context.Context, want ask) (_ *prepared, warm bool, _ *Error) {
-	ctx, cancel := context.WithTimeout(parent, m.timeout)
-	defer cancel()
+func (m *member) reach(ctx context.Context, want ask) (_ *prepared, warm bool, _ *Error) {
 	if p := m.shelf.take(); p != nil {
 		fail := want(ctx, p, m.last())
 		if fail == nil {
@@ -115,10 +113,13 @@ func (m *member) reach(parent context.Context, want ask) (_ *prepared, warm bool
 			return nil, true, named(fail, m.last())
 		}
 	}
-	p, fail := m.fresh(ctx)
+	opening, cancel := context.WithTimeout(ctx, m.timeout)
+	p, fail := m.fresh(opening)
+	cancel()
 	if fail != nil {
-		// A client that went away is not the member's failure.
-		if !errors.Is(context.Cause(parent), context.Canceled) {
+		// A client that went away is not the member's failure. Whatever the
+		// cause it gave, Err says Canceled.
+		if !errors.Is(ctx.Err(), context.Canceled) {
 			m.failed(fail)
 		}
 		return nil, false, fail

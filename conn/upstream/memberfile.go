@@ -12,22 +12,31 @@ import (
 // maxMemberFile bounds a file of members.
 const maxMemberFile = 1 << 20
 
-// expandMembers puts the content of files in the place of "file:PATH".
-func expandMembers(members []string) ([]string, error) {
-	var urls []string
-	for i, m := range members {
-		path, isFile := strings.CutPrefix(m, "file:")
+// source is a proxy's URL and where the settings have it.
+type source struct {
+	url  string
+	path string // "upstream[0].members[2]"
+}
+
+// expand puts the content of files in the place of "file:PATH".
+func expand(path string, list []string) ([]source, *ConfigError) {
+	var out []source
+	for i, text := range list {
+		at := fmt.Sprintf("%s[%d]", path, i)
+		file, isFile := strings.CutPrefix(text, "file:")
 		if !isFile {
-			urls = append(urls, m)
+			out = append(out, source{text, at})
 			continue
 		}
-		more, err := readMemberFile(path)
+		urls, err := readMemberFile(file)
 		if err != nil {
-			return nil, fmt.Errorf("members[%d]: %w", i, err)
+			return nil, &ConfigError{at, err}
 		}
-		urls = append(urls, more...)
+		for _, u := range urls {
+			out = append(out, source{u, at})
+		}
 	}
-	return urls, nil
+	return out, nil
 }
 
 func readMemberFile(path string) ([]string, error) {

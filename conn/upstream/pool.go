@@ -16,6 +16,9 @@ import (
 // connections, cold ones.
 type Pool struct {
 	name     string
+	plan     *plan
+	rewarm   string        // Options.Rewarm, when it was made
+	timeout  time.Duration // Options.ConnectTimeout, likewise
 	local    bool
 	strategy Strategy
 	members  []*member // never empty, never changed
@@ -80,7 +83,7 @@ func (p *Pool) through(ctx context.Context, want ask) (*prepared, Info, *Error) 
 		if fail == nil {
 			m.metrics.Active.Add(1)
 			release := sync.OnceFunc(func() { m.metrics.Active.Add(-1) })
-			return got, Info{Upstream: p.name, Member: m.label, Local: got.local(), Warm: warm, release: release}, nil
+			return got, Info{Upstream: p.name, Member: m.label, single: len(p.plan.upstream.Via) > 0, Local: got.local(), Warm: warm, release: release}, nil
 		}
 		fail.Upstream = p.name
 		if first == nil || !fail.HopFault {
@@ -105,7 +108,7 @@ func (p *Pool) connect(ctx context.Context, dests []wire.Addr) (net.Conn, Info, 
 			return fail
 		})
 		if fail == nil {
-			info.Bound = bound
+			info.Bound, info.Dest = bound, dest
 			return got.conn, info, nil
 		}
 		if first == nil {

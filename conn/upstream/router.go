@@ -3,10 +3,9 @@ package upstream
 import (
 	"context"
 	"errors"
-	"fmt"
-	"log/slog"
 	"net"
 
+	"cleversocks/conn/dial"
 	"cleversocks/conn/wire"
 )
 
@@ -37,157 +36,73 @@ type Route struct {
 	Action Action
 	Dest   wire.Addr // the query's, with what the rule rewrites
 	Rule   string    // "forward[2]"; empty when none matched
+	// Egress is how the rule wants a Direct connection to leave; what is zero
+	// of it is left open.
+	Egress dial.Egress
 	pool   *Pool
 }
 
 // Compile checks everything, reads the members' files and makes the pools.
-// Errors name the field. The pools do nothing yet: run each as a service.
+// Errors are *ConfigError, joined. The new pools do nothing yet: run each as
+// a service. A pool of the previous router whose definition is the same is
+// taken over as it is, at work.
 func Compile(o Options) (*Router, error) {
 	o.setDefaults()
 	if len(o.Upstreams) > 0 && (o.Dial == nil || o.Metrics == nil || o.Logger == nil) {
 		return nil, errors.New("upstream: Dial, Metrics and Logger are required")
 	}
+	plans, problems := planAll(o.Upstreams)
 	r := &Router{}
-	pools := make(map[string]*Pool, len(o.Upstreams))
-	for i, u := range o.Upstreams {
-		if u.Name == "" || u.Name == toDirect || u.Name == toReject || pools[u.Name] != nil {
-			return nil, fmt.Errorf("upstream[%d].name: %q is empty, reserved or taken", i, u.Name)
+	pools := known(o.Upstreams)
+	for _, plan := range plans {
+		p := o.Previous.unchanged(&o, plan)
+		if p == nil {
+			p = newPool(&o, plan)
 		}
-		u.setDefaults()
-		p, err := newPool(&o, u)
-		if err != nil {
-			return nil, fmt.Errorf("upstream[%d].%w", i, err)
-		}
-		pools[u.Name] = p
+		pools[p.name] = p
 		r.pools = append(r.pools, p)
 	}
-	for i, f := range o.Forward {
-		c, err := compileRule(i, f, pools)
-		if err != nil {
-			return nil, err
+	rules, more := compileRules(o.Forward, pools)
+	r.rules = rules
+	if problems = append(problems, more...); len(problems) > 0 {
+		errs := make([]error, len(problems))
+		for i, problem := range problems {
+			errs[i] = problem
 		}
-		r.rules = append(r.rules, c)
+		return nil, errors.Join(errs...)
 	}
 	return r, nil
 }
 
-func newPool(o *Options, u Upstream) (*Pool, error) {
-	if err := u.Strategy.check(); err != nil {
-		return nil, err
-	}
-	if u.Warm.Size < 0 || u.Warm.Size > MaxWarm {
-		return nil, fmt.Errorf("pool.warm: %d: want 0 to %d", u.Warm.Size, MaxWarm)
-	}
-	chains, err := u.chains()
-	if err != nil {
-		return nil, err
-	}
-	p := &Pool{name: u.Name, local: u.ResolveLocally, strategy: u.Strategy}
-	open := (&connector{dial: o.Dial, resolve: o.Resolve, tls: o.TLS}).open
-	used := make(map[string]int)
-	for _, c := range chains {
-		// One proxy under several users is several members: number them, for
-		// the label has no user in it.
-		label := c.String()
-		if used[label]++; used[label] > 1 {
-			label = fmt.Sprintf("%s #%d", label, used[label])
-		}
-		m := &member{
-			label: label, hops: c, health: u.Health, timeout: o.ConnectTimeout, open: open,
-			log:     o.Logger.With(slog.String("upstream", u.Name)),
-			metrics: o.Metrics.Member(u.Name, label),
-			kick:    make(chan struct{}, 1),
-		}
-		m.shelf = newShelf(u.Warm, &m.metrics.Warm)
-		if m.state = o.Previous.stateOf(u.Name, label, c); m.state == nil {
-			m.state = &state{up: true} // until shown otherwise
-			m.metrics.Up.Store(1)
-		}
-		p.members = append(p.members, m)
-	}
-	return p, nil
+// Check is what Compile would complain about. It reads the members' files.
+func Check(upstreams []Upstream, forward []Rule) []*ConfigError {
+	_, problems := planAll(upstreams)
+	_, more := compileRules(forward, known(upstreams))
+	return append(problems, more...)
 }
 
-// chains is the upstream's ways: one chain, or a hop per member.
-func (u *Upstream) chains() ([]chain, error) {
-	if (len(u.Via) > 0) == (len(u.Members) > 0) {
-		return nil, errors.New("via: exactly one of via and members is needed")
-	}
-	var out []chain
-	field := "via"
-	if len(u.Via) > 0 {
-		c, err := parseChain(u.Via)
-		if err != nil {
-			return nil, fmt.Errorf("via%w", err)
-		}
-		out = append(out, c)
-	} else {
-		urls, err := expandMembers(u.Members)
-		if err != nil {
-			return nil, err
-		}
-		if len(urls) == 0 || len(urls) > maxMembers {
-			return nil, fmt.Errorf("members: %d of them: want 1 to %d", len(urls), maxMembers)
-		}
-		field = "members"
-		for i, raw := range urls {
-			h, err := ParseHop(raw)
-			if err != nil {
-				return nil, fmt.Errorf("members[%d]: %w", i, err)
-			}
-			out = append(out, chain{h})
+// known holds the names of upstreams, without pools: a rule may lead to one
+// even if something else is wrong with it.
+func known(upstreams []Upstream) map[string]*Pool {
+	pools := make(map[string]*Pool, len(upstreams))
+	for _, u := range upstreams {
+		if u.Name != "" {
+			pools[u.Name] = nil
 		}
 	}
-	for _, c := range out {
-		if c[len(c)-1].proto == protoSOCKS4 && !u.ResolveLocally {
-			return nil, fmt.Errorf(`%s: socks4 resolves no names: use socks4a, or resolve = "local"`, field)
-		}
-	}
-	return out, nil
+	return pools
 }
 
-// stateOf is what was known of a member that stays, or nil.
-func (r *Router) stateOf(pool, label string, c chain) *state {
-	if r == nil {
-		return nil
-	}
-	for _, p := range r.pools {
-		if p.name != pool {
+func compileRules(forward []Rule, pools map[string]*Pool) (rules []*rule, problems []*ConfigError) {
+	for i, f := range forward {
+		c, err := compileRule(i, f, pools)
+		if err != nil {
+			problems = append(problems, err)
 			continue
 		}
-		for _, m := range p.members {
-			if m.label == label && m.hops.same(c) {
-				return m.state
-			}
-		}
+		rules = append(rules, c)
 	}
-	return nil
-}
-
-// Retired calls forget for each member that next has no more, once next is in
-// force: hand it metrics.Upstream's Forget.
-func (r *Router) Retired(next *Router, forget func(upstream, member string)) {
-	if r == nil {
-		return
-	}
-	for _, p := range r.pools {
-		for _, m := range p.members {
-			if !next.has(p.name, m.label) {
-				forget(p.name, m.label)
-			}
-		}
-	}
-}
-
-func (r *Router) has(pool, label string) bool {
-	for _, p := range r.pools {
-		for _, m := range p.members {
-			if p.name == pool && m.label == label {
-				return true
-			}
-		}
-	}
-	return false
+	return rules, problems
 }
 
 // Pools is the services to run while the router is in force.
@@ -199,11 +114,25 @@ func (r *Router) Route(q Query) Route {
 	if r != nil {
 		for _, c := range r.rules {
 			if c.matches(q) {
-				return Route{Action: c.action, Dest: c.apply(q.Dest), Rule: c.label, pool: c.pool}
+				return Route{Action: c.action, Dest: c.apply(q.Dest), Rule: c.label, Egress: c.egress, pool: c.pool}
 			}
 		}
 	}
 	return Route{Dest: q.Dest}
+}
+
+// RouteDatagrams is where the first rule sends a user's datagrams, which have
+// no one destination: rules that name destinations or ports are passed over,
+// and nothing is rewritten.
+func (r *Router) RouteDatagrams(user string) Route {
+	if r != nil {
+		for _, c := range r.rules {
+			if c.any && len(c.ports) == 0 && c.matchesUser(user) {
+				return Route{Action: c.action, Rule: c.label, Egress: c.egress, pool: c.pool}
+			}
+		}
+	}
+	return Route{}
 }
 
 // Upstream is the upstream's name; empty unless the action is Via.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/gaissmai/bart"
 
+	"cleversocks/conn/dial"
 	"cleversocks/conn/wire"
 )
 
@@ -26,6 +27,8 @@ type Rule struct {
 	// Rewrite is the "host:port" asked for instead. An empty host or "*"
 	// keeps the host, port 0 keeps the port.
 	Rewrite string
+	// Egress is how connections leave, for "direct".
+	Egress dial.Egress
 }
 
 // Ports is a range of ports, both ends included.
@@ -62,20 +65,24 @@ type rule struct {
 	ports    []Ports
 	users    map[string]struct{}
 	rewrite  wire.Addr // what is unset is kept
+	egress   dial.Egress
 	action   Action
 	pool     *Pool
 }
 
-func compileRule(index int, r Rule, pools map[string]*Pool) (*rule, error) {
-	c := &rule{label: fmt.Sprintf("forward[%d]", index), any: len(r.To) == 0, ports: r.Ports}
+func compileRule(index int, r Rule, pools map[string]*Pool) (*rule, *ConfigError) {
+	c := &rule{label: fmt.Sprintf("forward[%d]", index), any: len(r.To) == 0, ports: r.Ports, egress: r.Egress}
+	fail := func(field string, err error) (*rule, *ConfigError) {
+		return nil, &ConfigError{c.label + "." + field, err}
+	}
 	for i, to := range r.To {
 		if err := c.addTo(to); err != nil {
-			return nil, fmt.Errorf("%s.to[%d]: %w", c.label, i, err)
+			return fail(fmt.Sprintf("to[%d]", i), err)
 		}
 	}
 	for i, p := range r.Ports {
 		if p.First > p.Last {
-			return nil, fmt.Errorf("%s.ports[%d]: %d-%d is empty", c.label, i, p.First, p.Last)
+			return fail(fmt.Sprintf("ports[%d]", i), fmt.Errorf("%d-%d is empty", p.First, p.Last))
 		}
 	}
 	if len(r.Users) > 0 {
@@ -86,7 +93,7 @@ func compileRule(index int, r Rule, pools map[string]*Pool) (*rule, error) {
 	}
 	var err error
 	if c.rewrite, err = parseRewrite(r.Rewrite); err != nil {
-		return nil, fmt.Errorf("%s.rewrite: %w", c.label, err)
+		return fail("rewrite", err)
 	}
 	switch r.Upstream {
 	case toDirect:
@@ -94,10 +101,17 @@ func compileRule(index int, r Rule, pools map[string]*Pool) (*rule, error) {
 	case toReject:
 		c.action = Reject
 	default:
-		c.action = Via
-		if c.pool = pools[r.Upstream]; c.pool == nil {
-			return nil, fmt.Errorf("%s.upstream: %q is no upstream's name, nor direct or reject", c.label, r.Upstream)
+		pool, known := pools[r.Upstream]
+		if !known {
+			return fail("upstream", fmt.Errorf("%q is no upstream's name, nor direct or reject", r.Upstream))
 		}
+		c.action, c.pool = Via, pool
+	}
+	if c.action != Direct && !r.Egress.IsZero() {
+		return fail("egress", errors.New(`only a rule with upstream = "direct" has one: an upstream's connections are shared`))
+	}
+	if c.action == Reject && r.Rewrite != "" {
+		return fail("rewrite", errors.New("nothing is asked for by a rule that rejects"))
 	}
 	return c, nil
 }
@@ -154,12 +168,15 @@ func (c *rule) addPrefix(p netip.Prefix) {
 }
 
 func (c *rule) matches(q Query) bool {
-	if c.users != nil {
-		if _, ok := c.users[q.User]; !ok {
-			return false
-		}
+	return c.matchesUser(q.User) && c.matchesPort(q.Dest.Port) && c.matchesHost(q.Dest)
+}
+
+func (c *rule) matchesUser(user string) bool {
+	if c.users == nil {
+		return true
 	}
-	return c.matchesPort(q.Dest.Port) && c.matchesHost(q.Dest)
+	_, ok := c.users[user]
+	return ok
 }
 
 func (c *rule) matchesPort(port uint16) bool {

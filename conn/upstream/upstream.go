@@ -41,13 +41,17 @@ type Options struct {
 	// TLS is the base of the configuration for hops over TLS; the server
 	// name is set per hop. Optional.
 	TLS *tls.Config
-	// ConnectTimeout bounds one attempt through one member, so that a dead
-	// one leaves time for the next. Default 10 s.
+	// ConnectTimeout is what a client's request may take over all members that
+	// it tries; the handshake with one gets its share. The caller's context
+	// bounds the whole. Default 10 s.
 	ConnectTimeout time.Duration
-	Metrics        *metrics.Upstream // required
-	Logger         *slog.Logger      // required
-	// Previous, on a reload, is the router in force: what it knows of the
-	// members that stay is kept.
+	// Rewarm is how connections to hops are made, in any words: when it
+	// changes, no pool is taken over with the connections that it has.
+	Rewarm  string
+	Metrics *metrics.Upstream // required
+	Logger  *slog.Logger      // required
+	// Previous, on a reload, is the router in force: pools that do not change
+	// are taken over, and of others what is known of the members that stay.
 	Previous *Router
 }
 
@@ -55,7 +59,7 @@ type Options struct {
 // of one hop each (Members). Exactly one of the two is set.
 type Upstream struct {
 	Name string
-	// Via is a chain, first hop first, each a URL of [ParseHop].
+	// Via is a chain, first hop first, each a URL of [ParseHop] or a file.
 	Via []string
 	// Members are URLs, or "file:PATH": a file with one URL a line, or a
 	// JSON array of them.
@@ -95,7 +99,17 @@ type Info struct {
 	Local    netip.AddrPort // our end of the connection to the first hop
 	Warm     bool           // whether a connection was ready
 	Bound    netip.AddrPort // what the last hop said it bound, if it did
+	Dest     wire.Addr      // the one of Dial's destinations that was reached
+	single   bool           // the upstream is a chain, not a pool
 	release  func()
+}
+
+// Path names the way in records: "upstream", or "upstream/member" of a pool.
+func (i Info) Path() string {
+	if i.single || i.Member == "" {
+		return i.Upstream
+	}
+	return i.Upstream + "/" + i.Member
 }
 
 // Release tells the pool that the tunnel has ended. Call it once, whatever

@@ -3,7 +3,7 @@
 // Command bench measures SOCKS5 proxies from outside: what they carry, how
 // long they take, and what processor time, memory and descriptors that costs.
 //
-//	go run ./e2e/bench                        # ours, microsocks, danted and iocopy
+//	go run ./e2e/bench                        # ours, microsocks, danted, iocopy and udpplain
 //	go run ./e2e/bench -quick -only ours,iocopy
 //	go run ./e2e/bench -proxy 'mine=/usr/bin/mine -listen {host}:{port}'
 //	go run ./e2e/bench -write docs/benchmarks.md
@@ -126,6 +126,9 @@ func measureAll(ctx context.Context, o options, dir string) error {
 	for round := range o.rounds {
 		for _, m := range chosen {
 			for _, p := range proxies {
+				if p.carries&m.carries == 0 {
+					continue
+				}
 				if err := ctx.Err(); err != nil {
 					return err
 				}

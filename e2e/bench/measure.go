@@ -26,6 +26,8 @@ type value struct {
 type measurement struct {
 	name    string
 	figures []string
+	// carries is what a proxy must do to be measured.
+	carries carries
 	run     func(ctx context.Context, o options, p *instance) ([]value, error)
 }
 
@@ -48,17 +50,23 @@ var units = map[string]unit{
 	"idle.kernel":   {"idle relay, kernel memory, KiB", "%.1f"},
 	"idle.memory":   {"idle relay, user and kernel memory, KiB", "%.1f"},
 	"idle.fds":      {"idle relay, descriptors", "%.2f"},
+	"udp.rate":      {"512-byte datagrams, 64 under way, round trips/s", "%.0f"},
+	"udp.cpu":       {"512-byte datagrams, CPU µs each", "%.1f"},
+	"udpgso.rate":   {"the same from a client with UDP GSO and GRO, round trips/s", "%.0f"},
+	"udpgso.cpu":    {"the same from a client with UDP GSO and GRO, CPU µs each", "%.1f"},
 	"idle.resident": {"process without relays, user memory, MiB", "%.1f"},
 }
 
 func measurements() []measurement {
 	return []measurement{
-		{"bulk", []string{"bulk.rate", "bulk.cpu"}, bulk("bulk", 1)},
-		{"bulk8", []string{"bulk8.rate", "bulk8.cpu"}, bulk("bulk8", 8)},
-		{"echo", []string{"echo.p50", "echo.p99", "echo.rate", "echo.cpu"}, roundTrips("echo", 1)},
-		{"echo64", []string{"echo64.p50", "echo64.p99", "echo64.rate", "echo64.cpu"}, roundTrips("echo64", 64)},
-		{"connect", []string{"connect.rate", "connect.cpu"}, connections},
-		{"idle", []string{"idle.user", "idle.kernel", "idle.memory", "idle.fds", "idle.resident"}, idle},
+		{"bulk", []string{"bulk.rate", "bulk.cpu"}, overTCP, bulk("bulk", 1)},
+		{"bulk8", []string{"bulk8.rate", "bulk8.cpu"}, overTCP, bulk("bulk8", 8)},
+		{"echo", []string{"echo.p50", "echo.p99", "echo.rate", "echo.cpu"}, overTCP, roundTrips("echo", 1)},
+		{"echo64", []string{"echo64.p50", "echo64.p99", "echo64.rate", "echo64.cpu"}, overTCP, roundTrips("echo64", 64)},
+		{"connect", []string{"connect.rate", "connect.cpu"}, overTCP, connections},
+		{"udp", []string{"udp.rate", "udp.cpu"}, overUDP, datagrams("udp", false)},
+		{"udpgso", []string{"udpgso.rate", "udpgso.cpu"}, overUDP, datagrams("udpgso", true)},
+		{"idle", []string{"idle.user", "idle.kernel", "idle.memory", "idle.fds", "idle.resident"}, overTCP, idle},
 	}
 }
 

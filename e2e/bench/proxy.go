@@ -17,19 +17,39 @@ import (
 	"time"
 )
 
-// yardstick is the proxy that the ratios refer to.
-const yardstick = "iocopy"
+// The proxies that the ratios refer to: a plain loop of reads and writes.
+const (
+	yardstick    = "iocopy"
+	udpYardstick = "udpplain"
+)
+
+// carries is what a proxy can do, and what a measurement needs.
+type carries uint8
+
+const (
+	overTCP carries = 1 << iota
+	overUDP
+)
+
+// yardstick is the proxy that ratios refer to.
+func (c carries) yardstick() string {
+	if c&overUDP != 0 {
+		return udpYardstick
+	}
+	return yardstick
+}
 
 // proxy is a program that can be measured.
 type proxy struct {
 	name    string
 	command []string                                     // {host}, {port} and {config} are filled in
 	config  func(host string, port int) (content string) // nil: none
+	carries carries
 }
 
 // build makes the proxies that come from this module.
 func build(ctx context.Context, o options, dir string) error {
-	packages := map[string]string{yardstick: "./e2e/bench/iocopy"}
+	packages := map[string]string{yardstick: "./e2e/bench/iocopy", udpYardstick: "./e2e/bench/udpplain"}
 	if o.ours == "" {
 		packages["cleversocks"] = "./cmd/cleversocks"
 	}
@@ -49,14 +69,15 @@ func choose(o options, dir string) ([]proxy, error) {
 		ours = filepath.Join(dir, "cleversocks")
 	}
 	all := []proxy{
-		{name: "cleversocks", command: []string{ours, "-q", "-i", "{host}", "-p", "{port}"}},
-		{name: yardstick, command: []string{filepath.Join(dir, yardstick), "-listen", "{host}:{port}"}},
-		{name: "microsocks", command: []string{"microsocks", "-i", "{host}", "-p", "{port}"}},
-		{name: "danted", command: []string{"danted", "-f", "{config}"}, config: danteConfig},
+		{name: "cleversocks", command: []string{ours, "-q", "-i", "{host}", "-p", "{port}"}, carries: overTCP | overUDP},
+		{name: yardstick, command: []string{filepath.Join(dir, yardstick), "-listen", "{host}:{port}"}, carries: overTCP},
+		{name: udpYardstick, command: []string{filepath.Join(dir, udpYardstick), "{host}:{port}"}, carries: overUDP},
+		{name: "microsocks", command: []string{"microsocks", "-i", "{host}", "-p", "{port}"}, carries: overTCP},
+		{name: "danted", command: []string{"danted", "-f", "{config}"}, config: danteConfig, carries: overTCP | overUDP},
 	}
 	for _, extra := range o.extra {
 		name, command, _ := strings.Cut(extra, "=")
-		all = append(all, proxy{name: name, command: strings.Fields(command)})
+		all = append(all, proxy{name: name, command: strings.Fields(command), carries: overTCP})
 	}
 	if o.only == "" {
 		return all, nil

@@ -64,9 +64,8 @@ func table(b *bytes.Buffer, proxies []proxy, chosen []measurement, r *results) {
 	for _, m := range chosen {
 		for _, name := range m.figures {
 			fmt.Fprintf(b, "| %s |", units[name].title)
-			base, hasBase := r.median(yardstick, name)
 			for _, p := range proxies {
-				fmt.Fprintf(b, " %s |", cell(r, p.name, name, base, hasBase))
+				fmt.Fprintf(b, " %s |", cell(r, p.name, name, m.carries.yardstick()))
 			}
 			fmt.Fprintln(b)
 		}
@@ -74,13 +73,13 @@ func table(b *bytes.Buffer, proxies []proxy, chosen []measurement, r *results) {
 }
 
 // cell is a median with its ratio to the yardstick's.
-func cell(r *results, proxy, name string, base float64, hasBase bool) string {
+func cell(r *results, proxy, name, yardstick string) string {
 	number, ok := r.median(proxy, name)
 	if !ok {
 		return "-"
 	}
 	text := fmt.Sprintf(units[name].format, number)
-	if hasBase && base != 0 && proxy != yardstick {
+	if base, ok := r.median(yardstick, name); ok && base != 0 && proxy != yardstick {
 		text += fmt.Sprintf(" (%.2f)", number/base)
 	}
 	return text
@@ -100,7 +99,7 @@ Written by `+"`go run ./e2e/bench -write`"+`; run it on your machine, the figure
 - Load: %v each, %d rounds, %d idle relays; client and server of the load run on the same cores
 
 Medians over the rounds, the proxies taking turns; in brackets the ratio to iocopy, a proxy of 60 lines around
-Go's io.Copy. Processor time and memory are the proxy's own, from its cgroup.
+Go's io.Copy, and for UDP to udpplain, a relay of one datagram a read and a write. Processor time and memory are the proxy's own, from its cgroup.
 
 `, time.Now().UTC().Format(time.DateOnly), processor(), runtime.NumCPU(), kernel(), runtime.Version(),
 		congestionInForce(), o.duration, o.rounds, o.relays)

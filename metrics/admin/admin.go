@@ -25,6 +25,7 @@ type Options struct {
 	Ready   func() error    // nil: new connections are welcome
 	Version string
 	Pprof   bool
+	API     API
 	Log     *slog.Logger
 }
 
@@ -79,13 +80,14 @@ func (s *Server) Serve(ctx context.Context) error {
 	return err
 }
 
-// handler maps the paths. Everything answers GET and HEAD alone.
+// handler maps the paths. Everything but the API answers GET and HEAD alone.
 func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", s.index)
 	mux.HandleFunc("GET /metrics", s.metrics)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { text(w, http.StatusOK, "ok") })
 	mux.HandleFunc("GET /readyz", s.ready)
+	s.options.API.routes(mux)
 	if s.options.Pprof {
 		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
@@ -99,7 +101,8 @@ func (s *Server) index(w http.ResponseWriter, _ *http.Request) {
 	text(w, http.StatusOK, "CleverSocks "+s.options.Version+"\n\n"+
 		"/metrics  Prometheus metrics\n"+
 		"/healthz  the process answers\n"+
-		"/readyz   it takes new connections")
+		"/readyz   it takes new connections\n"+
+		"/api/v1/  explain, whitelist, bans; with a token")
 }
 
 func (s *Server) metrics(w http.ResponseWriter, _ *http.Request) {

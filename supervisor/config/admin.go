@@ -2,12 +2,16 @@ package config
 
 import "fmt"
 
-const adminDoc = "The management endpoint: metrics and health."
+const adminDoc = "The management endpoint: metrics, health and, with a token, an API."
 
 // Admin is the [admin] section.
 type Admin struct {
 	Address ListenAddress // the zero address: off
 	Pprof   bool
+
+	TokenFile string
+	// Token is what TokenFile holds; unset: there is no API.
+	Token Secret
 
 	// Configured says that the address was given: then a failure to listen is
 	// an error; for the default it is a warning.
@@ -24,12 +28,17 @@ func (a *Admin) keys() []Key {
 			Name: "pprof", Value: &a.Pprof, Default: "false",
 			Doc: "Serves Go's profiles under /debug/pprof/.",
 		},
+		{
+			Name: "token_file", Value: &a.TokenFile, Default: "",
+			Doc: "A file that holds the token for /api, at least 16 bytes, read again on SIGHUP. Empty: there is no /api.",
+		},
 	}
 }
 
 func (c *Config) finishAdmin(f *finisher) {
 	const key = "admin.address"
 	c.Admin.Configured = c.isSet(key)
+	c.Admin.readToken(f, c)
 	f.resolve(key, c.origins[key], &c.Admin.Address)
 	if c.Admin.Address.IsZero() || c.Admin.Address.AddrPort.Port() == 0 {
 		return
@@ -46,5 +55,25 @@ func (c *Config) finishAdmin(f *finisher) {
 	}
 	if !c.Admin.Address.IsLoopback() {
 		f.warn("the admin endpoint on %s is not on loopback: whoever reaches it reads metrics", c.Admin.Address)
+	}
+}
+
+// minToken is the shortest admin token, in bytes: it can be tried at the
+// speed of the network.
+const minToken = 16
+
+func (a *Admin) readToken(f *finisher, c *Config) {
+	if a.TokenFile == "" {
+		return
+	}
+	const key = "admin.token_file"
+	token, err := readSecret(a.TokenFile, c.Secrets.AllowWorldReadable)
+	switch {
+	case err != nil:
+		f.add(c.originOf(key), key, "%q: %v", a.TokenFile, err)
+	case len(token.Reveal()) < minToken:
+		f.add(c.originOf(key), key, "%q: the token has %d bytes: it needs %d", a.TokenFile, len(token.Reveal()), minToken)
+	default:
+		a.Token = token
 	}
 }

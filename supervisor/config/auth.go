@@ -1,5 +1,7 @@
 package config
 
+import "cleversocks/authsvc"
+
 const authDoc = "Who may use the proxy."
 
 // maxCredential is the longest user name or password of RFC 1929 §2.
@@ -12,6 +14,11 @@ type Auth struct {
 	Password        Secret   // as written
 	PasswordFile    string
 	CredentialsFile string
+	UsersFile       string
+	AllowPlain      bool     // plain passwords in UsersFile and [[user]]
+	NoPasswordFrom  []Prefix // clients that need no password
+	Once            Once
+	SOCKS4Users     bool
 
 	// Credential is the one user, wherever it was written; nil: none.
 	Credential *Credential
@@ -23,6 +30,13 @@ type Auth struct {
 type Credential struct {
 	User     string
 	Password Secret
+}
+
+// Once is auth-once: who logged in needs no password for a while.
+type Once struct {
+	Enabled bool
+	TTL     Duration
+	Max     int // addresses
 }
 
 func (a *Auth) keys() []Key {
@@ -47,6 +61,34 @@ func (a *Auth) keys() []Key {
 			Name: "credentials_file", Value: &a.CredentialsFile, Default: "", Flag: "credentials-file", Arg: "FILE",
 			Doc: "A file that holds one line, `user:password`, in place of auth.user and a password.",
 		},
+		{
+			Name: "users_file", Value: &a.UsersFile, Default: "", Optional: true,
+			Doc: "A file of `name:hash` lines, argon2id or bcrypt; read again on SIGHUP. `cleversocks hash` makes a hash.",
+		},
+		{
+			Name: "allow_plain_passwords", Value: &a.AllowPlain, Default: "false",
+			Doc: "Accepts plain passwords in auth.users_file and [[user]].",
+		},
+		{
+			Name: "no_password_from", Value: &a.NoPasswordFrom, Default: "", Optional: true, Flag: "no-password-from", Short: "w", Arg: "IPS",
+			Doc: "Addresses of clients that need no password, comma-separated. The flag needs a password to be configured.",
+		},
+		{
+			Name: "once.enabled", Value: &a.Once.Enabled, Default: "false", Flag: "auth-once", Short: "1",
+			Doc: "An address from which somebody logged in needs no password for a while. The flag needs a password to be configured.",
+		},
+		{
+			Name: "once.ttl", Value: &a.Once.TTL, Default: "1h", Min: "1s",
+			Doc: "For how long, from the log-in on.",
+		},
+		{
+			Name: "once.max", Value: &a.Once.Max, Default: "10000", Min: "1", Max: "1000000",
+			Doc: "How many addresses at a time; past that the oldest is forgotten.",
+		},
+		{
+			Name: "socks4_users", Value: &a.SOCKS4Users, Default: "false",
+			Doc: "Accepts a SOCKS4 user id as the name of a user that has no password. Nothing proves it: the client is believed. Without it, and where authentication is required, SOCKS4 clients are refused unless something else admits them.",
+		},
 	}
 }
 
@@ -56,23 +98,48 @@ const (
 	passwordKey    = "auth.password"
 	passwordFile   = "auth.password_file"
 	credentialFile = "auth.credentials_file"
+	usersFile      = "auth.users_file"
 )
 
 func (c *Config) finishAuth(f *finisher) {
 	if !f.within("auth") {
 		c.Auth.Credential = c.credential(f)
 	}
-	configured := c.Auth.Credential != nil
-	c.Auth.Required = c.Auth.Mode.Or(configured)
-	if c.Auth.Required && !configured && !f.within("auth") {
+	configured := c.configured()
+	c.Auth.Required = c.Auth.Mode.Or(configured.Required())
+	if c.Auth.Required && !configured.Required() && !f.within("auth") {
 		f.add(c.origins["auth.required"], "auth.required",
-			"nobody could log in: set auth.user and auth.password, or auth.credentials_file")
+			"nobody could log in: set auth.user and auth.password, auth.credentials_file, auth.users_file or a [[user]]")
 	}
+	c.needPassword(f)
 	if c.origins[passwordKey].layer == fromFlag {
 		f.warn("-P shows the password to other users of this machine: rather use --credentials-file FILE (one user:password), " +
 			"CLEVERSOCKS_AUTH__PASSWORD in the environment, or auth.password_file")
 	}
 	c.warnExposed(f)
+}
+
+// configured is which ways to log in there are, even if empty.
+func (c *Config) configured() authsvc.Configured {
+	return authsvc.Configured{
+		User:           c.Auth.Credential != nil || len(c.Users) > 0,
+		UsersFile:      c.isSet(usersFile),
+		NoPasswordFrom: c.isSet("auth.no_password_from"),
+		Once:           c.Auth.Once.Enabled,
+	}
+}
+
+// needPassword refuses -1 and -w where there is no password to do without, as
+// microsocks does: it is most likely forgotten.
+func (c *Config) needPassword(f *finisher) {
+	if c.Auth.Credential != nil || len(c.Users) > 0 || c.isSet(usersFile) {
+		return
+	}
+	for _, key := range []string{"auth.once.enabled", "auth.no_password_from"} {
+		if o := c.origins[key]; o.layer == fromFlag {
+			f.add(o, "", "must be used together with a user and password (-u and -P, --credentials-file, or users in the settings)")
+		}
+	}
 }
 
 // warnExposed warns of listeners that strangers reach.

@@ -19,10 +19,19 @@ type Config struct {
 	Limits    Limits
 	Relay     Relay
 	Drain     Drain
+	Reload    Reload
 	Listeners []Listener
 	Auth      Auth
+	Users     []User
+	ACL       ACL
+	Resolver  Resolver
 	Egress    Egress
+	UDP       UDP
+	Bind      Bind
+	Upstreams []Upstream
+	Forwards  []Forward // those of -f first
 	Admin     Admin
+	State     State
 	Secrets   Secrets
 
 	// Warnings are sentences that an operator should read after each load.
@@ -39,10 +48,20 @@ func (c *Config) sections() []section {
 		table("limits", limitsDoc, c.Limits.keys()),
 		table("relay", relayDoc, c.Relay.keys()),
 		table("drain", drainDoc, c.Drain.keys()),
+		table("reload", reloadDoc, c.Reload.keys()),
 		arrayTable("listener", listenerDoc, 1, &c.Listeners, (*Listener).keys),
 		table("auth", authDoc, c.Auth.keys()),
+		arrayTable("user", userDoc, 0, &c.Users, (*User).keys),
+		table("acl", aclDoc, c.ACL.keys()),
+		arrayTable("acl.rule", ruleDoc, 0, &c.ACL.Rules, (*Rule).keys),
+		table("resolver", resolverDoc, c.Resolver.keys()),
 		table("egress", egressDoc, c.Egress.keys()),
+		table("udp", udpDoc, c.UDP.keys()),
+		table("bind", bindDoc, c.Bind.keys()),
+		arrayTable("upstream", upstreamDoc, 0, &c.Upstreams, (*Upstream).keys),
+		arrayTable("forward", forwardDoc, 0, &c.Forwards, (*Forward).keys),
 		table("admin", adminDoc, c.Admin.keys()),
+		table("state", stateDoc, c.State.keys()),
 		table("secrets", secretsDoc, c.Secrets.keys()),
 	}
 }
@@ -52,9 +71,14 @@ func (c *Config) sections() []section {
 func (c *Config) finishers() []func(*finisher) {
 	return []func(*finisher){
 		c.finishListeners,
+		c.finishLimits,
 		c.finishAuth,
+		c.finishUsers,
+		c.finishACL,
+		c.finishResolver,
+		c.finishEgress,
+		c.finishRoutes,
 		c.finishAdmin,
-		c.finishLater,
 	}
 }
 

@@ -1,17 +1,56 @@
 package config
 
-const egressDoc = "How connections leave for their targets."
+const egressDoc = "How connections leave for their targets, and for upstreams. A user's addresses come before these, and those of a [[forward]] rule before both."
 
-// Egress is the [egress] section.
+// Egress is the [egress] section, and a rule's or a user's exception to it.
 type Egress struct {
-	Address IP // source address; the zero IP: the kernel's choice
+	Address   []Prefix // source addresses; empty: the kernel's choice
+	Interface string   // SO_BINDTODEVICE; "": any
+	Mark      int      // SO_MARK; 0: none
 }
+
+// IsZero says that nothing is set.
+func (e Egress) IsZero() bool { return len(e.Address) == 0 && e.Interface == "" && e.Mark == 0 }
 
 func (e *Egress) keys() []Key {
 	return []Key{
 		{
 			Name: "address", Value: &e.Address, Default: "", Flag: "bind", Short: "b", Arg: "ADDR",
-			Doc: "The source address of connections to targets. Empty: the kernel's choice.",
+			Doc: "The source address of connections. Several are taken at random, one for each connection, and of a CIDR a random address, which must be routed to this machine. A family of which there is none is not dialed. Empty: the kernel's choice.",
 		},
+		{
+			Name: "interface", Value: &e.Interface, Default: "", Max: "",
+			Doc: "The network interface that connections leave by, as `eth1`. Needs CAP_NET_RAW on old kernels.",
+		},
+		{
+			Name: "mark", Value: &e.Mark, Default: "0", Min: "0", Max: "4294967295",
+			Doc: "A mark on the packets for the host's routing rules (SO_MARK). Needs CAP_NET_ADMIN.",
+		},
+	}
+}
+
+// exceptions are the keys of an Egress inside another section.
+func (e *Egress) exceptions(doc string) []Key {
+	keys := e.keys()
+	for i := range keys {
+		k := &keys[i]
+		k.Name = "egress." + k.Name
+		k.Flag, k.Short, k.Arg = "", "", ""
+		k.Doc = doc + " As egress." + k.Name[len("egress."):] + "."
+	}
+	return keys
+}
+
+// maxInterface is the longest name of an interface, IFNAMSIZ less its NUL.
+const maxInterface = 15
+
+func (c *Config) finishEgress(f *finisher) {
+	f.checkEgress("egress", &c.Egress)
+}
+
+func (f *finisher) checkEgress(path string, e *Egress) {
+	if len(e.Interface) > maxInterface {
+		key := path + ".interface"
+		f.add(f.cfg.originOf(key), key, "%q is longer than an interface's name can be, %d bytes", clip(e.Interface), maxInterface)
 	}
 }

@@ -3,6 +3,7 @@ package config
 import (
 	"net"
 	"net/netip"
+	"reflect"
 	"strconv"
 	"strings"
 
@@ -17,21 +18,6 @@ const (
 	listenFlag = "listen"
 	portFlag   = "port"
 )
-
-// laterFlag is a flag of CleverSocks 1 whose feature this version lacks: it
-// is refused, never ignored. Its feature's issue replaces the row by a Key.
-type laterFlag struct {
-	name, short, arg, doc string
-	needsPassword         bool
-}
-
-func laterFlags() []laterFlag {
-	return []laterFlag{
-		{"auth-once", "1", "", "A client that logged in once needs no password from then on.", true},
-		{"no-password-from", "w", "IPS", "Addresses that need no password, comma-separated.", true},
-		{"forward", "f", "RULE", "Sends what matches through another proxy.", false},
-	}
-}
 
 // RegisterFlags adds the flags of all settings to fs. Values are checked by
 // Load, with the other sources'. wipe is called with the text of each secret
@@ -51,17 +37,17 @@ func RegisterFlags(fs *pflag.FlagSet, wipe func(text string)) {
 			fs.VarP(&secretFlag{wipe: wipe}, k.Flag, k.Short, usage)
 			continue
 		}
-		fs.StringP(k.Flag, k.Short, k.Default, usage)
-	}
-	fs.BoolP(quietFlag, "q", false, "Logs errors alone and no access records: log.level = \"error\", log.access = \"off\".")
-	for _, f := range laterFlags() {
-		usage := f.doc + " Not in this version."
-		if f.arg == "" {
-			fs.BoolP(f.name, f.short, false, usage)
-			continue
+		switch reflect.TypeOf(k.Value).Elem().Kind() {
+		case reflect.Bool:
+			fs.BoolP(k.Flag, k.Short, false, usage)
+		case reflect.Slice: // may be given several times
+			fs.StringArrayP(k.Flag, k.Short, nil, usage)
+		default:
+			fs.StringP(k.Flag, k.Short, k.Default, usage)
 		}
-		fs.StringArrayP(f.name, f.short, nil, strings.TrimSuffix(usage, ".")+": `"+f.arg+"` is refused.")
 	}
+	registerForward(fs, wipe)
+	fs.BoolP(quietFlag, "q", false, "Logs errors alone and no access records: log.level = \"error\", log.access = \"off\".")
 }
 
 // flagUsage is the first sentence of the documentation, with the setting and
@@ -69,6 +55,9 @@ func RegisterFlags(fs *pflag.FlagSet, wipe func(text string)) {
 func (k *Key) flagUsage(path string) string {
 	doc, _, _ := strings.Cut(k.Doc, ". ")
 	doc = strings.TrimSuffix(strings.ReplaceAll(doc, "`", ""), ".")
+	if k.Arg == "" {
+		return doc + ": " + path + "."
+	}
 	return doc + ". `" + k.Arg + "` is " + path + "."
 }
 
@@ -107,6 +96,9 @@ func (r *run) loadFlags(fs *pflag.FlagSet) {
 func (k keyPath) flagValue(f *pflag.Flag) string {
 	if s, ok := f.Value.(*secretFlag); ok {
 		return s.secret.Reveal()
+	}
+	if list, ok := f.Value.(pflag.SliceValue); ok {
+		return strings.Join(list.GetSlice(), ",")
 	}
 	text := f.Value.String()
 	if _, isDuration := k.Value.(*Duration); isDuration {
@@ -159,22 +151,6 @@ func (r *run) loadListenFlags(fs *pflag.FlagSet) {
 func changed(fs *pflag.FlagSet, name string) bool {
 	f := fs.Lookup(name)
 	return f != nil && f.Changed
-}
-
-// finishLater refuses the flags of features that are not here yet, in the
-// order of CleverSocks 1: a missing password first.
-func (c *Config) finishLater(f *finisher) {
-	for _, later := range laterFlags() {
-		if f.flags == nil || !changed(f.flags, later.name) {
-			continue
-		}
-		o := flagOrigin(later.name, later.short)
-		if later.needsPassword && c.Auth.Credential == nil {
-			f.add(o, "", "must be used together with a user and password (-u and -P, or --credentials-file)")
-			continue
-		}
-		f.add(o, "", "is not in this version yet; it comes with a later one")
-	}
 }
 
 // secretFlag is a flag whose text is copied and then wiped, and never shown.

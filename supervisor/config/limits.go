@@ -9,6 +9,25 @@ type Limits struct {
 	ConnectTimeout   Duration // for the dial, all addresses together
 	IdleTimeout      Duration // of a relay, both directions silent
 	ExitWhenIdle     Duration // 0: never
+
+	MaxConnectionsPerIP int // an IPv6 client counts by its /64; 0: any number
+	ConnectionRate      ConnectionRate
+	AuthFailures        AuthFailures
+	Exempt              []Prefix // free of the rate and of bans
+}
+
+// ConnectionRate bounds how fast one source connects.
+type ConnectionRate struct {
+	PerSecond int // 0: no limit
+	Burst     int // at once; 0: as many as a second may bring
+}
+
+// AuthFailures says when a source is banned, and for how long.
+type AuthFailures struct {
+	Max    int      // within Window; 0: nobody is banned
+	Window Duration // that failures count in
+	Ban    Duration // the first; each next one is twice as long
+	BanMax Duration // where that ends
 }
 
 func (l *Limits) keys() []Key {
@@ -35,5 +54,44 @@ func (l *Limits) keys() []Key {
 			Flag: "exit-when-idle", Short: "t", Arg: "SECONDS",
 			Doc: "The daemon drains and exits when it has had no connection for so long; 0s: never. The flag takes a number of seconds, or a duration.",
 		},
+		{
+			Name: "max_connections_per_ip", Value: &l.MaxConnectionsPerIP, Default: "0", Min: "0", Max: "10000000",
+			Doc: "How many connections one address may have at a time, an IPv6 client counted by its /64; 0: any number.",
+		},
+		{
+			Name: "connection_rate.per_second", Value: &l.ConnectionRate.PerSecond, Default: "0", Min: "0", Max: "1000000",
+			Doc: "How many connections a second one address may open, an IPv6 client counted by its /64; 0: any number. One too many is reset and counted.",
+		},
+		{
+			Name: "connection_rate.burst", Value: &l.ConnectionRate.Burst, Default: "0", Min: "0", Max: "1000000",
+			Doc: "How many of them may come at once; 0: as many as in a second.",
+		},
+		{
+			Name: "auth_failures.max", Value: &l.AuthFailures.Max, Default: "5", Min: "0", Max: "100",
+			Doc: "How many failed log-ins within the window ban an address (of IPv6, its /64); 0: none does. A banned address is closed at accept.",
+		},
+		{
+			Name: "auth_failures.window", Value: &l.AuthFailures.Window, Default: "1m", Min: "1s",
+			Doc: "How long a failed log-in counts.",
+		},
+		{
+			Name: "auth_failures.ban", Value: &l.AuthFailures.Ban, Default: "1m", Min: "1s",
+			Doc: "How long the first ban is. Each next one is twice as long.",
+		},
+		{
+			Name: "auth_failures.ban_max", Value: &l.AuthFailures.BanMax, Default: "1h", Min: "1s",
+			Doc: "The longest ban. An address that stays quiet for as long after its last one begins anew.",
+		},
+		{
+			Name: "exempt", Value: &l.Exempt, Default: "",
+			Doc: "Addresses free of the rate and of bans: a NAT full of people, a load balancer.",
+		},
+	}
+}
+
+func (c *Config) finishLimits(f *finisher) {
+	const key = "limits.auth_failures.ban_max"
+	if failures := c.Limits.AuthFailures; failures.BanMax < failures.Ban && !f.within("limits.auth_failures") {
+		f.add(c.originOf(key), key, "is %s, less than limits.auth_failures.ban (%s)", failures.BanMax, failures.Ban)
 	}
 }

@@ -11,6 +11,8 @@ const listenerDoc = "A socket that clients connect to. Without any, there is one
 type Listener struct {
 	Address   ListenAddress
 	ReusePort int // accept sockets; 1: no SO_REUSEPORT
+	Protocols []Protocol
+	Advertise IP // told to clients in UDP and BIND replies
 }
 
 // defaultListenAddress is where the daemon listens when nothing else is said.
@@ -23,6 +25,14 @@ func (l *Listener) keys() []Key {
 		{
 			Name: "address", Value: &l.Address, Default: "127.0.0.1:1080",
 			Doc: "Where to listen. `0.0.0.0:1080` is IPv4 alone, `[::]:1080` both families, port 0 any free port.",
+		},
+		{
+			Name: "protocols", Value: &l.Protocols, Default: "socks5,socks4,http",
+			Doc: "What is spoken here, told apart by a client's first byte. `socks4` is 4 and 4a, `http` is CONNECT and requests for plain `http://` URLs.",
+		},
+		{
+			Name: "advertise", Value: &l.Advertise, Default: "",
+			Doc: "The address that clients are told in UDP ASSOCIATE and BIND replies, behind NAT or in a container. It is for clients that came over the same family, IPv4 or IPv6; others, and all without it, are told the address at which they reached this daemon.",
 		},
 		{
 			Name: "reuse_port", Value: &l.ReusePort, Default: "1", Min: "1", Max: "64",
@@ -49,6 +59,7 @@ func (c *Config) finishListeners(f *finisher) {
 			continue
 		}
 		f.resolve(key, o, &l.Address)
+		l.finishProtocols(f, element)
 		first, double := seen[l.Address]
 		if double && l.Address.AddrPort.Port() != 0 {
 			f.add(o, key, "%s is listener[%d].address already; for more accept sockets set reuse_port", l.Address, first)
@@ -56,3 +67,34 @@ func (c *Config) finishListeners(f *finisher) {
 		seen[l.Address] = i
 	}
 }
+
+// finishProtocols refuses a listener that would speak nothing, and an address
+// that no client could use.
+func (l *Listener) finishProtocols(f *finisher, element string) {
+	if len(l.Protocols) == 0 {
+		key := element + ".protocols"
+		f.add(f.cfg.originOf(key), key, "must have at least one element, or be left out for all of them")
+	}
+	if a := l.Advertise; !a.IsZero() && (a.IsUnspecified() || a.IsMulticast()) {
+		key := element + ".advertise"
+		f.add(f.cfg.originOf(key), key, "%s is no address that a client could send to", a)
+	}
+}
+
+// Protocol is one that a listener may speak: socks5, socks4 or http.
+type Protocol string
+
+// UnmarshalText reads its name.
+func (p *Protocol) UnmarshalText(text []byte) error {
+	switch v := Protocol(text); v {
+	case "socks5", "socks4", "http":
+		*p = v
+		return nil
+	}
+	return errNotAccepted
+}
+
+// MarshalText is its name.
+func (p Protocol) MarshalText() ([]byte, error) { return []byte(p), nil }
+
+func (Protocol) accepts() string { return `"socks5", "socks4" or "http"` }

@@ -33,6 +33,15 @@ type origin struct {
 	line, col int    // in the file
 }
 
+// fileLine is the place without its column, as "file:line", or "" for what is in
+// no file.
+func (o origin) fileLine() string {
+	if o.line == 0 {
+		return ""
+	}
+	return strings.TrimSuffix(o.where, fmt.Sprintf(":%d", o.col))
+}
+
 // problem is one thing that is wrong.
 type problem struct {
 	origin origin

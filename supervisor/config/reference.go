@@ -54,6 +54,8 @@ func (k *Key) writeReference(b *strings.Builder, sec section) {
 		fmt.Fprintf(b, "- Environment: `%s`\n", envName(path))
 	}
 	switch {
+	case k.Short != "" && k.Arg == "":
+		fmt.Fprintf(b, "- Flags: `-%s`, `--%s`\n", k.Short, k.Flag)
 	case k.Short != "":
 		fmt.Fprintf(b, "- Flags: `-%s %s`, `--%s %s`\n", k.Short, k.Arg, k.Flag, k.Arg)
 	case k.Flag != "":

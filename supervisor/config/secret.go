@@ -65,3 +65,4 @@ func (s *Secret) UnmarshalText(text []byte) error {
 }
 
 func (Secret) accepts() string { return "a string" }
+func (Secret) sensitive()      {}

@@ -19,15 +19,11 @@ const maxSecret = 64 << 10
 // refused, unless worldReadable allows it or its file system is mounted
 // read-only.
 func readSecret(path string, worldReadable bool) (Secret, error) {
-	// Not blocking: a named pipe would otherwise hold the daemon up.
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) //nolint:gosec // the operator names the file
+	f, err := openSecret(path, worldReadable)
 	if err != nil {
-		return Secret{}, bare(err)
-	}
-	defer f.Close() //nolint:errcheck // nothing was written
-	if err = checkSecretFile(f, worldReadable); err != nil {
 		return Secret{}, err
 	}
+	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, maxSecret+1))
 	if err != nil {
 		return Secret{}, bare(err)
@@ -37,6 +33,19 @@ func readSecret(path string, worldReadable bool) (Secret, error) {
 		return Secret{}, fmt.Errorf("is larger than %s", Size(maxSecret))
 	}
 	return NewSecret(string(trimNewline(text))), nil
+}
+
+// openSecret opens a file that readSecret would accept. The caller closes it.
+func openSecret(path string, worldReadable bool) (io.ReadCloser, error) {
+	// Not blocking: a named pipe would otherwise hold the daemon up.
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) //nolint:gosec // the operator names the file
+	if err != nil {
+		return nil, bare(err)
+	}
+	if err = checkSecretFile(f, worldReadable); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // checkSecretFile judges the open file, not its path, so that nobody can swap

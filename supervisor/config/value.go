@@ -36,10 +36,20 @@ func (k *Key) set(v any, text bool) error {
 
 // mismatch says what is accepted and what was there; never a secret.
 func (k *Key) mismatch(v any) error {
-	if _, secret := k.Value.(*Secret); secret {
+	if isSensitive(reflect.TypeOf(k.Value).Elem()) {
 		return fmt.Errorf("must be %s", k.accepts())
 	}
 	return fmt.Errorf("must be %s, not %s", k.accepts(), describe(v))
+}
+
+// isSensitive says that values of the type, or a list's elements, may hold a
+// secret.
+func isSensitive(t reflect.Type) bool {
+	if t.Kind() == reflect.Slice {
+		t = t.Elem()
+	}
+	_, sensitive := reflect.TypeAssert[interface{ sensitive() }](reflect.Zero(t))
+	return sensitive
 }
 
 func (k *Key) inRange(v any) error {

@@ -96,8 +96,10 @@ func (hr *HeadReader) Read(r *bufio.Reader) (*Head, error) {
 		}
 		hr.buf = append(hr.buf, part...)
 		switch {
-		case errors.Is(err, bufio.ErrBufferFull):
+		case errors.Is(err, bufio.ErrBufferFull) && len(hr.buf) < MaxHead:
 			continue
+		case errors.Is(err, bufio.ErrBufferFull): // at least a line's end is still to come
+			return nil, &StatusError{http.StatusRequestHeaderFieldsTooLarge, "The request head is too large."}
 		case errors.Is(err, io.EOF) && len(hr.buf) > 0:
 			return nil, io.ErrUnexpectedEOF
 		case err != nil:

@@ -1,0 +1,185 @@
+package conn
+
+import (
+	"errors"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"cleversocks/aclsvc"
+	"cleversocks/aclsvc/ratelimit"
+	"cleversocks/authsvc"
+	"cleversocks/conn/dial"
+	"cleversocks/conn/relay"
+	"cleversocks/conn/wire"
+	"cleversocks/metrics"
+	"cleversocks/udprelay"
+)
+
+// The refusals of a user who has too much: policy, as the client sees it.
+var (
+	errUserLimit = errors.New("the user has too many connections")
+	errQuota     = errors.New("the user's quota is used up")
+)
+
+// charge is what a session takes of its user: one connection, and bytes. The
+// zero charge, of a client that nobody knows by name, takes nothing.
+type charge struct {
+	user    *ratelimit.User
+	usage   *authsvc.Usage
+	metrics *metrics.User
+}
+
+// enterUser takes one of the user's connections, or refuses the request. What
+// it took, release gives back.
+func (h *Handler) enterUser(s *session) error {
+	account := s.identity.Account
+	if account == nil {
+		return nil
+	}
+	usage := h.guards.Quotas.Of(account)
+	if !usage.Moved(0) {
+		return errQuota
+	}
+	user := h.guards.Users.Enter(account)
+	if user == nil {
+		return errUserLimit
+	}
+	s.charge = charge{user: user, usage: usage, metrics: h.metrics.Users.Of(account.Name)}
+	s.charge.metrics.Connections.Inc()
+	s.charge.metrics.Active.Add(1)
+	return nil
+}
+
+// release gives back what enterUser took.
+func (c *charge) release() {
+	if c.user == nil {
+		return
+	}
+	c.user.Leave()
+	c.metrics.Active.Add(-1)
+}
+
+// meter is what the relay of a session tells of bytes; nil when nobody is to
+// be charged. It is there for every user with an account, limited or not:
+// a reload may set a limit while the relay runs.
+func (c *charge) meter() relay.Meter {
+	if c.user == nil {
+		return nil
+	}
+	return c.moved
+}
+
+// moved charges n bytes that went in a direction.
+func (c *charge) moved(d relay.Direction, n int) (pause time.Duration, err error) {
+	bucket, counter := &c.user.Up, c.metrics.BytesIn
+	if d == relay.Out {
+		bucket, counter = &c.user.Down, c.metrics.BytesOut
+	}
+	counter.Add(n)
+	if !c.usage.Moved(int64(n)) {
+		return 0, relay.ErrQuota
+	}
+	return bucket.Moved(int64(n)), nil
+}
+
+// datagram charges a datagram's payload. One that is over the bandwidth is
+// dropped, and costs nothing.
+func (c *charge) datagram(d udprelay.Direction, n int) udprelay.MeterVerdict {
+	if c.user == nil {
+		return udprelay.MeterPass
+	}
+	bucket, counter := &c.user.Up, c.metrics.BytesIn
+	if d == udprelay.ToClient {
+		bucket, counter = &c.user.Down, c.metrics.BytesOut
+	}
+	switch {
+	case !bucket.Take(int64(n)):
+		return udprelay.MeterDrop
+	case !c.usage.Moved(int64(n)):
+		return udprelay.MeterEnd
+	}
+	counter.Add(n)
+	return udprelay.MeterPass
+}
+
+// egress is where the user's connections leave from; zero: as all others do.
+func (s *session) egress() dial.Egress {
+	if s.identity.Account == nil {
+		return dial.Egress{}
+	}
+	return dial.Egress{Addresses: s.identity.Account.Egress}
+}
+
+// query is what the rules are asked about a session's request.
+func (s *session) query() aclsvc.Query {
+	return aclsvc.Query{
+		Identity: s.identity,
+		Source:   s.client.Addr(),
+		Command:  s.request.Command,
+		Name:     s.request.Dest.Name,
+		Port:     s.request.Dest.Port,
+	}
+}
+
+// queryNow is query with the groups that p gives the user. One who would not
+// be let in any more keeps the old ones: to end the session is for Revoke.
+func (s *session) queryNow(p *Policy) aclsvc.Query {
+	q := s.query()
+	if p != s.policy {
+		if identity, reason := p.stillAdmits(s); reason == "" {
+			q.Identity = identity
+		}
+	}
+	return q
+}
+
+// judgeName refuses before DNS is asked what no address could make right.
+func (h *Handler) judgeName(s *session) error {
+	q := s.query()
+	decision, certain := s.policy.ACL.DecideName(&q)
+	if !certain {
+		return nil
+	}
+	return h.settle(s, decision, netip.Addr{})
+}
+
+// noteRule notes what allowed the address reached, once several of a
+// destination's were judged.
+func (s *session) noteRule(dest wire.Addr) {
+	if dest.IsName() {
+		q := s.queryFor(dest)
+		s.rule = s.policy.ACL.Decide(&q, s.hostIP.Addr()).Rule
+	}
+}
+
+// settle counts a decision, notes its rule, and turns a refusal into an
+// error. addr is invalid when a name was judged.
+func (h *Handler) settle(s *session, d aclsvc.Decision, addr netip.Addr) error {
+	s.rule = d.Rule
+	h.noteDecision(s, s.policy, d, s.request.Dest, addr)
+	if d.Allow {
+		return nil
+	}
+	return &deniedError{rule: d.Rule, where: d.Where}
+}
+
+// noteDecision counts what the rules of a policy said of a destination, and
+// logs what they would have denied. Unlike settle it leaves the session alone:
+// an association asks from several goroutines.
+func (h *Handler) noteDecision(s *session, p *Policy, d aclsvc.Decision, dest wire.Addr, addr netip.Addr) {
+	action := metrics.ActionAllow
+	switch {
+	case d.Reported:
+		action = metrics.ActionReport
+		h.log.LogAttrs(s.ctx, slog.LevelInfo, "would be denied",
+			slog.String("id", s.ID()), slog.String("client", s.client.String()), slog.String("user", s.identity.User),
+			slog.String("command", s.request.Command.String()), slog.String("target", dest.String()),
+			slog.String("address", addr.String()), slog.String("rule", d.Rule), slog.String("where", d.Where))
+	case !d.Allow:
+		action = metrics.ActionDeny
+	}
+	if count := p.Decisions.Of(action, d.Rule); count != nil {
+		count.Inc()
+	}
+}

@@ -1,0 +1,36 @@
+package conn
+
+import (
+	"net/netip"
+
+	"cleversocks/bind"
+	"cleversocks/conn/wire"
+)
+
+// bind serves BIND (RFC 1928 §4) up to its second reply, and reports whether
+// there is a tunnel to the peer that connected.
+func (h *Handler) bind(hs *handshake) bool {
+	s := hs.session
+	hs.release() // from here on the wait ends with the context by itself, and answers
+	result := s.policy.Bind.Serve(s.ctx, bind.Session{
+		Control: s.conn, Client: s.client, Requested: s.request.Dest, Identity: s.identity,
+		Advertise: s.advertised(),
+		Decide:    h.decideNow(s),
+		Resolve:   h.resolveNow(s),
+		Reply: func(code wire.ReplyCode, addr netip.AddrPort) error {
+			return hs.codec.reply(hs, code, addr)
+		},
+	})
+	s.rule, s.local, s.hostIP = result.Rule, result.Bound, result.PeerAddr
+	s.code, s.replied = result.Reply, true
+	h.metrics.Conn.Requests.Of(s.request.Command.String(), s.code.String()).Inc()
+	if result.Peer == nil {
+		s.cause, s.err = result.Cause, result.Err
+		if s.ctx.Err() != nil {
+			s.cause = endCause(s.ctx)
+		}
+		return false
+	}
+	s.server = result.Peer
+	return h.passAhead(hs, result.Early)
+}

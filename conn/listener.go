@@ -1,0 +1,51 @@
+package conn
+
+import (
+	"net/netip"
+
+	"cleversocks/conn/wire"
+)
+
+// Listener is what one listener's settings mean to its connections.
+type Listener struct {
+	// Protocols are what is spoken there.
+	Protocols Protocols
+	// Advertise is the address told to clients in UDP and BIND replies
+	// instead of our own; may be invalid.
+	Advertise netip.Addr
+}
+
+// Protocols is a set of protocols.
+type Protocols uint8
+
+// ProtocolsOf makes a set.
+func ProtocolsOf(list ...wire.Protocol) (set Protocols) {
+	for _, p := range list {
+		set |= 1 << p
+	}
+	return set
+}
+
+// Has reports whether p is in the set.
+func (set Protocols) Has(p wire.Protocol) bool { return set>>p&1 == 1 }
+
+// listener is the policy for connections of one listener. Without any in the
+// policy, everything is spoken everywhere; a listener that is missing among
+// others was closed by the reload that made this policy, and speaks nothing.
+func (p *Policy) listener(name string) Listener {
+	if p.Listeners == nil {
+		return Listener{Protocols: ProtocolsOf(wire.SOCKS5, wire.SOCKS4, wire.HTTP)}
+	}
+	return p.Listeners[name]
+}
+
+// advertised is the address for replies that tell the client where to send
+// or connect to, if it is of the family that the client came over; else
+// invalid. One of the other family would name a socket that is not there.
+func (s *session) advertised() netip.Addr {
+	advertise := s.policy.listener(s.listener).Advertise
+	if !advertise.IsValid() || advertise.Unmap().Is4() != addrPort(s.conn.LocalAddr()).Addr().Is4() {
+		return netip.Addr{}
+	}
+	return advertise
+}

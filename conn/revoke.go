@@ -1,0 +1,118 @@
+package conn
+
+import (
+	"log/slog"
+
+	"cleversocks/aclsvc"
+	"cleversocks/authsvc"
+	"cleversocks/conn/relay"
+	"cleversocks/conn/wire"
+)
+
+// What refuses a session besides a rule, as the log of a revocation says it.
+const (
+	revokedAuth = "authentication" // no password was asked for, and now one is
+	revokedUser = "user"           // the user is gone, or may not come from there
+)
+
+// settled makes a session one that a reload may revoke, once its request was
+// granted. A reload that passed in between is made up for.
+func (g *Group) settled(s *session) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s.settled = true
+	if p := g.Policy(); p != s.policy && p.Revoke {
+		g.revokeOne(s, p)
+	}
+}
+
+// Revoke ends the sessions that the current policy would refuse, if that asks
+// for it, and returns how many those are. Sessions that still shake hands
+// are looked at when they are done with that.
+func (g *Group) Revoke() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	p, n := g.Policy(), 0
+	if !p.Revoke {
+		return 0
+	}
+	for s := range g.sessions {
+		if s.settled && g.revokeOne(s, p) {
+			n++
+		}
+	}
+	return n
+}
+
+// revokeOne ends s if p refuses it. The caller holds g.mu, and the session is
+// settled: nobody writes what is read of it here.
+func (g *Group) revokeOne(s *session, p *Policy) bool {
+	rule, where := p.refuses(s)
+	if rule == "" {
+		return false
+	}
+	s.cancel(relay.ErrRevoked)
+	g.log.LogAttrs(s.ctx, slog.LevelInfo, "session revoked",
+		slog.String("id", s.ID()), slog.String("client", s.client.String()), slog.String("user", s.identity.User),
+		slog.String("target", s.request.Dest.String()), slog.String("rule", rule), slog.String("where", where))
+	return true
+}
+
+// refuses is what would refuse a session if it came now: a rule and where it
+// stands, or one of revoked*; "" when nothing does.
+func (p *Policy) refuses(s *session) (rule, where string) {
+	q := s.query()
+	identity, reason := p.stillAdmits(s)
+	if reason != "" {
+		return reason, ""
+	}
+	q.Identity = identity
+	var d aclsvc.Decision
+	switch {
+	case s.request.Command == wire.CommandUDPAssociate:
+		d = p.ACL.DecideUnknown(&q) // each datagram is judged by itself
+	case s.hostIP.IsValid():
+		d = p.ACL.Decide(&q, s.hostIP.Addr())
+	case q.Name != "":
+		d, _ = p.ACL.DecideName(&q) // the upstream resolves: the name is all there is
+	default:
+		d = p.ACL.Decide(&q, s.request.Dest.IP)
+	}
+	if d.Allow {
+		return "", ""
+	}
+	return d.Rule, d.Where
+}
+
+// stillAdmits is the session's identity as the policy sees it now, with the
+// groups of now, or the reason why there is none.
+func (p *Policy) stillAdmits(s *session) (id authsvc.Identity, reason string) {
+	source := s.client.Addr()
+	switch s.identity.Method {
+	case authsvc.MethodNone, authsvc.MethodWhitelist:
+		if p.Auth.Required && !p.Auth.Whitelist.Contains(source) {
+			return id, revokedAuth
+		}
+		return s.identity, ""
+	case authsvc.MethodOnce:
+		if p.Auth.Once == nil {
+			return id, revokedAuth
+		}
+	default:
+	}
+	if p.Auth.Users == nil {
+		if s.identity.Account != nil {
+			return id, revokedUser
+		}
+		return s.identity, ""
+	}
+	method := s.identity.Method
+	if method == authsvc.MethodOnce && s.identity.Account != nil {
+		method = authsvc.MethodPassword // whose users must be in the settings
+	}
+	id, err := p.Auth.Users.Admit(method, s.identity.User, source)
+	if err != nil || s.identity.Account != nil && id.Account == nil {
+		return id, revokedUser
+	}
+	return id, ""
+}

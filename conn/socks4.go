@@ -1,0 +1,57 @@
+package conn
+
+import (
+	"errors"
+	"net/netip"
+
+	"cleversocks/authsvc"
+	"cleversocks/conn/wire"
+	"cleversocks/conn/wire/socks4"
+)
+
+// socks4Codec is SOCKS4 and 4a.
+type socks4Codec struct{ h *Handler }
+
+func (c socks4Codec) negotiate(hs *handshake) error {
+	request, err := socks4.ReadRequest(hs.in)
+	hs.request = request.Request
+	switch {
+	case errors.Is(err, socks4.ErrCommand):
+		return &refusedError{code: wire.ReplyCommandNotSupported, err: err}
+	case errors.Is(err, socks4.ErrMalformed), errors.Is(err, socks4.ErrTooLong):
+		return &refusedError{code: wire.ReplyGeneralFailure, err: err}
+	case err != nil:
+		return err
+	}
+	return c.admit(hs, request.UserID)
+}
+
+// admit says who the client is. The protocol proves nothing about that: a
+// user id counts only where the settings say so, and only for users who have
+// no password.
+func (c socks4Codec) admit(hs *handshake, userID string) error {
+	identity, free := hs.withoutPassword()
+	if auth := &hs.policy.Auth; auth.SOCKS4Users && auth.Users != nil && userID != "" {
+		named, err := auth.Users.Admit(authsvc.MethodSOCKS4, userID, hs.client.Addr())
+		switch {
+		case err == nil:
+			identity, free = named, true
+		case !free:
+			return &refusedError{code: wire.ReplyNotAllowed, err: c.h.authFailed(hs, userID, authsvc.MethodSOCKS4, err)}
+		}
+	}
+	if !free {
+		// Nothing that this client could have sent would have been right: no
+		// failed authentication.
+		return &refusedError{code: wire.ReplyNotAllowed, err: errNoMethod}
+	}
+	hs.identity = identity
+	c.h.admitted(hs.session)
+	return nil
+}
+
+func (c socks4Codec) reply(hs *handshake, code wire.ReplyCode, bound netip.AddrPort) error {
+	var buf [socks4.ReplyLen]byte
+	_, err := hs.conn.Write(socks4.AppendReply(buf[:0], code, bound))
+	return err
+}

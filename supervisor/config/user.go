@@ -1,0 +1,180 @@
+package config
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"cleversocks/authsvc"
+	"cleversocks/metrics"
+)
+
+const userDoc = "A user, and what that user may take. One with no password of its own gets it from auth.users_file."
+
+// User is one [[user]].
+type User struct {
+	Name           string
+	PasswordHash   Secret
+	Password       Secret
+	PasswordFile   string
+	Groups         []string
+	From           []Prefix // empty: from anywhere
+	MaxConnections int      // 0: any number
+	Up, Down       Rate     // from and to the client; 0: no limit
+	QuotaBytes     Size     // both ways together; 0: none
+	QuotaPeriod    Duration
+	Egress         []Prefix
+
+	// Where is "file:line" of the entry.
+	Where string
+}
+
+func (u *User) keys() []Key {
+	return []Key{
+		{Name: "name", Value: &u.Name, Default: "", Doc: "The user's name, at most 255 bytes."},
+		{
+			Name: "password_hash", Value: &u.PasswordHash, Default: "", Optional: true,
+			Doc: "The password's argon2id (PHC string) or bcrypt hash. `cleversocks hash` makes one.",
+		},
+		{
+			Name: "password", Value: &u.Password, Default: "", Optional: true,
+			Doc: "The password itself. Needs auth.allow_plain_passwords.",
+		},
+		{
+			Name: "password_file", Value: &u.PasswordFile, Default: "",
+			Doc: "A file that holds the password: its bytes, without one newline at the end. Needs auth.allow_plain_passwords, unless it holds a hash.",
+		},
+		{
+			Name: "groups", Value: &u.Groups, Default: "",
+			Doc: "The groups that the user is in, for rules.",
+		},
+		{
+			Name: "from", Value: &u.From, Default: "",
+			Doc: "The addresses that the user may come from. From elsewhere the user is as unknown. Empty: from anywhere.",
+		},
+		{
+			Name: "max_connections", Value: &u.MaxConnections, Default: "0", Min: "0", Max: "10000000",
+			Doc: "How many connections the user may have at a time; 0: any number. One more is answered that it is not allowed.",
+		},
+		{
+			Name: "bandwidth.up", Value: &u.Up, Default: "0B/s", Min: "0B/s",
+			Doc: "Bytes a second from the user, over all of the user's connections; 0B/s: no limit.",
+		},
+		{
+			Name: "bandwidth.down", Value: &u.Down, Default: "0B/s", Min: "0B/s",
+			Doc: "Bytes a second to the user, over all of the user's connections; 0B/s: no limit.",
+		},
+		{
+			Name: "quota.bytes", Value: &u.QuotaBytes, Default: "0B",
+			Doc: "How much the user may move in a period, both ways together; 0B: any amount. At the end of it connections are closed, and new ones are answered that they are not allowed.",
+		},
+		{
+			Name: "quota.period", Value: &u.QuotaPeriod, Default: "720h", Min: "1s",
+			Doc: "How long a quota's period is. It begins with the first byte.",
+		},
+		{
+			Name: "egress", Value: &u.Egress, Default: "",
+			Doc: "The source addresses of the user's connections to targets: one, or for each connection a random one of a prefix. Targets of a family without an address here are not reached.",
+		},
+	}
+}
+
+// finishUsers reads the users' files and tries all users, so that `check`
+// says what the daemon would.
+func (c *Config) finishUsers(f *finisher) {
+	for i := range c.Users {
+		at := fmt.Sprintf("user[%d]", i)
+		c.Users[i].Where = c.originOf(at).fileLine()
+		for _, key := range []string{".from", ".egress"} {
+			if u := &c.Users[i]; c.isSet(at+key) && (key == ".from" && len(u.From) == 0 || key == ".egress" && len(u.Egress) == 0) {
+				f.add(c.originOf(at+key), at+key, "is an empty list: leave it out if nothing is meant to be restricted")
+			}
+		}
+		if u := &c.Users[i]; u.PasswordFile != "" && !f.within(at) {
+			u.readPassword(f, c, at)
+		}
+	}
+	if f.within("user") || f.within("auth") {
+		return
+	}
+	good := true
+	options := c.UserOptions(nil, &metrics.New().Auth)
+	for i, u := range options.Users {
+		u.Where = "" // the message has it already
+		alone := options
+		alone.Users, alone.File, alone.User = []authsvc.UserOptions{u}, "", ""
+		if _, err := authsvc.NewUsers(alone); err != nil {
+			good = false
+			c.addAt(f, strings.Replace(err.Error(), "user[0]", fmt.Sprintf("user[%d]", i), 1), "user")
+		}
+	}
+	if !good {
+		return
+	}
+	users, err := authsvc.NewUsers(options)
+	if err != nil {
+		// Where each user stands is at the front of the message.
+		text := err.Error()
+		if i := slices.IndexFunc(c.Users, func(u User) bool { return u.Where != "" && strings.HasPrefix(text, u.Where+": ") }); i >= 0 {
+			text = strings.TrimPrefix(text, c.Users[i].Where+": ")
+		}
+		c.addAt(f, text, "auth.users_file")
+		return
+	}
+	if n := users.Schemes(); n > 2 {
+		f.warn("passwords are hashed in %d ways, and each failed log-in costs all of them: give all hashes the same parameters", n)
+	}
+}
+
+// addAt adds a problem whose text begins with the key that it is about, or
+// else is about fallback.
+func (c *Config) addAt(f *finisher, text, fallback string) {
+	key, rest, ok := strings.Cut(text, ": ")
+	if _, known := c.origins[strings.Split(key, "]")[0]+"]"]; !ok || !known {
+		key, rest = fallback, text
+	}
+	f.add(c.originOf(key), key, "%s", rest)
+}
+
+// readPassword takes a password or a hash from the user's file.
+func (u *User) readPassword(f *finisher, c *Config, at string) {
+	key := at + ".password_file"
+	if u.Password.IsSet() && u.Password.Reveal() != "" || u.PasswordHash.IsSet() && u.PasswordHash.Reveal() != "" {
+		f.add(c.originOf(key), key, "contradicts password or password_hash, which also give the password: keep one")
+		return
+	}
+	secret, err := readSecret(u.PasswordFile, c.Secrets.AllowWorldReadable)
+	switch {
+	case err != nil:
+		f.add(c.originOf(key), key, "%q: %v", u.PasswordFile, err)
+	case secret.Reveal() == "":
+		f.add(c.originOf(key), key, "%q: is empty", u.PasswordFile)
+	case authsvc.IsHash([]byte(secret.Reveal())):
+		u.PasswordHash = secret
+	default:
+		u.Password = secret
+	}
+}
+
+// UserOptions are all users of the settings, for authsvc.NewUsers.
+func (c *Config) UserOptions(q *authsvc.Queue, m *metrics.Auth) authsvc.UsersOptions {
+	o := authsvc.UsersOptions{
+		File: c.Auth.UsersFile, AllowPlain: c.Auth.AllowPlain, Queue: q, Metrics: m,
+		Open: func(path string) (io.ReadCloser, error) { return openSecret(path, c.Secrets.AllowWorldReadable) },
+	}
+	if c.Auth.Credential != nil {
+		o.User, o.Password = c.Auth.Credential.User, c.Auth.Credential.Password.Reveal()
+	}
+	for _, u := range c.Users {
+		o.Users = append(o.Users, authsvc.UserOptions{
+			Account: authsvc.Account{
+				Name: u.Name, Groups: u.Groups, From: Prefixes(u.From), MaxConnections: u.MaxConnections,
+				Up: int64(u.Up), Down: int64(u.Down), QuotaBytes: int64(u.QuotaBytes), QuotaPeriod: u.QuotaPeriod.D(),
+				Egress: Prefixes(u.Egress), Where: u.Where,
+			},
+			PasswordHash: u.PasswordHash.Reveal(), Password: u.Password.Reveal(),
+		})
+	}
+	return o
+}

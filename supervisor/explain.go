@@ -1,0 +1,169 @@
+package supervisor
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+
+	"cleversocks/aclsvc"
+	"cleversocks/authsvc"
+	"cleversocks/conn"
+	"cleversocks/conn/wire"
+	"cleversocks/metrics"
+	"cleversocks/resolver"
+	"cleversocks/supervisor/config"
+)
+
+// Question is what `cleversocks explain` asks: may this user, from there,
+// reach that?
+type Question struct {
+	User    string // "": one who gave no name
+	From    string // an address; "": 127.0.0.1
+	To      string // HOST:PORT
+	Command string // connect, udp or bind; "": connect
+}
+
+// Values are the question as the API takes it.
+func (q Question) Values() url.Values {
+	return url.Values{"user": {q.User}, "from": {q.From}, "to": {q.To}, "command": {q.Command}}
+}
+
+// questionOf reads the question of an API request.
+func questionOf(v url.Values) Question {
+	return Question{User: v.Get("user"), From: v.Get("from"), To: v.Get("to"), Command: v.Get("command")}
+}
+
+// lookup finds the addresses of a name, as resolver.Resolver does.
+type lookup func(ctx context.Context, name string, family resolver.Family) ([]netip.Addr, error)
+
+// Explain answers from settings, without a running daemon. Names are resolved
+// as the settings say.
+func Explain(ctx context.Context, cfg *config.Config, q Question) (string, error) {
+	d := &daemon{log: slog.New(slog.DiscardHandler), metrics: metrics.New()}
+	if err := d.buildCore(ctx, withoutState(cfg)); err != nil {
+		return "", err
+	}
+	defer d.relayPools.Close()
+	defer d.resolver.Close()
+	var listeners []netip.AddrPort
+	for _, l := range cfg.Listeners {
+		listeners = append(listeners, l.Address.AddrPort)
+	}
+	if !cfg.Admin.Address.IsZero() {
+		listeners = append(listeners, cfg.Admin.Address.AddrPort)
+	}
+	policy, _, err := d.builder.build(cfg, listeners, nil)
+	if err != nil {
+		return "", err
+	}
+	return explain(ctx, policy, d.resolver.Lookup, q)
+}
+
+// withoutState is the settings for a look that must not touch saved state.
+func withoutState(cfg *config.Config) *config.Config {
+	c := *cfg
+	c.State.Directory = ""
+	return &c
+}
+
+// explain answers from the running daemon.
+func (d *daemon) explain(ctx context.Context, v url.Values) (string, error) {
+	return explain(ctx, d.group.Policy(), d.resolver.Lookup, questionOf(v))
+}
+
+// explain says what the policy decides, about each address that the target
+// has now.
+func explain(ctx context.Context, p *conn.Policy, look lookup, ask Question) (string, error) {
+	q, dest, err := ask.query()
+	if err != nil {
+		return "", err
+	}
+	var head strings.Builder
+	if ask.User != "" {
+		q.Identity = authsvc.Identity{User: ask.User, Method: authsvc.MethodPassword}
+		err := authsvc.ErrCredentials
+		if p.Auth.Users != nil {
+			var known authsvc.Identity
+			if known, err = p.Auth.Users.Admit(authsvc.MethodPassword, ask.User, q.Source); err == nil {
+				q.Identity = known
+			}
+		}
+		if err != nil {
+			fmt.Fprintf(&head, "user %q is unknown, or may not come from %s: no password lets this client in\n", ask.User, q.Source)
+		}
+	}
+	addrs := []netip.Addr{dest.IP}
+	if dest.IsName() {
+		addrs = nil
+		if d, certain := p.ACL.DecideName(&q); !certain || d.Allow {
+			addrs = resolveAll(ctx, look, dest.Name, &head)
+		}
+	}
+	return head.String() + p.ACL.Explain(&q, addrs), nil
+}
+
+// resolveAll is a name's addresses of both families. What goes wrong is said.
+func resolveAll(ctx context.Context, look lookup, name string, say *strings.Builder) []netip.Addr {
+	var addrs []netip.Addr
+	for _, family := range []resolver.Family{resolver.IPv6, resolver.IPv4} {
+		found, err := look(ctx, name, family)
+		if err != nil {
+			fmt.Fprintf(say, "%s, %s: %v\n", name, family, err)
+		}
+		addrs = append(addrs, found...)
+	}
+	return addrs
+}
+
+// query reads the question. Its errors name the part that is wrong.
+func (q Question) query() (aclsvc.Query, wire.Addr, error) {
+	none := wire.Addr{}
+	from := q.From
+	if from == "" {
+		from = "127.0.0.1"
+	}
+	source, err := netip.ParseAddr(from)
+	if err != nil {
+		return aclsvc.Query{}, none, fmt.Errorf("from: %q is not an IP address", from)
+	}
+	host, portText, err := net.SplitHostPort(q.To)
+	if err != nil {
+		return aclsvc.Query{}, none, fmt.Errorf("to: %q is not HOST:PORT", q.To)
+	}
+	port, err := strconv.ParseUint(portText, 10, 16)
+	if err != nil {
+		return aclsvc.Query{}, none, fmt.Errorf("to: port %q is not a number from 0 to 65535", portText)
+	}
+	dest, err := wire.ParseHost(host, uint16(port))
+	if err != nil {
+		return aclsvc.Query{}, none, fmt.Errorf("to: %w", err)
+	}
+	commands := map[string]wire.Command{"": wire.CommandConnect, "connect": wire.CommandConnect, "bind": wire.CommandBind, "udp": wire.CommandUDPAssociate}
+	command, ok := commands[q.Command]
+	if !ok {
+		return aclsvc.Query{}, none, fmt.Errorf("command: %q is not connect, udp or bind", q.Command)
+	}
+	return aclsvc.Query{
+		Identity: authsvc.Identity{Method: authsvc.MethodNone}, Source: source.Unmap().WithZone(""),
+		Command: command, Name: dest.Name, Port: dest.Port,
+	}, dest, nil
+}
+
+// HashPassword asks for a password, on prompt when in is a terminal, and
+// writes its hash for a users file, as a line.
+func HashPassword(in *os.File, prompt, out io.Writer) error {
+	password, err := authsvc.ReadPassword(in, prompt)
+	if err != nil {
+		return err
+	}
+	defer clear(password)
+	_, err = io.WriteString(out, authsvc.Hash(password)+"\n")
+	return err
+}

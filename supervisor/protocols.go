@@ -1,0 +1,91 @@
+package supervisor
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+
+	"cleversocks/bind"
+	"cleversocks/conn"
+	"cleversocks/conn/wire"
+	"cleversocks/supervisor/config"
+	"cleversocks/udprelay"
+)
+
+// commands are the services behind UDP ASSOCIATE and BIND. They outlive the
+// policies, and take the settings of each when it is committed.
+type commands struct {
+	udp  *udprelay.Relay
+	bind *bind.Server
+}
+
+func newCommands(d *daemon) commands {
+	return commands{
+		udp:  udprelay.New(udprelay.Options{Metrics: d.metrics, Logger: d.log}),
+		bind: bind.New(bind.Options{Metrics: d.metrics}),
+	}
+}
+
+// configure applies the settings to what is asked for from now on.
+func (c commands) configure(cfg *config.Config) {
+	filters := map[string]udprelay.Filter{
+		"none": udprelay.FilterNone, "address": udprelay.FilterAddress, "endpoint": udprelay.FilterEndpoint,
+	}
+	associations := cfg.UDP.MaxAssociations
+	if associations == 0 {
+		// Each takes four descriptors where a tunnel takes two: a quarter
+		// leaves three quarters of the connections theirs.
+		carries, _ := carried()
+		associations = carries / 4
+	}
+	c.udp.Configure(udprelay.Options{
+		Disabled:        !cfg.UDP.Enabled,
+		Ports:           cfg.UDP.Ports.PortRange,
+		Filter:          filters[cfg.UDP.Filter],
+		IdleTimeout:     cfg.UDP.IdleTimeout.D(),
+		MaxPerUser:      cfg.UDP.MaxPerUser,
+		MaxAssociations: associations,
+	})
+	c.bind.Configure(bind.Options{
+		Disabled:      !cfg.Bind.Enabled,
+		Ports:         cfg.Bind.Ports.PortRange,
+		AcceptTimeout: cfg.Bind.AcceptTimeout.D(),
+		AnyPeer:       cfg.Bind.AnyPeer,
+		MaxPerUser:    cfg.Bind.MaxPerUser,
+	})
+}
+
+// protocolNames are the settings' names of the protocols.
+var protocolNames = map[config.Protocol]wire.Protocol{"socks5": wire.SOCKS5, "socks4": wire.SOCKS4, "http": wire.HTTP}
+
+// listenerPolicy is what a listener's settings mean to its connections.
+func listenerPolicy(l config.Listener) conn.Listener {
+	policy := conn.Listener{Advertise: l.Advertise.Addr}
+	for _, p := range l.Protocols {
+		policy.Protocols |= conn.ProtocolsOf(protocolNames[p])
+	}
+	return policy
+}
+
+// policies are the listeners of the change by name. Those that it closes are
+// among them: what they have accepted is still served.
+func (c *change) policies() map[string]conn.Listener {
+	all := make(map[string]conn.Listener, len(c.next))
+	for _, r := range c.of.open {
+		all[r.Name()] = r.policy
+	}
+	for key, r := range c.next {
+		all[r.Name()] = listenerPolicy(c.settings[key])
+	}
+	return all
+}
+
+// announceListener says where a listener is and what it speaks.
+func (c *change) announceListener(ctx context.Context, key listenerKey) {
+	var names []string
+	for _, p := range c.settings[key].Protocols {
+		names = append(names, string(p))
+	}
+	c.of.log.LogAttrs(ctx, slog.LevelInfo, "proxy listens",
+		slog.String("address", c.next[key].Name()), slog.String("protocols", strings.Join(names, ",")))
+}
