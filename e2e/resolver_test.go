@@ -44,6 +44,7 @@ func unbound(t *testing.T, records ...string) *nameServer {
   rrset-roundrobin: no
   module-config: "iterator"
   do-ip6: no
+  interface: 127.0.0.1@53
   interface: 127.0.0.1@%[2]s
   interface: 127.0.0.1@%[3]s
   interface: 127.0.0.1@%[4]s
@@ -339,5 +340,36 @@ func portRange(t *testing.T, ports string) {
 	t.Helper()
 	if err := os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", []byte(ports), 0o600); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestSystemResolver: resolv.conf with its search rules and the hosts file,
+// both read again when they change.
+func TestSystemResolver(t *testing.T) {
+	echo := echoServer(t, "127.0.0.1:0")
+	unbound(t, "web.test. 60 IN A 127.0.0.1") // on port 53, too
+	hosts := writeFile(t, "hosts", "127.0.0.1 localhost\n")
+	conf := writeFile(t, "resolv.conf", "nameserver 127.0.0.1\n")
+	mount := `mount --bind "$1" /etc/resolv.conf && mount --bind "$2" /etc/hosts && shift 2 && exec "$@"`
+	d := startCommand(t, exec.Command(need(t, "unshare", "util-linux"), "-m", "sh", "-c", mount, "sh", conf, hosts,
+		binary, "-p", "0", "--admin", "127.0.0.1:0", "--log-format", "json"))
+	try := func(name string) byte {
+		t.Helper()
+		c, reply := connectName(t, d.address, name, echo.Port())
+		c.Close()
+		return reply
+	}
+	for name, found := range map[string]bool{"web.test": true, "web": false, "by-hosts": false} {
+		if got := try(name); (got == succeeded) != found {
+			t.Errorf("%s: reply %d", name, got)
+		}
+	}
+	rewrite(t, conf, "search test\nnameserver 127.0.0.1\n")
+	rewrite(t, hosts, "127.0.0.1 localhost\n127.0.0.1 by-hosts # added\n")
+	for _, name := range []string{"web", "by-hosts"} {
+		eventually(t, name+" is found after the change", func() bool { return try(name) == succeeded })
+	}
+	if got := d.metric(`cleversocks_dns_lookups_total{transport="hosts",outcome="ok"}`); !positive(got) {
+		t.Errorf("look-ups in the hosts file: %q", got)
 	}
 }

@@ -107,6 +107,8 @@ func TestUpstreamsOfEveryKind(t *testing.T) {
 		"microsocks with a password": {`"socks5://joe:s3cret@` + small + `"`, "remote"},
 		"dante, SOCKS5":              {`"socks5://` + big + `"`, "remote"},
 		"ourselves, SOCKS4a":         {`"socks4a://` + ours.address + `"`, "remote"},
+		"ourselves, HTTP CONNECT":    {`"http://` + ours.address + `"`, "remote"},
+		"from a file":                {`"file:` + writeFile(t, "exit.url", "socks5://joe:s3cret@"+small+"\n") + `"`, "remote"},
 		"dante, SOCKS4, resolved":    {`"socks4://` + big + `"`, "local"},
 		"dante, then microsocks":     {`"socks5://` + big + `", "socks5://joe:s3cret@` + small + `"`, "remote"},
 		"microsocks, then dante":     {`"socks5://joe:s3cret@` + small + `", "socks4://` + big + `"`, "local"},
@@ -116,6 +118,11 @@ func TestUpstreamsOfEveryKind(t *testing.T) {
 			for _, url := range []string{web.URL + "/", byName} {
 				mustFetch(t, d, url)
 			}
+			// A plain request of an HTTP proxy's goes the same way.
+			if out := mustCurl(t, "--proxy", "http://"+d.address, byName); !strings.Contains(out, "hello from") {
+				t.Errorf("a plain request: %q", out)
+			}
+			d.find("of the plain request", func(l line) bool { return l.text("protocol") == "http" && l.text("upstream") == "exit" })
 			got := d.record("localhost:" + port(webAddr))
 			if got.text("upstream") != "exit" || got.text("reply") != "succeeded" {
 				t.Errorf("record %v", got)
@@ -172,3 +179,30 @@ func TestForwardFlag(t *testing.T) {
 		t.Errorf("the command line shows the password: %q, %v", cmdline, err)
 	}
 }
+
+// TestSilentUpstream: a proxy that accepts and says nothing costs no more than
+// connect_timeout, and another member is tried within that.
+func TestSilentUpstream(t *testing.T) {
+	echo := echoServer(t, "127.0.0.1:0")
+	silent := freePort(t)
+	l, err := net.Listen("tcp", "127.0.0.1:"+silent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	working, _ := microsocks(t)
+	const upstream = "[limits]\nconnect_timeout = \"2s\"\n[[upstream]]\nname = \"exit\"\nmembers = [%s]\nhealth = { interval = \"1h\", timeout = \"1m\" }\n" +
+		"[[forward]]\nupstream = \"exit\"\n"
+	d := start(t, fmt.Sprintf(upstream, `"socks5://127.0.0.1:`+silent+`"`))
+	if _, reply := connect(t, d.address, echo); reply != ttlExpired {
+		t.Errorf("silent: reply %d", reply)
+	}
+	d = start(t, fmt.Sprintf(upstream, `"socks5://127.0.0.1:`+silent+`", "socks5://`+working+`"`))
+	for range 2 { // one of these begins with the silent member
+		if _, reply := connect(t, d.address, echo); reply != succeeded {
+			t.Errorf("with another member: reply %d", reply)
+		}
+	}
+}
+
+const ttlExpired = 6

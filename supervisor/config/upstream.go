@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"cmp"
 	"strings"
 
@@ -159,6 +160,10 @@ func (c *Config) finishRoutes(f *finisher) {
 	for _, problem := range upstream.Check(c.Routes()) {
 		f.add(c.originOf(problem.Path), problem.Path, "%v", problem.Err)
 	}
+	for i, u := range c.Upstreams {
+		f.checkProxyFiles(element("upstream", i)+".via", u.Via)
+		f.checkProxyFiles(element("upstream", i)+".members", u.Members)
+	}
 	for i := range c.Forwards {
 		f.checkEgress(element("forward", i)+".egress", &c.Forwards[i].Egress)
 	}
@@ -169,6 +174,24 @@ func (c *Config) finishRoutes(f *finisher) {
 	for i, u := range c.Upstreams {
 		if !used[u.Name] {
 			f.warn("no [[forward]] rule leads to the upstream %q (%s)", clip(u.Name), cmp.Or(c.originOf(element("upstream", i)).where, "flag -f"))
+		}
+	}
+}
+
+// checkProxyFiles refuses files with passwords that every user may read.
+// Whatever else is wrong with them, their package has said.
+func (f *finisher) checkProxyFiles(key string, list []ProxyURL) {
+	for _, p := range list {
+		path, isFile := strings.CutPrefix(p.secret.Reveal(), "file:")
+		if !isFile {
+			continue
+		}
+		text, err := readBounded(path, maxFile)
+		if err != nil || !bytes.ContainsRune(text, '@') {
+			continue
+		}
+		if err := checkSecretPath(path, f.cfg.Secrets.AllowWorldReadable); err != nil {
+			f.add(f.cfg.originOf(key), key, "%q holds a password: %v", clip(path), err)
 		}
 	}
 }

@@ -73,7 +73,12 @@ func TestRouteProblems(t *testing.T) {
 	if err := os.WriteFile(members, []byte("# ours\nsocks5://a\nsocks5://joe:s3cret@b:x\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	open := filepath.Join(t.TempDir(), "open")
+	if err := os.WriteFile(open, []byte("socks5://joe:s3cret@b\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	for name, tt := range map[string]struct{ file, err string }{
+		"readable file":  {"[[upstream]]\nname='a'\nvia=['file:" + open + "']", "holds a password: every user may read it"},
 		"no name":        {"[[upstream]]\nvia=['socks5://a']", "c.toml:1:3: upstream[0].name:"},
 		"reserved":       {"[[upstream]]\nname='direct'\nvia=['socks5://a']", "c.toml:2:1: upstream[0].name:"},
 		"taken":          {"[[upstream]]\nname='a'\nvia=['socks5://a']\n[[upstream]]\nname='a'\nvia=['socks5://a']", "c.toml:5:1: upstream[1].name:"},
