@@ -122,6 +122,18 @@ func (s *session) query() aclsvc.Query {
 	}
 }
 
+// queryNow is query with the groups that p gives the user. One who would not
+// be let in any more keeps the old ones: to end the session is for Revoke.
+func (s *session) queryNow(p *Policy) aclsvc.Query {
+	q := s.query()
+	if p != s.policy {
+		if identity, reason := p.stillAdmits(s); reason == "" {
+			q.Identity = identity
+		}
+	}
+	return q
+}
+
 // judgeName refuses before DNS is asked what no address could make right.
 func (h *Handler) judgeName(s *session) error {
 	q := s.query()

@@ -161,16 +161,9 @@ func (h *Handler) connect(hs *handshake) error {
 	if err := h.judgeName(s); err != nil {
 		return err
 	}
-	ctx := s.ctx
-	if hs.in.Buffered() == 0 {
-		// One that sent something ahead may shut its side down and still want
-		// the answer: the socket alone would not tell.
-		var stop func()
-		ctx, stop = h.watch.client(s.ctx, s.conn)
-		defer stop()
-	}
-	err := h.reach(ctx, s)
-	if cause := context.Cause(ctx); err != nil && errors.Is(cause, errClientGone) {
+	defer h.watch.client(s, hs.in.Buffered() > 0)()
+	err := h.reach(s.ctx, s)
+	if cause := context.Cause(s.ctx); err != nil && errors.Is(cause, errClientGone) {
 		return cause
 	}
 	return err

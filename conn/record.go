@@ -55,9 +55,6 @@ func (s *session) progress() *Record {
 	}
 }
 
-// denied tells the records that access = "denied" keeps.
-func (r *Record) denied() bool { return r.Cause == metrics.CauseDenied }
-
 // attrs are the record's fields, by the names that people depend on. What a
 // connection never came to have is left out.
 func (r *Record) attrs() []slog.Attr {
@@ -136,15 +133,22 @@ func (a *AccessLog) String() string { return "access log" }
 // SetMode changes what is recorded from now on.
 func (a *AccessLog) SetMode(m AccessMode) { a.mode.Store(m) }
 
-// Log queues a record. It never blocks.
-func (a *AccessLog) Log(r *Record) {
+// keeps says whether a connection that ended for this cause is recorded. Who
+// asks first need not make the record.
+func (a *AccessLog) keeps(cause string) bool {
 	switch a.mode.Load() {
 	case AccessOff:
-		return
+		return false
 	case AccessDenied:
-		if !r.denied() {
-			return
-		}
+		return cause == metrics.CauseDenied
+	}
+	return true
+}
+
+// Log queues a record, if it is one to keep. It never blocks.
+func (a *AccessLog) Log(r *Record) {
+	if !a.keeps(r.Cause) {
+		return
 	}
 	a.enqueue(r)
 }

@@ -17,13 +17,14 @@ const (
 )
 
 // settled makes a session one that a reload may revoke, once its request was
-// granted. A reload that passed in between is made up for.
+// granted. A reload that passed in between is made up for: either it finds the
+// mark, or its policy is seen here.
 func (g *Group) settled(s *session) {
 	g.mu.Lock()
-	defer g.mu.Unlock()
 	s.settled = true
+	g.mu.Unlock()
 	if p := g.Policy(); p != s.policy && p.Revoke {
-		g.revokeOne(s, p)
+		g.revoke(s, p)
 	}
 }
 
@@ -31,23 +32,34 @@ func (g *Group) settled(s *session) {
 // for it, and returns how many those are. Sessions that still shake hands
 // are looked at when they are done with that.
 func (g *Group) Revoke() int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
 	p, n := g.Policy(), 0
 	if !p.Revoke {
 		return 0
 	}
-	for s := range g.sessions {
-		if s.settled && g.revokeOne(s, p) {
+	for _, s := range g.settledSessions() {
+		if g.revoke(s, p) {
 			n++
 		}
 	}
 	return n
 }
 
-// revokeOne ends s if p refuses it. The caller holds g.mu, and the session is
-// settled: nobody writes what is read of it here.
-func (g *Group) revokeOne(s *session, p *Policy) bool {
+// settledSessions is a copy, so that nobody waits while they are judged.
+func (g *Group) settledSessions() []*session {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	list := make([]*session, 0, len(g.sessions))
+	for s := range g.sessions {
+		if s.settled {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
+// revoke ends s if p refuses it. The session is settled: nobody writes what is
+// read of it here.
+func (g *Group) revoke(s *session, p *Policy) bool {
 	rule, where := p.refuses(s)
 	if rule == "" {
 		return false

@@ -85,9 +85,9 @@ func (s *session) replySOCKS5(code wire.ReplyCode, bound netip.AddrPort) error {
 // at the time. An address that is not valid is one that an upstream will find.
 func (h *Handler) decideNow(s *session) func(wire.Addr, netip.Addr) aclsvc.Decision {
 	return func(dest wire.Addr, addr netip.Addr) aclsvc.Decision {
-		q := s.query()
-		q.Name, q.Port = dest.Name, dest.Port
 		policy := h.policy.Load()
+		q := s.queryNow(policy)
+		q.Name, q.Port = dest.Name, dest.Port
 		d := policy.decide(&q, addr)
 		h.noteDecision(s, policy, d, dest, addr)
 		return d
@@ -109,7 +109,7 @@ func (p *Policy) decide(q *aclsvc.Query, addr netip.Addr) aclsvc.Decision {
 func (h *Handler) resolveNow(s *session) func(context.Context, wire.Addr) ([]netip.Addr, error) {
 	return func(ctx context.Context, dest wire.Addr) ([]netip.Addr, error) {
 		policy := h.policy.Load()
-		q := s.query()
+		q := s.queryNow(policy)
 		q.Name, q.Port = dest.Name, dest.Port
 		if d, certain := policy.ACL.DecideName(&q); certain && !d.Allow {
 			return nil, &deniedError{rule: d.Rule, where: d.Where}

@@ -2,14 +2,18 @@ package conn
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"net"
 	"sync"
 	"time"
+
+	"cleversocks/conn/relay"
+	"cleversocks/metrics"
 )
 
-// errClientGone ends a dial whose client has left.
-var errClientGone = errors.New("the client left before it was connected")
+// errClientGone ends a session whose client has left during a dial.
+var errClientGone = fmt.Errorf("the client left before it was connected: %w",
+	&relay.EndError{Cause: metrics.CauseClientClosed})
 
 // watchAfter is how long a dial takes before its client is watched, and at
 // most twice that. Nearly every dial is done by then, and costs an entry in a
@@ -30,15 +34,17 @@ type watchedDial struct {
 	conn   *net.TCPConn
 	cancel context.CancelCauseFunc
 	began  time.Time
+	ahead  bool          // the client has sent more than its handshake
 	done   chan struct{} // nil: not watched; else closed when the watch is over
 }
 
-// client gives a context that ends with errClientGone when the client closes
-// or resets its connection, without taking a byte from it. stop ends the
-// watch, waits for it, and leaves the connection readable.
-func (w *clientWatch) client(ctx context.Context, c *net.TCPConn) (watched context.Context, stop func()) {
-	watched, cancel := context.WithCancelCause(ctx)
-	d := &watchedDial{conn: c, cancel: cancel, began: time.Now()}
+// client ends the session with errClientGone when its client closes or resets
+// the connection, without taking a byte from it. A client that has sent
+// something ahead may shut its side down and still want the answer: then only
+// a reset counts. stop ends the watch, waits for it, and leaves the connection
+// readable.
+func (w *clientWatch) client(s *session, ahead bool) (stop func()) {
+	d := &watchedDial{conn: s.conn, cancel: s.cancel, began: time.Now(), ahead: ahead}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.pending == nil {
@@ -46,7 +52,7 @@ func (w *clientWatch) client(ctx context.Context, c *net.TCPConn) (watched conte
 	}
 	w.pending[d] = struct{}{}
 	w.arm()
-	return watched, func() { w.stop(d) }
+	return func() { w.stop(d) }
 }
 
 func (w *clientWatch) stop(d *watchedDial) {
@@ -59,7 +65,6 @@ func (w *clientWatch) stop(d *watchedDial) {
 		<-done
 		_ = d.conn.SetReadDeadline(time.Time{})
 	}
-	d.cancel(nil)
 }
 
 // arm sees to it that somebody looks at the pending dials. The caller holds
@@ -91,7 +96,7 @@ func (w *clientWatch) look() {
 // watch waits for the client to leave, or for stop.
 func (d *watchedDial) watch() {
 	defer close(d.done)
-	if clientGone(d.conn) {
+	if clientGone(d.conn, d.ahead) {
 		d.cancel(errClientGone)
 	}
 }

@@ -7,28 +7,40 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// clientGone waits until the peer has closed or reset the connection and
-// says so, or until the read deadline passes: false. A client that sent
-// something ahead and then shut its side down has not left.
-func clientGone(c *net.TCPConn) bool {
+// clientGone waits until the peer has closed or reset the connection and says
+// so, or until the read deadline passes: false. A client that sent something
+// ahead, read already or still unread, and then shut its side down has not
+// left: it may well want the answer.
+func clientGone(c *net.TCPConn, ahead bool) bool {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return false
 	}
 	gone := false
 	err = raw.Read(func(fd uintptr) bool {
-		var b [1]byte
-		for {
-			n, _, errno := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-			if errors.Is(errno, unix.EINTR) {
-				continue
-			}
-			if errors.Is(errno, unix.EAGAIN) || errno == nil && n > 0 {
-				return false // wait for the next event
-			}
-			gone = true
-			return true
-		}
+		gone = left(int(fd), ahead)
+		return gone // false: wait for the next event
 	})
 	return err == nil && gone
 }
+
+// left looks at the socket as it is now.
+func left(fd int, ahead bool) bool {
+	var b [1]byte
+	n, _, err := unix.Recvfrom(fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	switch {
+	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
+		return false
+	case err != nil:
+		return true // reset
+	case n == 0 && !ahead:
+		return true // closed
+	}
+	// Unread bytes hide what came behind them; the state does not.
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	return err == nil && info.State == tcpClose
+}
+
+// tcpClose is TCP_CLOSE of the kernel's states: reset, since nothing here has
+// closed it.
+const tcpClose = 7

@@ -272,9 +272,26 @@ func (d *daemon) goroutines() int {
 // held is what the program holds at a time.
 type held struct{ goroutines, descriptors int }
 
-// baseline is what the program holds now, the connection of the question
-// included.
+// baseline is what the program holds when nothing goes on. Its services are
+// still starting when it says that it is ready: what it holds must have stayed
+// the same for some questions.
 func (d *daemon) baseline() held {
+	d.t.Helper()
+	last, same := held{}, 0
+	eventually(d.t, "it holds the same for a while", func() bool {
+		now := d.holds()
+		if now != last {
+			last, same = now, 0
+		}
+		same++
+		return same == 8
+	})
+	return last
+}
+
+// holds is what the program holds now, the connection of the question
+// included.
+func (d *daemon) holds() held {
 	d.t.Helper()
 	goroutines := d.goroutines() // first: it opens that connection
 	return held{goroutines, d.descriptors()}
@@ -285,7 +302,7 @@ func (d *daemon) backTo(before held) {
 	d.t.Helper()
 	deadline := time.Now().Add(patience)
 	for {
-		now := d.baseline()
+		now := d.holds()
 		if now.goroutines <= before.goroutines && now.descriptors <= before.descriptors {
 			return
 		}

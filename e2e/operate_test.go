@@ -215,7 +215,7 @@ func TestInterimRecords(t *testing.T) {
 func TestPasswords(t *testing.T) {
 	web := origin(t, "127.0.0.1:0")
 	credentials := writeFile(t, "credentials", "alice:p\xe4ss:word\n")
-	d := start(t, "[auth]\ncredentials_file = \""+credentials+"\"\n")
+	d := start(t, "[limits]\nauth_failures = { max = 0 }\n[auth]\ncredentials_file = \""+credentials+"\"\n")
 	for name, tt := range map[string]struct {
 		user string
 		ok   bool

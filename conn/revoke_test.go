@@ -1,0 +1,125 @@
+package conn
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"testing"
+
+	"cleversocks/aclsvc"
+	"cleversocks/authsvc"
+	"cleversocks/conn/relay"
+	"cleversocks/conn/wire"
+	"cleversocks/metrics"
+)
+
+// newPolicy has the users and rules of a new configuration.
+func newPolicy(t *testing.T, auth Auth, users []authsvc.UserOptions, rules ...aclsvc.Rule) *Policy {
+	t.Helper()
+	acl, err := aclsvc.Compile(aclsvc.Options{DefaultAllow: true, Rules: rules})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if users != nil {
+		auth.Users, err = authsvc.NewUsers(authsvc.UsersOptions{
+			Users: users, AllowPlain: true, Metrics: &metrics.New().Auth, Queue: authsvc.NewQueue(authsvc.QueueOptions{}),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return &Policy{Auth: auth, ACL: acl, Revoke: true}
+}
+
+func account(name string, groups ...string) authsvc.UserOptions {
+	return authsvc.UserOptions{Account: authsvc.Account{Name: name, Groups: groups}, Password: "x"}
+}
+
+func TestRefuses(t *testing.T) {
+	source := netip.MustParseAddrPort("192.0.2.7:1000")
+	away := account("alice")
+	away.From = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}
+	alice := authsvc.Identity{User: "alice", Method: authsvc.MethodPassword, Account: &authsvc.Account{Name: "alice"}}
+	once := alice
+	once.Method = authsvc.MethodOnce
+	whitelist := authsvc.NewWhitelist([]netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")})
+	table := authsvc.NewOnce(authsvc.OnceOptions{Max: 1}, authsvc.StateOptions{Metrics: &metrics.New().Auth})
+	direct := session{hostIP: netip.MustParseAddrPort("203.0.113.1:443"), request: wire.Request{
+		Command: wire.CommandConnect, Dest: wire.Addr{Name: "www.example.com", Port: 443},
+	}}
+	byAddress := aclsvc.Rule{Action: "deny", To: []string{"203.0.113.0/24"}, Where: "f:3"}
+	byName := aclsvc.Rule{Action: "deny", To: []string{"*.example.com"}, Where: "f:4"}
+	for name, tt := range map[string]struct {
+		identity authsvc.Identity
+		policy   *Policy
+		change   func(*session)
+		want     string
+	}{
+		"nothing changed":             {authsvc.Identity{Method: authsvc.MethodNone}, newPolicy(t, Auth{}, nil), nil, ""},
+		"a password is asked for now": {authsvc.Identity{Method: authsvc.MethodNone}, newPolicy(t, Auth{Required: true}, nil), nil, revokedAuth},
+		"off the whitelist":           {authsvc.Identity{Method: authsvc.MethodWhitelist}, newPolicy(t, Auth{Required: true}, nil), nil, revokedAuth},
+		"still on the whitelist":      {authsvc.Identity{Method: authsvc.MethodWhitelist}, newPolicy(t, Auth{Required: true, Whitelist: whitelist}, nil), nil, ""},
+		"user stays":                  {alice, newPolicy(t, Auth{Required: true}, []authsvc.UserOptions{account("alice")}), nil, ""},
+		"user gone":                   {alice, newPolicy(t, Auth{Required: true}, []authsvc.UserOptions{account("bob")}), nil, revokedUser},
+		"all users gone":              {alice, newPolicy(t, Auth{Required: true}, nil), nil, revokedUser},
+		"user may not come from here": {alice, newPolicy(t, Auth{Required: true}, []authsvc.UserOptions{away}), nil, revokedUser},
+		"auth-once goes on":           {once, newPolicy(t, Auth{Required: true, Once: table}, []authsvc.UserOptions{account("alice")}), nil, ""},
+		"auth-once is off":            {once, newPolicy(t, Auth{Required: true}, []authsvc.UserOptions{account("alice")}), nil, revokedAuth},
+		"auth-once, user gone":        {once, newPolicy(t, Auth{Required: true, Once: table}, []authsvc.UserOptions{account("bob")}), nil, revokedUser},
+		"address denied":              {alice, newPolicy(t, Auth{}, []authsvc.UserOptions{account("alice")}, byAddress), nil, "acl.rules[0]"},
+		"name denied":                 {alice, newPolicy(t, Auth{}, []authsvc.UserOptions{account("alice")}, byName), nil, "acl.rules[0]"},
+		"allowed by a new group": {
+			alice, newPolicy(t, Auth{}, []authsvc.UserOptions{account("alice", "staff")}, aclsvc.Rule{Action: "allow", Groups: []string{"staff"}}, byName), nil, "",
+		},
+		"resolved by an upstream": {
+			alice, newPolicy(t, Auth{}, []authsvc.UserOptions{account("alice")}, byAddress),
+			func(s *session) { s.hostIP, s.upstream = netip.AddrPort{}, "exit" }, "",
+		},
+		"resolved by an upstream, name denied": {
+			alice, newPolicy(t, Auth{}, []authsvc.UserOptions{account("alice")}, byName),
+			func(s *session) { s.hostIP, s.upstream = netip.AddrPort{}, "exit" }, "acl.rules[0]",
+		},
+		"association, whatever the client's address": {
+			alice, newPolicy(t, Auth{}, []authsvc.UserOptions{account("alice")}, byAddress),
+			func(s *session) {
+				s.hostIP, s.request = netip.AddrPort{}, wire.Request{Command: wire.CommandUDPAssociate}
+			}, "",
+		},
+		"association, command denied": {
+			alice, newPolicy(t, Auth{}, []authsvc.UserOptions{account("alice")}, aclsvc.Rule{Action: "deny", Commands: []string{"udp"}}),
+			func(s *session) {
+				s.hostIP, s.request = netip.AddrPort{}, wire.Request{Command: wire.CommandUDPAssociate}
+			}, "acl.rules[0]",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := &session{client: source, identity: tt.identity, hostIP: direct.hostIP, request: direct.request}
+			if tt.change != nil {
+				tt.change(s)
+			}
+			if rule, _ := tt.policy.refuses(s); rule != tt.want {
+				t.Errorf("refused by %q, want %q", rule, tt.want)
+			}
+		})
+	}
+}
+
+// A reload that comes while a request is carried out reaches the session all
+// the same: it was not among those that the reload looked at.
+func TestRevokeMeetsLateSessions(t *testing.T) {
+	g, _ := newTestGroup(t, true)
+	s := &session{
+		client: netip.MustParseAddrPort("192.0.2.7:1000"), policy: g.Policy(),
+		identity: authsvc.Identity{Method: authsvc.MethodNone}, hostIP: netip.MustParseAddrPort("203.0.113.1:443"),
+		request: wire.Request{Command: wire.CommandConnect},
+	}
+	s.ctx, s.cancel = context.WithCancelCause(t.Context())
+	g.SetPolicy(newPolicy(t, Auth{Required: true}, nil))
+	if n := g.Revoke(); n != 0 {
+		t.Fatalf("%d revoked", n)
+	}
+	g.settled(s)
+	if err := context.Cause(s.ctx); !errors.Is(err, relay.ErrRevoked) {
+		t.Errorf("%v", err)
+	}
+}
