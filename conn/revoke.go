@@ -6,6 +6,7 @@ import (
 	"cleversocks/aclsvc"
 	"cleversocks/authsvc"
 	"cleversocks/conn/relay"
+	"cleversocks/conn/upstream"
 	"cleversocks/conn/wire"
 )
 
@@ -79,6 +80,12 @@ func (p *Policy) refuses(s *session) (rule, where string) {
 		return reason, ""
 	}
 	q.Identity = identity
+	if s.request.Command == wire.CommandConnect {
+		route := p.Routes.Route(upstream.Query{Dest: s.request.Dest, User: identity.User})
+		if route.Action == upstream.Reject {
+			return route.Rule, ""
+		}
+	}
 	var d aclsvc.Decision
 	switch {
 	case s.request.Command == wire.CommandUDPAssociate:
