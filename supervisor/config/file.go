@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -16,15 +17,59 @@ import (
 // maxFile bounds the configuration file.
 const maxFile = 1 << 20
 
-// loadFile takes the TOML file at path.
-func (r *run) loadFile(path string) {
-	whole := origin{layer: fromFile, where: path}
-	doc, err := readBounded(path, maxFile)
+// file is the configuration file over all loads.
+type file struct {
+	path string
+	read bool   // it was, before
+	full bool   // and something was in it
+	once []byte // what came through a pipe, which ends with the first reading; nil: it is a regular file
+}
+
+// loadFile takes the TOML file.
+func (r *run) loadFile(f *file) {
+	doc, err := f.load()
 	if err != nil {
-		r.add(whole, "", "%v", err)
+		r.add(origin{layer: fromFile, where: f.path}, "", "%v", err)
 		return
 	}
-	r.loadTOML(path, doc)
+	if f.once != nil && f.read {
+		r.cfg.Warnings = append(r.cfg.Warnings, f.path+" is a pipe, which cannot be read again: what was read from it at the start stays")
+	}
+	f.read = true
+	r.loadTOML(f.path, doc)
+}
+
+// load reads the file. That a daemon that asks for passwords finds nothing in
+// it later on, and so goes on without any, is hardly meant: a pipe is at its
+// end when it is read again, and who writes a file in place empties it first.
+func (f *file) load() ([]byte, error) {
+	if f.once != nil {
+		return f.once, nil
+	}
+	if f.read {
+		info, err := os.Stat(f.path)
+		if err != nil {
+			return nil, bare(err)
+		}
+		if !info.Mode().IsRegular() { // opening it could take for ever
+			return nil, errors.New("is no regular file any more")
+		}
+	}
+	doc, mode, err := readBounded(f.path, maxFile)
+	if err != nil {
+		return nil, err
+	}
+	empty := len(bytes.TrimSpace(doc)) == 0
+	switch {
+	case empty && mode&os.ModeNamedPipe != 0:
+		return nil, errors.New("nothing came through this pipe: did the command behind it fail?")
+	case empty && f.full:
+		return nil, errors.New("is empty, and was not before: is it being written? A comment in it means the defaults")
+	case !mode.IsRegular():
+		f.once = append([]byte{}, doc...)
+	}
+	f.full = f.full || !empty
+	return doc, nil
 }
 
 func (r *run) loadTOML(path string, doc []byte) {
@@ -63,21 +108,25 @@ func fileOrigin(path string, at map[string]unstable.Position, key string) origin
 }
 
 // readBounded reads a regular file, or a pipe such as a shell's <(...), of at
-// most limit bytes.
-func readBounded(path string, limit int64) ([]byte, error) {
+// most limit bytes, and says which it is.
+func readBounded(path string, limit int64) ([]byte, os.FileMode, error) {
 	f, err := os.Open(path) //nolint:gosec // the operator names the file
 	if err != nil {
-		return nil, bare(err)
+		return nil, 0, bare(err)
 	}
 	defer f.Close() //nolint:errcheck // nothing was written
+	info, err := f.Stat()
+	if err != nil {
+		return nil, 0, bare(err)
+	}
 	doc, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err != nil {
-		return nil, bare(err)
+		return nil, 0, bare(err)
 	}
 	if int64(len(doc)) > limit {
-		return nil, fmt.Errorf("is larger than %s", Size(limit))
+		return nil, 0, fmt.Errorf("is larger than %s", Size(limit))
 	}
-	return doc, nil
+	return doc, info.Mode(), nil
 }
 
 // bare drops the operation and path that the message has already.

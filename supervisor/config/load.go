@@ -24,7 +24,11 @@ type Sources struct {
 
 // Loader reads the sources, again and again. It keeps the environment that it
 // was made with, so that a secret can be taken out of the process's own.
-type Loader struct{ sources Sources }
+// One Load at a time.
+type Loader struct {
+	sources Sources
+	file    file
+}
 
 // NewLoader makes a loader. It keeps copies of the environment's strings.
 func NewLoader(s Sources) *Loader {
@@ -33,7 +37,7 @@ func NewLoader(s Sources) *Loader {
 		environ[i] = strings.Clone(e)
 	}
 	s.Environ = environ
-	return &Loader{sources: s}
+	return &Loader{sources: s, file: file{path: s.File}}
 }
 
 // Load reads everything again, secret files included, and validates it. An
@@ -46,7 +50,7 @@ func (l *Loader) Load(ctx context.Context) (*Config, error) {
 	}
 	r.loadDefaults()
 	if l.sources.File != "" {
-		r.loadFile(l.sources.File)
+		r.loadFile(&l.file)
 	}
 	r.loadEnv(l.sources.Environ)
 	if l.sources.Flags != nil {

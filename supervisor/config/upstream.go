@@ -186,7 +186,7 @@ func (f *finisher) checkProxyFiles(key string, list []ProxyURL) {
 		if !isFile {
 			continue
 		}
-		text, err := readBounded(path, maxFile)
+		text, _, err := readBounded(path, maxFile)
 		if err != nil || !bytes.ContainsRune(text, '@') {
 			continue
 		}
