@@ -60,6 +60,7 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	d := &daemon{options: o, log: o.Logger, metrics: metrics.New()}
 	d.config.Store(cfg)
 	d.metrics.Daemon.BuildInfo(o.Version, o.Commit, goVersion())
+	d.metrics.Daemon.LogLost(o.LostLog)
 	// First, so that what follows is logged as the settings say.
 	if err := o.ApplyLog(cfg.Log); err != nil {
 		return nil, err

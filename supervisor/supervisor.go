@@ -24,6 +24,7 @@ type Options struct {
 	Logger   *slog.Logger
 	Access   *slog.Logger
 	ApplyLog func(config.Log) error // level, format, files; called on a reload
+	LostLog  func() uint64          // log lines that could not be written
 	Version  string
 	Commit   string
 }
