@@ -14,6 +14,7 @@ import (
 	"cleversocks/authsvc"
 	"cleversocks/conn"
 	"cleversocks/conn/relay"
+	"cleversocks/listener"
 	"cleversocks/metrics"
 	"cleversocks/metrics/admin"
 	"cleversocks/resolver"
@@ -70,7 +71,7 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	}
 	d.tree = newTree(d.log, d.metrics, maxDrain+drainSlack+ingressTimeout)
 	d.listeners = &listeners{log: d.log, metrics: d.metrics, ingress: d.tree.ingress.Supervisor, handler: d.group}
-	change, err := d.listeners.prepare(ctx, cfg)
+	change, err := d.verifyAndOpen(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -106,6 +107,15 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	d.phase.Store(phaseReady)
 	d.announce(ctx, cfg)
 	return d, nil
+}
+
+// verifyAndOpen opens what listeners the settings add, once the kernel has
+// accepted the options that every socket, of dials too, will be given.
+func (d *daemon) verifyAndOpen(ctx context.Context, cfg *config.Config) (*change, error) {
+	if err := listener.CheckCongestion(cfg.Relay.Congestion); err != nil {
+		return nil, fmt.Errorf("%w: relay.congestion: %w", config.ErrInvalid, err)
+	}
+	return d.listeners.prepare(ctx, cfg)
 }
 
 // buildCore makes the parts that every connection uses.

@@ -59,7 +59,7 @@ func (r *reloader) try(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	change, err := d.listeners.prepare(ctx, cfg)
+	change, err := d.verifyAndOpen(ctx, cfg)
 	if err != nil {
 		return err
 	}

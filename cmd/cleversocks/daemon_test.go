@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
@@ -187,4 +188,30 @@ func TestLogReaderLeaves(t *testing.T) {
 	p.eventually("/metrics", `(?m)^cleversocks_log_lines_lost_total [1-9]`)
 	p.tunnel()
 	p.signal(syscall.SIGKILL)
+}
+
+// TestCongestionThatCannotWork: a reload took a name that the kernel does not
+// have, warned, and every dial failed from then on.
+func TestCongestionThatCannotWork(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.toml")
+	write := func(name string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte("[relay]\ncongestion = '"+name+"'\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("nonsense")
+	p := prepare(t, "-p", "0", "--config", path)
+	p.wait("relay.congestion")
+	if code := p.exit(); code != exitInvalid {
+		t.Errorf("exit status %d", code)
+	}
+	write("")
+	p = launch(t, "-p", "0", "--config", path)
+	write("nonsense")
+	p.signal(syscall.SIGHUP)
+	if failed := p.wait("reload failed"); !strings.Contains(fmt.Sprint(failed["err"]), "relay.congestion") {
+		t.Errorf("the error does not name the key: %v", failed)
+	}
+	p.tunnel()
 }
