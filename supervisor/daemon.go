@@ -69,7 +69,7 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	if err := d.buildCore(ctx, cfg); err != nil {
 		return nil, err
 	}
-	d.tree = newTree(d.log, d.metrics, maxDrain+drainSlack+ingressTimeout)
+	d.tree = newTree(d.log, d.metrics)
 	d.listeners = &listeners{log: d.log, metrics: d.metrics, ingress: d.tree.ingress.Supervisor, handler: d.group}
 	change, err := d.verifyAndOpen(ctx, cfg)
 	if err != nil {
@@ -93,7 +93,7 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	d.tree.core.Add(d.guards.Throttle)
 	d.tree.core.Add(d.once)
 	d.tree.core.Add(d.guards.Quotas)
-	d.tree.core.Add(d.reloader)
+	d.tree.control.Add(d.reloader)
 	d.tree.flows.Add(d.group)
 	d.tree.flows.Add(d.idle)
 	d.tree.flows.Add(d.interim)
@@ -187,9 +187,6 @@ func (d *daemon) ready() error {
 }
 
 func (d *daemon) drainTimeout() time.Duration { return d.config.Load().Drain.Timeout.D() }
-
-// maxDrain bounds drain.timeout, since the tree must be told before it runs.
-const maxDrain = 24 * time.Hour
 
 // announce says what listens, with the real addresses, and what a careful
 // operator should know.

@@ -215,3 +215,74 @@ func TestCongestionThatCannotWork(t *testing.T) {
 	}
 	p.tunnel()
 }
+
+// TestOneStopSignalTwice: timeout(1) signals its child and then its group, and
+// the second of them was taken for an operator's second thought: no drain.
+func TestOneStopSignalTwice(t *testing.T) {
+	p := launch(t, "-p", "0")
+	c := p.tunnel()
+	p.signal(syscall.SIGTERM)
+	p.signal(syscall.SIGINT)
+	p.wait("taken for the same stop signal")
+	p.signal(syscall.SIGHUP)
+	p.wait("draining: the log was reopened") // and not dropped without a line
+	_ = c.SetLinger(0)
+	c.Close()
+	if code := p.exit(); code != exitDrained {
+		t.Errorf("exit status %d", code)
+	}
+}
+
+// TestSignalDuringStart: it was noticed when the start had ended, which a
+// name or a pipe can delay for ever.
+func TestSignalDuringStart(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := prepare(t, "-p", "0", "--config", path)
+	write, err := os.OpenFile(path, os.O_WRONLY, 0) // returns once the daemon reads
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer write.Close()
+	p.signal(syscall.SIGTERM)
+	p.wait("while it was starting")
+	if code := p.exit(); code != exitFailed {
+		t.Errorf("exit status %d", code)
+	}
+}
+
+// TestReloadOverlapsStop: the reload opened a listener behind the back of the
+// shutdown, which accepted nothing and refused nothing for as long as the
+// drain took.
+func TestReloadOverlapsStop(t *testing.T) {
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	added := free.Addr().String()
+	free.Close()
+	path := filepath.Join(t.TempDir(), "c.toml")
+	text := "[[listener]]\naddress = '127.0.0.1:0'\n"
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := launch(t, "--config", path)
+	c := p.tunnel()
+	if err := os.WriteFile(path, []byte(text+"[[listener]]\naddress = '"+added+"'\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.signal(syscall.SIGHUP)
+	p.signal(syscall.SIGTERM)
+	p.wait("draining")
+	if late, err := net.Dial("tcp", added); err == nil {
+		late.Close()
+		t.Error("the new listener is open while the daemon drains")
+	}
+	_ = c.SetLinger(0)
+	c.Close()
+	if code := p.exit(); code != exitDrained {
+		t.Errorf("exit status %d", code)
+	}
+}

@@ -29,9 +29,9 @@ Without arguments it serves SOCKS5 on 127.0.0.1:1080, and metrics and health
 on 127.0.0.1:9180. Settings come from the defaults, then the file given by
 --config, then the environment (CLEVERSOCKS_LOG__LEVEL=debug), then flags.
 
-SIGHUP reads everything again. SIGTERM and SIGINT let connections end; a
-second one ends at once. Exit status: 0 drained, 1 failed while running,
-2 configuration or usage.`
+SIGHUP reads everything again. SIGTERM and SIGINT let connections end; another
+one, half a second later or more, ends at once. Exit status: 0 drained,
+1 failed while running, 2 configuration or usage.`
 
 // newRoot builds the command line.
 func newRoot(ctx context.Context, a *app) *cobra.Command {
