@@ -179,7 +179,7 @@ func adminNetwork(a config.ListenAddress) string {
 func (d *daemon) ready() error {
 	switch d.phase.Load() {
 	case phaseReady:
-		return nil
+		return d.listeners.ready()
 	case phaseDraining:
 		return errors.New("draining")
 	}
