@@ -131,7 +131,7 @@ func (d *daemon) buildCore(ctx context.Context, cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
-	d.relayPools = relay.NewPools(relay.PoolOptions{})
+	d.relayPools = relay.NewPools(relay.PoolOptions{Pipes: descriptorBudget().pipes})
 	d.access = conn.NewAccessLog(d.options.Access, d.metrics)
 	d.guards = d.newGuards(ctx, cfg)
 	d.builder = newBuilder(d)
