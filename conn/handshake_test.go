@@ -18,6 +18,7 @@ import (
 
 	"cleversocks/aclsvc"
 	"cleversocks/conn/dial"
+	"cleversocks/conn/upstream"
 	"cleversocks/conn/wire"
 	"cleversocks/conn/wire/socks5"
 	"cleversocks/metrics"
@@ -208,6 +209,11 @@ func TestReplyCode(t *testing.T) {
 		{fmt.Errorf("x: %w", resolver.ErrNotFound), wire.ReplyHostUnreachable},
 		{fmt.Errorf("x: %w", resolver.ErrTimeout), wire.ReplyTTLExpired},
 		{fmt.Errorf("x: %w", resolver.ErrServers), wire.ReplyGeneralFailure},
+		// A dead name server made the client believe that its destination
+		// had refused: the errno was the name server's.
+		{fmt.Errorf("%w: %w", resolver.ErrServers, dialErr(syscall.ECONNREFUSED)), wire.ReplyGeneralFailure},
+		{fmt.Errorf("%w: %w", resolver.ErrTimeout, dialErr(syscall.ENETUNREACH)), wire.ReplyTTLExpired},
+		{&upstream.Error{Code: wire.ReplyGeneralFailure, Err: dialErr(syscall.ECONNREFUSED)}, wire.ReplyGeneralFailure},
 		{fmt.Errorf("x: %w", dial.ErrNoUsableAddress), wire.ReplyHostUnreachable},
 		{fmt.Errorf("x: %w", context.DeadlineExceeded), wire.ReplyTTLExpired},
 		{fmt.Errorf("x: %w", &deniedError{rule: "default"}), wire.ReplyNotAllowed},
