@@ -31,6 +31,13 @@ func (e *end) init(conn net.Conn) {
 	e.initReadiness()
 }
 
+// resetBehindEnd says whether the peer was reset after its end of stream, and
+// before ours. It is Linux's alone to see that.
+func (e *end) resetBehindEnd() bool {
+	// In this order: our own end of stream closes the socket as well.
+	return e.disconnected() && !e.finSent.Load()
+}
+
 // closeWrite passes on an end of stream, and says whether the conn could.
 func (e *end) closeWrite() bool {
 	half, ok := e.conn.(interface{ CloseWrite() error })
