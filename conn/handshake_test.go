@@ -321,6 +321,16 @@ func TestRecordNames(t *testing.T) {
 	}
 }
 
+// A malformed target was recorded as ":80": there is none, and err says why.
+func TestRecordWithoutTarget(t *testing.T) {
+	r := &Record{Protocol: wire.SOCKS5, Command: wire.CommandConnect, Target: wire.Addr{Port: 80}}
+	for _, a := range r.attrs() {
+		if a.Key == "target" {
+			t.Errorf("target %q", a.Value)
+		}
+	}
+}
+
 func TestAccessModes(t *testing.T) {
 	m := metrics.New()
 	a := NewAccessLog(slog.New(slog.DiscardHandler), m)
