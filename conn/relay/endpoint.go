@@ -64,6 +64,15 @@ func (e *end) resetOnClose() {
 	}
 }
 
+// Reset closes a conn with a reset, once its peer has taken what is queued for
+// it, or has had five seconds to.
+func Reset(ctx context.Context, conn net.Conn) {
+	var e end
+	e.init(conn)
+	e.resetWhenDelivered(ctx)
+	_ = conn.Close()
+}
+
 // resetWhenDelivered waits until the peer has taken what is queued for it, and
 // makes Close send a reset. A linger of 0 at once would drop the queue.
 func (e *end) resetWhenDelivered(ctx context.Context) {
