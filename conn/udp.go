@@ -32,7 +32,9 @@ func (h *Handler) associate(s *session) {
 				s.local = bound
 				s.relaying.Store(true)
 			}
-			return s.replySOCKS5(code, bound)
+			err := s.replySOCKS5(code, bound)
+			s.replied = err == nil
+			return err
 		},
 		Meter: s.countDatagram,
 		Listen: func(ctx context.Context, network string) (*net.UDPConn, error) {
@@ -43,7 +45,7 @@ func (h *Handler) associate(s *session) {
 	})
 	s.counters.In.Store(result.BytesIn)
 	s.counters.Out.Store(result.BytesOut)
-	s.code, s.replied = result.Reply, true
+	s.code = result.Reply
 	s.cause, s.err = result.Cause, result.Err
 	if s.ctx.Err() != nil {
 		s.cause = endCause(s.ctx)
