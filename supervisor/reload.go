@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"reflect"
@@ -53,11 +54,18 @@ func (r *reloader) reload(ctx context.Context) {
 	d.log.LogAttrs(ctx, slog.LevelInfo, "reloaded", slog.Uint64("generation", d.group.Policy().Generation))
 }
 
+// errOpens refuses to open a proxy that asked for passwords because a file is
+// empty or was cut short: that is more likely than a change of mind.
+var errOpens = errors.New("auth.required: nothing in the settings asks for a log-in any more, which would open the proxy: write required = false if that is meant")
+
 func (r *reloader) try(ctx context.Context) error {
 	d := r.d
 	cfg, err := d.options.Load()
 	if err != nil {
 		return err
+	}
+	if d.config.Load().Auth.Required && !cfg.Auth.Required && cfg.Auth.Mode == config.Auto {
+		return errOpens
 	}
 	change, err := d.listeners.prepare(ctx, cfg)
 	if err != nil {
