@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"testing"
 
+	"cleversocks/aclsvc"
 	"cleversocks/authsvc"
 	"cleversocks/bind"
 	"cleversocks/conn/upstream"
@@ -95,17 +96,63 @@ func TestRejectedUserHasNoCommands(t *testing.T) {
 	policy.AssociateVia = AssociateVia(policy.Routes)
 	g.SetPolicy(&policy)
 	for _, command := range []byte{1, 2, 3} {
-		client, server := pair(t, listen(t))
-		defer client.Close()
-		if reason := g.Admit(server, "test"); reason != "" {
-			t.Fatal(reason)
-		}
-		if _, err := client.Write([]byte{5, 1, 0, 5, command, 0, 1, 127, 0, 0, 1, 0, 80}); err != nil {
-			t.Fatal(err)
-		}
-		got := make([]byte, 12)
-		if _, err := io.ReadFull(client, got); err != nil || wire.ReplyCode(got[3]) != wire.ReplyNotAllowed {
-			t.Errorf("command %d: % x, %v", command, got, err)
+		got := talkOn(t, g, []byte{5, 1, 0, 5, command, 0, 1, 127, 0, 0, 1, 0, 80})
+		if wire.ReplyCode(got[3]) != wire.ReplyNotAllowed {
+			t.Errorf("command %d: % x", command, got)
 		}
 	}
+}
+
+// The reply to a command that failed on the way said what went wrong less
+// exactly than a CONNECT's does: a BIND for a name that the rules deny was
+// told that there is no such host, and recorded as a failed dial.
+func TestCommandsRepliesAreExact(t *testing.T) {
+	acl, err := aclsvc.Compile(aclsvc.Options{DefaultAllow: true, Rules: []aclsvc.Rule{{Action: "deny", To: []string{"a.example"}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, m := newTestGroup(t, true)
+	records := NewAccessLog(slog.New(slog.DiscardHandler), m)
+	g.access = records
+	policy := *g.Policy()
+	policy.ACL = acl
+	policy.UDP, policy.Bind = udprelay.New(udprelay.Options{}), bind.New(bind.Options{})
+	policy.AssociateVia = func(authsvc.Identity, netip.Addr) func(context.Context) (udprelay.Upstream, error) {
+		return func(context.Context) (udprelay.Upstream, error) {
+			return udprelay.Upstream{}, &upstream.Error{Code: wire.ReplyTTLExpired, Err: context.DeadlineExceeded}
+		}
+	}
+	g.SetPolicy(&policy)
+	for _, tt := range []struct {
+		command byte
+		code    wire.ReplyCode
+		cause   string
+	}{{2, wire.ReplyNotAllowed, metrics.CauseDenied}, {3, wire.ReplyTTLExpired, metrics.CauseError}} {
+		got := talkOn(t, g, append([]byte{5, 1, 0, 5, tt.command, 0, 3, 9}, "a.example\x00\x50"...))
+		if wire.ReplyCode(got[3]) != tt.code {
+			t.Errorf("command %d: % x", tt.command, got)
+		}
+		if r := await(t, records); r.Cause != tt.cause || r.Reply != tt.code {
+			t.Errorf("command %d: recorded %+v", tt.command, r)
+		}
+	}
+}
+
+// talkOn sends something and reads the first bytes of the answer, which are as
+// many as those of a SOCKS5 method and reply.
+func talkOn(t *testing.T, g *Group, sent []byte) []byte {
+	t.Helper()
+	client, server := pair(t, listen(t))
+	defer client.Close()
+	if reason := g.Admit(server, "test"); reason != "" {
+		t.Fatal(reason)
+	}
+	if _, err := client.Write(sent); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, 12)
+	if _, err := io.ReadFull(client, got); err != nil {
+		t.Fatal(err)
+	}
+	return got
 }

@@ -40,13 +40,16 @@ func (h *Handler) associate(s *session) {
 			egress := s.policy.Routes.RouteDatagrams(s.identity.User).Egress
 			return s.policy.Dialer.ListenUDP(ctx, network, egress.Or(s.egress()))
 		},
-		Upstream: s.associateVia(),
+		Upstream: s.associateVia(), ReplyCode: replyCode,
 	})
 	s.counters.In.Store(result.BytesIn)
 	s.counters.Out.Store(result.BytesOut)
 	s.code, s.replied = result.Reply, true
 	s.cause, s.err = result.Cause, result.Err
-	if s.ctx.Err() != nil {
+	switch cause := h.refused(s, s.err); {
+	case cause != "":
+		s.cause = cause
+	case s.ctx.Err() != nil:
 		s.cause = endCause(s.ctx)
 	}
 	if s.cause == metrics.CauseQuota {
