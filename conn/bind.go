@@ -17,6 +17,7 @@ func (h *Handler) bind(hs *handshake) bool {
 		Advertise: s.advertised(),
 		Decide:    h.decideNow(s),
 		Resolve:   h.resolveNow(s),
+		ReplyCode: replyCode,
 		Reply: func(code wire.ReplyCode, addr netip.AddrPort) error {
 			err := hs.codec.reply(hs, code, addr)
 			s.replied = err == nil // the last of two counts
@@ -28,7 +29,10 @@ func (h *Handler) bind(hs *handshake) bool {
 	h.metrics.Conn.Requests.Of(s.request.Command.String(), s.code.String()).Inc()
 	if result.Peer == nil {
 		s.cause, s.err = result.Cause, result.Err
-		if s.ctx.Err() != nil {
+		switch cause := h.refused(s, s.err); {
+		case cause != "":
+			s.cause = cause
+		case s.ctx.Err() != nil:
 			s.cause = endCause(s.ctx)
 		}
 		return false

@@ -269,16 +269,9 @@ func owesReply(err error) bool {
 func (h *Handler) requestFailed(hs *handshake, err error) bool {
 	s := hs.session
 	s.err, s.cause = err, metrics.CauseDialFailed
-	switch denied, isDenied := errors.AsType[*deniedError](err); {
-	case isDenied:
-		s.cause, s.rule = metrics.CauseDenied, denied.rule
-		h.metrics.Conn.Refused.Of(metrics.RefusedByRule).Inc()
-	case errors.Is(err, errUserLimit):
-		s.cause = metrics.CauseDenied
-		h.metrics.Conn.Refused.Of(metrics.RefusedUserLimit).Inc()
-	case errors.Is(err, errQuota):
-		s.cause = metrics.CauseQuota
-		h.metrics.Conn.Refused.Of(metrics.RefusedQuota).Inc()
+	switch cause := h.refused(s, err); {
+	case cause != "":
+		s.cause = cause
 	case errors.Is(err, errCommand):
 		s.cause = metrics.CauseHandshakeFailed
 	case errors.Is(err, errClientGone):
@@ -291,6 +284,25 @@ func (h *Handler) requestFailed(hs *handshake, err error) bool {
 		log.Log(s.ctx, slog.LevelDebug, "request failed", "target", s.request.Dest.String(), "reply", s.code.String(), "err", err)
 	}
 	return false
+}
+
+// refused counts a request that policy refuses, whatever its protocol, and is
+// the cause that its record gives; "" for any other error.
+func (h *Handler) refused(s *session, err error) (cause string) {
+	reason := ""
+	switch denied, isDenied := errors.AsType[*deniedError](err); {
+	case isDenied:
+		s.rule = denied.rule
+		reason, cause = metrics.RefusedByRule, metrics.CauseDenied
+	case errors.Is(err, errUserLimit):
+		reason, cause = metrics.RefusedUserLimit, metrics.CauseDenied
+	case errors.Is(err, errQuota):
+		reason, cause = metrics.RefusedQuota, metrics.CauseQuota
+	default:
+		return ""
+	}
+	h.metrics.Conn.Refused.Of(reason).Inc()
+	return cause
 }
 
 // refuse sends a failure reply, as far as the client still listens. The
