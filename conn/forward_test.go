@@ -2,6 +2,7 @@ package conn
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"cleversocks/aclsvc"
+	"cleversocks/conn/relay"
 	"cleversocks/metrics"
 )
 
@@ -102,5 +104,37 @@ func TestForwardedRequestsAreRecorded(t *testing.T) {
 				t.Errorf("recorded %+v", r)
 			}
 		})
+	}
+}
+
+// A client that left while its user's bandwidth held its server's connection
+// up kept the connection, and its place, until the pause was over: up to ten
+// minutes.
+func TestForwardedPauseEndsWithTheConnection(t *testing.T) {
+	g, _ := newTestGroup(t, true)
+	ours, theirs := pair(t, listen(t))
+	defer theirs.Close()
+	paused := make(chan struct{})
+	c := &forwardConn{
+		Conn: ours, h: g.handler, route: &session{ctx: t.Context()}, closed: make(chan struct{}),
+		meter: func(relay.Direction, int) (time.Duration, error) { close(paused); return time.Hour, nil },
+	}
+	c.judged.Store(g.Policy())
+	if _, err := theirs.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	read := make(chan error, 1)
+	go func() { _, err := c.Read(make([]byte, 1)); read <- err }()
+	<-paused
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-read:
+		if !errors.Is(err, net.ErrClosed) {
+			t.Errorf("read: %v", err)
+		}
+	case <-time.After(patience):
+		t.Error("the pause goes on")
 	}
 }
