@@ -112,7 +112,7 @@ func (h *Handler) serve(hs *handshake) bool {
 			return h.answer(hs)
 		}
 	case s.request.Command == wire.CommandUDPAssociate && s.policy.UDP != nil:
-		if err = h.judgeCommand(s); err == nil {
+		if err = h.judgeAssociate(s); err == nil {
 			return true
 		}
 	case s.request.Command == wire.CommandBind && s.policy.Bind != nil:

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"cleversocks/aclsvc"
+	"cleversocks/conn/upstream"
 	"cleversocks/conn/wire"
 	"cleversocks/conn/wire/socks5"
 	"cleversocks/metrics"
@@ -47,8 +48,11 @@ func (h *Handler) associate(s *session) {
 	s.counters.Out.Store(result.BytesOut)
 	s.code = result.Reply
 	s.cause, s.err = result.Cause, result.Err
-	if s.ctx.Err() != nil {
+	switch {
+	case s.ctx.Err() != nil:
 		s.cause = endCause(s.ctx)
+	case s.code == wire.ReplySucceeded && !s.replied:
+		s.cause = metrics.CauseClientReset // the reply did not reach it
 	}
 	if s.cause == metrics.CauseQuota {
 		h.metrics.Auth.QuotaExceeded.Inc()
@@ -128,4 +132,15 @@ func (h *Handler) judgeCommand(s *session) error {
 		return h.settle(s, d, netip.Addr{})
 	}
 	return nil
+}
+
+// judgeAssociate is judgeCommand for UDP ASSOCIATE, whose datagrams a
+// forwarding rule may refuse altogether.
+func (h *Handler) judgeAssociate(s *session) error {
+	if s.policy.AssociateVia != nil {
+		if route := s.policy.Routes.RouteDatagrams(s.identity.User); route.Action == upstream.Reject {
+			return &deniedError{rule: route.Rule}
+		}
+	}
+	return h.judgeCommand(s)
 }
