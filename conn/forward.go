@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -107,7 +108,7 @@ func (f *forwarding) dial(ctx context.Context, one *session, dest wire.Addr) (ne
 	if err := f.h.reach(ctx, to); err != nil {
 		return nil, err
 	}
-	c := &forwardConn{Conn: to.server, h: f.h, route: to, meter: one.charge.meter()}
+	c := &forwardConn{Conn: to.server, h: f.h, route: to, meter: one.charge.meter(), closed: make(chan struct{})}
 	c.judged.Store(to.policy)
 	return c, nil
 }
@@ -178,12 +179,15 @@ type forwardConn struct {
 	h      *Handler
 	route  *session // where it goes, by which rule
 	meter  relay.Meter
+	closed chan struct{}                  // ends the meter's pauses
+	once   sync.Once                      // closes it
 	judged atomic.Pointer[Policy]         // that last let it be
 	end    atomic.Pointer[relay.EndError] // why it was ended from here
 }
 
 // Close ends it, and its place at an upstream.
 func (c *forwardConn) Close() error {
+	c.once.Do(func() { close(c.closed) })
 	if c.route.leaveUpstream != nil {
 		c.route.leaveUpstream()
 	}
@@ -226,6 +230,8 @@ func (c *forwardConn) moved(d relay.Direction, n int, err error) error {
 	select {
 	case <-timer.C:
 		return nil
+	case <-c.closed: // its client has left
+		return net.ErrClosed
 	case <-c.route.ctx.Done():
 		return context.Cause(c.route.ctx)
 	}

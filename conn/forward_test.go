@@ -3,6 +3,7 @@ package conn
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -14,6 +15,7 @@ import (
 
 	"cleversocks/aclsvc"
 	"cleversocks/authsvc"
+	"cleversocks/conn/relay"
 	"cleversocks/conn/wire"
 	"cleversocks/metrics"
 )
@@ -159,5 +161,37 @@ func TestRefusedPlainRequests(t *testing.T) {
 				t.Errorf("%d counted", n)
 			}
 		})
+	}
+}
+
+// A client that left while its user's bandwidth held its server's connection
+// up kept the connection, and its place, until the pause was over: up to ten
+// minutes.
+func TestForwardedPauseEndsWithTheConnection(t *testing.T) {
+	g, _ := newTestGroup(t, true)
+	ours, theirs := pair(t, listen(t))
+	defer theirs.Close()
+	paused := make(chan struct{})
+	c := &forwardConn{
+		Conn: ours, h: g.handler, route: &session{ctx: t.Context()}, closed: make(chan struct{}),
+		meter: func(relay.Direction, int) (time.Duration, error) { close(paused); return time.Hour, nil },
+	}
+	c.judged.Store(g.Policy())
+	if _, err := theirs.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	read := make(chan error, 1)
+	go func() { _, err := c.Read(make([]byte, 1)); read <- err }()
+	<-paused
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-read:
+		if !errors.Is(err, net.ErrClosed) {
+			t.Errorf("read: %v", err)
+		}
+	case <-time.After(patience):
+		t.Error("the pause goes on")
 	}
 }

@@ -51,8 +51,9 @@ type session struct {
 	charge   charge // on the user
 	settled  bool   // under the group's mutex: a reload may revoke it
 	counters relay.Counters
-	relaying atomic.Bool // set when the handshake's fields no longer change
-	cause    string      // metrics.Cause*; empty for a probe that is not recorded
+	stage    atomic.Uint32 // see haste
+	relaying atomic.Bool   // set when the handshake's fields no longer change
+	cause    string        // metrics.Cause*; empty for a probe that is not recorded
 	code     wire.ReplyCode
 	replied  bool
 	err      error

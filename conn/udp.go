@@ -53,6 +53,8 @@ func (h *Handler) associate(s *session) {
 		s.cause = cause
 	case s.ctx.Err() != nil:
 		s.cause = endCause(s.ctx)
+	case s.code == wire.ReplySucceeded && !s.replied:
+		s.cause = metrics.CauseClientReset // the reply did not reach it
 	}
 	if s.cause == metrics.CauseQuota {
 		h.metrics.Auth.QuotaExceeded.Inc()
