@@ -39,6 +39,8 @@ type Handler struct {
 	policy  atomic.Pointer[Policy]
 	readers sync.Pool // of *bufio.Reader
 	watch   clientWatch
+	// forwards are the connections of plain requests, which no session holds.
+	forwards forwardConns
 	// draining is closed when connections should come to their end.
 	draining <-chan struct{}
 }

@@ -41,7 +41,7 @@ func (g *Group) Revoke() int {
 			n++
 		}
 	}
-	return n
+	return n + g.handler.forwards.revoke()
 }
 
 // settledSessions is a copy, so that nobody waits while they are judged.
@@ -60,12 +60,20 @@ func (g *Group) settledSessions() []*session {
 // revoke ends s if p refuses it. The session is settled: nobody writes what is
 // read of it here.
 func (g *Group) revoke(s *session, p *Policy) bool {
+	if !g.handler.revoked(s, p) {
+		return false
+	}
+	s.cancel(relay.ErrRevoked)
+	return true
+}
+
+// revoked reports whether p refuses s, and logs it.
+func (h *Handler) revoked(s *session, p *Policy) bool {
 	rule, where := p.refuses(s)
 	if rule == "" {
 		return false
 	}
-	s.cancel(relay.ErrRevoked)
-	g.log.LogAttrs(s.ctx, slog.LevelInfo, "session revoked",
+	h.log.LogAttrs(s.ctx, slog.LevelInfo, "session revoked",
 		slog.String("id", s.ID()), slog.String("client", s.client.String()), slog.String("user", s.identity.User),
 		slog.String("target", s.request.Dest.String()), slog.String("rule", rule), slog.String("where", where))
 	return true
