@@ -88,11 +88,19 @@ func (p *Policy) refuses(s *session) (rule, where string) {
 		return reason, ""
 	}
 	q.Identity = identity
-	if s.request.Command == wire.CommandConnect {
-		route := p.Routes.Route(upstream.Query{Dest: s.request.Dest, User: identity.User})
-		if route.Action == upstream.Reject {
-			return route.Rule, ""
-		}
+	peer := wire.FromAddrPort(s.hostIP)
+	var route upstream.Route
+	switch s.request.Command {
+	case wire.CommandConnect:
+		route = p.Routes.Route(upstream.Query{Dest: s.request.Dest, User: identity.User})
+	case wire.CommandUDPAssociate:
+		route = p.Routes.RouteDatagrams(identity.User)
+	case wire.CommandBind:
+		route = p.Routes.Route(upstream.Query{Dest: peer, User: identity.User})
+		q.Port = peer.Port // by which it was let in
+	}
+	if route.Action == upstream.Reject {
+		return route.Rule, ""
 	}
 	var d aclsvc.Decision
 	switch {

@@ -9,6 +9,7 @@ import (
 	"cleversocks/aclsvc"
 	"cleversocks/authsvc"
 	"cleversocks/conn/relay"
+	"cleversocks/conn/upstream"
 	"cleversocks/conn/wire"
 	"cleversocks/metrics"
 )
@@ -49,6 +50,8 @@ func TestRefuses(t *testing.T) {
 	}}
 	byAddress := aclsvc.Rule{Action: "deny", To: []string{"203.0.113.0/24"}, Where: "f:3"}
 	byName := aclsvc.Rule{Action: "deny", To: []string{"*.example.com"}, Where: "f:4"}
+	rejecting := newPolicy(t, Auth{}, []authsvc.UserOptions{account("alice")})
+	rejecting.Routes = router(t, upstream.Rule{Users: []string{"alice"}, Upstream: "reject"})
 	for name, tt := range map[string]struct {
 		identity authsvc.Identity
 		policy   *Policy
@@ -90,6 +93,22 @@ func TestRefuses(t *testing.T) {
 			func(s *session) {
 				s.hostIP, s.request = netip.AddrPort{}, wire.Request{Command: wire.CommandUDPAssociate}
 			}, "acl.rules[0]",
+		},
+		// An active FTP session names port 21, and its data comes from another:
+		// by the former a reload closed it, although a new one was let in.
+		"peer of a BIND, by its own port": {
+			alice, newPolicy(t, Auth{}, []authsvc.UserOptions{account("alice")}, aclsvc.Rule{Action: "deny", Ports: []string{"21"}}),
+			func(s *session) {
+				s.request = wire.Request{Command: wire.CommandBind, Dest: wire.Addr{Name: "www.example.com", Port: 21}}
+			}, "",
+		},
+		"association of a rejected user": {
+			alice, rejecting, func(s *session) {
+				s.hostIP, s.request = netip.AddrPort{}, wire.Request{Command: wire.CommandUDPAssociate}
+			}, "forward[0]",
+		},
+		"rejected peer of a BIND": {
+			alice, rejecting, func(s *session) { s.request = wire.Request{Command: wire.CommandBind} }, "forward[0]",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
