@@ -144,7 +144,9 @@ func (f *forwarding) ended(one *session, o httpforward.Outcome) {
 	}
 	one.counters.In.Store(o.BytesIn)
 	one.counters.Out.Store(o.BytesOut)
-	one.code, one.replied = o.Reply, o.Status != 0
+	// A client that left during the dial was told of nothing.
+	left := o.Server == nil && errors.Is(o.Err, context.Canceled)
+	one.code, one.replied = o.Reply, o.Status != 0 && !left
 	if one.err == nil {
 		one.err = o.Err
 	}

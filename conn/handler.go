@@ -176,11 +176,11 @@ func (h *Handler) connect(hs *handshake) error {
 // cannot block, so it needs no deadline.
 func (h *Handler) answer(hs *handshake) bool {
 	s := hs.session
-	s.replied = true
 	h.metrics.Conn.Requests.Of(s.request.Command.String(), wire.ReplySucceeded.String()).Inc()
 	if err := hs.codec.reply(hs, wire.ReplySucceeded, s.boundAddress()); err != nil {
-		return h.fail(s, "reply", err)
+		return h.clientLost(s, err)
 	}
+	s.replied = true
 	return h.passAhead(hs, nil)
 }
 
@@ -193,7 +193,7 @@ func (h *Handler) passAhead(hs *handshake, more []byte) bool {
 			continue
 		}
 		if _, err := hs.server.Write(ahead); err != nil {
-			return h.fail(hs.session, "first bytes", err)
+			return h.serverLost(hs.session, err)
 		}
 		hs.counters.In.Add(int64(len(ahead)))
 		if meter := hs.charge.meter(); meter != nil {
@@ -307,11 +307,17 @@ func (h *Handler) refused(s *session, err error) (cause string) {
 	return cause
 }
 
-// refuse sends a failure reply, as far as the client still listens.
+// refuse sends a failure reply, as far as the client still listens. The
+// request counts by what was decided, the record tells what was sent.
 func (h *Handler) refuse(hs *handshake, code wire.ReplyCode) {
-	hs.code, hs.replied = code, true
+	hs.code = code
 	h.metrics.Conn.Requests.Of(hs.request.Command.String(), code.String()).Inc()
-	if err := hs.codec.reply(hs, code, netip.AddrPort{}); err != nil {
+	if errors.Is(hs.err, errClientGone) {
+		return
+	}
+	err := hs.codec.reply(hs, code, netip.AddrPort{})
+	hs.replied = err == nil
+	if err != nil {
 		if log := hs.logger(h.log, slog.LevelDebug); log != nil {
 			log.Log(hs.ctx, slog.LevelDebug, "reply not sent", "err", err)
 		}
@@ -325,14 +331,6 @@ func (h *Handler) fail(s *session, during string, err error) bool {
 		s.cause = endCause(s.ctx)
 	}
 	return false
-}
-
-// closeRefused closes a session that never reached its relay.
-func (h *Handler) closeRefused(s *session) {
-	if s.server != nil {
-		s.server.Close()
-	}
-	closePolitely(s.conn)
 }
 
 // panicked notes a defect in one connection's path; the others go on.

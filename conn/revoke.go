@@ -103,6 +103,8 @@ func (p *Policy) refuses(s *session) (rule, where string) {
 		return route.Rule, ""
 	}
 	var d aclsvc.Decision
+	dest := s.reached()
+	q.Name, q.Port = dest.Name, dest.Port
 	switch {
 	case s.request.Command == wire.CommandUDPAssociate:
 		d = p.ACL.DecideUnknown(&q) // each datagram is judged by itself
@@ -111,12 +113,25 @@ func (p *Policy) refuses(s *session) (rule, where string) {
 	case q.Name != "":
 		d, _ = p.ACL.DecideName(&q) // the upstream resolves: the name is all there is
 	default:
-		d = p.ACL.Decide(&q, s.request.Dest.IP)
+		d = p.ACL.Decide(&q, dest.IP)
 	}
 	if d.Allow {
 		return "", ""
 	}
 	return d.Rule, d.Where
+}
+
+// reached is what the rules were asked about when the session was granted: a
+// BIND's peer, what a forwarding rule wrote in the place of the request's
+// destination, or that.
+func (s *session) reached() wire.Addr {
+	switch {
+	case s.request.Command == wire.CommandBind:
+		return wire.FromAddrPort(s.hostIP)
+	case s.dest.IsZero():
+		return s.request.Dest
+	}
+	return s.dest
 }
 
 // stillAdmits is the session's identity as the policy sees it now, with the

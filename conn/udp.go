@@ -33,7 +33,9 @@ func (h *Handler) associate(s *session) {
 				s.local = bound
 				s.relaying.Store(true)
 			}
-			return s.replySOCKS5(code, bound)
+			err := s.replySOCKS5(code, bound)
+			s.replied = err == nil
+			return err
 		},
 		Meter: s.countDatagram,
 		Listen: func(ctx context.Context, network string) (*net.UDPConn, error) {
@@ -44,7 +46,7 @@ func (h *Handler) associate(s *session) {
 	})
 	s.counters.In.Store(result.BytesIn)
 	s.counters.Out.Store(result.BytesOut)
-	s.code, s.replied = result.Reply, true
+	s.code = result.Reply
 	s.cause, s.err = result.Cause, result.Err
 	switch cause := h.refused(s, s.err); {
 	case cause != "":
