@@ -88,7 +88,7 @@ func (p *Policy) refuses(s *session) (rule, where string) {
 		return reason, ""
 	}
 	q.Identity = identity
-	peer := wire.FromAddrPort(s.hostIP)
+	dest := s.reached()
 	var route upstream.Route
 	switch s.request.Command {
 	case wire.CommandConnect:
@@ -96,14 +96,12 @@ func (p *Policy) refuses(s *session) (rule, where string) {
 	case wire.CommandUDPAssociate:
 		route = p.Routes.RouteDatagrams(identity.User)
 	case wire.CommandBind:
-		route = p.Routes.Route(upstream.Query{Dest: peer, User: identity.User})
-		q.Port = peer.Port // by which it was let in
+		route = p.Routes.Route(upstream.Query{Dest: dest, User: identity.User})
 	}
 	if route.Action == upstream.Reject {
 		return route.Rule, ""
 	}
 	var d aclsvc.Decision
-	dest := s.reached()
 	q.Name, q.Port = dest.Name, dest.Port
 	switch {
 	case s.request.Command == wire.CommandUDPAssociate:
@@ -125,10 +123,7 @@ func (p *Policy) refuses(s *session) (rule, where string) {
 // BIND's peer, what a forwarding rule wrote in the place of the request's
 // destination, or that.
 func (s *session) reached() wire.Addr {
-	switch {
-	case s.request.Command == wire.CommandBind:
-		return wire.FromAddrPort(s.hostIP)
-	case s.dest.IsZero():
+	if s.dest.IsZero() {
 		return s.request.Dest
 	}
 	return s.dest

@@ -105,7 +105,16 @@ func TestRefuses(t *testing.T) {
 			func(s *session) {
 				s.hostIP = netip.MustParseAddrPort("203.0.113.1:20")
 				s.request = wire.Request{Command: wire.CommandBind, Dest: wire.Addr{Name: "ftp.test", Port: 21}}
+				s.dest = wire.Addr{Name: "ftp.test", Port: 20}
 			}, "acl.rules[0]",
+		},
+		"bind, its peer allowed by name": {
+			alice, newPolicy(t, Auth{}, []authsvc.UserOptions{account("alice")}, aclsvc.Rule{Action: "allow", To: []string{"ftp.test"}}, byAddress),
+			func(s *session) {
+				s.hostIP = netip.MustParseAddrPort("203.0.113.1:20")
+				s.request = wire.Request{Command: wire.CommandBind, Dest: wire.Addr{Name: "ftp.test", Port: 21}}
+				s.dest = wire.Addr{Name: "ftp.test", Port: 20}
+			}, "",
 		},
 		"association, whatever the client's address": {
 			alice, newPolicy(t, Auth{}, []authsvc.UserOptions{account("alice")}, byAddress),
@@ -118,14 +127,6 @@ func TestRefuses(t *testing.T) {
 			func(s *session) {
 				s.hostIP, s.request = netip.AddrPort{}, wire.Request{Command: wire.CommandUDPAssociate}
 			}, "acl.rules[0]",
-		},
-		// An active FTP session names port 21, and its data comes from another:
-		// by the former a reload closed it, although a new one was let in.
-		"peer of a BIND, by its own port": {
-			alice, newPolicy(t, Auth{}, []authsvc.UserOptions{account("alice")}, aclsvc.Rule{Action: "deny", Ports: []string{"21"}}),
-			func(s *session) {
-				s.request = wire.Request{Command: wire.CommandBind, Dest: wire.Addr{Name: "www.example.com", Port: 21}}
-			}, "",
 		},
 		"association of a rejected user": {
 			alice, rejecting, func(s *session) {
