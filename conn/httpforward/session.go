@@ -11,6 +11,7 @@ import (
 	"net/http/httptrace"
 	"net/http/httputil"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -141,7 +142,7 @@ func (s *session) forward(w http.ResponseWriter, r *http.Request, dest wire.Addr
 			// has no say in a query or in the client's own fields.
 			pr.Out.URL.RawQuery = pr.In.URL.RawQuery
 			for _, name := range [...]string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
-				if values := pr.In.Header.Values(name); len(values) > 0 {
+				if values := pr.In.Header.Values(name); len(values) > 0 && !forThisHop(pr.In.Header, name) {
 					pr.Out.Header[name] = values
 				}
 			}
@@ -167,6 +168,19 @@ func (s *session) forward(w http.ResponseWriter, r *http.Request, dest wire.Addr
 	w.Header()["Content-Type"] = nil
 	w.Header()["Date"] = nil
 	proxy.ServeHTTP(w, r)
+}
+
+// forThisHop reports whether a client named a field in Connection: it is for
+// the proxy alone then (RFC 9110 §7.6.1).
+func forThisHop(h http.Header, name string) bool {
+	for _, value := range h.Values("Connection") {
+		for option := range strings.SplitSeq(value, ",") {
+			if strings.EqualFold(strings.TrimSpace(option), name) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // failed answers a request that could not be forwarded.
