@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"cleversocks/authsvc"
 	"cleversocks/conn/httpforward"
 	"cleversocks/conn/relay"
 	"cleversocks/conn/wire"
@@ -78,7 +79,7 @@ func (f *forwarding) decide(ctx context.Context, r httpforward.Request) (v httpf
 	}()
 	if err := f.login(one, r.Credentials); err != nil { //nolint:contextcheck // the session's bounds it, as in the handshake
 		one.err, one.cause = err, metrics.CauseDenied
-		v.AskLogin, v.Close = true, !errors.Is(err, errLogin)
+		v.AskLogin, v.Close, v.Busy = true, !errors.Is(err, errLogin), errors.Is(err, authsvc.ErrBusy)
 		return v
 	}
 	err := f.h.enterUser(one)

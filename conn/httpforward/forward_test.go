@@ -221,6 +221,21 @@ func TestLogin(t *testing.T) {
 	}
 }
 
+// TestBusyLogin: a later request of a connection whose login could not be
+// looked at was told 407, as the first never is, and a browser dropped the
+// right password.
+func TestBusyLogin(t *testing.T) {
+	g := newRig(t, func(g *rig) {
+		g.opts.Decide = func(context.Context, httpforward.Request) httpforward.Verdict {
+			return httpforward.Verdict{AskLogin: true, Close: true, Busy: true}
+		}
+	})
+	out := g.talk(t, "GET http://a.test/ HTTP/1.1\r\nHost: a\r\n\r\n")
+	if !strings.HasPrefix(out, "HTTP/1.1 503 ") || strings.Contains(out, "Proxy-Authenticate") {
+		t.Errorf("%q", out)
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	failing := func(err error) func(context.Context, wire.Addr) (net.Conn, error) {
 		return func(context.Context, wire.Addr) (net.Conn, error) { return nil, err }

@@ -93,6 +93,9 @@ func (s *session) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}()
 	}
 	switch {
+	case verdict.Busy:
+		rec.Header().Set("Connection", "close")
+		answer(rec, http.StatusServiceUnavailable, "Too many log in at this time.")
 	case verdict.AskLogin:
 		rec.Header().Set("Proxy-Authenticate", httpproxy.Challenge(s.opts.Realm))
 		if verdict.Close {
