@@ -53,22 +53,10 @@ func (s *session) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer s.handlers.Done()
 	defer s.client.inFlight.Store(false)
 	s.requests++
-	head := httpproxy.Head{Method: r.Method, Target: r.RequestURI}
-	req := Request{Method: r.Method}
-	var err error
-	if req.Request, err = head.Request(); err != nil {
+	req, err := asked(r)
+	if err != nil {
 		s.refuse(w, err)
 		return
-	}
-	if value := r.Header.Get("Proxy-Authorization"); value != "" {
-		c, ok, err := httpproxy.ParseBasic(value)
-		if err != nil {
-			s.refuse(w, err)
-			return
-		}
-		if ok {
-			req.Credentials = &c
-		}
 	}
 	verdict := s.opts.Decide(r.Context(), req)
 	rec := &recorder{ResponseWriter: w, raw: &s.client.raw}
@@ -108,6 +96,25 @@ func (s *session) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.forward(rec, r, req.Dest, verdict, &outcome)
 	}
 	whole = true
+}
+
+// asked is a request as Decide judges it.
+func asked(r *http.Request) (req Request, err error) {
+	req.Method = r.Method
+	head := httpproxy.Head{Method: r.Method, Target: r.RequestURI}
+	if req.Request, err = head.Request(); err != nil {
+		return req, err
+	}
+	if value := r.Header.Get("Proxy-Authorization"); value != "" {
+		c, ok, err := httpproxy.ParseBasic(value)
+		if err != nil {
+			return req, err
+		}
+		if ok {
+			req.Credentials = &c
+		}
+	}
+	return req, nil
 }
 
 // cutShort is why a response ended before its end: the client's context ends
