@@ -84,6 +84,16 @@ func TestForwardedRequestsAreRecorded(t *testing.T) {
 			g.SetPolicy(&policy)
 			more <- struct{}{} // the next bytes meet the new rules
 		}, metrics.CauseRevoked, true},
+		// It used to go on for as long as nothing moved, and no line said so.
+		"revoked while nothing moves": {"/long", func(t *testing.T, g *Group, _ *net.TCPConn) {
+			t.Helper()
+			policy := *g.Policy()
+			policy.Generation, policy.ACL, policy.Revoke = 2, deny, true
+			g.SetPolicy(&policy)
+			if n := g.Revoke(); n != 1 {
+				t.Errorf("%d revoked", n)
+			}
+		}, metrics.CauseRevoked, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g, m := newTestGroup(t, true)
@@ -193,5 +203,40 @@ func TestForwardedPauseEndsWithTheConnection(t *testing.T) {
 		}
 	case <-time.After(patience):
 		t.Error("the pause goes on")
+	}
+}
+
+// The library dials in a goroutine of its own, where nobody recovered: one
+// panic under a plain request ended the daemon. One in a decision kept what
+// the request had taken of its user.
+func TestPanicsEndOnePlainRequest(t *testing.T) {
+	for name, breaks := range map[string]func(*Policy){
+		"decision": func(p *Policy) { p.ACL = nil },
+		"dial":     func(p *Policy) { p.Dialer = nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			g, m := newTestGroup(t, true)
+			alice := account("alice")
+			policy := *g.Policy()
+			policy.Auth = newPolicy(t, Auth{Required: true}, []authsvc.UserOptions{alice}).Auth
+			breaks(&policy)
+			g.SetPolicy(&policy)
+			records := NewAccessLog(slog.New(slog.DiscardHandler), m)
+			g.handler.access = records
+			answer := talkOn(t, g, []byte("GET http://127.0.0.1:9/ HTTP/1.1\r\nHost: x\r\n"+
+				"Proxy-Authorization: Basic YWxpY2U6eA==\r\nConnection: close\r\n\r\n"))
+			if !bytes.HasPrefix(answer, []byte("HTTP/1.1 502")) {
+				t.Errorf("answer %q", answer)
+			}
+			if n := m.Conn.Panics.Of("conn").Get(); n != 1 {
+				t.Errorf("%d panics counted", n)
+			}
+			await(t, records)
+			probe := g.handler.guards.Users.Enter(&alice.Account)
+			defer probe.Leave()
+			if n := probe.Open(); n != 1 {
+				t.Errorf("%d connections are still the user's", n-1)
+			}
+		})
 	}
 }

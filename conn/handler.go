@@ -40,6 +40,8 @@ type Handler struct {
 	readers sync.Pool // of *bufio.Reader
 	watch   clientWatch
 	haste   haste
+	// forwards are the connections of plain requests, which no session holds.
+	forwards forwardConns
 	// draining is closed when connections should come to their end.
 	draining <-chan struct{}
 }
