@@ -106,12 +106,17 @@ func (u *Usage) Moved(n int64) bool {
 }
 
 // roll begins a new period if the last is over. Periods follow each other
-// without a gap, so that a pause does not move them.
+// without a gap, so that a pause does not move them. One that began in the
+// future was counted by a clock that was wrong: it begins now.
 func (u *Usage) roll(now time.Time) {
 	if u.start.IsZero() || u.period <= 0 {
 		return
 	}
-	if past := now.Round(0).Sub(u.start); past >= u.period {
+	switch past := now.Round(0).Sub(u.start); {
+	case past < 0:
+		u.start = now.Round(0)
+		u.dirty()
+	case past >= u.period:
 		u.start = u.start.Add(past - past%u.period)
 		u.used = 0
 		u.dirty()

@@ -30,6 +30,22 @@ func usedBy(q *Quotas, user string) int64 {
 	return -1
 }
 
+// A machine without a clock of its own boots in a wrong year, counts, saves,
+// and then hears the time. Its users' periods lay in the future, where they
+// did not end for years: whoever had used up the quota stayed out.
+func TestQuotaOfAWrongClock(t *testing.T) {
+	q, _ := newQuotas("", nil)
+	u := q.Of(alice)
+	u.Moved(alice.QuotaBytes)
+	u.start = time.Now().AddDate(10, 0, 0)
+	if u.Moved(0) {
+		t.Error("what was used is forgotten")
+	}
+	if until := q.List()[0].Until; until.After(time.Now().Add(alice.QuotaPeriod)) {
+		t.Errorf("ends %s", until)
+	}
+}
+
 func TestQuotaPeriods(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q, _ := newQuotas("", nil)
