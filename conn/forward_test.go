@@ -2,6 +2,7 @@ package conn
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"io"
 	"log/slog"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"cleversocks/aclsvc"
+	"cleversocks/authsvc"
+	"cleversocks/conn/wire"
 	"cleversocks/metrics"
 )
 
@@ -106,6 +109,54 @@ func TestForwardedRequestsAreRecorded(t *testing.T) {
 			r := await(t, records)
 			if r.Cause != tt.cause || r.Replied != tt.replied || r.BytesOut == 0 || r.BytesIn == 0 || !r.Host.IsValid() {
 				t.Errorf("recorded %+v", r)
+			}
+		})
+	}
+}
+
+// A plain request that its user's limits or the rules refused was recorded as
+// a failed dial, which log.access = "denied" drops, and counted nowhere.
+func TestRefusedPlainRequests(t *testing.T) {
+	limited := account("alice")
+	limited.MaxConnections, limited.QuotaBytes, limited.QuotaPeriod = 1, 100, time.Hour
+	for name, tt := range map[string]struct {
+		before        func(*Group)
+		rules         []aclsvc.Rule
+		cause, reason string
+	}{
+		"too many": {
+			func(g *Group) { g.handler.guards.Users.Enter(&limited.Account) }, nil,
+			metrics.CauseDenied, metrics.RefusedUserLimit,
+		},
+		"quota": {
+			func(g *Group) { g.handler.guards.Quotas.Of(&limited.Account).Moved(100) }, nil,
+			metrics.CauseQuota, metrics.RefusedQuota,
+		},
+		"rule": {
+			func(*Group) {},
+			[]aclsvc.Rule{{Action: "deny", To: []string{"127.0.0.0/8"}}},
+			metrics.CauseDenied, metrics.RefusedByRule,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g, m := newTestGroup(t, true)
+			policy := *g.Policy()
+			made := newPolicy(t, Auth{Required: true}, []authsvc.UserOptions{limited}, tt.rules...)
+			policy.Auth, policy.ACL = made.Auth, made.ACL
+			g.SetPolicy(&policy)
+			tt.before(g)
+			records := NewAccessLog(slog.New(slog.DiscardHandler), m)
+			g.handler.access = records
+			answer := talkOn(t, g, []byte("GET http://127.0.0.1:9/ HTTP/1.1\r\nHost: x\r\n"+
+				"Proxy-Authorization: Basic YWxpY2U6eA==\r\nConnection: close\r\n\r\n"))
+			if !bytes.HasPrefix(answer, []byte("HTTP/1.1 403")) {
+				t.Errorf("answer %q", answer)
+			}
+			if r := await(t, records); r.Cause != tt.cause || r.Reply != wire.ReplyNotAllowed {
+				t.Errorf("recorded %+v", r)
+			}
+			if n := m.Conn.Refused.Of(tt.reason).Get(); n != 1 {
+				t.Errorf("%d counted", n)
 			}
 		})
 	}

@@ -159,8 +159,15 @@ func (l *Listener) Reopen(ctx context.Context) (*Listener, error) {
 // inherit. Address and shards stay.
 func (l *Listener) SetOptions(o Options) error {
 	o.Address, o.Shards = l.options.Address, l.options.Shards
+	before := l.options.Congestion
 	l.options = o
 	l.noDelay.Store(o.NoDelay)
+	if o.Congestion == "" && before != "" {
+		var err error
+		if o.Congestion, err = systemCongestion(); err != nil {
+			return fmt.Errorf("the system's congestion control: %w", err)
+		}
+	}
 	for _, s := range l.sockets {
 		raw, err := s.SyscallConn()
 		if err != nil {

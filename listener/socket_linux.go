@@ -1,7 +1,10 @@
 package listener
 
 import (
+	"errors"
 	"fmt"
+	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -46,6 +49,37 @@ func setOptions(fd int, o Options) error {
 		}
 	}
 	return nil
+}
+
+// CheckCongestion tries a congestion control on a socket of its own; "" always
+// works.
+func CheckCongestion(name string) error {
+	if name == "" {
+		return nil
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if errors.Is(err, unix.EAFNOSUPPORT) {
+		fd, err = unix.Socket(unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd) //nolint:errcheck // nothing was written
+	switch err := unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, name); {
+	case errors.Is(err, unix.ENOENT):
+		return fmt.Errorf("the kernel has no congestion control %q", name)
+	case errors.Is(err, unix.EPERM):
+		return fmt.Errorf("congestion control %q is for CAP_NET_ADMIN alone: see net.ipv4.tcp_allowed_congestion_control", name)
+	case err != nil:
+		return fmt.Errorf("congestion control %q: %w", name, err)
+	}
+	return nil
+}
+
+// systemCongestion is what sockets have that choose none.
+func systemCongestion() (string, error) {
+	name, err := os.ReadFile("/proc/sys/net/ipv4/tcp_congestion_control")
+	return strings.TrimSpace(string(name)), err
 }
 
 // seconds rounds up: the kernel refuses 0.

@@ -16,3 +16,13 @@ func setSocketOptions(_ rawConn, o Options) error {
 	}
 	return nil
 }
+
+// CheckCongestion refuses what only Linux has.
+func CheckCongestion(name string) error {
+	if name != "" {
+		return errors.New("congestion control needs Linux")
+	}
+	return nil
+}
+
+func systemCongestion() (string, error) { return "", nil }

@@ -27,3 +27,8 @@ func (d Daemon) BuildInfo(version, commit, goVersion string) {
 	d.set.NewGauge(fmt.Sprintf("cleversocks_build_info{version=%q,commit=%q,go=%q}", version, commit, goVersion),
 		func() float64 { return 1 })
 }
+
+// LogLost makes lost the counter of the log lines that could not be written.
+func (d Daemon) LogLost(lost func() uint64) {
+	d.set.NewGauge("cleversocks_log_lines_lost_total", func() float64 { return float64(lost()) })
+}

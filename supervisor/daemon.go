@@ -14,6 +14,7 @@ import (
 	"cleversocks/authsvc"
 	"cleversocks/conn"
 	"cleversocks/conn/relay"
+	"cleversocks/listener"
 	"cleversocks/metrics"
 	"cleversocks/metrics/admin"
 	"cleversocks/resolver"
@@ -60,6 +61,7 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	d := &daemon{options: o, log: o.Logger, metrics: metrics.New()}
 	d.config.Store(cfg)
 	d.metrics.Daemon.BuildInfo(o.Version, o.Commit, goVersion())
+	d.metrics.Daemon.LogLost(o.LostLog)
 	// First, so that what follows is logged as the settings say.
 	if err := o.ApplyLog(cfg.Log); err != nil {
 		return nil, err
@@ -67,9 +69,9 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	if err := d.buildCore(ctx, cfg); err != nil {
 		return nil, err
 	}
-	d.tree = newTree(d.log, d.metrics, maxDrain+drainSlack+ingressTimeout)
+	d.tree = newTree(d.log, d.metrics)
 	d.listeners = &listeners{log: d.log, metrics: d.metrics, ingress: d.tree.ingress.Supervisor, handler: d.group}
-	change, err := d.listeners.prepare(ctx, cfg)
+	change, err := d.verifyAndOpen(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -91,7 +93,7 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	d.tree.core.Add(d.guards.Throttle)
 	d.tree.core.Add(d.once)
 	d.tree.core.Add(d.guards.Quotas)
-	d.tree.core.Add(d.reloader)
+	d.tree.control.Add(d.reloader)
 	d.tree.flows.Add(d.group)
 	d.tree.flows.Add(d.idle)
 	d.tree.flows.Add(d.interim)
@@ -107,6 +109,15 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	return d, nil
 }
 
+// verifyAndOpen opens what listeners the settings add, once the kernel has
+// accepted the options that every socket, of dials too, will be given.
+func (d *daemon) verifyAndOpen(ctx context.Context, cfg *config.Config) (*change, error) {
+	if err := listener.CheckCongestion(cfg.Relay.Congestion); err != nil {
+		return nil, fmt.Errorf("%w: relay.congestion: %w", config.ErrInvalid, err)
+	}
+	return d.listeners.prepare(ctx, cfg)
+}
+
 // buildCore makes the parts that every connection uses.
 func (d *daemon) buildCore(ctx context.Context, cfg *config.Config) error {
 	var err error
@@ -120,7 +131,7 @@ func (d *daemon) buildCore(ctx context.Context, cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
-	d.relayPools = relay.NewPools(relay.PoolOptions{})
+	d.relayPools = relay.NewPools(relay.PoolOptions{Pipes: descriptorBudget().pipes})
 	d.access = conn.NewAccessLog(d.options.Access, d.metrics)
 	d.guards = d.newGuards(ctx, cfg)
 	d.builder = newBuilder(d)
@@ -168,7 +179,7 @@ func adminNetwork(a config.ListenAddress) string {
 func (d *daemon) ready() error {
 	switch d.phase.Load() {
 	case phaseReady:
-		return nil
+		return d.listeners.ready()
 	case phaseDraining:
 		return errors.New("draining")
 	}
@@ -176,9 +187,6 @@ func (d *daemon) ready() error {
 }
 
 func (d *daemon) drainTimeout() time.Duration { return d.config.Load().Drain.Timeout.D() }
-
-// maxDrain bounds drain.timeout, since the tree must be told before it runs.
-const maxDrain = 24 * time.Hour
 
 // announce says what listens, with the real addresses, and what a careful
 // operator should know.

@@ -3,10 +3,12 @@ package supervisor
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/thejerf/suture/v4"
@@ -24,7 +26,8 @@ type listeners struct {
 	metrics *metrics.Registry
 	ingress *suture.Supervisor
 	handler listener.Handler
-	open    map[listenerKey]*running
+	open    map[listenerKey]*running // also one that was lost: closed
+	lost    atomic.Int32             // how many of open are
 }
 
 // listenerKey is what makes a listener the same one after a reload. Port 0
@@ -71,7 +74,7 @@ func (ls *listeners) prepare(ctx context.Context, cfg *config.Config) (*change, 
 		}
 		c.wanted[key] = listenerOptions(l, cfg, ls.log, ls.metrics)
 		c.settings[key] = l
-		if r := ls.open[key]; r != nil {
+		if r := ls.open[key]; r != nil && !r.Closed() {
 			c.next[key] = r
 		} else {
 			c.added = append(c.added, key)
@@ -82,35 +85,70 @@ func (ls *listeners) prepare(ctx context.Context, cfg *config.Config) (*change, 
 			c.removed = append(c.removed, key)
 		}
 	}
-	for _, key := range c.added {
-		opened, err := c.openOne(ctx, key)
-		if err != nil {
-			return nil, errors.Join(err, c.rollback(ctx))
-		}
-		c.next[key] = &running{Listener: opened}
+	if err := c.openAdded(ctx); err != nil {
+		return nil, errors.Join(err, c.rollback(ctx))
 	}
 	return c, nil
 }
 
-// openOne opens a listener; a listener that is to go and is in its way (the
-// same port on another address, or another number of sockets) goes first.
-func (c *change) openOne(ctx context.Context, key listenerKey) (*listener.Listener, error) {
-	options := c.wanted[key]
-	opened, err := listener.Open(ctx, options)
-	if !errors.Is(err, syscall.EADDRINUSE) {
-		return opened, err
-	}
-	closed := false
-	for _, old := range c.removed {
-		if portOf(c.of.open[old].Name()) == portOf(options.Address) {
-			c.of.open[old].Close()
-			closed = true
+// openAdded opens the new listeners: those first that nothing of ours is in
+// the way of, so that a listener that works is closed when little can fail.
+func (c *change) openAdded(ctx context.Context) error {
+	var contested []listenerKey
+	for _, key := range c.added {
+		opened, err := listener.Open(ctx, c.wanted[key])
+		switch {
+		case err == nil:
+			c.next[key] = &running{Listener: opened}
+		case errors.Is(err, syscall.EADDRINUSE):
+			contested = append(contested, key)
+		default:
+			return err
 		}
 	}
-	if !closed {
-		return nil, err
+	for _, key := range contested {
+		c.makeWay(c.wanted[key].Address)
+		opened, err := listener.Open(ctx, c.wanted[key])
+		if err != nil {
+			return c.explain(key, err)
+		}
+		c.next[key] = &running{Listener: opened}
 	}
-	return listener.Open(ctx, options)
+	return nil
+}
+
+// makeWay closes the listeners that are to go and have the port: on another
+// address, or with another number of sockets.
+func (c *change) makeWay(address string) {
+	for _, old := range c.removed {
+		if portOf(c.of.open[old].Name()) == portOf(address) {
+			c.of.open[old].Close()
+		}
+	}
+}
+
+// explain says which other listener of ours has the address.
+func (c *change) explain(key listenerKey, err error) error {
+	if !errors.Is(err, syscall.EADDRINUSE) {
+		return err
+	}
+	for other, r := range c.next {
+		if other != key && overlap(r.Name(), key.address) {
+			return fmt.Errorf("listener %s: %w by this daemon's own listener %s: a port on all addresses leaves none of them for another listener",
+				key.address, syscall.EADDRINUSE, r.Name())
+		}
+	}
+	return err
+}
+
+// overlap says that two addresses cannot both be listened on.
+func overlap(a, b string) bool {
+	first, errA := netip.ParseAddrPort(a)
+	second, errB := netip.ParseAddrPort(b)
+	if errA != nil || errB != nil || first.Port() != second.Port() || first.Port() == 0 {
+		return false
+	}
+	return first.Addr() == second.Addr() || first.Addr().IsUnspecified() || second.Addr().IsUnspecified()
 }
 
 func portOf(address string) string {
@@ -150,7 +188,17 @@ func (c *change) rollback(ctx context.Context) error {
 		c.of.open[key] = &running{Listener: again, policy: old.policy}
 		c.of.serve(c.of.open[key])
 	}
+	c.of.lost.Store(int32(len(errs)))
 	return errors.Join(errs...)
+}
+
+// ready is an error while a configured listener is not open: another program
+// took its address while a reload that failed had closed it.
+func (ls *listeners) ready() error {
+	if n := ls.lost.Load(); n > 0 {
+		return fmt.Errorf("%d of the listeners could not be opened again; SIGHUP tries once more", n)
+	}
+	return nil
 }
 
 // commit starts the new listeners and stops those that are gone. Options of
@@ -175,6 +223,7 @@ func (c *change) commit(ctx context.Context) {
 		c.announceListener(ctx, key)
 	}
 	c.of.open = c.next
+	c.of.lost.Store(0)
 }
 
 func (ls *listeners) serve(r *running) {

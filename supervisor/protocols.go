@@ -33,10 +33,7 @@ func (c commands) configure(cfg *config.Config) {
 	}
 	associations := cfg.UDP.MaxAssociations
 	if associations == 0 {
-		// Each takes four descriptors where a tunnel takes two: a quarter
-		// leaves three quarters of the connections theirs.
-		carries, _ := carried()
-		associations = carries / 4
+		associations = descriptorBudget().udp
 	}
 	c.udp.Configure(udprelay.Options{
 		Disabled:        !cfg.UDP.Enabled,

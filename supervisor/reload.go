@@ -45,7 +45,12 @@ func (r *reloader) Serve(ctx context.Context) error {
 
 func (r *reloader) reload(ctx context.Context) {
 	d := r.d
-	if err := r.try(ctx); err != nil {
+	err := r.try(ctx)
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		d.log.LogAttrs(ctx, slog.LevelWarn, "reload abandoned: the daemon stops")
+		return
+	}
+	if err != nil {
 		d.metrics.Daemon.Reloads.Of("failed").Inc()
 		d.log.LogAttrs(ctx, slog.LevelError, "reload failed: the old configuration stays", slog.Any("err", err))
 		return
@@ -54,20 +59,40 @@ func (r *reloader) reload(ctx context.Context) {
 	d.log.LogAttrs(ctx, slog.LevelInfo, "reloaded", slog.Uint64("generation", d.group.Policy().Generation))
 }
 
+// load reads the settings. A file system or a name server that hangs does not
+// hold up the daemon's end.
+func (r *reloader) load(ctx context.Context) (*config.Config, error) {
+	type outcome struct {
+		cfg *config.Config
+		err error
+	}
+	done := make(chan outcome, 1)
+	go func() {
+		cfg, err := r.d.options.Load()
+		done <- outcome{cfg, err}
+	}()
+	select {
+	case out := <-done:
+		return out.cfg, errors.Join(out.err, ctx.Err())
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
 // errOpens refuses to open a proxy that asked for passwords because a file is
 // empty or was cut short: that is more likely than a change of mind.
 var errOpens = errors.New("auth.required: nothing in the settings asks for a log-in any more, which would open the proxy: write required = false if that is meant")
 
 func (r *reloader) try(ctx context.Context) error {
 	d := r.d
-	cfg, err := d.options.Load()
+	cfg, err := r.load(ctx)
 	if err != nil {
 		return err
 	}
 	if d.config.Load().Auth.Required && !cfg.Auth.Required && cfg.Auth.Mode == config.Auto {
 		return errOpens
 	}
-	change, err := d.listeners.prepare(ctx, cfg)
+	change, err := d.verifyAndOpen(ctx, cfg)
 	if err != nil {
 		return err
 	}

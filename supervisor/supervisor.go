@@ -24,9 +24,13 @@ type Options struct {
 	Logger   *slog.Logger
 	Access   *slog.Logger
 	ApplyLog func(config.Log) error // level, format, files; called on a reload
+	LostLog  func() uint64          // log lines that could not be written
 	Version  string
 	Commit   string
 }
+
+// ErrStillborn is a stop signal before anything was served.
+var ErrStillborn = errors.New("ended by a signal while it was starting")
 
 // ErrInterrupted is a second signal while the daemon drains: it ends at once.
 var ErrInterrupted = errors.New("ended by a second signal, without draining")
@@ -39,14 +43,11 @@ func Run(ctx context.Context, o Options) error {
 	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT)
 	defer signal.Stop(signals)
 
-	cfg, err := o.Load()
+	d, err := startUnless(ctx, o, signals)
 	if err != nil {
 		return err
 	}
-	d, err := start(ctx, o, cfg)
-	if err != nil {
-		return err
-	}
+	var signalled time.Time
 	for {
 		select {
 		case s := <-signals:
@@ -54,6 +55,7 @@ func Run(ctx context.Context, o Options) error {
 				d.reloader.request()
 				continue
 			}
+			signalled = time.Now()
 			o.Logger.LogAttrs(ctx, slog.LevelInfo, "stopping", slog.String("signal", s.String()))
 		case <-d.idle.expired:
 			o.Logger.LogAttrs(ctx, slog.LevelInfo, "stopping: idle", slog.Duration("for", d.idle.limit()))
@@ -63,11 +65,52 @@ func Run(ctx context.Context, o Options) error {
 		}
 		break
 	}
-	return d.stop(ctx, signals)
+	return d.stop(ctx, signals, signalled)
 }
 
+// startUnless loads the settings and starts the daemon, unless a signal comes
+// first: names are resolved and files read, which can take long.
+func startUnless(ctx context.Context, o Options, signals <-chan os.Signal) (*daemon, error) {
+	type outcome struct {
+		d   *daemon
+		err error
+	}
+	done := make(chan outcome, 1)
+	go func() {
+		cfg, err := o.Load()
+		if err != nil {
+			done <- outcome{err: err}
+			return
+		}
+		d, err := start(ctx, o, cfg)
+		done <- outcome{d, err}
+	}()
+	again := false
+	for {
+		select {
+		case out := <-done:
+			if out.err == nil && again {
+				out.d.reloader.request() // what was read may be older than the signal
+			}
+			return out.d, out.err
+		case s := <-signals:
+			if s != syscall.SIGHUP {
+				return nil, fmt.Errorf("%w (%s)", ErrStillborn, s)
+			}
+			again = true
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// echo is how long after a stop signal others are taken for the same one:
+// timeout(1), for one, signals its child and then its group, at once.
+const echo = 500 * time.Millisecond
+
 // stop takes the tree down in order, or returns at once on another signal.
-func (d *daemon) stop(ctx context.Context, signals <-chan os.Signal) error {
+// signalled is when there was the first; zero: there was none.
+func (d *daemon) stop(ctx context.Context, signals <-chan os.Signal, signalled time.Time) error {
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
@@ -79,25 +122,49 @@ func (d *daemon) stop(ctx context.Context, signals <-chan os.Signal) error {
 			d.log.LogAttrs(ctx, slog.LevelInfo, "stopped")
 			return nil
 		case s := <-signals:
-			if s != syscall.SIGHUP {
+			switch {
+			case s == syscall.SIGHUP:
+				d.reopenLogs(ctx)
+			case time.Since(signalled) >= echo:
 				return ErrInterrupted
+			default:
+				d.log.LogAttrs(ctx, slog.LevelDebug, "taken for the same stop signal", slog.String("signal", s.String()))
 			}
 		}
 	}
 }
 
-// shutdown is the order of the end: readiness off, no new connections, the
-// connections drain, then what served them, then the admin endpoint.
+// reopenLogs is SIGHUP while the daemon drains: a log that is rotated then
+// must not hold its disk space until the last connection has ended.
+func (d *daemon) reopenLogs(ctx context.Context) {
+	if err := d.options.ApplyLog(d.config.Load().Log); err != nil {
+		d.log.LogAttrs(ctx, slog.LevelError, "the log could not be reopened", slog.Any("err", err))
+	}
+	d.log.LogAttrs(ctx, slog.LevelWarn, "draining: the log was reopened; nothing else is reloaded any more")
+}
+
+// shutdown is the order of the end: readiness off, no more reloads, which open
+// listeners, no new connections, the connections drain, then what served them,
+// then the admin endpoint.
 func (d *daemon) shutdown(ctx context.Context) {
 	d.phase.Store(phaseDraining)
+	d.remove(ctx, d.tree.control, controlTimeout)
 	d.remove(ctx, d.tree.ingress, ingressTimeout)
 	d.listeners.closeAll()
 	d.remove(ctx, d.tree.flows, d.drainTimeout()+drainSlack)
 	d.remove(ctx, d.tree.core, coreTimeout)
 	d.remove(ctx, d.tree.admin, coreTimeout)
 	d.cancel()
-	if err := <-d.failed; err != nil && !errors.Is(err, context.Canceled) {
-		d.log.LogAttrs(ctx, slog.LevelError, "the service tree did not end well", slog.Any("err", err))
+	last := time.NewTimer(coreTimeout)
+	defer last.Stop()
+	select {
+	case err := <-d.failed:
+		if err != nil && !errors.Is(err, context.Canceled) {
+			d.log.LogAttrs(ctx, slog.LevelError, "the service tree did not end well", slog.Any("err", err))
+		}
+	case <-last.C: // which services hang was logged as each did not stop
+		d.log.LogAttrs(ctx, slog.LevelError, "the service tree did not end")
+		return // what they use stays open, for the moment that is left
 	}
 	d.resolver.Close()
 	d.relayPools.Close()
@@ -105,6 +172,7 @@ func (d *daemon) shutdown(ctx context.Context) {
 
 // How long each phase of the end may take. The drain has its own.
 const (
+	controlTimeout = 5 * time.Second // for a reload that is under way
 	ingressTimeout = 5 * time.Second
 	drainSlack     = 10 * time.Second // closing what is left, polite closes included
 	coreTimeout    = 5 * time.Second

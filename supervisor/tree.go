@@ -9,11 +9,13 @@ import (
 	"github.com/thejerf/sutureslog"
 
 	"cleversocks/metrics"
+	"cleversocks/supervisor/config"
 )
 
-// tree is the four subtrees, by the order in which they end.
+// tree is the subtrees, by the order in which they end.
 type tree struct {
 	root    *suture.Supervisor
+	control branch // the reloader, which opens and closes listeners
 	ingress branch // accept services
 	flows   branch // the connections, and what ends with them
 	core    branch // what serves connections: resolver, users, limits, logs
@@ -29,7 +31,7 @@ type branch struct {
 // newTree makes the tree, not yet running. Nothing here may wait 15 seconds
 // after a few failures, suture's default: a listener that fails must be back
 // before its backlog is full.
-func newTree(log *slog.Logger, m *metrics.Registry, longest time.Duration) *tree {
+func newTree(log *slog.Logger, m *metrics.Registry) *tree {
 	hook := (&sutureslog.Handler{Logger: log, ServiceTerminateLevel: slog.LevelError}).MustHook()
 	spec := suture.Spec{
 		EventHook: func(e suture.Event) {
@@ -45,18 +47,21 @@ func newTree(log *slog.Logger, m *metrics.Registry, longest time.Duration) *tree
 		FailureThreshold: 20,
 		FailureBackoff:   500 * time.Millisecond,
 		// The root waits for the longest drain of any subtree below it.
-		Timeout: longest,
+		Timeout: config.MaxDrain + drainSlack + ingressTimeout,
 	}
 	t := &tree{root: suture.New("cleversocks", spec)}
-	add := func(name string) branch {
-		sub := suture.New(name, spec)
+	add := func(name string, timeout time.Duration) branch {
+		of := spec
+		of.Timeout = timeout
+		sub := suture.New(name, of)
 		return branch{sub, t.root.Add(sub)}
 	}
 	// Added in the order of need: what serves is there before who asks.
-	t.admin = add("admin")
-	t.core = add("core")
-	t.flows = add("flows")
-	t.ingress = add("ingress")
+	t.admin = add("admin", coreTimeout)
+	t.core = add("core", coreTimeout)
+	t.flows = add("flows", config.MaxDrain+drainSlack)
+	t.ingress = add("ingress", ingressTimeout)
+	t.control = add("control", controlTimeout)
 	return t
 }
 

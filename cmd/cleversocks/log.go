@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/lmittmann/tint"
@@ -32,6 +33,9 @@ type logs struct {
 	stderr         *sink
 	colour         bool // stderr is a terminal that likes colour
 
+	lost atomic.Uint64        // lines, of all outputs
+	main atomic.Pointer[sink] // where logger writes
+
 	mu    sync.Mutex // one Apply at a time
 	files map[string]*sink
 }
@@ -45,7 +49,8 @@ func newLogs(stderr io.Writer, environ []string) *logs {
 		colour: isTerminal(stderr) && !noColour(environ),
 		files:  make(map[string]*sink),
 	}
-	l.stderr = newSink(stderr, l.reportLost)
+	l.stderr = newSink(stderr, l)
+	l.main.Store(l.stderr)
 	l.logger.swap(l.handler("auto", l.stderr, slog.LevelInfo))
 	l.access.swap(l.handler("auto", l.stderr, slog.LevelInfo))
 	return l
@@ -84,8 +89,9 @@ func (l *logs) Apply(c config.Log) error {
 			delete(old, path)
 			continue
 		}
-		l.files[path] = newSink(f, l.reportLost)
+		l.files[path] = newSink(f, l)
 	}
+	l.main.Store(l.sink(c.Output))
 	l.logger.swap(l.handler(c.Format, l.sink(c.Output), levelOf(c.Level)))
 	l.access.swap(l.handler(c.Format, l.sink(accessOutput(c)), slog.LevelInfo))
 	for _, s := range old {
@@ -98,10 +104,10 @@ func (l *logs) Apply(c config.Log) error {
 func (l *logs) Close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.stderr.close()
 	for _, s := range l.files {
 		s.close()
 	}
+	l.stderr.close() // last: it may have to say that the others failed
 }
 
 func (l *logs) sink(path string) *sink {
@@ -123,8 +129,26 @@ func (l *logs) handler(format string, s *sink, level slog.Level) slog.Handler {
 	}
 }
 
-// reportLost says how many lines could not be written, once writing works.
-func (l *logs) reportLost(lines uint64) {
+// Lost is how many lines could not be written so far.
+func (l *logs) Lost() uint64 { return l.lost.Load() }
+
+func (l *logs) count(lines uint64) { l.lost.Add(lines) }
+
+// begin says on another output that one has begun to lose lines: what is full
+// now may stay so. Standard error has no other; access records have a reader
+// who expects nothing else.
+func (l *logs) begin(s *sink, why error) {
+	logger := l.Logger()
+	if s == l.main.Load() {
+		logger = slog.New(l.handler("auto", l.stderr, slog.LevelWarn))
+	}
+	if s != l.stderr || s != l.main.Load() {
+		logger.Warn("log lines are being lost", "err", why)
+	}
+}
+
+// end says how many lines could not be written, once writing works.
+func (l *logs) end(lines uint64) {
 	l.Logger().Warn("log lines were lost", "lines", lines)
 }
 

@@ -40,6 +40,13 @@ func (g *gate) String() string {
 	return g.text.String()
 }
 
+// told is what a sink told of its losses.
+type told struct{ begun, counted, ended uint64 }
+
+func (l *told) count(lines uint64) { l.counted += lines }
+func (l *told) begin(*sink, error) { l.begun++ }
+func (l *told) end(lines uint64)   { l.ended += lines }
+
 func openGate() *gate {
 	g := &gate{open: make(chan struct{})}
 	close(g.open)
@@ -51,8 +58,8 @@ func openGate() *gate {
 func TestSinkNeverBlocks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &gate{open: make(chan struct{})}
-		var lost uint64
-		s := newSink(g, func(n uint64) { lost += n })
+		lost := &told{}
+		s := newSink(g, lost)
 		if _, err := s.Write([]byte("first\n")); err != nil {
 			t.Fatal(err)
 		}
@@ -66,8 +73,8 @@ func TestSinkNeverBlocks(t *testing.T) {
 		}
 		close(g.open)
 		synctest.Wait()
-		if lost != 2 {
-			t.Errorf("%d lines were reported as lost, want 2", lost)
+		if *lost != (told{begun: 1, counted: 2, ended: 2}) {
+			t.Errorf("of two lost lines was told: %+v", *lost)
 		}
 		if got := g.text.Len(); got != len("first\n")+4*len(line) {
 			t.Errorf("%d bytes were written", got)
@@ -81,16 +88,16 @@ func TestSinkFullDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := openGate()
 		g.err = errors.New("no space left on device")
-		var lost uint64
-		s := newSink(g, func(n uint64) { lost += n })
+		lost := &told{}
+		s := newSink(g, lost)
 		for range 3 {
 			if _, err := s.Write([]byte("line\n")); err != nil {
 				t.Fatal(err)
 			}
 			synctest.Wait()
 		}
-		if lost != 0 {
-			t.Errorf("%d lines were reported to a full disk", lost)
+		if *lost != (told{begun: 1, counted: 3}) {
+			t.Errorf("told while the disk is full: %+v", *lost)
 		}
 		g.mu.Lock()
 		g.err = nil
@@ -99,8 +106,8 @@ func TestSinkFullDisk(t *testing.T) {
 			t.Fatal(err)
 		}
 		synctest.Wait()
-		if lost != 3 || g.String() != "works\n" {
-			t.Errorf("lost %d, wrote %q", lost, g)
+		if lost.ended != 3 || g.String() != "works\n" {
+			t.Errorf("told %+v, wrote %q", *lost, g)
 		}
 		s.close()
 	})
@@ -110,7 +117,7 @@ func TestSinkFullDisk(t *testing.T) {
 func TestSinkCloseIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &gate{open: make(chan struct{})}
-		s := newSink(g, nil)
+		s := newSink(g, &told{})
 		if _, err := s.Write([]byte("line\n")); err != nil {
 			t.Fatal(err)
 		}
@@ -219,5 +226,38 @@ func TestApplyReopens(t *testing.T) {
 		if j := strings.TrimPrefix(strings.Join(got, " "), "before "); j != want {
 			t.Errorf("%s has %q, want %q", name, j, want)
 		}
+	}
+}
+
+// TestLossIsSeen: lines that a full disk swallowed were counted in memory
+// alone, and reported once there was room, which may be never. The other
+// output says it at once, one time.
+func TestLossIsSeen(t *testing.T) {
+	for _, tt := range []struct {
+		name           string
+		output, access string
+	}{
+		{"log", "/dev/full", stderrOutput},
+		{"access records", stderrOutput, "/dev/full"},
+		{"both", "/dev/full", "/dev/full"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			stderr := openGate()
+			l := newLogs(stderr, nil)
+			if err := l.Apply(config.Log{Level: "info", Format: "text", Output: tt.output, Access: "all", AccessOutput: tt.access}); err != nil {
+				t.Fatal(err)
+			}
+			for range 2 {
+				l.Logger().Info("event")
+				l.Access().Info("connection")
+			}
+			l.Close()
+			if l.Lost() < 2 {
+				t.Errorf("%d lost lines were counted", l.Lost())
+			}
+			if n := strings.Count(stderr.String(), "log lines are being lost"); n != 1 {
+				t.Errorf("said %d times:\n%s", n, stderr)
+			}
+		})
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os/signal"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -27,9 +29,9 @@ Without arguments it serves SOCKS5 on 127.0.0.1:1080, and metrics and health
 on 127.0.0.1:9180. Settings come from the defaults, then the file given by
 --config, then the environment (CLEVERSOCKS_LOG__LEVEL=debug), then flags.
 
-SIGHUP reads everything again. SIGTERM and SIGINT let connections end; a
-second one ends at once. Exit status: 0 drained, 1 failed while running,
-2 configuration or usage.`
+SIGHUP reads everything again. SIGTERM and SIGINT let connections end; another
+one, half a second later or more, ends at once. Exit status: 0 drained,
+1 failed while running, 2 configuration or usage.`
 
 // newRoot builds the command line.
 func newRoot(ctx context.Context, a *app) *cobra.Command {
@@ -73,6 +75,9 @@ func (a *app) addConfigFlags(cmd *cobra.Command) func() *config.Loader {
 
 // daemon runs the proxy until it has drained.
 func (a *app) daemon(ctx context.Context, loader *config.Loader) error {
+	// Go ends a process that writes to a standard error which nobody reads any
+	// more. The sink counts such lines as lost, and the daemon lives on.
+	signal.Ignore(syscall.SIGPIPE)
 	logs := newLogs(a.stderr, a.environ)
 	defer logs.Close()
 	return a.serve(ctx, supervisor.Options{
@@ -80,6 +85,7 @@ func (a *app) daemon(ctx context.Context, loader *config.Loader) error {
 		Logger:   logs.Logger(),
 		Access:   logs.Access(),
 		ApplyLog: logs.Apply,
+		LostLog:  logs.Lost,
 		Version:  buildVersion().Version,
 		Commit:   buildVersion().Commit,
 	})

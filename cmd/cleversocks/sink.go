@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"os"
 	"sync"
@@ -15,11 +16,25 @@ const (
 	flushTimeout = 2 * time.Second
 )
 
+// losses is told about lines that a sink could not write. It may write to the
+// sink, and must not wait.
+type losses interface {
+	// count is how many more were lost.
+	count(lines uint64)
+	// begin is the first of them, and why.
+	begin(s *sink, why error)
+	// end is how many were lost in all, once writing works again.
+	end(lines uint64)
+}
+
+// errFull is a reader that is slower than the log, or a stuck one.
+var errFull = errors.New("it takes lines more slowly than they come")
+
 // sink is a log's writer that never blocks: lines wait in memory for one
 // goroutine that writes them. What finds no room there, or can't be written
 // because a disk is full, is counted and reported once writing works again.
 type sink struct {
-	report func(lost uint64)
+	losses losses
 	done   chan struct{} // closed when the goroutine has ended
 
 	mu      sync.Mutex
@@ -31,10 +46,9 @@ type sink struct {
 	closed  bool
 }
 
-// newSink starts the goroutine that writes to out; close ends it. report is
-// called by that goroutine and may write to the sink.
-func newSink(out io.Writer, report func(lost uint64)) *sink {
-	s := &sink{report: report, out: out, done: make(chan struct{})}
+// newSink starts the goroutine that writes to out; close ends it.
+func newSink(out io.Writer, l losses) *sink {
+	s := &sink{losses: l, out: out, done: make(chan struct{})}
 	s.wake = sync.NewCond(&s.mu)
 	go s.run()
 	return s
@@ -43,14 +57,25 @@ func newSink(out io.Writer, report func(lost uint64)) *sink {
 // Write takes one whole line, or drops and counts it. It never fails.
 func (s *sink) Write(line []byte) (int, error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.closed || len(s.pending)+len(line) > maxPending {
+		first := s.lost == 0 && !s.closed
 		s.lost++
+		s.mu.Unlock()
+		s.tell(1, first, errFull)
 		return len(line), nil
 	}
 	s.pending = append(s.pending, line...)
 	s.wake.Signal()
+	s.mu.Unlock()
 	return len(line), nil
+}
+
+// tell passes a loss on. Nobody holds mu, since it may come back to Write.
+func (s *sink) tell(lines uint64, first bool, why error) {
+	s.losses.count(lines)
+	if first {
+		s.losses.begin(s, why)
+	}
 }
 
 // reopen makes the sink write to next from now on and close what it wrote to.
@@ -120,15 +145,21 @@ func (s *sink) take(spare []byte) ([]byte, bool) {
 // settle counts what was not written, or reports what was lost before.
 func (s *sink) settle(unwritten []byte, err error) {
 	s.mu.Lock()
-	var lost uint64
+	var before uint64
 	if err != nil {
-		s.lost += uint64(bytes.Count(unwritten, []byte{'\n'}))
-	} else if len(s.pending) < maxPending/2 && !s.closed {
-		lost, s.lost = s.lost, 0
+		first := s.lost == 0
+		lines := uint64(bytes.Count(unwritten, []byte{'\n'}))
+		s.lost += lines
+		s.mu.Unlock()
+		s.tell(lines, first && lines > 0, err)
+		return
+	}
+	if len(s.pending) < maxPending/2 && !s.closed {
+		before, s.lost = s.lost, 0
 	}
 	s.mu.Unlock()
-	if lost > 0 {
-		s.report(lost)
+	if before > 0 {
+		s.losses.end(before)
 	}
 }
 

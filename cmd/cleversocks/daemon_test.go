@@ -1,0 +1,288 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// patience is how long a broken daemon holds a test up.
+const patience = 20 * time.Second
+
+// process is the daemon on loopback, with its log.
+type process struct {
+	t       *testing.T
+	cmd     *exec.Cmd
+	stderr  *os.File
+	lines   chan map[string]any // all of it
+	proxy   string
+	admin   string
+	exited  chan struct{}
+	waitErr error
+}
+
+// launch starts the daemon on free ports.
+func launch(t *testing.T, args ...string) *process {
+	t.Helper()
+	p := prepare(t, args...)
+	p.proxy = fmt.Sprint(p.wait("proxy listens")["address"])
+	p.admin = fmt.Sprint(p.wait("admin endpoint listens")["address"])
+	p.wait("ready")
+	return p
+}
+
+// prepare starts the daemon, and does not wait until it is ready.
+func prepare(t *testing.T, args ...string) *process {
+	t.Helper()
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &process{t: t, stderr: read, lines: make(chan map[string]any, 10_000), exited: make(chan struct{})}
+	p.cmd = exec.Command("cleversocks", append([]string{"--admin", "127.0.0.1:0", "--log-format", "json", "--log-level", "debug"}, args...)...)
+	p.cmd.Env = append(os.Environ(), "GORACE="+promptExit)
+	p.cmd.Stderr = write
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	_ = write.Close()
+	go p.read()
+	go func() {
+		defer close(p.exited)
+		p.waitErr = p.cmd.Wait()
+	}()
+	t.Cleanup(func() {
+		_ = p.cmd.Process.Kill()
+		<-p.exited
+		_ = read.Close()
+	})
+	return p
+}
+
+func (p *process) read() {
+	defer close(p.lines)
+	for s := bufio.NewScanner(p.stderr); s.Scan(); {
+		line := make(map[string]any)
+		if json.Unmarshal(s.Bytes(), &line) != nil {
+			line["msg"] = s.Text()
+		}
+		p.lines <- line
+	}
+}
+
+// wait is the next line whose message contains text.
+func (p *process) wait(text string) map[string]any {
+	p.t.Helper()
+	var seen []any
+	timeout := time.After(patience)
+	for {
+		select {
+		case line, ok := <-p.lines:
+			if ok && strings.Contains(fmt.Sprint(line["msg"]), text) {
+				return line
+			}
+			if seen = append(seen, line); ok {
+				continue
+			}
+		case <-timeout:
+		}
+		p.t.Fatalf("no line %q in\n%v", text, seen)
+	}
+}
+
+func (p *process) signal(s os.Signal) {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(s); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// exit waits for the end, and is the exit status.
+func (p *process) exit() int {
+	p.t.Helper()
+	select {
+	case <-p.exited:
+	case <-time.After(patience):
+		p.t.Fatal("it does not end")
+	}
+	return p.cmd.ProcessState.ExitCode()
+}
+
+// get is the body of a page of the admin endpoint.
+func (p *process) get(path string) string {
+	p.t.Helper()
+	resp, err := http.Get("http://" + p.admin + path)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return string(body)
+}
+
+// eventually asks the admin endpoint until a page has the pattern.
+func (p *process) eventually(path, pattern string) {
+	p.t.Helper()
+	want := regexp.MustCompile(pattern)
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+		if want.MatchString(p.get(path)) {
+			return
+		}
+		pause := time.NewTimer(10 * time.Millisecond)
+		<-pause.C
+	}
+	p.t.Fatalf("%s never has %q", path, pattern)
+}
+
+// tunnel opens a CONNECT through the daemon to something that listens and
+// never speaks.
+func (p *process) tunnel() *net.TCPConn {
+	p.t.Helper()
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(func() { silent.Close() })
+	c, err := net.Dial("tcp", p.proxy)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(func() { c.Close() })
+	_ = c.SetDeadline(time.Now().Add(patience))
+	at := silent.Addr().(*net.TCPAddr).AddrPort()
+	ip := at.Addr().As4()
+	request := append([]byte{5, 1, 0, 5, 1, 0, 1}, append(ip[:], byte(at.Port()>>8), byte(at.Port()))...)
+	if _, err := c.Write(request); err != nil {
+		p.t.Fatal(err)
+	}
+	answer := make([]byte, 12)
+	if _, err := io.ReadFull(c, answer); err != nil || answer[3] != 0 {
+		p.t.Fatalf("no tunnel: % x, %v", answer, err)
+	}
+	return c.(*net.TCPConn)
+}
+
+// TestLogReaderLeaves: Go raises SIGPIPE for a write to standard error that
+// nobody reads any more, so the end of a log pipeline was the end of the
+// proxy. Its lines are lost and counted.
+func TestLogReaderLeaves(t *testing.T) {
+	p := launch(t, "-p", "0")
+	_ = p.stderr.Close()
+	c := p.tunnel()
+	_ = c.SetLinger(0)
+	c.Close() // the reset ends the tunnel, which leaves a record
+	p.eventually("/metrics", `(?m)^cleversocks_log_lines_lost_total [1-9]`)
+	p.tunnel()
+	p.signal(syscall.SIGKILL)
+}
+
+// TestCongestionThatCannotWork: a reload took a name that the kernel does not
+// have, warned, and every dial failed from then on.
+func TestCongestionThatCannotWork(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.toml")
+	write := func(name string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte("[relay]\ncongestion = '"+name+"'\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("nonsense")
+	p := prepare(t, "-p", "0", "--config", path)
+	p.wait("relay.congestion")
+	if code := p.exit(); code != exitInvalid {
+		t.Errorf("exit status %d", code)
+	}
+	write("")
+	p = launch(t, "-p", "0", "--config", path)
+	write("nonsense")
+	p.signal(syscall.SIGHUP)
+	if failed := p.wait("reload failed"); !strings.Contains(fmt.Sprint(failed["err"]), "relay.congestion") {
+		t.Errorf("the error does not name the key: %v", failed)
+	}
+	p.tunnel()
+}
+
+// TestOneStopSignalTwice: timeout(1) signals its child and then its group, and
+// the second of them was taken for an operator's second thought: no drain.
+func TestOneStopSignalTwice(t *testing.T) {
+	p := launch(t, "-p", "0")
+	c := p.tunnel()
+	p.signal(syscall.SIGTERM)
+	p.signal(syscall.SIGINT)
+	p.wait("taken for the same stop signal")
+	p.signal(syscall.SIGHUP)
+	p.wait("draining: the log was reopened") // and not dropped without a line
+	_ = c.SetLinger(0)
+	c.Close()
+	if code := p.exit(); code != exitDrained {
+		t.Errorf("exit status %d", code)
+	}
+}
+
+// TestSignalDuringStart: it was noticed when the start had ended, which a
+// name or a pipe can delay for ever.
+func TestSignalDuringStart(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := prepare(t, "-p", "0", "--config", path)
+	write, err := os.OpenFile(path, os.O_WRONLY, 0) // returns once the daemon reads
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer write.Close()
+	p.signal(syscall.SIGTERM)
+	p.wait("while it was starting")
+	if code := p.exit(); code != exitFailed {
+		t.Errorf("exit status %d", code)
+	}
+}
+
+// TestReloadOverlapsStop: the reload opened a listener behind the back of the
+// shutdown, which accepted nothing and refused nothing for as long as the
+// drain took.
+func TestReloadOverlapsStop(t *testing.T) {
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	added := free.Addr().String()
+	free.Close()
+	path := filepath.Join(t.TempDir(), "c.toml")
+	text := "[[listener]]\naddress = '127.0.0.1:0'\n"
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := launch(t, "--config", path)
+	c := p.tunnel()
+	if err := os.WriteFile(path, []byte(text+"[[listener]]\naddress = '"+added+"'\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.signal(syscall.SIGHUP)
+	p.signal(syscall.SIGTERM)
+	p.wait("draining")
+	if late, err := net.Dial("tcp", added); err == nil {
+		late.Close()
+		t.Error("the new listener is open while the daemon drains")
+	}
+	_ = c.SetLinger(0)
+	c.Close()
+	if code := p.exit(); code != exitDrained {
+		t.Errorf("exit status %d", code)
+	}
+}

@@ -1,0 +1,129 @@
+package supervisor
+
+import (
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"cleversocks/metrics"
+	"cleversocks/supervisor/config"
+)
+
+// refuser is a handler that serves nobody, and tells who came.
+type refuser chan struct{}
+
+func (r refuser) Admit(*net.TCPConn, string) string {
+	r <- struct{}{}
+	return metrics.RefusedLimit
+}
+
+// testListeners is listeners in a tree that runs.
+func testListeners(t *testing.T) *listeners {
+	t.Helper()
+	m := metrics.New()
+	log := slog.New(slog.DiscardHandler)
+	tree := newTree(log, m)
+	ended := tree.root.ServeBackground(t.Context())
+	t.Cleanup(func() { <-ended })
+	ls := &listeners{log: log, metrics: m, ingress: tree.ingress.Supervisor, handler: make(refuser, 1)}
+	t.Cleanup(ls.closeAll)
+	return ls
+}
+
+func listenOn(addresses ...string) *config.Config {
+	cfg := &config.Config{}
+	for _, a := range addresses {
+		cfg.Listeners = append(cfg.Listeners, config.Listener{Address: config.ListenAddress{AddrPort: netip.MustParseAddrPort(a)}, ReusePort: 1})
+	}
+	return cfg
+}
+
+func freeAddress(t *testing.T) (address, port string) {
+	t.Helper()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, _ = net.SplitHostPort(l.Addr().String())
+	return l.Addr().String(), port
+}
+
+// TestLostListenerComesBack: a reload had to close a listener and failed;
+// meanwhile another program took the address. The closed listener stayed in
+// the list, was taken as unchanged by every reload that followed, and the
+// daemon called itself ready.
+func TestLostListenerComesBack(t *testing.T) {
+	ls := testListeners(t)
+	at, port := freeAddress(t)
+	c, err := ls.prepare(t.Context(), listenOn(at))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.commit(t.Context())
+
+	moved, err := ls.prepare(t.Context(), listenOn("0.0.0.0:"+port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range moved.next {
+		r.Close() // the new one gives way to the other program
+	}
+	other, err := net.Listen("tcp4", at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := moved.rollback(t.Context()); err == nil {
+		t.Fatal("both have the address")
+	}
+	if ls.ready() == nil {
+		t.Error("ready without its listener")
+	}
+
+	other.Close()
+	again, err := ls.prepare(t.Context(), listenOn(at))
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.commit(t.Context())
+	if err := ls.ready(); err != nil {
+		t.Error(err)
+	}
+	if client, err := net.Dial("tcp", at); err == nil { // it may be reset already
+		client.Close()
+	}
+	<-ls.handler.(refuser)
+}
+
+// TestUncontestedFirst: a listener that worked was closed for its successor,
+// before it turned out that another address could not be had at all.
+func TestUncontestedFirst(t *testing.T) {
+	ls := testListeners(t)
+	at, port := freeAddress(t)
+	c, err := ls.prepare(t.Context(), listenOn(at))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.commit(t.Context())
+	if _, err := ls.prepare(t.Context(), listenOn("0.0.0.0:"+port, "203.0.113.77:1")); err == nil {
+		t.Fatal("that address is nobody's here")
+	}
+	for _, r := range ls.open {
+		if r.Listener != c.next[listenerKey{address: at, shards: 1}].Listener {
+			t.Error("the listener was closed and opened again")
+		}
+	}
+}
+
+// TestOwnListenerInTheWay: "another program listens there" was said of the
+// daemon itself.
+func TestOwnListenerInTheWay(t *testing.T) {
+	ls := testListeners(t)
+	at, port := freeAddress(t)
+	_, err := ls.prepare(t.Context(), listenOn("0.0.0.0:"+port, at))
+	if err == nil || !strings.Contains(err.Error(), "own listener 0.0.0.0:"+port) || strings.Contains(err.Error(), "another program") {
+		t.Errorf("got %v", err)
+	}
+}
