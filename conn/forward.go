@@ -210,7 +210,8 @@ func (c *forwardConn) moved(d relay.Direction, n int, err error) error {
 		return err
 	}
 	if p := c.h.policy.Load(); c.judged.Swap(p) != p && p.Revoke {
-		if rule, _ := p.refuses(c.route); rule != "" {
+		if rule, where := p.refuses(c.route); rule != "" {
+			c.route.logRevoked(c.h.log, rule, where)
 			return c.ended(relay.ErrRevoked)
 		}
 	}

@@ -65,10 +65,15 @@ func (g *Group) revoke(s *session, p *Policy) bool {
 		return false
 	}
 	s.cancel(relay.ErrRevoked)
-	g.log.LogAttrs(s.ctx, slog.LevelInfo, "session revoked",
+	s.logRevoked(g.log, rule, where)
+	return true
+}
+
+// logRevoked says which session a reload has ended, and why.
+func (s *session) logRevoked(log *slog.Logger, rule, where string) {
+	log.LogAttrs(s.ctx, slog.LevelInfo, "session revoked",
 		slog.String("id", s.ID()), slog.String("client", s.client.String()), slog.String("user", s.identity.User),
 		slog.String("target", s.request.Dest.String()), slog.String("rule", rule), slog.String("where", where))
-	return true
 }
 
 // refuses is what would refuse a session if it came now: a rule and where it
