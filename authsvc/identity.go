@@ -46,8 +46,10 @@ type Account struct {
 	Where          string         // "file:line" of the entry
 }
 
-// AllowsFrom reports whether the user may come from addr, unmapped.
+// AllowsFrom reports whether the user may come from addr, unmapped. The zone of
+// a link-local address is of no interest, yet a prefix would never hold it.
 func (a *Account) AllowsFrom(addr netip.Addr) bool {
+	addr = addr.WithZone("")
 	return len(a.From) == 0 || slices.ContainsFunc(a.From, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 

@@ -16,6 +16,7 @@ type Quotas struct {
 
 	mu    sync.Mutex
 	users map[string]*Usage
+	now   *Users // of the last Set; nil: there was none
 }
 
 // Usage is one user's count, shared by all of the user's connections.
@@ -46,18 +47,31 @@ func NewQuotas(s StateOptions) *Quotas {
 }
 
 // Of is the usage of an account, nil when it has no quota. Look it up once a
-// connection.
+// connection. What the last Set said of the user counts, and not what a
+// connection from before that brings along.
 func (q *Quotas) Of(a *Account) *Usage {
-	if a == nil || a.QuotaBytes <= 0 || a.QuotaPeriod <= 0 {
+	if a = q.latest(a); a == nil || a.QuotaBytes <= 0 || a.QuotaPeriod <= 0 {
 		return nil
 	}
 	u := q.usage(a.Name)
 	u.mu.Lock()
-	if u.limit == 0 { // later ones come by Set: a connection of before a reload undoes none
+	if u.limit == 0 { // later ones come by Set
 		u.limit, u.period = a.QuotaBytes, a.QuotaPeriod
 	}
 	u.mu.Unlock()
 	return u
+}
+
+// latest is the account as it is in the settings now, or a, whose user is gone.
+func (q *Quotas) latest(a *Account) *Account {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if a != nil && q.now != nil {
+		if entry := q.now.byName[a.Name]; entry != nil {
+			return &entry.Account
+		}
+	}
+	return a
 }
 
 // Set takes the accounts of a reload: quotas change for connections that are
@@ -65,6 +79,7 @@ func (q *Quotas) Of(a *Account) *Usage {
 func (q *Quotas) Set(users *Users) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.now = users
 	for name, u := range q.users {
 		u.mu.Lock()
 		u.limit = 0
@@ -106,12 +121,17 @@ func (u *Usage) Moved(n int64) bool {
 }
 
 // roll begins a new period if the last is over. Periods follow each other
-// without a gap, so that a pause does not move them.
+// without a gap, so that a pause does not move them. One that began in the
+// future was counted by a clock that was wrong: it begins now.
 func (u *Usage) roll(now time.Time) {
 	if u.start.IsZero() || u.period <= 0 {
 		return
 	}
-	if past := now.Round(0).Sub(u.start); past >= u.period {
+	switch past := now.Round(0).Sub(u.start); {
+	case past < 0:
+		u.start = now.Round(0)
+		u.dirty()
+	case past >= u.period:
 		u.start = u.start.Add(past - past%u.period)
 		u.used = 0
 		u.dirty()

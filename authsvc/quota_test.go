@@ -30,6 +30,42 @@ func usedBy(q *Quotas, user string) int64 {
 	return -1
 }
 
+// An operator lifts a quota. A handshake that was under way keeps the settings
+// that it began with, and asked for the usage by them: it put the old quota
+// back, for all of the user's connections and until the next reload.
+func TestQuotaLiftedDuringAHandshake(t *testing.T) {
+	q, _ := newQuotas("", nil)
+	open := q.Of(alice)
+	open.Moved(alice.QuotaBytes)
+	lifted := UserOptions{Account: Account{Name: alice.Name}}
+	q.Set(newUsers(t, UsersOptions{Users: []UserOptions{lifted}}))
+	if q.Of(alice) != nil || !open.Moved(1) {
+		t.Error("the old quota is back")
+	}
+	lifted.Account = *alice
+	lifted.QuotaBytes *= 3
+	q.Set(newUsers(t, UsersOptions{Users: []UserOptions{lifted}}))
+	if late := q.Of(alice); late != open || !late.Moved(1) {
+		t.Error("the new quota does not count")
+	}
+}
+
+// A machine without a clock of its own boots in a wrong year, counts, saves,
+// and then hears the time. Its users' periods lay in the future, where they
+// did not end for years: whoever had used up the quota stayed out.
+func TestQuotaOfAWrongClock(t *testing.T) {
+	q, _ := newQuotas("", nil)
+	u := q.Of(alice)
+	u.Moved(alice.QuotaBytes)
+	u.start = time.Now().AddDate(10, 0, 0)
+	if u.Moved(0) {
+		t.Error("what was used is forgotten")
+	}
+	if until := q.List()[0].Until; until.After(time.Now().Add(alice.QuotaPeriod)) {
+		t.Errorf("ends %s", until)
+	}
+}
+
 func TestQuotaPeriods(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q, _ := newQuotas("", nil)

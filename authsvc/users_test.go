@@ -179,6 +179,9 @@ func TestUsersErrors(t *testing.T) {
 	}{
 		{"plain in a file", UsersOptions{File: writeFile(t, "a:"+cheap("x", 8)+"\nb:"+hidden)}, "line 2: user \"b\": neither an argon2id"},
 		{"no colon", UsersOptions{File: writeFile(t, hidden)}, "line 1: no colon"},
+		// It was taken for a plain password, the empty one: bob, whose line was
+		// never finished, needed none.
+		{"nothing behind the colon", UsersOptions{File: writeFile(t, "bob:\n"), AllowPlain: true}, `line 1: user "bob": nothing behind the colon`},
 		{"no name", UsersOptions{File: writeFile(t, ":"+hidden), AllowPlain: true}, "line 1: a user name"},
 		{"twice", UsersOptions{File: writeFile(t, "a:"+hidden+"\na:"+hidden), AllowPlain: true}, "line 2: user \"a\" has a password already"},
 		{"malformed is not plain", UsersOptions{File: writeFile(t, "a:$argon2id$v=19$m=8"+hidden), AllowPlain: true}, "malformed argon2id"},
@@ -285,6 +288,15 @@ func TestBanReachesOpenConnections(t *testing.T) {
 				t.Errorf("%s, banned %v: %v", user, banned, err)
 			}
 		}
+	}
+}
+
+// A client on the link has a zone in its address, which no prefix contains:
+// from = ["fe80::/10"] let nobody in.
+func TestFromTheLink(t *testing.T) {
+	a := Account{From: []netip.Prefix{netip.MustParsePrefix("fe80::/10")}}
+	if !a.AllowsFrom(netip.MustParseAddr("fe80::1%eth0")) || a.AllowsFrom(netip.MustParseAddr("2001:db8::1")) {
+		t.Error("a zone changes who may come")
 	}
 }
 

@@ -65,6 +65,11 @@ func parseSecret(name, value, key []byte, allowPlain bool) (*secret, error) {
 	if len(name) == 0 || len(name) > MaxName {
 		return nil, fmt.Errorf("a user name has 1 to %d bytes", MaxName)
 	}
+	if len(value) == 0 {
+		// Even where plain passwords are allowed, this is no password but one
+		// that was forgotten.
+		return nil, fmt.Errorf("user %q: nothing behind the colon", name)
+	}
 	s, err := parseHash(value)
 	switch {
 	case err == nil:

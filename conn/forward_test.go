@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -99,6 +100,8 @@ func TestForwardedRequestsAreRecorded(t *testing.T) {
 			g, m := newTestGroup(t, true)
 			records := NewAccessLog(slog.New(slog.DiscardHandler), m)
 			g.handler.access = records
+			var log bytes.Buffer // written to before the record is
+			g.handler.log = slog.New(slog.NewTextHandler(&log, nil))
 			client, server := pair(t, listen(t))
 			defer client.Close()
 			if reason := g.Admit(server, "test"); reason != "" {
@@ -121,6 +124,11 @@ func TestForwardedRequestsAreRecorded(t *testing.T) {
 			r := await(t, records)
 			if r.Cause != tt.cause || r.Replied != tt.replied || r.BytesOut == 0 || r.BytesIn == 0 || !r.Host.IsValid() {
 				t.Errorf("recorded %+v", r)
+			}
+			// The log tells of every session that a reload ends; of plain
+			// requests it said nothing.
+			if told := strings.Contains(log.String(), `msg="session revoked"`); told != (tt.cause == metrics.CauseRevoked) {
+				t.Errorf("logged %q", log.String())
 			}
 		})
 	}

@@ -79,6 +79,7 @@ type Resolver struct {
 	refresh chan question
 
 	config sync.Mutex // held while a new state is made
+	looked [2]stamp   // of the system's files at the last look; guarded by config
 
 	mu      sync.Mutex
 	flights map[flightKey]*flight

@@ -100,14 +100,21 @@ func (s stamp) same(t stamp) bool {
 	return os.SameFile(s.info, t.info) && s.info.ModTime().Equal(t.info.ModTime()) && s.info.Size() == t.info.Size()
 }
 
-// watch takes over the system's files when they changed. Files that cannot be
-// read leave all as it is, and are tried again when they change once more.
+func unchanged(a, b [2]stamp) bool { return a[0].same(b[0]) && a[1].same(b[1]) }
+
+// watch takes over the system's files when they changed, and have stayed as
+// they are since the look before: one that is being written is empty for a
+// moment, or not there, and an empty resolv.conf means a name server on this
+// host. Files that cannot be read leave all as it is, and are tried again when
+// they change once more.
 func (r *Resolver) watch() {
 	r.config.Lock()
 	defer r.config.Unlock()
 	st := r.state.Load()
 	stamps := [2]stamp{stampOf(st.opts.ResolvConf), stampOf(st.opts.Hosts)}
-	if st.stamps[0].same(stamps[0]) && st.stamps[1].same(stamps[1]) {
+	settled := unchanged(r.looked, stamps)
+	r.looked = stamps
+	if !settled || unchanged(st.stamps, stamps) {
 		return
 	}
 	err := r.rebuild(st.opts)

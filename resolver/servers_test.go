@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -179,6 +180,40 @@ func TestWatch(t *testing.T) {
 		pass(2 * tick)
 		if err := lookup(t, r, "new.test"); err != nil {
 			t.Errorf("after a bad hosts file: %v", err)
+		}
+	})
+}
+
+// TestWatchWaitsForTheWriter: whoever writes resolv.conf anew empties it
+// first, or takes it away. A look at that moment made this host the name
+// server, where there is none, and threw the cache away with all that could
+// have been served stale.
+func TestWatchWaitsForTheWriter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		opts := testOptions(t, System)
+		r := newResolver(t, opts)
+		r.watch()
+		const text = "nameserver 192.0.2.53\n"
+		for i, begin := range []func(){
+			func() { writeFile(t, opts.ResolvConf, "") },
+			func() {
+				if err := os.Remove(opts.ResolvConf); err != nil {
+					t.Error(err)
+				}
+			},
+		} {
+			before := r.state.Load().servers
+			begin()
+			r.watch()
+			if now := r.state.Load().servers; now[0] != before[0] {
+				t.Errorf("case %d: a half-written file is in force: %s", i, now[0].id)
+			}
+			writeFile(t, opts.ResolvConf, text[:len(text)-i-1]+"\n")
+			r.watch()
+			r.watch()
+			if now := r.state.Load().servers; now[0] == before[0] {
+				t.Errorf("case %d: the new file is not in force", i)
+			}
 		}
 	})
 }

@@ -40,6 +40,9 @@ func expand(path string, list []string) ([]source, *ConfigError) {
 }
 
 func readMemberFile(path string) ([]string, error) {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", path) // a pipe would hold the reload up for good
+	}
 	f, err := os.Open(path) //nolint:gosec // the operator's own setting
 	if err != nil {
 		return nil, err

@@ -79,6 +79,7 @@ func (c *Config) finishers() []func(*finisher) {
 		c.finishEgress,
 		c.finishRoutes,
 		c.finishAdmin,
+		c.finishSecrets,
 	}
 }
 

@@ -3,6 +3,7 @@ package config
 import (
 	"bytes"
 	"cmp"
+	"os"
 	"strings"
 
 	"cleversocks/conn/dial"
@@ -184,6 +185,9 @@ func (f *finisher) checkProxyFiles(key string, list []ProxyURL) {
 	for _, p := range list {
 		path, isFile := strings.CutPrefix(p.secret.Reveal(), "file:")
 		if !isFile {
+			continue
+		}
+		if info, err := os.Stat(path); err != nil || !info.Mode().IsRegular() {
 			continue
 		}
 		text, _, err := readBounded(path, maxFile)

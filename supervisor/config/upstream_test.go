@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -100,7 +101,13 @@ func TestRouteProblems(t *testing.T) {
 	if err := os.WriteFile(open, []byte("socks5://joe:s3cret@b\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	// Its reader waited for a writer, and with it every reload to come.
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for name, tt := range map[string]struct{ file, err string }{
+		"pipe":           {"[[upstream]]\nname='a'\nmembers=['file:" + pipe + "']", "is not a regular file"},
 		"readable file":  {"[[upstream]]\nname='a'\nvia=['file:" + open + "']", "holds a password: every user may read it"},
 		"no name":        {"[[upstream]]\nvia=['socks5://a']", "c.toml:1:3: upstream[0].name:"},
 		"reserved":       {"[[upstream]]\nname='direct'\nvia=['socks5://a']", "c.toml:2:1: upstream[0].name:"},
