@@ -27,6 +27,7 @@ type daemon struct {
 	log     *slog.Logger
 	metrics *metrics.Registry
 	config  atomic.Pointer[config.Config]
+	started *config.Config // as it was at the start
 	phase   atomic.Int32
 
 	tree       *tree
@@ -60,6 +61,7 @@ const (
 func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) {
 	d := &daemon{options: o, log: o.Logger, metrics: metrics.New()}
 	d.config.Store(cfg)
+	d.started = cfg
 	d.metrics.Daemon.BuildInfo(o.Version, o.Commit, goVersion())
 	d.metrics.Daemon.LogLost(o.LostLog)
 	// First, so that what follows is logged as the settings say.
@@ -86,19 +88,15 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	d.idle = newIdleExit(func() time.Duration { return d.config.Load().Limits.ExitWhenIdle.D() }, d.group.Active, d.group.Changed())
 	d.interim = conn.NewInterim(d.group, func() time.Duration { return d.config.Load().Log.Interim.D() })
 
-	d.tree.core.Add(d.metrics.Process)
-	d.tree.core.Add(d.access)
-	d.tree.core.Add(d.resolver)
-	d.tree.core.Add(d.locals)
-	d.tree.core.Add(d.guards.Throttle)
-	d.tree.core.Add(d.once)
-	d.tree.core.Add(d.guards.Quotas)
-	d.tree.control.Add(d.reloader)
-	d.tree.flows.Add(d.group)
-	d.tree.flows.Add(d.idle)
-	d.tree.flows.Add(d.interim)
+	for _, s := range []service{d.metrics.Process, d.access, d.resolver, d.locals, d.guards.Throttle, d.once, d.guards.Quotas} {
+		d.add(d.tree.core, s)
+	}
+	d.add(d.tree.control, d.reloader)
+	for _, s := range []service{d.group, d.idle, d.interim} {
+		d.add(d.tree.flows, s)
+	}
 	if adminService != nil {
-		d.tree.admin.Add(adminService)
+		d.add(d.tree.admin, adminService)
 	}
 	// The tree outlives ctx: its end is shutdown's to order.
 	treeCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))

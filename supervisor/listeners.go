@@ -228,6 +228,7 @@ func (c *change) commit(ctx context.Context) {
 
 func (ls *listeners) serve(r *running) {
 	for _, s := range r.Services(ls.handler) {
+		ls.metrics.Daemon.Restarts(s.String())
 		r.tokens = append(r.tokens, ls.ingress.Add(s))
 	}
 }

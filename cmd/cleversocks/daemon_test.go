@@ -286,3 +286,25 @@ func TestReloadOverlapsStop(t *testing.T) {
 		t.Errorf("exit status %d", code)
 	}
 }
+
+// TestMetricsFromTheStart: what counts rare trouble appeared with the first
+// of it, which rate() then does not see.
+func TestMetricsFromTheStart(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.toml")
+	text := "[[upstream]]\nname = 'far'\nvia = ['socks5://127.0.0.1:1']\n[[forward]]\nupstream = 'far'\n"
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := launch(t, "-p", "0", "--config", path)
+	page := p.get("/metrics")
+	for _, series := range []string{
+		`cleversocks_service_restarts_total{service="reloader"} 0`,
+		`cleversocks_service_restarts_total{service="listener ` + p.proxy + `"} 0`,
+		`cleversocks_upstream_up{upstream="far",`,
+		`cleversocks_upstream_failures_total{upstream="far",`,
+	} {
+		if !strings.Contains(page, series) {
+			t.Errorf("no %s", series)
+		}
+	}
+}
