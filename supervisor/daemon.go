@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -198,7 +199,8 @@ func (d *daemon) announce(ctx context.Context, cfg *config.Config) {
 
 // warn logs what is allowed and yet hardly meant.
 func (d *daemon) warn(ctx context.Context, cfg *config.Config) {
-	for _, w := range cfg.Warnings {
+	warnings := slices.Concat(cfg.Warnings, cfg.Exposed(d.listeners.names), foreignSources(ctx, cfg))
+	for _, w := range warnings {
 		d.log.LogAttrs(ctx, slog.LevelWarn, "configuration", slog.String("warning", w))
 	}
 }

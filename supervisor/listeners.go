@@ -28,6 +28,7 @@ type listeners struct {
 	handler listener.Handler
 	open    map[listenerKey]*running // also one that was lost: closed
 	lost    atomic.Int32             // how many of open are
+	names   []string                 // of open, in the order of the settings
 }
 
 // listenerKey is what makes a listener the same one after a reload. Port 0
@@ -53,6 +54,7 @@ type change struct {
 	wanted map[listenerKey]listener.Options
 	// settings are those of the listeners in wanted.
 	settings map[listenerKey]config.Listener
+	order    []listenerKey // of wanted
 	added    []listenerKey
 	removed  []listenerKey
 }
@@ -74,6 +76,7 @@ func (ls *listeners) prepare(ctx context.Context, cfg *config.Config) (*change, 
 		}
 		c.wanted[key] = listenerOptions(l, cfg, ls.log, ls.metrics)
 		c.settings[key] = l
+		c.order = append(c.order, key)
 		if r := ls.open[key]; r != nil && !r.Closed() {
 			c.next[key] = r
 		} else {
@@ -222,7 +225,10 @@ func (c *change) commit(ctx context.Context) {
 		c.of.serve(c.next[key])
 		c.announceListener(ctx, key)
 	}
-	c.of.open = c.next
+	c.of.open, c.of.names = c.next, nil
+	for _, key := range c.order {
+		c.of.names = append(c.of.names, c.next[key].Name())
+	}
 	c.of.lost.Store(0)
 }
 

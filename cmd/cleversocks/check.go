@@ -3,8 +3,11 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
+
+	"cleversocks/supervisor"
 )
 
 // newCheck is `cleversocks check`.
@@ -23,12 +26,12 @@ standard error, all of them, and the exit status is 2.`,
 		if err != nil {
 			return err
 		}
-		for _, w := range cfg.Warnings {
+		for _, w := range slices.Concat(cfg.Warnings, cfg.Exposed(nil)) {
 			if _, err := fmt.Fprintf(a.stderr, "cleversocks: warning: %s\n", w); err != nil {
 				return err
 			}
 		}
-		return cfg.WriteTOML(a.stdout)
+		return cfg.WriteTOML(a.stdout, supervisor.InForce(cfg))
 	}
 	return cmd
 }

@@ -308,3 +308,18 @@ func TestMetricsFromTheStart(t *testing.T) {
 		}
 	}
 }
+
+// TestWarningsAboutAddresses: the warning of the open door named port 0, and
+// a source address that no interface has was accepted without a word.
+func TestWarningsAboutAddresses(t *testing.T) {
+	p := launch(t, "-i", "0.0.0.0", "-p", "0", "-b", "203.0.113.77", "-b", "127.0.0.9")
+	p.signal(syscall.SIGHUP)
+	var warnings []string
+	for range 2 { // of the reload; those of the start were read by launch
+		warnings = append(warnings, fmt.Sprint(p.wait("configuration")["warning"]))
+	}
+	all := strings.Join(warnings, "\n")
+	if !strings.Contains(all, "no authentication on "+p.proxy) || !strings.Contains(all, "source address 203.0.113.77") {
+		t.Error(all)
+	}
+}

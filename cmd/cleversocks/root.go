@@ -64,7 +64,7 @@ func (a *app) addConfigFlags(cmd *cobra.Command) func() *config.Loader {
 	file := fs.String("config", "", "Reads settings from the TOML `FILE`.")
 	config.RegisterFlags(fs, argv(a.args).wipe)
 	return func() *config.Loader {
-		loader := config.NewLoader(config.Sources{File: *file, Flags: fs, Environ: a.environ})
+		loader := config.NewLoader(config.Sources{File: *file, FileGiven: fs.Changed("config"), Flags: fs, Environ: a.environ})
 		for _, name := range config.SecretEnv(a.environ) {
 			// The name is not empty and has no "=": this can't fail.
 			_ = a.unsetenv(name)

@@ -48,8 +48,10 @@ func (c *Config) finishAdmin(f *finisher) {
 			continue
 		}
 		o := c.origins[key]
-		if o.layer == fromDefault {
-			o = c.origins["listener"]
+		if o.layer == fromDefault { // it is to be in nobody's way
+			f.warn("%s is also the default of admin.address: there is no admin endpoint; set admin.address to have one", l.Address)
+			c.Admin.Address = ListenAddress{}
+			return
 		}
 		f.add(o, fmt.Sprintf("listener[%d].address", i), "%s is also admin.address: give one of them another port", l.Address)
 	}

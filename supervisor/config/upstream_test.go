@@ -130,7 +130,7 @@ func TestProxyURLsAreMasked(t *testing.T) {
 		t.Fatal(err)
 	}
 	var toml strings.Builder
-	if err := c.WriteTOML(&toml); err != nil {
+	if err := c.WriteTOML(&toml, nil); err != nil {
 		t.Fatal(err)
 	}
 	for name, text := range map[string]string{
