@@ -58,7 +58,8 @@ func newRoot(ctx context.Context, a *app) *cobra.Command {
 
 // addConfigFlags adds the flags of all settings to a command. The function
 // that it returns gives the sources once flags are parsed; it takes secrets
-// out of the process's environment, so that what reads that later finds none.
+// out of the process's environment, so that what reads that later finds none,
+// as far as the system lets us: see unsetSecret.
 func (a *app) addConfigFlags(cmd *cobra.Command) func() *config.Loader {
 	fs := cmd.Flags()
 	file := fs.String("config", "", "Reads settings from the TOML `FILE`.")
