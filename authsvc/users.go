@@ -40,8 +40,9 @@ type UsersOptions struct {
 	Queue *Queue
 	// Remember is how long a success needs no hash; 0: ten minutes.
 	Remember time.Duration
-	// Banned is asked when a queued check's turn comes, so that a source which
-	// has tried many at once gets no more tries than its ban allows. May be nil.
+	// Banned is asked before a check, and again when a queued one's turn comes,
+	// so that a source which has opened many connections ahead of its tries
+	// gets no more of them than its ban allows. May be nil.
 	Banned  func(source netip.Addr) bool
 	Metrics *metrics.Auth
 }
@@ -195,7 +196,7 @@ func (u *Users) GoString() string { return u.String() }
 // scheme in use, whether the user exists or not, so that its time tells
 // nothing.
 func (u *Users) Verify(ctx context.Context, source netip.Addr, name, password []byte) (Identity, error) {
-	if len(name) > MaxName || len(password) > maxPassword {
+	if len(name) > MaxName || len(password) > maxPassword || u.isBanned(source) {
 		return Identity{}, ErrCredentials
 	}
 	entry := u.byName[string(name)]
@@ -219,7 +220,7 @@ func (u *Users) Verify(ctx context.Context, source netip.Addr, name, password []
 	}
 	ok := false
 	err := u.queue.Do(ctx, source, u.memory, func() {
-		ok = (u.banned == nil || !u.banned(source)) && u.hash(entry, tag, password)
+		ok = !u.isBanned(source) && u.hash(entry, tag, password)
 	})
 	switch {
 	case errors.Is(err, ErrBusy):
@@ -232,6 +233,8 @@ func (u *Users) Verify(ctx context.Context, source netip.Addr, name, password []
 	}
 	return entry.identity(MethodPassword), nil
 }
+
+func (u *Users) isBanned(source netip.Addr) bool { return u.banned != nil && u.banned(source) }
 
 // hash checks against the user's secret first, then spends what the other
 // schemes cost.

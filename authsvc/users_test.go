@@ -267,6 +267,27 @@ func TestBanReachesTheQueue(t *testing.T) {
 	}
 }
 
+// A ban closes a source at accept, which says nothing to the connections that
+// it had opened before. Plain passwords, those of -u and -P, and ones that
+// were right a while ago are checked without the queue, where bans were asked
+// for: a source that opened a thousand connections first had a thousand
+// guesses, whatever limits.auth_failures said.
+func TestBanReachesOpenConnections(t *testing.T) {
+	banned := false
+	u := newUsers(t, UsersOptions{
+		Users:  []UserOptions{{Account: Account{Name: "hashed"}, PasswordHash: cheap("one", 8)}},
+		User:   "plain",
+		Banned: func(netip.Addr) bool { return banned }, Password: "two",
+	})
+	for _, banned = range []bool{false, true} {
+		for user, password := range map[string]string{"hashed": "one", "plain": "two"} {
+			if _, err := u.Verify(t.Context(), home, []byte(user), []byte(password)); errors.Is(err, ErrCredentials) != banned {
+				t.Errorf("%s, banned %v: %v", user, banned, err)
+			}
+		}
+	}
+}
+
 // Nothing that prints users prints a secret.
 func TestSecretsDoNotPrint(t *testing.T) {
 	u := mixedUsers(t)

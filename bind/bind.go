@@ -13,6 +13,7 @@ package bind
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"sync"
@@ -57,10 +58,13 @@ type Session struct {
 	// connection's local one, for servers behind NAT. May be invalid.
 	Advertise netip.Addr
 
-	// Decide judges the peer that connected.
+	// Decide judges the peer that connected. Where the client named it, and it
+	// is one of the name's addresses, it is judged by that name too.
 	Decide func(peer wire.Addr, addr netip.Addr) aclsvc.Decision
 	// Resolve finds the addresses of a requested name.
 	Resolve func(ctx context.Context, dest wire.Addr) ([]netip.Addr, error)
+	// ReplyCode maps an error of Resolve. Nil: host unreachable.
+	ReplyCode func(error) wire.ReplyCode
 	// Reply writes a reply. It is called once when the request fails at once,
 	// else twice: with the address to connect to, then with the peer's address
 	// or the reason that none came.
@@ -127,7 +131,7 @@ func (s *Server) Serve(ctx context.Context, session Session) Result {
 
 	peers, err := expected(ctx, session, o)
 	if err != nil {
-		return s.refuse(session, Result{Reply: wire.ReplyHostUnreachable, Cause: metrics.CauseDialFailed, Err: err})
+		return s.refuse(session, unresolved(session, err))
 	}
 	l, err := listen(ctx, localAddr(session.Control), o.Ports)
 	if err != nil {
@@ -146,6 +150,15 @@ func (s *Server) refuse(session Session, r Result) Result {
 		r.Err = err
 	}
 	return r
+}
+
+// unresolved is the result of a request whose peer has no address.
+func unresolved(session Session, err error) Result {
+	code := wire.ReplyHostUnreachable
+	if session.ReplyCode != nil && !errors.Is(err, errNoPeers) {
+		code = session.ReplyCode(err)
+	}
+	return Result{Reply: code, Cause: metrics.CauseDialFailed, Err: err}
 }
 
 func (s *Server) admit(seat string, o *Options) (Result, bool) {

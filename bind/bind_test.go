@@ -329,3 +329,31 @@ func TestAdvertisedAddressPortRangeAndCap(t *testing.T) {
 	bob.cancel(nil)
 	bob.result(t)
 }
+
+// A rule about a name did not see a peer of that name: what it denies could
+// connect, and what only it allows could not.
+func TestPeerIsJudgedByItsName(t *testing.T) {
+	judged := make(chan wire.Addr, 1)
+	for name, anyPeer := range map[string]bool{"the named one": false, "anyone": true} {
+		t.Run(name, func(t *testing.T) {
+			h := start(t, New(Options{AnyPeer: anyPeer}), "127.0.0.1", func(s *Session) {
+				s.Requested = wire.Addr{Name: "ftp.example.com", Port: 21}
+				s.Resolve = func(context.Context, wire.Addr) ([]netip.Addr, error) { return []netip.Addr{loopback}, nil }
+				s.Decide = func(dest wire.Addr, _ netip.Addr) aclsvc.Decision {
+					judged <- dest
+					return aclsvc.Decision{Allow: true}
+				}
+			})
+			peer := dialFrom(t, "127.0.0.1", h.reply(t).addr)
+			from := peer.LocalAddr().(*net.TCPAddr).AddrPort()
+			want := wire.Addr{Name: "ftp.example.com", Port: from.Port()}
+			if anyPeer { // nothing says that it is of that name
+				want = wire.FromAddrPort(from)
+			}
+			if got := <-judged; got != want {
+				t.Errorf("judged as %+v, want %+v", got, want)
+			}
+			h.result(t)
+		})
+	}
+}

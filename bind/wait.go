@@ -120,7 +120,11 @@ func (w *wait) admits(peer netip.AddrPort) bool {
 	if w.peers != nil && !slices.Contains(w.peers, peer.Addr()) {
 		outcome = metrics.BindWrongPeer
 	} else {
-		decision := w.session.Decide(wire.FromAddrPort(peer), peer.Addr())
+		dest := wire.FromAddrPort(peer)
+		if w.peers != nil && w.session.Requested.IsName() {
+			dest = wire.Addr{Name: w.session.Requested.Name, Port: peer.Port()}
+		}
+		decision := w.session.Decide(dest, peer.Addr())
 		w.rule = decision.Rule
 		if !decision.Allow {
 			outcome = metrics.BindDenied

@@ -17,16 +17,22 @@ func (h *Handler) bind(hs *handshake) bool {
 		Advertise: s.advertised(),
 		Decide:    h.decideNow(s),
 		Resolve:   h.resolveNow(s),
+		ReplyCode: replyCode,
 		Reply: func(code wire.ReplyCode, addr netip.AddrPort) error {
-			return hs.codec.reply(hs, code, addr)
+			err := hs.codec.reply(hs, code, addr)
+			s.replied = err == nil // the last of two counts
+			return err
 		},
 	})
 	s.rule, s.local, s.hostIP = result.Rule, result.Bound, result.PeerAddr
-	s.code, s.replied = result.Reply, true
+	s.code = result.Reply
 	h.metrics.Conn.Requests.Of(s.request.Command.String(), s.code.String()).Inc()
 	if result.Peer == nil {
 		s.cause, s.err = result.Cause, result.Err
-		if s.ctx.Err() != nil {
+		switch cause := h.refused(s, s.err); {
+		case cause != "":
+			s.cause = cause
+		case s.ctx.Err() != nil:
 			s.cause = endCause(s.ctx)
 		}
 		return false

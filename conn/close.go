@@ -1,8 +1,12 @@
 package conn
 
 import (
+	"io"
 	"net"
 	"time"
+
+	"cleversocks/conn/relay"
+	"cleversocks/metrics"
 )
 
 // What a refused client may still send before its connection is closed: its
@@ -33,8 +37,45 @@ func closePolitely(c *net.TCPConn) {
 	}
 }
 
-// reset closes a connection at once, with a reset instead of a clean end.
-func reset(c *net.TCPConn) {
-	_ = c.SetLinger(0)
-	c.Close()
+// closeRefused closes a session that never reached its relay. As in a relay, a
+// side that broke is passed on as a reset.
+func (h *Handler) closeRefused(s *session) {
+	switch {
+	case s.server == nil:
+	case s.cause == metrics.CauseClientReset:
+		relay.Reset(s.ctx, s.server)
+	default:
+		s.server.Close()
+	}
+	if s.cause == metrics.CauseServerReset {
+		relay.Reset(s.ctx, s.conn)
+		return
+	}
+	closePolitely(s.conn)
+}
+
+// clientLost ends a connection whose client could not be told that it is
+// connected.
+func (h *Handler) clientLost(s *session, err error) bool {
+	h.fail(s, "reply", err)
+	if s.ctx.Err() == nil {
+		s.cause = metrics.CauseClientReset
+	}
+	return false
+}
+
+// serverLost ends a connection whose server did not take the client's first
+// bytes. What it said before it broke is still for the client, as in a relay.
+func (h *Handler) serverLost(s *session, err error) bool {
+	h.fail(s, "first bytes", err)
+	if s.ctx.Err() != nil {
+		return false
+	}
+	s.cause = metrics.CauseServerReset
+	until := time.Now().Add(lingerTime)
+	_ = s.server.SetReadDeadline(until) // a conn that cannot fails its next read too
+	_ = s.conn.SetWriteDeadline(until)
+	n, _ := io.Copy(s.conn, s.server) // what ended it is known
+	s.counters.Out.Add(n)
+	return false
 }

@@ -123,15 +123,19 @@ func (f *forwarding) ended(one *session, o httpforward.Outcome) {
 	}
 	one.counters.In.Store(o.BytesIn)
 	one.counters.Out.Store(o.BytesOut)
-	one.code, one.replied = o.Reply, o.Status != 0
+	// A client that left during the dial was told of nothing.
+	left := o.Server == nil && errors.Is(o.Err, context.Canceled)
+	one.code, one.replied = o.Reply, o.Status != 0 && !left
 	if one.err == nil {
 		one.err = o.Err
 	}
 	if one.cause == "" {
-		one.cause = one.forwardCause(o)
+		one.cause = f.h.refused(one, one.err)
 	}
-	if one.cause == metrics.CauseQuota {
-		f.h.metrics.Auth.QuotaExceeded.Inc()
+	if one.cause == "" {
+		if one.cause = one.forwardCause(o); one.cause == metrics.CauseQuota {
+			f.h.metrics.Auth.QuotaExceeded.Inc()
+		}
 	}
 	if o.Status == http.StatusProxyAuthRequired && errors.Is(one.err, errLogin) || errors.Is(one.err, errCredentials) {
 		one.code = wire.ReplyNotAllowed
@@ -143,14 +147,10 @@ func (f *forwarding) ended(one *session, o httpforward.Outcome) {
 
 // forwardCause is why a request ended: a whole answer is its server's doing.
 func (s *session) forwardCause(o httpforward.Outcome) string {
-	denied, isDenied := errors.AsType[*deniedError](s.err)
 	ended, isEnded := errors.AsType[*relay.EndError](s.err)
 	switch {
 	case isEnded:
 		return ended.Cause
-	case isDenied:
-		s.rule = denied.rule
-		return metrics.CauseDenied
 	case s.ctx.Err() != nil:
 		return endCause(s.ctx)
 	case errors.Is(s.err, context.Canceled), o.Status == 0:

@@ -2,6 +2,7 @@ package conn
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"io"
 	"log/slog"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"cleversocks/aclsvc"
+	"cleversocks/authsvc"
+	"cleversocks/conn/wire"
 	"cleversocks/metrics"
 )
 
@@ -41,10 +44,14 @@ func TestForwardedRequestsAreRecorded(t *testing.T) {
 		case "/short":
 			w.Header().Set("Content-Length", "100")
 			fmt.Fprint(w, "a part")
-		case "/long":
+		case "/long", "/longer":
 			w.Header().Set("Content-Length", "100000000")
 			fmt.Fprint(w, "a part")
 			_ = http.NewResponseController(w).Flush()
+			if r.URL.Path == "/long" {
+				<-r.Context().Done()
+				return
+			}
 			select {
 			case <-more:
 				fmt.Fprint(w, "another part")
@@ -66,7 +73,9 @@ func TestForwardedRequestsAreRecorded(t *testing.T) {
 		"the client leaves": {"/long", func(_ *testing.T, _ *Group, client *net.TCPConn) {
 			client.Close()
 		}, metrics.CauseClientClosed, true},
-		"revoked": {"/long", func(t *testing.T, g *Group, _ *net.TCPConn) {
+		// By a path of its own: another case's handler may take a moment to see
+		// its client gone, and would take what is sent to more.
+		"revoked": {"/longer", func(t *testing.T, g *Group, _ *net.TCPConn) {
 			t.Helper()
 			policy := *g.Policy()
 			policy.Generation, policy.ACL, policy.Revoke = 2, deny, true
@@ -100,6 +109,54 @@ func TestForwardedRequestsAreRecorded(t *testing.T) {
 			r := await(t, records)
 			if r.Cause != tt.cause || r.Replied != tt.replied || r.BytesOut == 0 || r.BytesIn == 0 || !r.Host.IsValid() {
 				t.Errorf("recorded %+v", r)
+			}
+		})
+	}
+}
+
+// A plain request that its user's limits or the rules refused was recorded as
+// a failed dial, which log.access = "denied" drops, and counted nowhere.
+func TestRefusedPlainRequests(t *testing.T) {
+	limited := account("alice")
+	limited.MaxConnections, limited.QuotaBytes, limited.QuotaPeriod = 1, 100, time.Hour
+	for name, tt := range map[string]struct {
+		before        func(*Group)
+		rules         []aclsvc.Rule
+		cause, reason string
+	}{
+		"too many": {
+			func(g *Group) { g.handler.guards.Users.Enter(&limited.Account) }, nil,
+			metrics.CauseDenied, metrics.RefusedUserLimit,
+		},
+		"quota": {
+			func(g *Group) { g.handler.guards.Quotas.Of(&limited.Account).Moved(100) }, nil,
+			metrics.CauseQuota, metrics.RefusedQuota,
+		},
+		"rule": {
+			func(*Group) {},
+			[]aclsvc.Rule{{Action: "deny", To: []string{"127.0.0.0/8"}}},
+			metrics.CauseDenied, metrics.RefusedByRule,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g, m := newTestGroup(t, true)
+			policy := *g.Policy()
+			made := newPolicy(t, Auth{Required: true}, []authsvc.UserOptions{limited}, tt.rules...)
+			policy.Auth, policy.ACL = made.Auth, made.ACL
+			g.SetPolicy(&policy)
+			tt.before(g)
+			records := NewAccessLog(slog.New(slog.DiscardHandler), m)
+			g.handler.access = records
+			answer := talkOn(t, g, []byte("GET http://127.0.0.1:9/ HTTP/1.1\r\nHost: x\r\n"+
+				"Proxy-Authorization: Basic YWxpY2U6eA==\r\nConnection: close\r\n\r\n"))
+			if !bytes.HasPrefix(answer, []byte("HTTP/1.1 403")) {
+				t.Errorf("answer %q", answer)
+			}
+			if r := await(t, records); r.Cause != tt.cause || r.Reply != wire.ReplyNotAllowed {
+				t.Errorf("recorded %+v", r)
+			}
+			if n := m.Conn.Refused.Of(tt.reason).Get(); n != 1 {
+				t.Errorf("%d counted", n)
 			}
 		})
 	}

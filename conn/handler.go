@@ -174,11 +174,11 @@ func (h *Handler) connect(hs *handshake) error {
 // cannot block, so it needs no deadline.
 func (h *Handler) answer(hs *handshake) bool {
 	s := hs.session
-	s.replied = true
 	h.metrics.Conn.Requests.Of(s.request.Command.String(), wire.ReplySucceeded.String()).Inc()
 	if err := hs.codec.reply(hs, wire.ReplySucceeded, s.boundAddress()); err != nil {
-		return h.fail(s, "reply", err)
+		return h.clientLost(s, err)
 	}
+	s.replied = true
 	return h.passAhead(hs, nil)
 }
 
@@ -191,7 +191,7 @@ func (h *Handler) passAhead(hs *handshake, more []byte) bool {
 			continue
 		}
 		if _, err := hs.server.Write(ahead); err != nil {
-			return h.fail(hs.session, "first bytes", err)
+			return h.serverLost(hs.session, err)
 		}
 		hs.counters.In.Add(int64(len(ahead)))
 		if meter := hs.charge.meter(); meter != nil {
@@ -269,16 +269,9 @@ func owesReply(err error) bool {
 func (h *Handler) requestFailed(hs *handshake, err error) bool {
 	s := hs.session
 	s.err, s.cause = err, metrics.CauseDialFailed
-	switch denied, isDenied := errors.AsType[*deniedError](err); {
-	case isDenied:
-		s.cause, s.rule = metrics.CauseDenied, denied.rule
-		h.metrics.Conn.Refused.Of(metrics.RefusedByRule).Inc()
-	case errors.Is(err, errUserLimit):
-		s.cause = metrics.CauseDenied
-		h.metrics.Conn.Refused.Of(metrics.RefusedUserLimit).Inc()
-	case errors.Is(err, errQuota):
-		s.cause = metrics.CauseQuota
-		h.metrics.Conn.Refused.Of(metrics.RefusedQuota).Inc()
+	switch cause := h.refused(s, err); {
+	case cause != "":
+		s.cause = cause
 	case errors.Is(err, errCommand):
 		s.cause = metrics.CauseHandshakeFailed
 	case errors.Is(err, errClientGone):
@@ -293,11 +286,36 @@ func (h *Handler) requestFailed(hs *handshake, err error) bool {
 	return false
 }
 
-// refuse sends a failure reply, as far as the client still listens.
+// refused counts a request that policy refuses, whatever its protocol, and is
+// the cause that its record gives; "" for any other error.
+func (h *Handler) refused(s *session, err error) (cause string) {
+	reason := ""
+	switch denied, isDenied := errors.AsType[*deniedError](err); {
+	case isDenied:
+		s.rule = denied.rule
+		reason, cause = metrics.RefusedByRule, metrics.CauseDenied
+	case errors.Is(err, errUserLimit):
+		reason, cause = metrics.RefusedUserLimit, metrics.CauseDenied
+	case errors.Is(err, errQuota):
+		reason, cause = metrics.RefusedQuota, metrics.CauseQuota
+	default:
+		return ""
+	}
+	h.metrics.Conn.Refused.Of(reason).Inc()
+	return cause
+}
+
+// refuse sends a failure reply, as far as the client still listens. The
+// request counts by what was decided, the record tells what was sent.
 func (h *Handler) refuse(hs *handshake, code wire.ReplyCode) {
-	hs.code, hs.replied = code, true
+	hs.code = code
 	h.metrics.Conn.Requests.Of(hs.request.Command.String(), code.String()).Inc()
-	if err := hs.codec.reply(hs, code, netip.AddrPort{}); err != nil {
+	if errors.Is(hs.err, errClientGone) {
+		return
+	}
+	err := hs.codec.reply(hs, code, netip.AddrPort{})
+	hs.replied = err == nil
+	if err != nil {
 		if log := hs.logger(h.log, slog.LevelDebug); log != nil {
 			log.Log(hs.ctx, slog.LevelDebug, "reply not sent", "err", err)
 		}
@@ -311,14 +329,6 @@ func (h *Handler) fail(s *session, during string, err error) bool {
 		s.cause = endCause(s.ctx)
 	}
 	return false
-}
-
-// closeRefused closes a session that never reached its relay.
-func (h *Handler) closeRefused(s *session) {
-	if s.server != nil {
-		s.server.Close()
-	}
-	closePolitely(s.conn)
 }
 
 // panicked notes a defect in one connection's path; the others go on.

@@ -18,6 +18,7 @@ import (
 
 	"cleversocks/aclsvc"
 	"cleversocks/conn/dial"
+	"cleversocks/conn/upstream"
 	"cleversocks/conn/wire"
 	"cleversocks/conn/wire/socks5"
 	"cleversocks/metrics"
@@ -208,6 +209,11 @@ func TestReplyCode(t *testing.T) {
 		{fmt.Errorf("x: %w", resolver.ErrNotFound), wire.ReplyHostUnreachable},
 		{fmt.Errorf("x: %w", resolver.ErrTimeout), wire.ReplyTTLExpired},
 		{fmt.Errorf("x: %w", resolver.ErrServers), wire.ReplyGeneralFailure},
+		// A dead name server made the client believe that its destination
+		// had refused: the errno was the name server's.
+		{fmt.Errorf("%w: %w", resolver.ErrServers, dialErr(syscall.ECONNREFUSED)), wire.ReplyGeneralFailure},
+		{fmt.Errorf("%w: %w", resolver.ErrTimeout, dialErr(syscall.ENETUNREACH)), wire.ReplyTTLExpired},
+		{&upstream.Error{Code: wire.ReplyGeneralFailure, Err: dialErr(syscall.ECONNREFUSED)}, wire.ReplyGeneralFailure},
 		{fmt.Errorf("x: %w", dial.ErrNoUsableAddress), wire.ReplyHostUnreachable},
 		{fmt.Errorf("x: %w", context.DeadlineExceeded), wire.ReplyTTLExpired},
 		{fmt.Errorf("x: %w", &deniedError{rule: "default"}), wire.ReplyNotAllowed},
@@ -312,6 +318,16 @@ func TestRecordNames(t *testing.T) {
 		`"cause":"error","reply":"succeeded","err":"broken"}`
 	if _, got, _ := bytes.Cut(bytes.TrimSpace(buf.Bytes()), []byte(",")); string(got) != want {
 		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+// A malformed target was recorded as ":80": there is none, and err says why.
+func TestRecordWithoutTarget(t *testing.T) {
+	r := &Record{Protocol: wire.SOCKS5, Command: wire.CommandConnect, Target: wire.Addr{Port: 80}}
+	for _, a := range r.attrs() {
+		if a.Key == "target" {
+			t.Errorf("target %q", a.Value)
+		}
 	}
 }
 

@@ -78,6 +78,8 @@ func (r *Record) attrs() []slog.Attr {
 	text("protocol", r.Protocol.String())
 	if r.Command != 0 {
 		text("command", r.Command.String())
+	}
+	if r.Target.IsName() || r.Target.IP.IsValid() {
 		text("target", r.Target.String())
 	}
 	address("host_ip", r.Host)

@@ -54,6 +54,9 @@ func replyCode(err error) wire.ReplyCode {
 	if via, ok := errors.AsType[*upstream.Error](err); ok {
 		return via.ReplyCode() // whatever errno it wraps is the hop's
 	}
+	if code, ok := lookupReply(err); ok {
+		return code // whatever errno it wraps is a name server's
+	}
 	switch {
 	case err == nil:
 		return wire.ReplySucceeded
@@ -66,14 +69,25 @@ func replyCode(err error) wire.ReplyCode {
 	case errors.Is(err, syscall.ENETUNREACH):
 		return wire.ReplyNetworkUnreachable
 	case errors.Is(err, syscall.EHOSTUNREACH),
-		errors.Is(err, resolver.ErrNotFound),
 		errors.Is(err, dial.ErrNoUsableAddress):
 		return wire.ReplyHostUnreachable
 	case errors.Is(err, os.ErrDeadlineExceeded),
 		errors.Is(err, context.DeadlineExceeded),
-		errors.Is(err, resolver.ErrTimeout),
 		errors.Is(err, syscall.ETIMEDOUT):
 		return wire.ReplyTTLExpired
 	}
 	return wire.ReplyGeneralFailure
+}
+
+// lookupReply is the code for a name that could not be looked up.
+func lookupReply(err error) (code wire.ReplyCode, ok bool) {
+	switch {
+	case errors.Is(err, resolver.ErrNotFound):
+		return wire.ReplyHostUnreachable, true
+	case errors.Is(err, resolver.ErrTimeout):
+		return wire.ReplyTTLExpired, true
+	case errors.Is(err, resolver.ErrServers):
+		return wire.ReplyGeneralFailure, true
+	}
+	return 0, false
 }

@@ -6,6 +6,7 @@ import (
 	"cleversocks/aclsvc"
 	"cleversocks/authsvc"
 	"cleversocks/conn/relay"
+	"cleversocks/conn/upstream"
 	"cleversocks/conn/wire"
 )
 
@@ -16,13 +17,14 @@ const (
 )
 
 // settled makes a session one that a reload may revoke, once its request was
-// granted. A reload that passed in between is made up for.
+// granted. A reload that passed in between is made up for: either it finds the
+// mark, or its policy is seen here.
 func (g *Group) settled(s *session) {
 	g.mu.Lock()
-	defer g.mu.Unlock()
 	s.settled = true
+	g.mu.Unlock()
 	if p := g.Policy(); p != s.policy && p.Revoke {
-		g.revokeOne(s, p)
+		g.revoke(s, p)
 	}
 }
 
@@ -30,23 +32,34 @@ func (g *Group) settled(s *session) {
 // for it, and returns how many those are. Sessions that still shake hands
 // are looked at when they are done with that.
 func (g *Group) Revoke() int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
 	p, n := g.Policy(), 0
 	if !p.Revoke {
 		return 0
 	}
-	for s := range g.sessions {
-		if s.settled && g.revokeOne(s, p) {
+	for _, s := range g.settledSessions() {
+		if g.revoke(s, p) {
 			n++
 		}
 	}
 	return n
 }
 
-// revokeOne ends s if p refuses it. The caller holds g.mu, and the session is
-// settled: nobody writes what is read of it here.
-func (g *Group) revokeOne(s *session, p *Policy) bool {
+// settledSessions is a copy, so that nobody waits while they are judged.
+func (g *Group) settledSessions() []*session {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	list := make([]*session, 0, len(g.sessions))
+	for s := range g.sessions {
+		if s.settled {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
+// revoke ends s if p refuses it. The session is settled: nobody writes what is
+// read of it here.
+func (g *Group) revoke(s *session, p *Policy) bool {
 	rule, where := p.refuses(s)
 	if rule == "" {
 		return false
@@ -67,7 +80,15 @@ func (p *Policy) refuses(s *session) (rule, where string) {
 		return reason, ""
 	}
 	q.Identity = identity
+	if s.request.Command == wire.CommandConnect {
+		route := p.Routes.Route(upstream.Query{Dest: s.request.Dest, User: identity.User})
+		if route.Action == upstream.Reject {
+			return route.Rule, ""
+		}
+	}
 	var d aclsvc.Decision
+	dest := s.reached()
+	q.Name, q.Port = dest.Name, dest.Port
 	switch {
 	case s.request.Command == wire.CommandUDPAssociate:
 		d = p.ACL.DecideUnknown(&q) // each datagram is judged by itself
@@ -76,12 +97,25 @@ func (p *Policy) refuses(s *session) (rule, where string) {
 	case q.Name != "":
 		d, _ = p.ACL.DecideName(&q) // the upstream resolves: the name is all there is
 	default:
-		d = p.ACL.Decide(&q, s.request.Dest.IP)
+		d = p.ACL.Decide(&q, dest.IP)
 	}
 	if d.Allow {
 		return "", ""
 	}
 	return d.Rule, d.Where
+}
+
+// reached is what the rules were asked about when the session was granted: a
+// BIND's peer, what a forwarding rule wrote in the place of the request's
+// destination, or that.
+func (s *session) reached() wire.Addr {
+	switch {
+	case s.request.Command == wire.CommandBind:
+		return wire.FromAddrPort(s.hostIP)
+	case s.dest.IsZero():
+		return s.request.Dest
+	}
+	return s.dest
 }
 
 // stillAdmits is the session's identity as the policy sees it now, with the

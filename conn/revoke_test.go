@@ -79,6 +79,31 @@ func TestRefuses(t *testing.T) {
 			alice, newPolicy(t, Auth{}, []authsvc.UserOptions{account("alice")}, byName),
 			func(s *session) { s.hostIP, s.upstream = netip.AddrPort{}, "exit" }, "acl.rules[0]",
 		},
+		// A rule sends www.example.com:443 to an inner host that is allowed by
+		// its port. A reload judged that host with the port and the name that
+		// the client had asked for, and cut the tunnel.
+		"rewritten, allowed as it is": {
+			alice, newPolicy(t, Auth{}, []authsvc.UserOptions{account("alice")},
+				aclsvc.Rule{Action: "allow", To: []string{"203.0.113.1"}, Ports: []string{"8443"}}, byAddress),
+			func(s *session) {
+				s.hostIP = netip.MustParseAddrPort("203.0.113.1:8443")
+				s.dest = wire.FromAddrPort(s.hostIP)
+			}, "",
+		},
+		"rewritten to a name that is denied": {
+			alice, newPolicy(t, Auth{}, []authsvc.UserOptions{account("alice")}, byName),
+			func(s *session) {
+				s.hostIP, s.request.Dest = netip.AddrPort{}, wire.Addr{Name: "public.test", Port: 443}
+				s.dest = wire.Addr{Name: "inner.example.com", Port: 443}
+			}, "acl.rules[0]",
+		},
+		"bind, its peer denied": {
+			alice, newPolicy(t, Auth{}, []authsvc.UserOptions{account("alice")}, aclsvc.Rule{Action: "deny", To: []string{"203.0.113.1"}, Ports: []string{"20"}}),
+			func(s *session) {
+				s.hostIP = netip.MustParseAddrPort("203.0.113.1:20")
+				s.request = wire.Request{Command: wire.CommandBind, Dest: wire.Addr{Name: "ftp.test", Port: 21}}
+			}, "acl.rules[0]",
+		},
 		"association, whatever the client's address": {
 			alice, newPolicy(t, Auth{}, []authsvc.UserOptions{account("alice")}, byAddress),
 			func(s *session) {

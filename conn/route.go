@@ -19,6 +19,7 @@ func (h *Handler) reach(ctx context.Context, s *session) error {
 	if route.Action == upstream.Reject {
 		return &deniedError{rule: route.Rule}
 	}
+	s.dest = route.Dest
 	if route.Dest != s.request.Dest {
 		if err := h.judgeRewritten(s, route.Dest); err != nil {
 			return err

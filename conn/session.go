@@ -38,6 +38,7 @@ type session struct {
 	request  wire.Request
 
 	server   net.Conn       // after a successful dial
+	dest     wire.Addr      // asked for in the end, after rewriting; zero: request.Dest
 	hostIP   netip.AddrPort // the address dialed
 	local    netip.AddrPort // our end of that
 	rule     string

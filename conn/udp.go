@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"cleversocks/aclsvc"
+	"cleversocks/conn/upstream"
 	"cleversocks/conn/wire"
 	"cleversocks/conn/wire/socks5"
 	"cleversocks/metrics"
@@ -32,20 +33,25 @@ func (h *Handler) associate(s *session) {
 				s.local = bound
 				s.relaying.Store(true)
 			}
-			return s.replySOCKS5(code, bound)
+			err := s.replySOCKS5(code, bound)
+			s.replied = err == nil
+			return err
 		},
 		Meter: s.countDatagram,
 		Listen: func(ctx context.Context, network string) (*net.UDPConn, error) {
 			egress := s.policy.Routes.RouteDatagrams(s.identity.User).Egress
 			return s.policy.Dialer.ListenUDP(ctx, network, egress.Or(s.egress()))
 		},
-		Upstream: s.associateVia(),
+		Upstream: s.associateVia(), ReplyCode: replyCode,
 	})
 	s.counters.In.Store(result.BytesIn)
 	s.counters.Out.Store(result.BytesOut)
-	s.code, s.replied = result.Reply, true
+	s.code = result.Reply
 	s.cause, s.err = result.Cause, result.Err
-	if s.ctx.Err() != nil {
+	switch cause := h.refused(s, s.err); {
+	case cause != "":
+		s.cause = cause
+	case s.ctx.Err() != nil:
 		s.cause = endCause(s.ctx)
 	}
 	if s.cause == metrics.CauseQuota {
@@ -90,6 +96,9 @@ func (h *Handler) decideNow(s *session) func(wire.Addr, netip.Addr) aclsvc.Decis
 		q.Name, q.Port = dest.Name, dest.Port
 		d := policy.decide(&q, addr)
 		h.noteDecision(s, policy, d, dest, addr)
+		if rule := s.astray(dest); rule != "" && d.Allow {
+			return aclsvc.Decision{Rule: rule}
+		}
 		return d
 	}
 }
@@ -114,16 +123,22 @@ func (h *Handler) resolveNow(s *session) func(context.Context, wire.Addr) ([]net
 		if d, certain := policy.ACL.DecideName(&q); certain && !d.Allow {
 			return nil, &deniedError{rule: d.Rule, where: d.Where}
 		}
+		if rule := s.astray(dest); rule != "" {
+			return nil, &deniedError{rule: rule} // not even a name server is to hear of it
+		}
 		return policy.Dialer.Resolve(ctx, dest.Name, s.egress())
 	}
 }
 
-// judgeCommand refuses a UDP ASSOCIATE or BIND that the rules deny wherever it
-// would go, before anything is opened for it.
+// judgeCommand refuses a UDP ASSOCIATE or BIND that the rules, or the
+// forwarding rules, deny wherever it would go, before anything is opened for it.
 func (h *Handler) judgeCommand(s *session) error {
 	q := s.query()
 	if d := s.policy.ACL.DecideUnknown(&q); !d.Allow {
 		return h.settle(s, d, netip.Addr{})
+	}
+	if route := s.policy.Routes.RouteDatagrams(s.identity.User); route.Action == upstream.Reject {
+		return &deniedError{rule: route.Rule}
 	}
 	return nil
 }

@@ -7,11 +7,13 @@ import (
 
 	"cleversocks/authsvc"
 	"cleversocks/conn/upstream"
+	"cleversocks/conn/wire"
 	"cleversocks/udprelay"
 )
 
 // AssociateVia is Policy.AssociateVia by forwarding rules. Rules that name
-// destinations or ports say nothing about datagrams. Where a rule leads to an
+// destinations or ports say nothing about the way of an association, only what
+// may not go it (astray). Where a rule leads to an
 // upstream that carries none, or rejects, the association is refused: its
 // datagrams must not leave another way.
 func AssociateVia(router *upstream.Router) func(authsvc.Identity, netip.Addr) func(context.Context) (udprelay.Upstream, error) {
@@ -34,6 +36,25 @@ func AssociateVia(router *upstream.Router) func(authsvc.Identity, netip.Addr) fu
 		}
 		return nil
 	}
+}
+
+// astray is the forwarding rule that a datagram to a destination, or a peer
+// from there, would get around; "" when there is none. What a rule rejects
+// neither sends nor comes; and what it sends through an upstream must not
+// leave another way, only because an association has one way for all. A BIND
+// is served by this host itself whatever upstreams there are.
+func (s *session) astray(dest wire.Addr) (rule string) {
+	route := s.policy.Routes.Route(upstream.Query{Dest: dest, User: s.identity.User})
+	switch route.Action {
+	case upstream.Reject:
+		return route.Rule
+	case upstream.Via:
+		if s.request.Command == wire.CommandUDPAssociate && route.Upstream() != s.upstream {
+			return route.Rule
+		}
+	case upstream.Direct:
+	}
+	return ""
 }
 
 // releasing is a connection whose end is the end of a place at an upstream.

@@ -18,6 +18,7 @@ import (
 func command(t *testing.T, stdin string, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
 	cmd := exec.Command(binary, args...)
+	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0") // else each exit takes a second
 	cmd.Stdin = strings.NewReader(stdin)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
@@ -114,6 +115,32 @@ func TestEmptyUsersFileStaysClosed(t *testing.T) {
 		}
 	}
 	d.waitMessage("nobody can log in")
+}
+
+// The same holds for the configuration itself. An editor on a full disk leaves
+// an empty file, or one that ends before its [[user]], which is valid, and a
+// reload took it and let everybody in.
+func TestCutShortConfigurationStaysClosed(t *testing.T) {
+	web := origin(t, "127.0.0.1:0")
+	whole := "[admin]\naddress = \"127.0.0.1:0\"\n[[listener]]\naddress = \"127.0.0.1:0\"\n"
+	user := "[[user]]\nname = \"alice\"\npassword_hash = \"" + cheapHash(t, "x") + "\"\n"
+	file := writeFile(t, "c.toml", whole+user)
+	d := startProgram(t, "--config", file, "--log-format", "json")
+	for i, left := range []string{"", whole} {
+		rewrite(t, file, left)
+		d.signal(syscall.SIGHUP)
+		eventually(t, "the reload is refused", func() bool {
+			return strings.Count(d.log(), "the old configuration stays") == i+1
+		})
+		mustCurl(t, "--proxy", d.via("alice", "x"), web.URL)
+		if out, err := curl(t, "--proxy", d.via("", ""), web.URL); err == nil {
+			t.Errorf("let in: %q", out)
+		}
+	}
+	rewrite(t, file, whole+"[auth]\nrequired = false\n")
+	d.signal(syscall.SIGHUP)
+	d.waitLine("msg", "reloaded")
+	mustCurl(t, "--proxy", d.via("", ""), web.URL)
 }
 
 // Whoever may read a secrets file is nobody but its owner and group, unless

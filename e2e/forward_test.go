@@ -5,7 +5,9 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -210,5 +212,25 @@ func TestDatagramsThroughAnUpstream(t *testing.T) {
 		if _, reply := associate(t, d.address); reply == succeeded {
 			t.Errorf("%s: an association that carries nothing", via)
 		}
+	}
+}
+
+// TestRejectRevokes: with reload.revoke, a tunnel that a new rule rejects ends.
+func TestRejectRevokes(t *testing.T) {
+	echo, other := echoServer(t, "127.0.0.1:0"), echoServer(t, "127.0.0.1:0")
+	const text = "[[listener]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"\"\n[reload]\nrevoke = true\n"
+	config := writeFile(t, "c.toml", text)
+	d := startCommand(t, exec.Command(binary, "--config", config, "--log-format", "json"))
+	gone, _ := connect(t, d.address, echo)
+	stays, _ := connect(t, d.address, other)
+	echoes(t, gone, "before")
+	rewrite(t, config, text+fmt.Sprintf("[[forward]]\nports = [%d]\nupstream = \"reject\"\n", echo.Port()))
+	d.signal(syscall.SIGHUP)
+	if got := d.record(echo.String()); got.text("cause") != "revoked" {
+		t.Errorf("cause %s", got.text("cause"))
+	}
+	echoes(t, stays, "after")
+	if _, reply := connect(t, d.address, echo); reply != notAllowed {
+		t.Errorf("reply %d", reply)
 	}
 }

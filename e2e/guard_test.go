@@ -329,3 +329,52 @@ quota = { bytes = "1GiB", period = "1h" }
 		}
 	})
 }
+
+// Limits change on a reload, for connections that are open too, and drop
+// nobody.
+func TestLimitsReload(t *testing.T) {
+	echo := echoServer(t, "127.0.0.1:0")
+	file := writeFile(t, "c.toml", "")
+	settings := func(perIP int, user string) {
+		rewrite(t, file, fmt.Sprintf(`
+[[listener]]
+address = "127.0.0.1:0"
+[admin]
+address = "127.0.0.1:0"
+[limits]
+max_connections_per_ip = %d
+[auth]
+allow_plain_passwords = true
+[[user]]
+name = "alice"
+password = "x"
+%s
+`, perIP, user))
+	}
+	settings(1, "")
+	d := startProgram(t, "--config", file, "--log-format", "json")
+	c := login(t, d.address, "127.0.0.7", "alice", "x")
+	if code := request(t, c, 1, echo); code != 0 {
+		t.Fatalf("reply %d", code)
+	}
+	echoes(t, c, "hello")
+	if !refusedAtAccept(t, d.address, "127.0.0.7") {
+		t.Error("a second connection")
+	}
+	settings(2, "bandwidth = { up = \"256KiB/s\" }\nmax_connections = 1")
+	d.signal(syscall.SIGHUP)
+	d.waitLine("msg", "reloaded")
+	second := login(t, d.address, "127.0.0.7", "alice", "x")
+	if code := request(t, second, 1, echo); code != 2 {
+		t.Errorf("reply %d: the user's new limit does not count the connection that is open", code)
+	}
+	began := time.Now()
+	text := strings.Repeat("x", 768<<10) // a second's worth at once, then two seconds
+	go func() { _, _ = io.WriteString(c, text) }()
+	if _, err := io.ReadFull(c, make([]byte, len(text))); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); took < time.Second {
+		t.Errorf("768 KiB took %v: the open connection has no limit", took)
+	}
+}

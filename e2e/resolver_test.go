@@ -311,17 +311,19 @@ func TestTimeToConnect(t *testing.T) {
 // TestFixedSourceAddress: with a source address, the ports are counted for
 // each target, not once for all.
 func TestFixedSourceAddress(t *testing.T) {
-	const ports = 20
+	// Not as many to each target as the range has ports: listeners and
+	// connections of other tests may hold some.
+	const ports, each = 40, 30
 	one, two := echoServer(t, "127.0.0.1:0"), echoServer(t, "127.0.0.1:0")
 	d := start(t, "[egress]\naddress = [\"127.0.0.9\"]\n")
 	var clients []net.Conn // before the range is narrow for them as well
-	for range 2 * ports {
+	for range 2 * each {
 		c := dialProxy(t, d.address)
 		send(t, c, 5, 1, 0)
 		receive(t, c, 2)
 		clients = append(clients, c)
 	}
-	portRange(t, "40000 40019")
+	portRange(t, fmt.Sprintf("40000 %d", 40000+ports-1))
 	t.Cleanup(func() { portRange(t, "32768 60999") })
 	for i, c := range clients {
 		to := []netip.AddrPort{one, two}[i%2]
@@ -330,7 +332,7 @@ func TestFixedSourceAddress(t *testing.T) {
 		}
 	}
 	t.Logf("%d connections from one address, over a range of %d ports", len(clients), ports)
-	if got := d.metric(`cleversocks_connections_active{protocol="socks5"}`); got != fmt.Sprint(2*ports) {
+	if got := d.metric(`cleversocks_connections_active{protocol="socks5"}`); got != fmt.Sprint(2*each) {
 		t.Errorf("%s connections are open", got)
 	}
 }

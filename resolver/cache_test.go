@@ -96,6 +96,33 @@ func TestServeStale(t *testing.T) {
 	})
 }
 
+// TestSilentServersCostOneWait: when the servers say nothing at all, a stale
+// name costs one look-up the wait for them, and those after it none. Once only
+// a refresh that had failed saved others the wait, and two refreshers that
+// spend five seconds each on silent servers never come round: with a hundred
+// names in use, every new connection waited 1.8 s for as long as DNS was away.
+func TestSilentServersCostOneWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &scripted{records: []string{"a.test. 60 IN A 192.0.2.1"}}
+		r := withScripts(t, testOptions(t), s) // the refreshers are busy: nobody serves
+		if err := lookup(t, r, "a.test"); err != nil {
+			t.Fatal(err)
+		}
+		s.set(func(s *scripted) { s.hangs = true })
+		pass(time.Minute)
+		for i, want := range []time.Duration{staleWait, 0, 0, staleWait} {
+			start := time.Now()
+			if err := lookup(t, r, "a.test"); err != nil {
+				t.Error(err)
+			}
+			if took := time.Since(start); took != want {
+				t.Errorf("look-up %d: took %v, want %v", i, took, want)
+			}
+			pass(staleRetry / 3)
+		}
+	})
+}
+
 // TestPrefetch asks anew for a name that is in use, in the last tenth of its
 // time; its look-ups never wait.
 func TestPrefetch(t *testing.T) {

@@ -283,7 +283,10 @@ func (r *Resolver) resolve(ctx context.Context, st *state, q question) ([]netip.
 		}
 		return slices.Clone(f.addrs), f.err
 	case <-late:
-		r.enqueue(st, q) // the owner goes on asking; this look-up does not wait
+		// The owner goes on asking; neither this look-up nor, for a while,
+		// those after it wait for servers that are silent.
+		st.cache.postpone(q, time.Now().Add(staleRetry))
+		r.enqueue(st, q)
 		count.Of(metrics.CacheStale).Inc()
 		return slices.Clone(e.addrs), nil
 	case <-ctx.Done():

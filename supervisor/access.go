@@ -99,13 +99,18 @@ func (b *builder) acl(cfg *config.Config, listeners []netip.AddrPort) (*aclsvc.P
 	})
 }
 
-// announceAccess says what is in force where a setting leaves it open.
+// announceAccess says what is in force where a setting leaves it open. With
+// neither users nor rules there is nothing to say that anyone has asked for.
 func (d *daemon) announceAccess(ctx context.Context, cfg *config.Config, p *conn.Policy) {
 	users := 0
 	if p.Auth.Users != nil {
 		users = p.Auth.Users.Len()
 	}
-	d.log.LogAttrs(ctx, slog.LevelInfo, "access",
+	level := slog.LevelInfo
+	if !p.Auth.Required && p.ACL.Rules() == 0 && !p.ACL.BlocksPrivate() {
+		level = slog.LevelDebug
+	}
+	d.log.LogAttrs(ctx, level, "access",
 		slog.Bool("auth_required", cfg.Auth.Required), slog.Int("users", users), slog.Int("acl_rules", p.ACL.Rules()),
 		slog.String("acl_default", cfg.ACL.Default), slog.Bool("block_private", p.ACL.BlocksPrivate()),
 		slog.Bool("report_only", cfg.ACL.ReportOnly))

@@ -79,11 +79,18 @@ func (r *reloader) load(ctx context.Context) (*config.Config, error) {
 	}
 }
 
+// errOpens refuses to open a proxy that asked for passwords because a file is
+// empty or was cut short: that is more likely than a change of mind.
+var errOpens = errors.New("auth.required: nothing in the settings asks for a log-in any more, which would open the proxy: write required = false if that is meant")
+
 func (r *reloader) try(ctx context.Context) error {
 	d := r.d
 	cfg, err := r.load(ctx)
 	if err != nil {
 		return err
+	}
+	if d.config.Load().Auth.Required && !cfg.Auth.Required && cfg.Auth.Mode == config.Auto {
+		return errOpens
 	}
 	change, err := d.verifyAndOpen(ctx, cfg)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cleversocks/conn/wire"
+	"cleversocks/metrics"
 )
 
 // Neither an address nor a known name costs an allocation per datagram.
@@ -100,6 +101,30 @@ func TestPoolIsBounded(t *testing.T) {
 	}
 	p.put(a)
 	p.put(b)
+}
+
+// A panic while datagrams were handled kept the batch: a few of them, and no
+// association of anybody's moved a datagram any more.
+func TestPanicsLeaveThePool(t *testing.T) {
+	m := metrics.New()
+	r := New(Options{Metrics: m})
+	at := echo(t, loopback4)
+	batches := cap(r.pool.tokens)
+	for range batches {
+		h := associate(t, r, func(s *Session) {
+			s.Meter = func(Direction, int) MeterVerdict { panic("a defect") }
+		})
+		h.send(t, wrap(t, to(at), []byte("x")))
+		if res := h.wait(t); res.Cause != metrics.CauseError {
+			t.Errorf("%+v", res)
+		}
+	}
+	if n := m.Conn.Panics.Of("relay").Get(); n != uint64(batches) {
+		t.Errorf("%d panics counted", n)
+	}
+	h := associate(t, r, nil)
+	h.roundTrip(t, to(at), at, "served all the same")
+	h.end(t)
 }
 
 // A path that does not take segmented sends gets the datagrams one by one.

@@ -162,7 +162,11 @@ func (r *Relay) open(ctx context.Context, s Session, o *Options) (*association, 
 		if err := a.associate(ctx); err != nil {
 			a.relay.close()
 			r.release(a.seat)
-			return nil, fmt.Errorf("%w: %w", errRefused{metrics.UDPRefusedUpstream, wire.ReplyGeneralFailure}, err)
+			code := wire.ReplyGeneralFailure
+			if s.ReplyCode != nil {
+				code = s.ReplyCode(err)
+			}
+			return nil, fmt.Errorf("%w: %w", errRefused{metrics.UDPRefusedUpstream, code}, err)
 		}
 	}
 	r.mu.Lock()

@@ -340,3 +340,20 @@ func TestEnds(t *testing.T) {
 		})
 	}
 }
+
+// A datagram for a network instead of a host went to all of its hosts.
+func TestOneDatagramIsForOneHost(t *testing.T) {
+	m := metrics.New()
+	h := associate(t, New(Options{Metrics: m}), nil)
+	for _, ip := range []string{"127.255.255.255", "255.255.255.255", "224.0.0.1", "239.255.255.250", "ff02::1"} {
+		h.send(t, wrap(t, wire.Addr{IP: netip.MustParseAddr(ip), Port: 9}, []byte("x")))
+	}
+	at := echo(t, loopback4)
+	h.roundTrip(t, to(at), at, "y")
+	if res := h.end(t); res.DatagramsIn != 1 {
+		t.Errorf("%+v", res)
+	}
+	if n := m.UDP.Datagrams.Of("in", metrics.UDPDenied).Get(); n != 3 {
+		t.Errorf("%d denied, want 3", n)
+	}
+}

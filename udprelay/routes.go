@@ -146,9 +146,9 @@ func (a *association) route(raw wire.RawAddr, now int64) target {
 
 // routeAddr judges one address of a destination and opens the way back.
 func (a *association) routeAddr(dest wire.Addr, ip netip.Addr, now int64) target {
-	if ip.IsUnspecified() {
-		// Linux takes it for loopback: nobody means it, but for getting around
-		// a rule about 127.0.0.1.
+	if ip.IsUnspecified() || ip.IsMulticast() {
+		// Linux takes the former for loopback: nobody means it, but for getting
+		// around a rule about 127.0.0.1. Neither names a host, as in a CONNECT.
 		return target{what: denied}
 	}
 	if !a.allowed(dest, ip, now) {

@@ -52,6 +52,8 @@ type Session struct {
 	// Upstream, if not nil, associates with a SOCKS5 upstream that all
 	// datagrams of this session go through. Names are then not resolved here.
 	Upstream func(ctx context.Context) (Upstream, error)
+	// ReplyCode maps an error of Upstream. Nil: general failure.
+	ReplyCode func(error) wire.ReplyCode
 }
 
 // Upstream is an association at a SOCKS5 upstream.

@@ -27,7 +27,17 @@ func newSocket(conn *net.UDPConn) (*socket, error) {
 	s.gsoMax.Store(firstGSO)
 	_ = conn.SetReadBuffer(receiveBuffer) // as far as net.core.rmem_max lets it
 	enableGRO(rc)
+	refuseBroadcast(rc)
 	return s, nil
+}
+
+// refuseBroadcast takes back what package net allows every socket: one
+// datagram of a client is not to become one for each host of a network. The
+// kernel alone knows which addresses those are.
+func refuseBroadcast(rc syscall.RawConn) {
+	_ = rc.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BROADCAST, 0)
+	})
 }
 
 func (s *socket) close() { _ = s.conn.Close() }
@@ -38,16 +48,10 @@ func (s *socket) close() { _ = s.conn.Close() }
 func (s *socket) receive(ctx context.Context, p *pool, handle func(b *batch, n int)) error {
 	err := s.rc.Read(func(fd uintptr) bool {
 		for ctx.Err() == nil {
-			b := p.get(ctx)
-			if b == nil {
-				return true
-			}
-			n, errno := b.receive(fd)
-			if n > 0 {
-				handle(b, n)
-			}
-			p.put(b)
+			n, errno, ok := p.turn(ctx, fd, handle)
 			switch {
+			case !ok:
+				return true
 			case errno == unix.EAGAIN || errno == 0 && n < slots:
 				// Drained: the poller is edge-triggered, so a datagram that
 				// came since makes the wait return at once.
@@ -62,6 +66,25 @@ func (s *socket) receive(ctx context.Context, p *pool, handle func(b *batch, n i
 		return err
 	}
 	return nil
+}
+
+// turn receives one batch and hands it to handle; ok is false once ctx has
+// ended.
+func (p *pool) turn(ctx context.Context, fd uintptr, handle func(b *batch, n int)) (n int, errno syscall.Errno, ok bool) {
+	b := p.get(ctx)
+	if b == nil {
+		return 0, 0, false
+	}
+	defer func() {
+		if !ok {
+			b = newBatch() // handle panicked: what it left behind is nobody's to use
+		}
+		p.put(b)
+	}()
+	if n, errno = b.receive(fd); n > 0 {
+		handle(b, n)
+	}
+	return n, errno, true
 }
 
 // transient reports errors that say nothing about the socket: an interrupted

@@ -239,3 +239,25 @@ func BenchmarkEnter(b *testing.B) {
 		g.Leave(home)
 	}
 }
+
+// Datagrams that come too fast are dropped and cost nothing: what is let
+// through is the rate, however much is sent.
+func TestTake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var b Bucket
+		if !b.Take(1 << 40) {
+			t.Error("a bucket without a rate drops")
+		}
+		b.Set(1000)
+		passed := 0
+		for range 1000 { // 100 bytes each 10 ms, ten times the rate, for 10 s
+			if b.Take(100) {
+				passed += 100
+			}
+			pass(10 * time.Millisecond)
+		}
+		if passed < 10_000 || passed > 11_200 {
+			t.Errorf("%d bytes in 10 s at 1000 a second", passed)
+		}
+	})
+}

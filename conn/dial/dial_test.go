@@ -3,6 +3,7 @@ package dial
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -183,6 +184,25 @@ func TestDialCancelledContext(t *testing.T) {
 	}
 	if Classify(err) != metrics.DialCancelled {
 		t.Errorf("outcome %q", Classify(err))
+	}
+}
+
+// A name server that refused was counted as a destination that had.
+func TestNameServersErrnoIsNotTheDestinations(t *testing.T) {
+	for _, tt := range []struct {
+		lookup error
+		want   string
+	}{
+		{resolver.ErrServers, metrics.DialError},
+		{resolver.ErrTimeout, metrics.DialTimeout},
+		{resolver.ErrNotFound, metrics.DialNotFound},
+	} {
+		for _, errno := range []error{syscall.ECONNREFUSED, syscall.EHOSTUNREACH, syscall.ETIMEDOUT} {
+			err := fmt.Errorf("dial: %w", fmt.Errorf("%w: %w", tt.lookup, errno))
+			if got := Classify(err); got != tt.want {
+				t.Errorf("%v: %q, want %q", err, got, tt.want)
+			}
+		}
 	}
 }
 

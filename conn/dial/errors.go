@@ -44,14 +44,19 @@ func Classify(err error) string {
 		return metrics.DialDenied
 	case errors.Is(err, context.Canceled):
 		return metrics.DialCancelled
+	// Before any errno: one below these is a name server's.
+	case errors.Is(err, resolver.ErrNotFound), errors.Is(err, ErrNoUsableAddress):
+		return metrics.DialNotFound
+	case errors.Is(err, resolver.ErrTimeout):
+		return metrics.DialTimeout
+	case errors.Is(err, resolver.ErrServers):
+		return metrics.DialError
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return metrics.DialRefused
 	case isTimeout(err):
 		return metrics.DialTimeout
 	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
 		return metrics.DialUnreachable
-	case errors.Is(err, resolver.ErrNotFound), errors.Is(err, ErrNoUsableAddress):
-		return metrics.DialNotFound
 	}
 	return metrics.DialError
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"strconv"
 	"strings"
@@ -327,11 +326,3 @@ func (c *clientConn) settle() {
 
 // restore takes the deadlines off for what comes after.
 func (c *clientConn) restore() { _ = c.SetDeadline(time.Time{}) }
-
-// upgraded lets bytes pass as they are from now on.
-func (c *clientConn) upgraded(res *http.Response) error {
-	if res.StatusCode == http.StatusSwitchingProtocols {
-		c.raw.Store(true)
-	}
-	return nil
-}

@@ -463,6 +463,45 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
+// TestRefusedUpgrade: a server that answered 101 for a protocol that nobody had
+// asked for turned the checks of all further requests off, although the
+// upgrade came to nothing and the connection went on.
+func TestRefusedUpgrade(t *testing.T) {
+	u := backend(t, func(w http.ResponseWriter, _ *http.Request) {
+		c, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: other\r\n\r\n")
+		_ = c.Close()
+	})
+	g := newRig(t, nil)
+	c, err := net.Dial("tcp", g.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	r := bufio.NewReader(c)
+	for _, tt := range []struct {
+		end    string
+		status int
+	}{{"\r\n", 502}, {"\n", 400}} { // bare LF: refused as ever
+		_, _ = io.WriteString(c, strings.ReplaceAll("GET "+u+"/ HTTP/1.1|Host: a|Connection: Upgrade|Upgrade: websocket||", "|", tt.end))
+		resp, err := http.ReadResponse(r, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+		if resp.StatusCode != tt.status {
+			t.Errorf("answered %d, want %d", resp.StatusCode, tt.status)
+		}
+	}
+	<-g.ends
+	if len(g.done) != 1 || g.done[0].Status != 502 {
+		t.Errorf("%+v", g.done)
+	}
+}
+
 // TestKeys: a kept connection serves nobody but the key that opened it.
 func TestKeys(t *testing.T) {
 	var n atomic.Int64

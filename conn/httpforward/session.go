@@ -1,6 +1,7 @@
 package httpforward
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"net/http/httputil"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"cleversocks/conn/wire"
@@ -68,7 +70,7 @@ func (s *session) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	verdict := s.opts.Decide(r.Context(), req)
-	rec := &recorder{ResponseWriter: w}
+	rec := &recorder{ResponseWriter: w, raw: &s.client.raw}
 	defer s.endBody(w, r)
 	outcome, whole := Outcome{Reply: verdict.Reply}, false
 	if verdict.Done != nil {
@@ -131,10 +133,9 @@ func (s *session) forward(w http.ResponseWriter, r *http.Request, dest wire.Addr
 		s.newTransport(v)
 	}
 	proxy := httputil.ReverseProxy{
-		Transport:      s.transport,
-		FlushInterval:  -1,
-		ModifyResponse: s.client.upgraded,
-		ErrorLog:       slog.NewLogLogger(s.opts.Logger.Handler(), slog.LevelDebug),
+		Transport:     s.transport,
+		FlushInterval: -1,
+		ErrorLog:      slog.NewLogLogger(s.opts.Logger.Handler(), slog.LevelDebug),
 		Rewrite: func(pr *httputil.ProxyRequest) {
 			// The reverse proxy drops what a gateway would: a forward proxy
 			// has no say in a query or in the client's own fields.
@@ -326,10 +327,21 @@ func answer(w http.ResponseWriter, status int, reason string) {
 type recorder struct {
 	http.ResponseWriter
 	status int
+	raw    *atomic.Bool
 }
 
-// Unwrap lets the reverse proxy flush and hijack.
+// Unwrap lets the reverse proxy flush.
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+// Hijack is how the reverse proxy takes the connection over after a 101: from
+// here on, and not from the server's mere word, bytes pass as they are.
+func (r *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(r.ResponseWriter).Hijack()
+	if err == nil {
+		r.raw.Store(true)
+	}
+	return conn, rw, err
+}
 
 // WriteHeader notes a final status.
 func (r *recorder) WriteHeader(status int) {

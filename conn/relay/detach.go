@@ -69,6 +69,7 @@ func (p *pump) attach() (last bool) {
 	p.detached, p.young = false, false
 	if !p.quiet || p.halted {
 		p.halt()
+		p.checkReset() // no turn has looked while the goroutine was there
 		return false
 	}
 	p.quiet = false

@@ -31,6 +31,13 @@ func (e *end) init(conn net.Conn) {
 	e.initReadiness()
 }
 
+// resetBehindEnd says whether the peer was reset after its end of stream, and
+// before ours. It is Linux's alone to see that.
+func (e *end) resetBehindEnd() bool {
+	// In this order: our own end of stream closes the socket as well.
+	return e.disconnected() && !e.finSent.Load()
+}
+
 // closeWrite passes on an end of stream, and says whether the conn could.
 func (e *end) closeWrite() bool {
 	half, ok := e.conn.(interface{ CloseWrite() error })
@@ -55,6 +62,15 @@ func (e *end) resetOnClose() {
 	if e.tcp != nil {
 		_ = e.tcp.SetLinger(0) // fails on a socket that is gone, which is as good
 	}
+}
+
+// Reset closes a conn with a reset, once its peer has taken what is queued for
+// it, or has had five seconds to.
+func Reset(ctx context.Context, conn net.Conn) {
+	var e end
+	e.init(conn)
+	e.resetWhenDelivered(ctx)
+	_ = conn.Close()
 }
 
 // resetWhenDelivered waits until the peer has taken what is queued for it, and

@@ -42,6 +42,7 @@ type pump struct {
 	pause    *time.Timer // the meter's; nil: none
 	went     bool        // the last try did not have to wait
 	ended    bool
+	clean    bool  // with an end of stream
 	blocks   bool  // the destination has had no room once
 	detached bool  // it has a goroutine for now, which alone touches the rest
 	young    bool  // it is detached since the relay began, whatever it moves
@@ -69,6 +70,7 @@ func (p *pump) run() {
 	defer p.s.guard()
 	defer p.abandon()
 	p.move()
+	p.linger()
 }
 
 // move moves chunks until the pump has ended, or leaves its goroutine.
@@ -196,6 +198,7 @@ func (p *pump) sourceEnded(err error) {
 	}
 	if !reset {
 		p.s.note(verdict{rank: rankClosed, cause: p.pick(metrics.CauseClientClosed, metrics.CauseServerClosed)})
+		p.clean = true
 		if p.s.ends.Add(1) == 2 && p.dst.raw != nil {
 			return // all is delivered: the close that follows says it
 		}
@@ -214,8 +217,43 @@ func (p *pump) sourceEnded(err error) {
 		p.s.haltFrom(p)
 		return
 	}
+	p.s.wakePaused()
 	_ = p.dst.conn.SetReadDeadline(past())
 	_ = p.src.conn.SetWriteDeadline(past())
+}
+
+// checkReset is for a pump that has ended: its source may be reset behind its
+// end of stream, which nothing would read any more. Then nobody takes what the
+// other direction waits for. The caller holds s.pumps.
+func (p *pump) checkReset() {
+	if p.ended && !p.opposite().ended && p.src.resetBehindEnd() {
+		p.sourceEnded(p.src.failure())
+	}
+}
+
+// linger has the goroutine of a direction that is over wait, as long as the
+// other one goes on, for the reset that checkReset would find.
+func (p *pump) linger() {
+	if p.clean && p.src.tcp != nil && p.s.ends.Load() < 2 {
+		p.abandon()
+		p.s.lingering.Store(true)
+		if !p.s.deserted.Load() && p.src.awaitReset() {
+			p.sourceEnded(p.src.failure())
+		}
+		return
+	}
+	p.s.deserted.Store(true)
+	if p.s.lingering.Load() {
+		_ = p.dst.conn.SetReadDeadline(past()) // the other one waits there
+	}
+}
+
+// opposite is the pump of the other direction.
+func (p *pump) opposite() *pump {
+	if p.dir == In {
+		return &p.s.out
+	}
+	return &p.s.in
 }
 
 // destinationFailed records that the destination is gone. What it sent before

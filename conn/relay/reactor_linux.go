@@ -105,6 +105,9 @@ func (r *reactor) look(fd uintptr) int {
 		if e.Events&(unix.EPOLLOUT|gone) != 0 {
 			destination = writable
 		}
+		if e.Events&gone != 0 {
+			destination |= hungUp
+		}
 		t := task{s: s, in: source, out: destination}
 		if e.Pad == serverSide {
 			t.in, t.out = destination, source

@@ -33,6 +33,8 @@ type session struct {
 	slot      int32        // the reactor's number for this relay
 	finishing bool         // both pumps have ended
 	ends      atomic.Int32 // clean ends of stream
+	lingering atomic.Bool  // a pump on a goroutine waits for a reset, once it has ended
+	deserted  atomic.Bool  // a pump on a goroutine has ended and does not wait
 	young     place        // in the nursery
 
 	callbacks  sync.WaitGroup // the context's and the idle timer's

@@ -191,6 +191,28 @@ func (e *end) disconnected() bool {
 	return closed
 }
 
+// failure is why a conn is disconnected. Behind an end of stream the kernel
+// calls a reset EPIPE.
+func (e *end) failure() error {
+	errno := 0
+	e.control(func(fd int) { errno, _ = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR) })
+	if errno == 0 || unix.Errno(errno) == unix.EPIPE {
+		return unix.ECONNRESET
+	}
+	return unix.Errno(errno)
+}
+
+// awaitReset waits, behind the peer's end of stream, until it is reset, or
+// until the read deadline: false.
+func (e *end) awaitReset() bool {
+	raw, err := e.tcp.SyscallConn()
+	if err != nil {
+		return false
+	}
+	err = raw.Read(func(fd uintptr) bool { return tcpClosed(int(fd)) })
+	return err == nil && !e.finSent.Load()
+}
+
 func (e *end) control(f func(fd int)) {
 	if e.tcp == nil {
 		return

@@ -2,6 +2,8 @@
 
 package relay
 
+import "syscall"
+
 // initReadiness leaves the end to blocking reads and writes.
 func (e *end) initReadiness() {}
 
@@ -13,6 +15,12 @@ func (e *end) queued() int { return 0 }
 
 // disconnected is unknown here.
 func (e *end) disconnected() bool { return false }
+
+// failure is why a conn is disconnected.
+func (e *end) failure() error { return syscall.ECONNRESET }
+
+// awaitReset does not wait here.
+func (e *end) awaitReset() bool { return false }
 
 // pipe is Linux's alone.
 type pipe struct{}

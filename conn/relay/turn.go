@@ -16,6 +16,7 @@ type readiness uint8
 const (
 	readable readiness = 1 << iota // the source may have bytes
 	writable                       // the destination may have room
+	hungUp                         // the destination may have been reset
 )
 
 // turn advances the pumps that may have work, in a reactor's relay. It returns
@@ -26,7 +27,15 @@ func (s *session) turn(in, out readiness) (againIn, againOut readiness) {
 	if !s.watched {
 		return 0, 0 // it could not join after all
 	}
-	return s.in.advance(in), s.out.advance(out)
+	againIn, againOut = s.in.advance(in), s.out.advance(out)
+	// A pump that reads meets a reset by itself; one that has ended does not.
+	if in&hungUp != 0 {
+		s.out.checkReset()
+	}
+	if out&hungUp != 0 {
+		s.in.checkReset()
+	}
+	return againIn, againOut
 }
 
 // turned ends a turn, and the relay when both pumps have ended.
@@ -120,6 +129,7 @@ func (p *pump) step() bool {
 		if err := p.try(p.src, p.tryRead); err != nil {
 			p.sourceEnded(err)
 			p.halt()
+			p.checkReset() // its event may have come with that of the end
 			return false
 		}
 		if !p.went {

@@ -38,6 +38,39 @@ func newFarm(t *testing.T, strategy Strategy, hosts ...string) *farm {
 	return f
 }
 
+// TestWarmPoolIsProbed: a member that is out comes back by its probe, with
+// connections kept ready too. Once each look at the shelf, every max_idle/2
+// (which by default is as long as the probes' interval), and each connection
+// taken from it began the wait for the probe anew: the probe never came, and
+// the member stayed out for as long as another one worked.
+func TestWarmPoolIsProbed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFarm(t, RoundRobin, "a", "b")
+		for _, m := range f.members {
+			m.shelf = newShelf(Warm{Size: 1, MaxIdle: time.Minute}, &m.metrics.Warm)
+		}
+		f.set("a", true)
+		f.serve(t)
+		a := f.members[0]
+		time.Sleep(3 * suspicion) //nolint:forbidigo // the bubble's clock
+		synctest.Wait()
+		if a.isUp() {
+			t.Fatal("up after three failures")
+		}
+		f.set("a", false)
+		for range 7 { // clients ask more often than the probe comes
+			time.Sleep(5 * time.Second) //nolint:forbidigo // the bubble's clock
+			if _, fail := f.get(t); fail != nil {
+				t.Fatal(fail)
+			}
+			a.shelf.ask()
+		}
+		if !a.isUp() {
+			t.Error("still out after its interval")
+		}
+	})
+}
+
 func (f *farm) open(ctx context.Context, hops chain) (*prepared, *Error) {
 	host := hops[0].addr.Name
 	f.mu.Lock()

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"cleversocks/conn/wire"
 	"cleversocks/metrics"
 )
@@ -52,6 +54,15 @@ func TestCompileKeepsPools(t *testing.T) {
 		if next.pools[0].members[0].state != first.pools[0].members[0].state {
 			t.Errorf("%s: what was known of a member is lost", name)
 		}
+	}
+	var forgotten []string
+	note := func(upstream, member string) { forgotten = append(forgotten, upstream+" "+member) }
+	fewer := farm
+	fewer.Members = farm.Members[:1]
+	first.Retired(compile(first, "", fewer, exit), note)
+	compile(nil, "", fewer).Retired(nil, note) // a first configuration that is not to be
+	if d := cmp.Diff([]string{"farm socks5://192.0.2.2:1080", "farm socks5://192.0.2.1:1080"}, forgotten); d != "" {
+		t.Error(d)
 	}
 	if next := compile(first, "egress", farm, exit); next.pools[0] == first.pools[0] {
 		t.Error("connections that were made another way were kept")

@@ -204,6 +204,9 @@ func (r *Router) Retired(next *Router, forget func(upstream, member string)) {
 }
 
 func (r *Router) has(pool, label string) bool {
+	if r == nil {
+		return false
+	}
 	for _, p := range r.pools {
 		for _, m := range p.members {
 			if p.name == pool && m.label == label {

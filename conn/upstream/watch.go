@@ -16,6 +16,7 @@ func (m *member) watch(ctx context.Context) {
 	defer m.shelf.shutDown()
 	next := time.NewTimer(0)
 	defer next.Stop()
+	var due time.Time // when next fires
 	var sweep <-chan time.Time
 	if m.shelf.size > 0 {
 		ticker := time.NewTicker(m.shelf.maxIdle / 2)
@@ -23,13 +24,16 @@ func (m *member) watch(ctx context.Context) {
 		sweep = ticker.C
 	}
 	for {
+		probed := false
 		select {
 		case <-ctx.Done():
 			return
 		case <-next.C:
 			m.probe(ctx)
+			probed = true
 		case <-m.kick:
 			m.probe(ctx)
+			probed = true
 		case <-m.shelf.want:
 		case <-sweep:
 			m.shelf.sweep()
@@ -42,7 +46,12 @@ func (m *member) watch(ctx context.Context) {
 		if m.suspect() {
 			pause = min(pause, suspicion)
 		}
-		next.Reset(pause)
+		// What concerns the shelf alone never puts the probe off: a member
+		// that is out has nothing but that to come back by.
+		if at := time.Now().Add(pause); probed || at.Before(due) {
+			due = at
+			next.Reset(pause)
+		}
 	}
 }
 

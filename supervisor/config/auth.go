@@ -47,7 +47,7 @@ func (a *Auth) keys() []Key {
 	return []Key{
 		{
 			Name: "required", Value: &a.Mode, Default: "auto",
-			Doc: "Whether clients must authenticate. `auto`: once any way to do so is configured, even if empty.",
+			Doc: "Whether clients must authenticate. `auto`: once any way to do so is configured, even if empty; a reload that would turn it off is refused, unless the setting says `false`.",
 		},
 		{
 			Name: "user", Value: &a.User, Default: "", Optional: true, Flag: "user", Short: "u", Arg: "USER",

@@ -156,22 +156,28 @@ func ReadRequest(r *bufio.Reader) (wire.Request, error) {
 }
 
 // peekRequest waits for a whole request and returns its bytes, still in the
-// reader's buffer.
+// reader's buffer. It judges each byte before it waits for the next: a client
+// that has sent all it wants to is owed its reply now.
 func peekRequest(r *bufio.Reader) ([]byte, error) {
-	// The shortest address is a name of no bytes: five bytes are always
-	// there, and tell how many more belong to the message.
-	head, err := peek(r, 5)
+	head, err := peek(r, 1)
 	if err != nil {
 		return nil, err
 	}
 	if head[0] != Version {
 		return nil, refuse(wire.ReplyGeneralFailure, fmt.Errorf("version %d in the request", head[0]))
 	}
-	length := wire.SOCKS5AddrLen(head[3], head[4])
-	if length == 0 {
+	if head, err = peek(r, 4); err != nil {
+		return nil, err
+	}
+	if wire.SOCKS5AddrLen(head[3], 0) == 0 {
 		return nil, refuse(wire.ReplyAddressTypeNotSupported, fmt.Errorf("address type %d", head[3]))
 	}
-	return peek(r, 3+length)
+	// The shortest address is a name of no bytes: the fifth byte is always
+	// there, and tells how many more belong to the message.
+	if head, err = peek(r, 5); err != nil {
+		return nil, err
+	}
+	return peek(r, 3+wire.SOCKS5AddrLen(head[3], head[4]))
 }
 
 func refuse(code wire.ReplyCode, err error) error {

@@ -129,6 +129,8 @@ func TestReadRequest(t *testing.T) {
 		"command 9":          {in: []byte{5, 9, 0, 1, 192, 0, 2, 7, 0, 1}, reply: wire.ReplyCommandNotSupported, err: ErrMalformed},
 		"address type 2":     {in: []byte{5, 1, 0, 2, 192, 0, 2, 7, 0, 1}, reply: wire.ReplyAddressTypeNotSupported, err: ErrMalformed},
 		"version 4":          {in: []byte{4, 1, 0, 1, 192, 0, 2, 7, 0, 1}, reply: wire.ReplyGeneralFailure, err: ErrMalformed},
+		"address type alone": {in: []byte{5, 1, 0, 9}, reply: wire.ReplyAddressTypeNotSupported, err: ErrMalformed},
+		"version alone":      {in: []byte{4}, reply: wire.ReplyGeneralFailure, err: ErrMalformed},
 		"ends in the middle": {in: []byte{5, 1, 0, 1, 192, 0}, err: io.ErrUnexpectedEOF},
 		"nothing":            {err: io.EOF},
 	}
@@ -146,6 +148,19 @@ func TestReadRequest(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+// Five bytes were awaited before any was looked at, so that a request which
+// was wrong before that had no answer until the handshake timed out.
+func TestReadRequestJudgesEachByteAsItComes(t *testing.T) {
+	for _, in := range [][]byte{{4}, {4, 1, 0, 1}, {5, 1, 0, 9}, {5, 1, 0, 0}} {
+		open := errors.New("the client says no more, and waits")
+		r := bufio.NewReaderSize(io.MultiReader(bytes.NewReader(in), iotest.ErrReader(open)), MinBuffer)
+		_, err := ReadRequest(r)
+		if _, ok := errors.AsType[*RequestError](err); !ok {
+			t.Errorf("% x: %v, want a refusal", in, err)
+		}
 	}
 }
 

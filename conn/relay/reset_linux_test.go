@@ -1,0 +1,111 @@
+package relay
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"syscall"
+	"testing"
+	"time"
+
+	"cleversocks/metrics"
+)
+
+// TestResetBehindEndIsPassedOn: a side that sent its end of stream and then a
+// reset held the tunnel until the idle timeout. Nobody read from it any more,
+// and what told of the reset was taken for room to write. Fifty such clients
+// held fifty connections and a hundred descriptors for a quarter of an hour.
+func TestResetBehindEndIsPassedOn(t *testing.T) {
+	// Each ends a side for good, after it has sent "x".
+	ways := []struct {
+		name string
+		end  func(t *testing.T, from, to net.Conn)
+	}{
+		{"after the end", func(t *testing.T, from, to net.Conn) {
+			t.Helper()
+			closeWrite(t, from)
+			wantEOF(t, to)
+			reset(t, from)
+		}},
+		{"with the end", func(t *testing.T, from, _ net.Conn) {
+			t.Helper()
+			closeWrite(t, from)
+			reset(t, from)
+		}},
+		{"as the answer to bytes for a closed socket", func(t *testing.T, from, to net.Conn) {
+			t.Helper()
+			shut(from)
+			wantEOF(t, to)
+			send(t, to, []byte("nobody reads this"))
+		}},
+	}
+	for _, k := range kinds[:8] { // unix sockets have no reset
+		for _, w := range ways {
+			t.Run(k.name+" "+w.name, func(t *testing.T) {
+				for _, byClient := range []bool{true, false} {
+					tun := open(t, k.pair, Options{Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors, Young: k.young})})
+					from, to, cause := tun.client, tun.server, metrics.CauseClientReset
+					if !byClient {
+						from, to, cause = tun.server, tun.client, metrics.CauseServerReset
+					}
+					send(t, from, []byte("x"))
+					wantRead(t, to, "x")
+					w.end(t, from, to)
+					wantReset(t, to)
+					if r := tun.wantEnd(t, cause); !errors.Is(r.Err, syscall.ECONNRESET) && !errors.Is(r.Err, syscall.EPIPE) {
+						t.Errorf("error %v beside the reset", r.Err)
+					}
+				}
+			})
+		}
+	}
+}
+
+// wantReset waits without a byte either way: behind an end of stream a read
+// would see only that.
+func wantReset(t *testing.T, c net.Conn) {
+	t.Helper()
+	if peer := (&end{tcp: c.(*net.TCPConn)}); !peer.awaitReset() {
+		t.Error("the other side saw no reset")
+	}
+}
+
+// TestResetBehindEndDuringBulk is the same while the other direction has a
+// goroutine of its own, which waits for more to come.
+func TestResetBehindEndDuringBulk(t *testing.T) {
+	for _, o := range []PoolOptions{{Reactors: 1, Young: -1}, {Reactors: 1}, {Reactors: -1}} {
+		tun := open(t, tcpPair, Options{Engine: EngineSplice, Pools: NewPools(o), Idle: time.Hour})
+		closeWrite(t, tun.client)
+		wantEOF(t, tun.server)
+		const size = 32 << 20
+		go func() { _, _ = tun.server.Write(bytes.Repeat([]byte("x"), size)) }()
+		if _, err := io.CopyN(io.Discard, tun.client, size); err != nil {
+			t.Fatal(err)
+		}
+		reset(t, tun.client)
+		wantReset(t, tun.server)
+		tun.wantEnd(t, metrics.CauseClientReset)
+	}
+}
+
+// TestResetEndsPause: a direction that the meter held up on a goroutine kept
+// the relay, after a reset, until the pause was over.
+func TestResetEndsPause(t *testing.T) {
+	for _, k := range kinds[:8] {
+		t.Run(k.name, func(t *testing.T) {
+			paused := make(chan struct{})
+			tun := open(t, k.pair, Options{
+				Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors, Young: k.young}),
+				Meter: func(Direction, int) (time.Duration, error) {
+					close(paused)
+					return time.Hour, nil
+				},
+			})
+			send(t, tun.server, []byte("x"))
+			<-paused
+			reset(t, tun.client)
+			tun.wantEnd(t, metrics.CauseClientReset)
+		})
+	}
+}
