@@ -78,7 +78,7 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	if err != nil {
 		return nil, err
 	}
-	adminService, err := d.openAdmin(ctx, cfg)
+	adminService, err := d.openAdmin(ctx, cfg, change)
 	if err == nil {
 		err = d.apply(ctx, cfg, change)
 	}
@@ -144,7 +144,7 @@ func (d *daemon) buildCore(ctx context.Context, cfg *config.Config) error {
 
 // openAdmin binds the management endpoint; nil when it is off. The default
 // address may be taken, by another instance for one: then it is done without.
-func (d *daemon) openAdmin(ctx context.Context, cfg *config.Config) (*admin.Server, error) {
+func (d *daemon) openAdmin(ctx context.Context, cfg *config.Config, change *change) (*admin.Server, error) {
 	if cfg.Admin.Address.IsZero() {
 		return nil, nil //nolint:nilnil // off is no error and has no server
 	}
@@ -158,7 +158,10 @@ func (d *daemon) openAdmin(ctx context.Context, cfg *config.Config) (*admin.Serv
 				slog.String("address", address))
 			return nil, nil //nolint:nilnil // see above
 		}
-		return nil, fmt.Errorf("admin.address: %w", err)
+		if own := change.holder(address); own != "" && errors.Is(err, syscall.EADDRINUSE) {
+			err = fmt.Errorf("%w by this daemon's own listener %s", syscall.EADDRINUSE, own)
+		}
+		return nil, fmt.Errorf("admin.address: %s: %w", address, err)
 	}
 	d.adminAt = socket.Addr()
 	return admin.New(socket, admin.Options{

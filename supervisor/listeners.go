@@ -135,13 +135,21 @@ func (c *change) explain(key listenerKey, err error) error {
 	if !errors.Is(err, syscall.EADDRINUSE) {
 		return err
 	}
-	for other, r := range c.next {
-		if other != key && overlap(r.Name(), key.address) {
-			return fmt.Errorf("listener %s: %w by this daemon's own listener %s: a port on all addresses leaves none of them for another listener",
-				key.address, syscall.EADDRINUSE, r.Name())
-		}
+	if own := c.holder(key.address); own != "" {
+		return fmt.Errorf("listener %s: %w by this daemon's own listener %s: a port on all addresses leaves none of them for another listener",
+			key.address, syscall.EADDRINUSE, own)
 	}
 	return err
+}
+
+// holder is the listener that an address would clash with, or "".
+func (c *change) holder(address string) string {
+	for _, r := range c.next {
+		if overlap(r.Name(), address) {
+			return r.Name()
+		}
+	}
+	return ""
 }
 
 // overlap says that two addresses cannot both be listened on.

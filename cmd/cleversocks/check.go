@@ -16,8 +16,9 @@ func newCheck(ctx context.Context, a *app) *cobra.Command {
 		Use:   "check [flags]",
 		Short: "Validates the settings and prints those in force, secrets masked",
 		Long: `Reads the settings as the daemon would, from the file, the environment and
-flags, and prints those in force as TOML, secrets masked. Problems go to
-standard error, all of them, and the exit status is 2.`,
+flags, and prints those in force as TOML. Lines with secrets are masked and
+commented out. Problems go to standard error, all of them, and the exit status
+is 2.`,
 		Args: noArguments,
 	}
 	sources := a.addConfigFlags(cmd)

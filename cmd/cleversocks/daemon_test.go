@@ -323,3 +323,20 @@ func TestWarningsAboutAddresses(t *testing.T) {
 		t.Error(all)
 	}
 }
+
+// TestAdminBehindOwnListener: a listener on all addresses has the port of an
+// admin endpoint on one of them.
+func TestAdminBehindOwnListener(t *testing.T) {
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	admin := free.Addr().String()
+	free.Close()
+	_, port, _ := net.SplitHostPort(admin)
+	p := prepare(t, "-i", "0.0.0.0", "-p", port, "--admin", admin)
+	p.wait("own listener 0.0.0.0:" + port)
+	if code := p.exit(); code != exitFailed {
+		t.Errorf("exit status %d", code)
+	}
+}

@@ -62,7 +62,7 @@ func newRoot(ctx context.Context, a *app) *cobra.Command {
 // as far as the system lets us: see unsetSecret.
 func (a *app) addConfigFlags(cmd *cobra.Command) func() *config.Loader {
 	fs := cmd.Flags()
-	file := fs.String("config", "", "Reads settings from the TOML `FILE`.")
+	file := fs.String("config", "", "Reads settings from the TOML `FILE`. SIGHUP reads it again, unless it is a pipe; one that has become empty is refused.")
 	config.RegisterFlags(fs, argv(a.args).wipe)
 	return func() *config.Loader {
 		loader := config.NewLoader(config.Sources{File: *file, FileGiven: fs.Changed("config"), Flags: fs, Environ: a.environ})

@@ -22,7 +22,7 @@ func (a *Admin) keys() []Key {
 	return []Key{
 		{
 			Name: "address", Value: &a.Address, Default: "127.0.0.1:9180", Flag: "admin", Arg: "ADDR:PORT",
-			Doc: "Where metrics and health are served; empty: nowhere. When the default port is taken the daemon warns and goes on without; an address that is set and can't be had is an error.",
+			Doc: "Where metrics and health are served; empty: nowhere. When the default port is taken, or given to a listener, the daemon warns and goes on without; an address that is set and can't be had is an error.",
 		},
 		{
 			Name: "pprof", Value: &a.Pprof, Default: "false",
