@@ -96,6 +96,7 @@ func (e *exhaustion) over() { e.backoff = 0 }
 // descriptor, says so once a second, and backs off.
 func (e *exhaustion) wait(ctx context.Context, err error) {
 	s := e.service
+	works := false // the spare descriptor turns clients away
 	if c := e.spare.accept(s.socket); c != nil {
 		if e.spare.reopen() {
 			s.hand(c) // the need is over: nobody has to be turned away
@@ -104,14 +105,20 @@ func (e *exhaustion) wait(ctx context.Context, err error) {
 		s.accepted.Inc()
 		s.refused.Of(metrics.RefusedDescriptors).Inc()
 		reset(c)
-		e.spare.reopen()
+		works = e.spare.reopen()
 	}
 	if now := time.Now(); now.Sub(e.logged) >= time.Second {
 		e.logged = now
 		s.log.LogAttrs(ctx, slog.LevelError, "cannot accept: out of descriptors or memory; new clients are reset",
 			slog.String("listener", s.listener), slog.Any("err", err))
 	}
-	e.backoff = min(max(2*e.backoff, firstBackoff), lastBackoff)
+	if works {
+		// The queue moves: a longer pause would only leave clients hanging in
+		// it. No pause at all would take a processor.
+		e.backoff = firstBackoff
+	} else {
+		e.backoff = min(max(2*e.backoff, firstBackoff), lastBackoff)
+	}
 	timer := time.NewTimer(e.backoff)
 	defer timer.Stop()
 	select {

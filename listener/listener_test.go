@@ -293,6 +293,40 @@ func TestSpareDescriptor(t *testing.T) {
 	}
 }
 
+// TestExhaustionTurnsAllAway: the pause grew to a second while the spare
+// descriptor did its work, so that most clients hung in the backlog.
+func TestExhaustionTurnsAllAway(t *testing.T) {
+	l, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	m := metrics.New()
+	e := exhaustion{spare: newSpare(), service: &Service{
+		socket: l, log: slog.New(slog.DiscardHandler), accepted: m.Listener.Accepted("l"), refused: m.Listener.Refused,
+	}}
+	defer e.spare.close()
+	const clients = 20
+	for range clients {
+		dial(t, l.Addr().String())
+	}
+	exhaustDescriptors(t)
+	began := time.Now()
+	for range clients {
+		_, err := l.AcceptTCP()
+		if !isExhaustion(err) {
+			t.Fatalf("%v, want EMFILE", err)
+		}
+		e.wait(t.Context(), err)
+	}
+	if got := m.Listener.Refused.Of(metrics.RefusedDescriptors).Get(); got != clients {
+		t.Errorf("%d of %d clients were reset", got, clients)
+	}
+	if took := time.Since(began); took > 5*time.Second || took < clients*firstBackoff {
+		t.Errorf("it took %s", took)
+	}
+}
+
 // exhaustDescriptors leaves none free and returns what gives them back.
 func exhaustDescriptors(t *testing.T) (free func()) {
 	t.Helper()

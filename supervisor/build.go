@@ -2,9 +2,11 @@ package supervisor
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
+	"strconv"
 	"syscall"
 
 	"cleversocks/aclsvc"
@@ -151,4 +153,17 @@ func (d *daemon) connectionLimit(ctx context.Context, configured int) int {
 			slog.Int("max_connections", configured), slog.Uint64("descriptors", b.descriptors), slog.Int("carries", b.connections))
 	}
 	return configured
+}
+
+// InForce is what the settings mean that leave it to the machine, by name: for
+// this process's limits, which may not be the daemon's.
+func InForce(cfg *config.Config) map[string]string {
+	b, notes := descriptorBudget(), make(map[string]string)
+	if cfg.Limits.MaxConnections == 0 {
+		notes["limits.max_connections"] = fmt.Sprintf("%d, with %d descriptors", b.connections, b.descriptors)
+	}
+	if cfg.UDP.MaxAssociations == 0 {
+		notes["udp.max_associations"] = strconv.Itoa(b.udp)
+	}
+	return notes
 }

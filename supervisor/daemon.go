@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -27,6 +28,7 @@ type daemon struct {
 	log     *slog.Logger
 	metrics *metrics.Registry
 	config  atomic.Pointer[config.Config]
+	started *config.Config // as it was at the start
 	phase   atomic.Int32
 
 	tree       *tree
@@ -60,6 +62,7 @@ const (
 func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) {
 	d := &daemon{options: o, log: o.Logger, metrics: metrics.New()}
 	d.config.Store(cfg)
+	d.started = cfg
 	d.metrics.Daemon.BuildInfo(o.Version, o.Commit, goVersion())
 	d.metrics.Daemon.LogLost(o.LostLog)
 	// First, so that what follows is logged as the settings say.
@@ -75,7 +78,7 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	if err != nil {
 		return nil, err
 	}
-	adminService, err := d.openAdmin(ctx, cfg)
+	adminService, err := d.openAdmin(ctx, cfg, change)
 	if err == nil {
 		err = d.apply(ctx, cfg, change)
 	}
@@ -86,19 +89,15 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	d.idle = newIdleExit(func() time.Duration { return d.config.Load().Limits.ExitWhenIdle.D() }, d.group.Active, d.group.Changed())
 	d.interim = conn.NewInterim(d.group, func() time.Duration { return d.config.Load().Log.Interim.D() })
 
-	d.tree.core.Add(d.metrics.Process)
-	d.tree.core.Add(d.access)
-	d.tree.core.Add(d.resolver)
-	d.tree.core.Add(d.locals)
-	d.tree.core.Add(d.guards.Throttle)
-	d.tree.core.Add(d.once)
-	d.tree.core.Add(d.guards.Quotas)
-	d.tree.control.Add(d.reloader)
-	d.tree.flows.Add(d.group)
-	d.tree.flows.Add(d.idle)
-	d.tree.flows.Add(d.interim)
+	for _, s := range []service{d.metrics.Process, d.access, d.resolver, d.locals, d.guards.Throttle, d.once, d.guards.Quotas} {
+		d.add(d.tree.core, s)
+	}
+	d.add(d.tree.control, d.reloader)
+	for _, s := range []service{d.group, d.idle, d.interim} {
+		d.add(d.tree.flows, s)
+	}
 	if adminService != nil {
-		d.tree.admin.Add(adminService)
+		d.add(d.tree.admin, adminService)
 	}
 	// The tree outlives ctx: its end is shutdown's to order.
 	treeCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -145,7 +144,7 @@ func (d *daemon) buildCore(ctx context.Context, cfg *config.Config) error {
 
 // openAdmin binds the management endpoint; nil when it is off. The default
 // address may be taken, by another instance for one: then it is done without.
-func (d *daemon) openAdmin(ctx context.Context, cfg *config.Config) (*admin.Server, error) {
+func (d *daemon) openAdmin(ctx context.Context, cfg *config.Config, change *change) (*admin.Server, error) {
 	if cfg.Admin.Address.IsZero() {
 		return nil, nil //nolint:nilnil // off is no error and has no server
 	}
@@ -159,7 +158,10 @@ func (d *daemon) openAdmin(ctx context.Context, cfg *config.Config) (*admin.Serv
 				slog.String("address", address))
 			return nil, nil //nolint:nilnil // see above
 		}
-		return nil, fmt.Errorf("admin.address: %w", err)
+		if own := change.holder(address); own != "" && errors.Is(err, syscall.EADDRINUSE) {
+			err = fmt.Errorf("%w by this daemon's own listener %s", syscall.EADDRINUSE, own)
+		}
+		return nil, fmt.Errorf("admin.address: %s: %w", address, err)
 	}
 	d.adminAt = socket.Addr()
 	return admin.New(socket, admin.Options{
@@ -200,7 +202,8 @@ func (d *daemon) announce(ctx context.Context, cfg *config.Config) {
 
 // warn logs what is allowed and yet hardly meant.
 func (d *daemon) warn(ctx context.Context, cfg *config.Config) {
-	for _, w := range cfg.Warnings {
+	warnings := slices.Concat(cfg.Warnings, cfg.Exposed(d.listeners.names), foreignSources(ctx, cfg))
+	for _, w := range warnings {
 		d.log.LogAttrs(ctx, slog.LevelWarn, "configuration", slog.String("warning", w))
 	}
 }

@@ -28,6 +28,7 @@ type listeners struct {
 	handler listener.Handler
 	open    map[listenerKey]*running // also one that was lost: closed
 	lost    atomic.Int32             // how many of open are
+	names   []string                 // of open, in the order of the settings
 }
 
 // listenerKey is what makes a listener the same one after a reload. Port 0
@@ -53,6 +54,7 @@ type change struct {
 	wanted map[listenerKey]listener.Options
 	// settings are those of the listeners in wanted.
 	settings map[listenerKey]config.Listener
+	order    []listenerKey // of wanted
 	added    []listenerKey
 	removed  []listenerKey
 }
@@ -74,6 +76,7 @@ func (ls *listeners) prepare(ctx context.Context, cfg *config.Config) (*change, 
 		}
 		c.wanted[key] = listenerOptions(l, cfg, ls.log, ls.metrics)
 		c.settings[key] = l
+		c.order = append(c.order, key)
 		if r := ls.open[key]; r != nil && !r.Closed() {
 			c.next[key] = r
 		} else {
@@ -132,13 +135,21 @@ func (c *change) explain(key listenerKey, err error) error {
 	if !errors.Is(err, syscall.EADDRINUSE) {
 		return err
 	}
-	for other, r := range c.next {
-		if other != key && overlap(r.Name(), key.address) {
-			return fmt.Errorf("listener %s: %w by this daemon's own listener %s: a port on all addresses leaves none of them for another listener",
-				key.address, syscall.EADDRINUSE, r.Name())
-		}
+	if own := c.holder(key.address); own != "" {
+		return fmt.Errorf("listener %s: %w by this daemon's own listener %s: a port on all addresses leaves none of them for another listener",
+			key.address, syscall.EADDRINUSE, own)
 	}
 	return err
+}
+
+// holder is the listener that an address would clash with, or "".
+func (c *change) holder(address string) string {
+	for _, r := range c.next {
+		if overlap(r.Name(), address) {
+			return r.Name()
+		}
+	}
+	return ""
 }
 
 // overlap says that two addresses cannot both be listened on.
@@ -222,12 +233,16 @@ func (c *change) commit(ctx context.Context) {
 		c.of.serve(c.next[key])
 		c.announceListener(ctx, key)
 	}
-	c.of.open = c.next
+	c.of.open, c.of.names = c.next, nil
+	for _, key := range c.order {
+		c.of.names = append(c.of.names, c.next[key].Name())
+	}
 	c.of.lost.Store(0)
 }
 
 func (ls *listeners) serve(r *running) {
 	for _, s := range r.Services(ls.handler) {
+		ls.metrics.Daemon.Restarts(s.String())
 		r.tokens = append(r.tokens, ls.ingress.Add(s))
 	}
 }

@@ -96,7 +96,6 @@ func (r *reloader) try(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	old := d.config.Load()
 	if err := d.apply(ctx, cfg, change); err != nil {
 		if undo := change.rollback(ctx); undo != nil {
 			d.log.LogAttrs(ctx, slog.LevelError, "a listener could not be opened again", slog.Any("err", undo))
@@ -104,7 +103,7 @@ func (r *reloader) try(ctx context.Context) error {
 		return err
 	}
 	d.warn(ctx, cfg)
-	for _, key := range needRestart(old, cfg) {
+	for _, key := range needRestart(d.started, cfg) {
 		d.log.LogAttrs(ctx, slog.LevelWarn, "this setting changed and needs a restart to take effect", slog.String("key", key))
 	}
 	return nil
@@ -149,7 +148,9 @@ func (d *daemon) apply(ctx context.Context, cfg *config.Config, change *change) 
 	return nil
 }
 
-// needRestart names the settings that a reload cannot change.
+// needRestart names the settings that a reload cannot change and that are not
+// those in force, which are those of the start: a second reload of the same
+// file says it again, and one that takes the change back says nothing.
 func needRestart(old, cfg *config.Config) []string {
 	var keys []string
 	for _, setting := range []struct {

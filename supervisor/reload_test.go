@@ -3,6 +3,7 @@ package supervisor
 import (
 	"context"
 	"log/slog"
+	"net/netip"
 	"testing"
 
 	"cleversocks/supervisor/config"
@@ -25,4 +26,23 @@ func TestStuckReload(t *testing.T) {
 	<-reading
 	cancel()
 	<-ended
+}
+
+// TestNeedRestart: the comparison was with the last file. Taking a change back
+// was called one, and a change was named once alone.
+func TestNeedRestart(t *testing.T) {
+	at := func(address string) *config.Config {
+		c := &config.Config{}
+		c.Admin.Address.AddrPort = netip.MustParseAddrPort(address)
+		return c
+	}
+	started := at("127.0.0.1:9180")
+	for range 2 {
+		if keys := needRestart(started, at("127.0.0.1:9181")); len(keys) != 1 || keys[0] != "admin.address" {
+			t.Errorf("changed: %q", keys)
+		}
+	}
+	if keys := needRestart(started, at("127.0.0.1:9180")); len(keys) != 0 {
+		t.Errorf("taken back: %q", keys)
+	}
 }

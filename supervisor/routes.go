@@ -61,6 +61,7 @@ func (r *routes) abandon(router *upstream.Router) {
 func (r *routes) commit(ctx context.Context, old, router *upstream.Router) {
 	for _, pool := range router.Pools() {
 		if _, runs := r.running[pool]; !runs {
+			r.d.metrics.Daemon.Restarts(pool.String())
 			r.running[pool] = r.d.tree.core.Add(pool)
 		}
 	}

@@ -155,6 +155,16 @@ func (d *daemon) shutdown(ctx context.Context) {
 	d.remove(ctx, d.tree.core, coreTimeout)
 	d.remove(ctx, d.tree.admin, coreTimeout)
 	d.cancel()
+	if !d.awaitTree(ctx) {
+		return // what its services use stays open, for the moment that is left
+	}
+	d.resolver.Close()
+	d.relayPools.Close()
+}
+
+// awaitTree waits for the end of the root, which itself would wait for a
+// service as long as for the longest drain.
+func (d *daemon) awaitTree(ctx context.Context) bool {
 	last := time.NewTimer(coreTimeout)
 	defer last.Stop()
 	select {
@@ -162,12 +172,11 @@ func (d *daemon) shutdown(ctx context.Context) {
 		if err != nil && !errors.Is(err, context.Canceled) {
 			d.log.LogAttrs(ctx, slog.LevelError, "the service tree did not end well", slog.Any("err", err))
 		}
+		return true
 	case <-last.C: // which services hang was logged as each did not stop
 		d.log.LogAttrs(ctx, slog.LevelError, "the service tree did not end")
-		return // what they use stays open, for the moment that is left
+		return false
 	}
-	d.resolver.Close()
-	d.relayPools.Close()
 }
 
 // How long each phase of the end may take. The drain has its own.

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -63,6 +64,19 @@ func newTree(log *slog.Logger, m *metrics.Registry) *tree {
 	t.ingress = add("ingress", ingressTimeout)
 	t.control = add("control", controlTimeout)
 	return t
+}
+
+// service is one with a name.
+type service interface {
+	suture.Service
+	fmt.Stringer
+}
+
+// add runs a service in a subtree. Its counter is there from the start: an
+// alert on a series that appears with its first failure misses that one.
+func (d *daemon) add(b branch, s service) {
+	d.metrics.Daemon.Restarts(s.String())
+	b.Add(s)
 }
 
 // remove ends a subtree and waits for it.

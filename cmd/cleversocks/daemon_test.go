@@ -286,3 +286,57 @@ func TestReloadOverlapsStop(t *testing.T) {
 		t.Errorf("exit status %d", code)
 	}
 }
+
+// TestMetricsFromTheStart: what counts rare trouble appeared with the first
+// of it, which rate() then does not see.
+func TestMetricsFromTheStart(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.toml")
+	text := "[[upstream]]\nname = 'far'\nvia = ['socks5://127.0.0.1:1']\n[[forward]]\nupstream = 'far'\n"
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := launch(t, "-p", "0", "--config", path)
+	page := p.get("/metrics")
+	for _, series := range []string{
+		`cleversocks_service_restarts_total{service="reloader"} 0`,
+		`cleversocks_service_restarts_total{service="listener ` + p.proxy + `"} 0`,
+		`cleversocks_upstream_up{upstream="far",`,
+		`cleversocks_upstream_failures_total{upstream="far",`,
+	} {
+		if !strings.Contains(page, series) {
+			t.Errorf("no %s", series)
+		}
+	}
+}
+
+// TestWarningsAboutAddresses: the warning of the open door named port 0, and
+// a source address that no interface has was accepted without a word.
+func TestWarningsAboutAddresses(t *testing.T) {
+	p := launch(t, "-i", "0.0.0.0", "-p", "0", "-b", "203.0.113.77", "-b", "127.0.0.9")
+	p.signal(syscall.SIGHUP)
+	var warnings []string
+	for range 2 { // of the reload; those of the start were read by launch
+		warnings = append(warnings, fmt.Sprint(p.wait("configuration")["warning"]))
+	}
+	all := strings.Join(warnings, "\n")
+	if !strings.Contains(all, "no authentication on "+p.proxy) || !strings.Contains(all, "source address 203.0.113.77") {
+		t.Error(all)
+	}
+}
+
+// TestAdminBehindOwnListener: a listener on all addresses has the port of an
+// admin endpoint on one of them.
+func TestAdminBehindOwnListener(t *testing.T) {
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	admin := free.Addr().String()
+	free.Close()
+	_, port, _ := net.SplitHostPort(admin)
+	p := prepare(t, "-i", "0.0.0.0", "-p", port, "--admin", admin)
+	p.wait("own listener 0.0.0.0:" + port)
+	if code := p.exit(); code != exitFailed {
+		t.Errorf("exit status %d", code)
+	}
+}

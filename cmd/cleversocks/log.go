@@ -33,8 +33,9 @@ type logs struct {
 	stderr         *sink
 	colour         bool // stderr is a terminal that likes colour
 
-	lost atomic.Uint64        // lines, of all outputs
-	main atomic.Pointer[sink] // where logger writes
+	lost    atomic.Uint64        // lines, of all outputs
+	main    atomic.Pointer[sink] // where logger writes
+	telling atomic.Bool          // begin is at it
 
 	mu    sync.Mutex // one Apply at a time
 	files map[string]*sink
@@ -138,6 +139,12 @@ func (l *logs) count(lines uint64) { l.lost.Add(lines) }
 // now may stay so. Standard error has no other; access records have a reader
 // who expects nothing else.
 func (l *logs) begin(s *sink, why error) {
+	// The other output may lose this very line: then there is nobody to tell,
+	// and the handler that we came from is locked.
+	if !l.telling.CompareAndSwap(false, true) {
+		return
+	}
+	defer l.telling.Store(false)
 	logger := l.Logger()
 	if s == l.main.Load() {
 		logger = slog.New(l.handler("auto", l.stderr, slog.LevelWarn))

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"cleversocks/supervisor/config"
 )
@@ -260,4 +261,40 @@ func TestLossIsSeen(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestLossEverywhere: with both outputs stuck, each told the other of its
+// loss, through a handler that was locked.
+func TestLossEverywhere(t *testing.T) {
+	stuck := &gate{open: make(chan struct{})}
+	l := newLogs(stuck, nil)
+	file := newSink(stuck, l)
+	l.main.Store(file)
+	l.logger.swap(l.handler("text", file, slog.LevelInfo))
+	for _, s := range []*sink{file, l.stderr} {
+		_, _ = s.Write([]byte("stuck\n"))
+		for taken := false; !taken; {
+			s.mu.Lock()
+			if taken = len(s.pending) == 0; taken {
+				s.pending = make([]byte, maxPending)
+			}
+			s.mu.Unlock()
+		}
+	}
+	said := make(chan struct{})
+	go func() {
+		defer close(said)
+		l.Logger().Info("event")
+	}()
+	select {
+	case <-said:
+	case <-time.After(patience):
+		t.Fatal("logging hangs")
+	}
+	if l.Lost() != 2 {
+		t.Errorf("%d lines were lost, want the event and the word about it", l.Lost())
+	}
+	close(stuck.open)
+	file.close()
+	l.Close()
 }

@@ -25,7 +25,7 @@ const (
 
 func main() {
 	a := &app{
-		args: os.Args, environ: os.Environ(), unsetenv: os.Unsetenv,
+		args: os.Args, environ: os.Environ(), unsetenv: unsetSecret,
 		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
 		serve: supervisor.Run,
 	}

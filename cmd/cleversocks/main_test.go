@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 // so and stays until its standard input ends.
 func listening() {
 	a := &app{
-		args: os.Args, environ: os.Environ(), unsetenv: os.Unsetenv, stdout: os.Stdout, stderr: os.Stderr,
+		args: os.Args, environ: os.Environ(), unsetenv: unsetSecret, stdout: os.Stdout, stderr: os.Stderr,
 		serve: func(_ context.Context, o supervisor.Options) error {
 			for range 2 { // as at the start and on SIGHUP
 				cfg, err := o.Load()
@@ -92,9 +92,11 @@ func TestPasswordLeavesArguments(t *testing.T) {
 	}
 }
 
-// TestPasswordLeavesEnvironment: a reload still knows it.
+// TestPasswordLeavesEnvironment: a reload still knows it. What the kernel shows
+// of the environment is the process's first one, of which Go has a copy: the
+// password stayed there for as long as the daemon ran.
 func TestPasswordLeavesEnvironment(t *testing.T) {
-	out, _ := runListening(t, []string{"CLEVERSOCKS_AUTH__PASSWORD=hunter2"}, "-u", "joe")
+	out, _ := runListening(t, []string{"CLEVERSOCKS_AUTH__PASSWORD=hunter2", "AFTER=kept"}, "-u", "joe")
 	want := "password hunter2, environment \"\"\n"
 	if out != want+want {
 		t.Errorf("got %q, want %q twice", out, want)
@@ -129,6 +131,13 @@ func runListening(t *testing.T, env []string, args ...string) (out, cmdline stri
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", cmd.Process.Pid))
 	if err != nil {
 		t.Fatal(err)
+	}
+	environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Contains(environ, []byte("hunter2")) || len(env) > 0 && !bytes.Contains(environ, []byte("AFTER=kept\x00")) {
+		t.Errorf("the environment is %q", environ)
 	}
 	if err := stdin.Close(); err != nil {
 		t.Fatal(err)

@@ -58,13 +58,14 @@ func newRoot(ctx context.Context, a *app) *cobra.Command {
 
 // addConfigFlags adds the flags of all settings to a command. The function
 // that it returns gives the sources once flags are parsed; it takes secrets
-// out of the process's environment, so that what reads that later finds none.
+// out of the process's environment, so that what reads that later finds none,
+// as far as the system lets us: see unsetSecret.
 func (a *app) addConfigFlags(cmd *cobra.Command) func() *config.Loader {
 	fs := cmd.Flags()
-	file := fs.String("config", "", "Reads settings from the TOML `FILE`.")
+	file := fs.String("config", "", "Reads settings from the TOML `FILE`. SIGHUP reads it again, unless it is a pipe; one that has become empty is refused.")
 	config.RegisterFlags(fs, argv(a.args).wipe)
 	return func() *config.Loader {
-		loader := config.NewLoader(config.Sources{File: *file, Flags: fs, Environ: a.environ})
+		loader := config.NewLoader(config.Sources{File: *file, FileGiven: fs.Changed("config"), Flags: fs, Environ: a.environ})
 		for _, name := range config.SecretEnv(a.environ) {
 			// The name is not empty and has no "=": this can't fail.
 			_ = a.unsetenv(name)

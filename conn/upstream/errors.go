@@ -80,9 +80,3 @@ func isTimeout(err error) bool {
 	ne, ok := errors.AsType[net.Error](err)
 	return ok && ne.Timeout() || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)
 }
-
-// isHopFault reports whether another member may fare better.
-func isHopFault(err error) bool {
-	e, ok := errors.AsType[*Error](err)
-	return ok && e.HopFault
-}

@@ -198,9 +198,8 @@ func (p *proxy) http(c net.Conn) {
 }
 
 func readTestRequest(r *bufio.Reader) (dest string, cmd byte, err error) {
-	code, addr, err := wire.ReplyCode(0), wire.Addr{}, error(nil)
 	// A request has the reply's layout, with the command in the code's place.
-	code, addr, err = readSOCKS5Reply(r)
+	code, addr, err := readSOCKS5Reply(r)
 	return addr.String(), byte(code), err
 }
 

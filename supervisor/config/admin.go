@@ -22,7 +22,7 @@ func (a *Admin) keys() []Key {
 	return []Key{
 		{
 			Name: "address", Value: &a.Address, Default: "127.0.0.1:9180", Flag: "admin", Arg: "ADDR:PORT",
-			Doc: "Where metrics and health are served; empty: nowhere. When the default port is taken the daemon warns and goes on without; an address that is set and can't be had is an error.",
+			Doc: "Where metrics and health are served; empty: nowhere. When the default port is taken, or given to a listener, the daemon warns and goes on without; an address that is set and can't be had is an error.",
 		},
 		{
 			Name: "pprof", Value: &a.Pprof, Default: "false",
@@ -48,8 +48,10 @@ func (c *Config) finishAdmin(f *finisher) {
 			continue
 		}
 		o := c.origins[key]
-		if o.layer == fromDefault {
-			o = c.origins["listener"]
+		if o.layer == fromDefault { // it is to be in nobody's way
+			f.warn("%s is also the default of admin.address: there is no admin endpoint; set admin.address to have one", l.Address)
+			c.Admin.Address = ListenAddress{}
+			return
 		}
 		f.add(o, fmt.Sprintf("listener[%d].address", i), "%s is also admin.address: give one of them another port", l.Address)
 	}

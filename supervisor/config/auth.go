@@ -1,6 +1,10 @@
 package config
 
-import "cleversocks/authsvc"
+import (
+	"fmt"
+
+	"cleversocks/authsvc"
+)
 
 const authDoc = "Who may use the proxy."
 
@@ -116,7 +120,6 @@ func (c *Config) finishAuth(f *finisher) {
 		f.warn("-P shows the password to other users of this machine: rather use --credentials-file FILE (one user:password), " +
 			"CLEVERSOCKS_AUTH__PASSWORD in the environment, or auth.password_file")
 	}
-	c.warnExposed(f)
 }
 
 // configured is which ways to log in there are, even if empty.
@@ -142,17 +145,25 @@ func (c *Config) needPassword(f *finisher) {
 	}
 }
 
-// warnExposed warns of listeners that strangers reach.
-func (c *Config) warnExposed(f *finisher) {
-	for _, l := range c.Listeners {
+// Exposed warns of listeners that strangers reach. The addresses are those
+// that names gives for each listener: only who opened it knows the port that
+// stands for 0. Nil: as configured.
+func (c *Config) Exposed(names []string) []string {
+	var warnings []string
+	for i, l := range c.Listeners {
+		at := l.Address.String()
+		if i < len(names) {
+			at = names[i]
+		}
 		switch {
 		case l.Address.IsLoopback():
 		case !c.Auth.Required:
-			f.warn("no authentication on %s: whoever reaches this address can use the proxy", l.Address)
+			warnings = append(warnings, fmt.Sprintf("no authentication on %s: whoever reaches this address can use the proxy", at))
 		default:
-			f.warn("passwords cross the network in clear text on %s", l.Address)
+			warnings = append(warnings, fmt.Sprintf("passwords cross the network in clear text on %s", at))
 		}
 	}
+	return warnings
 }
 
 // credential finds the one user. A source of a higher layer wins; two of one

@@ -1,9 +1,6 @@
 package config
 
-import (
-	"fmt"
-	"net/netip"
-)
+import "fmt"
 
 const listenerDoc = "A socket that clients connect to. Without any, there is one on 127.0.0.1:1080. `-i` and `-p` replace all of them by one."
 
@@ -13,11 +10,6 @@ type Listener struct {
 	ReusePort int // accept sockets; 1: no SO_REUSEPORT
 	Protocols []Protocol
 	Advertise IP // told to clients in UDP and BIND replies
-}
-
-// defaultListenAddress is where the daemon listens when nothing else is said.
-func defaultListenAddress() netip.AddrPort {
-	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 1080)
 }
 
 func (l *Listener) keys() []Key {

@@ -16,6 +16,9 @@ import (
 type Sources struct {
 	// File is the TOML file's path; "": none.
 	File string
+	// FileGiven says that File was given, even if empty: a variable that is
+	// not set must not mean the defaults, which let everybody in.
+	FileGiven bool
 	// Flags were registered by RegisterFlags and parsed; nil: none.
 	Flags *pflag.FlagSet
 	// Environ holds NAME=VALUE, as os.Environ gives it.
@@ -49,8 +52,11 @@ func (l *Loader) Load(ctx context.Context) (*Config, error) {
 		k:   newKoanf(),
 	}
 	r.loadDefaults()
-	if l.sources.File != "" {
+	switch {
+	case l.sources.File != "":
 		r.loadFile(&l.file)
+	case l.sources.FileGiven:
+		r.add(flagOrigin("config", ""), "", "is empty: name a file, or leave the flag out")
 	}
 	r.loadEnv(l.sources.Environ)
 	if l.sources.Flags != nil {

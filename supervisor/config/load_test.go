@@ -166,7 +166,7 @@ func TestSecretsAreMasked(t *testing.T) {
 	}
 	var log, toml strings.Builder
 	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "password", c.Auth.Password, "config", c)
-	if err := c.WriteTOML(&toml); err != nil {
+	if err := c.WriteTOML(&toml, nil); err != nil {
 		t.Fatal(err)
 	}
 	hidden := struct{ inner Secret }{c.Auth.Password}
@@ -191,14 +191,14 @@ func TestEffectiveLoadsAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	var first, second strings.Builder
-	if err = c.WriteTOML(&first); err != nil {
+	if err = c.WriteTOML(&first, nil); err != nil {
 		t.Fatal(err)
 	}
 	again, err := load(t, first.String(), nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := again.WriteTOML(&second); err != nil {
+	if err := again.WriteTOML(&second, nil); err != nil {
 		t.Fatal(err)
 	}
 	if d := cmp.Diff(withoutOrigins(first.String()), withoutOrigins(second.String())); d != "" {
@@ -271,7 +271,7 @@ func FuzzFile(f *testing.F) {
 			return
 		}
 		var b strings.Builder
-		if err := r.cfg.WriteTOML(&b); err != nil {
+		if err := r.cfg.WriteTOML(&b, nil); err != nil {
 			t.Fatal(err)
 		}
 	})

@@ -4,25 +4,37 @@ import (
 	"encoding"
 	"fmt"
 	"io"
+	"maps"
 	"reflect"
 	"strconv"
 	"strings"
 )
 
 // WriteTOML writes the effective settings as TOML, with secrets masked and,
-// behind each setting that is not the default, where it comes from.
-func (c *Config) WriteTOML(w io.Writer) error {
+// behind each setting that is not the default, where it comes from. A line
+// with a mask is a comment, so that nobody loads it as a password. inForce is
+// what settings mean that leave it open, by their path, where only the caller
+// knows.
+func (c *Config) WriteTOML(w io.Writer, inForce map[string]string) error {
+	notes := map[string]string{}
+	if c.Auth.Mode == Auto {
+		notes["auth.required"] = strconv.FormatBool(c.Auth.Required)
+	}
+	if c.ACL.BlockPrivate == Auto {
+		notes["acl.block_private"] = strconv.FormatBool(c.ACL.BlocksPrivate())
+	}
+	maps.Copy(notes, inForce)
 	var plain, arrays strings.Builder
 	for _, sec := range c.sections() {
 		if !sec.isArray() {
 			fmt.Fprintf(&plain, "[%s]\n", sec.name)
-			c.writeKeys(&plain, sec.keys, sec.name)
+			c.writeKeys(&plain, sec.keys, sec.name, notes)
 			plain.WriteByte('\n')
 			continue
 		}
 		sec.each(func(i int, keys []Key) {
 			fmt.Fprintf(&arrays, "[[%s]]\n", sec.name)
-			c.writeKeys(&arrays, keys, fmt.Sprintf("%s[%d]", sec.name, i))
+			c.writeKeys(&arrays, keys, fmt.Sprintf("%s[%d]", sec.name, i), nil)
 			arrays.WriteByte('\n')
 		})
 	}
@@ -30,15 +42,25 @@ func (c *Config) WriteTOML(w io.Writer) error {
 	return err
 }
 
-func (c *Config) writeKeys(b *strings.Builder, keys []Key, path string) {
+func (c *Config) writeKeys(b *strings.Builder, keys []Key, path string, notes map[string]string) {
 	for _, k := range keys {
-		o := c.origins[path+"."+k.Name]
-		line := k.Name + " = " + formatValue(reflect.ValueOf(k.Value).Elem())
-		if k.Optional && o.layer == fromDefault {
+		full := path + "." + k.Name
+		o := c.origins[full]
+		value := reflect.ValueOf(k.Value).Elem()
+		line := k.Name + " = " + formatValue(value)
+		hidden := isSensitive(value.Type()) && strings.Contains(line, masked)
+		if hidden || k.Optional && o.layer == fromDefault {
 			line = "# " + line // to set it, even to this value, would mean something
 		}
+		var about []string
 		if o.where != "" {
-			line += "  # " + o.where
+			about = append(about, o.where)
+		}
+		if note := notes[full]; note != "" {
+			about = append(about, "in force: "+note)
+		}
+		if len(about) > 0 {
+			line += "  # " + strings.Join(about, "; ")
 		}
 		b.WriteString(line + "\n")
 	}

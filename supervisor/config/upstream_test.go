@@ -61,21 +61,25 @@ func TestRoutes(t *testing.T) {
 }
 
 // TestRoutesLoadAgain: what check prints of them is a file with the same
-// meaning, but for the passwords.
+// meaning, but for the passwords: a line with a mask is a comment, so that the
+// file is refused until somebody has put them in.
 func TestRoutesLoadAgain(t *testing.T) {
 	c, err := load(t, routesFile, nil, []string{"-f", "a.test:80,user:pass@b.test:1,:0"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var first, second strings.Builder
-	if err = c.WriteTOML(&first); err != nil {
+	if err = c.WriteTOML(&first, nil); err != nil {
 		t.Fatal(err)
 	}
-	again, err := load(t, first.String(), nil, nil)
+	if _, err := load(t, first.String(), nil, nil); err == nil {
+		t.Error("a mask was loaded as a password")
+	}
+	again, err := load(t, strings.ReplaceAll(first.String(), "# via = ", "via = "), nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := again.WriteTOML(&second); err != nil {
+	if err := again.WriteTOML(&second, nil); err != nil {
 		t.Fatal(err)
 	}
 	if d := cmp.Diff(withoutOrigins(first.String()), withoutOrigins(second.String())); d != "" {
@@ -160,7 +164,7 @@ func TestProxyURLsAreMasked(t *testing.T) {
 		t.Fatal(err)
 	}
 	var toml strings.Builder
-	if err := c.WriteTOML(&toml); err != nil {
+	if err := c.WriteTOML(&toml, nil); err != nil {
 		t.Fatal(err)
 	}
 	for name, text := range map[string]string{

@@ -51,7 +51,8 @@ func (h *Head) absolute() (wire.Addr, error) {
 // parseAuthority reads "host:port", IPv6 in brackets (RFC 9110 §7.1). Without
 // a default port the port is required.
 func parseAuthority(s string, defaultPort uint16) (wire.Addr, error) {
-	host, port, hasPort := s, "", false
+	var host, port string
+	var hasPort bool
 	if strings.HasPrefix(s, "[") {
 		end := strings.IndexByte(s, ']')
 		if end < 0 {

@@ -1,0 +1,44 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"syscall"
+
+	"cleversocks/supervisor/config"
+)
+
+// foreignSources warns of source addresses that are not this machine's: each
+// dial from them fails. They may be meant all the same, and come with an
+// interface that is not up yet. Of a range nobody expects all addresses here.
+func foreignSources(ctx context.Context, cfg *config.Config) []string {
+	sources := cfg.Egress.Address
+	for _, u := range cfg.Users {
+		sources = append(slices.Clip(sources), u.Egress...)
+	}
+	for _, f := range cfg.Forwards {
+		sources = append(slices.Clip(sources), f.Egress.Address...)
+	}
+	var warnings []string
+	for _, s := range sources {
+		if s.IsSingleIP() && isForeign(ctx, s.Addr()) {
+			warnings = append(warnings, fmt.Sprintf("no interface of this machine has the source address %s: connections from it will fail, unless it is to come", s))
+		}
+	}
+	return warnings
+}
+
+// isForeign asks the kernel, which also knows addresses that are routed here
+// and on no interface.
+func isForeign(ctx context.Context, ip netip.Addr) bool {
+	var lc net.ListenConfig
+	c, err := lc.ListenPacket(ctx, "udp", netip.AddrPortFrom(ip, 0).String())
+	if err == nil {
+		_ = c.Close() // nothing was sent
+	}
+	return errors.Is(err, syscall.EADDRNOTAVAIL)
+}
