@@ -78,6 +78,8 @@ type Result struct {
 	Peer *net.TCPConn
 	// PeerAddr is where it came from, unmapped.
 	PeerAddr netip.AddrPort
+	// Judged is what Decide was asked about it.
+	Judged wire.Addr
 	// Early is what the client sent before it had the second reply; it belongs
 	// to the peer.
 	Early []byte

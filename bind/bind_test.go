@@ -353,7 +353,9 @@ func TestPeerIsJudgedByItsName(t *testing.T) {
 			if got := <-judged; got != want {
 				t.Errorf("judged as %+v, want %+v", got, want)
 			}
-			h.result(t)
+			if got := h.result(t).Judged; got != want {
+				t.Errorf("said to be judged as %+v, want %+v", got, want)
+			}
 		})
 	}
 }

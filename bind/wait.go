@@ -36,6 +36,7 @@ type wait struct {
 	peers    []netip.Addr // who may connect; nil: anyone
 	bound    netip.AddrPort
 	rule     string
+	judged   wire.Addr
 }
 
 // run replies, waits for the peer, and replies again. It closes the listener.
@@ -124,6 +125,7 @@ func (w *wait) admits(peer netip.AddrPort) bool {
 		if w.peers != nil && w.session.Requested.IsName() {
 			dest = wire.Addr{Name: w.session.Requested.Name, Port: peer.Port()}
 		}
+		w.judged = dest
 		decision := w.session.Decide(dest, peer.Addr())
 		w.rule = decision.Rule
 		if !decision.Allow {
@@ -137,7 +139,7 @@ func (w *wait) admits(peer netip.AddrPort) bool {
 // connected tells the client who is there.
 func (w *wait) connected(peer *net.TCPConn, early []byte) Result {
 	from := addrOf(peer)
-	r := Result{Peer: peer, PeerAddr: from, Early: early, Bound: w.bound, Rule: w.rule, Reply: wire.ReplySucceeded}
+	r := Result{Peer: peer, PeerAddr: from, Judged: w.judged, Early: early, Bound: w.bound, Rule: w.rule, Reply: wire.ReplySucceeded}
 	if err := w.session.Reply(wire.ReplySucceeded, from); err != nil {
 		_ = peer.Close()
 		r.Peer, r.Cause, r.Err = nil, metrics.CauseClientClosed, err

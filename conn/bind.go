@@ -37,6 +37,6 @@ func (h *Handler) bind(hs *handshake) bool {
 		}
 		return false
 	}
-	s.server = result.Peer
+	s.server, s.dest = result.Peer, result.Judged
 	return h.passAhead(hs, result.Early)
 }

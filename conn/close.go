@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"cleversocks/conn/relay"
+	"cleversocks/conn/wire"
 	"cleversocks/metrics"
 )
 
@@ -47,11 +48,14 @@ func (h *Handler) closeRefused(s *session) {
 	default:
 		s.server.Close()
 	}
-	if s.cause == metrics.CauseServerReset {
+	switch {
+	case s.cause == metrics.CauseServerReset:
 		relay.Reset(s.ctx, s.conn)
-		return
+	case s.protocol == wire.ProtocolUnknown:
+		s.conn.Close() // no reply is on its way
+	default:
+		closePolitely(s.conn)
 	}
-	closePolitely(s.conn)
 }
 
 // clientLost ends a connection whose client could not be told that it is

@@ -7,9 +7,9 @@ import (
 	"net"
 	"net/http"
 	"strconv"
-	"sync/atomic"
 	"time"
 
+	"cleversocks/authsvc"
 	"cleversocks/conn/httpforward"
 	"cleversocks/conn/relay"
 	"cleversocks/conn/wire"
@@ -65,13 +65,21 @@ func (h *Handler) connectAfter(hs *handshake, head *httpproxy.Head) bool {
 }
 
 // decide judges one request.
-func (f *forwarding) decide(ctx context.Context, r httpforward.Request) httpforward.Verdict {
+func (f *forwarding) decide(ctx context.Context, r httpforward.Request) (v httpforward.Verdict) {
 	one := f.hs.fork()
 	one.request, one.policy = r.Request, f.h.policy.Load()
-	v := httpforward.Verdict{Done: func(o httpforward.Outcome) { f.ended(one, o) }}
+	v.Done = func(o httpforward.Outcome) { f.ended(one, o) }
+	defer func() {
+		// The HTTP server would recover as well, yet nobody would give back what
+		// was taken of the user, nor hear of it.
+		if p := recover(); p != nil {
+			f.h.panicked(one, "conn", p)
+			v.Reply = wire.ReplyGeneralFailure
+		}
+	}()
 	if err := f.login(one, r.Credentials); err != nil { //nolint:contextcheck // the session's bounds it, as in the handshake
 		one.err, one.cause = err, metrics.CauseDenied
-		v.AskLogin, v.Close = true, !errors.Is(err, errLogin)
+		v.AskLogin, v.Close, v.Busy = true, !errors.Is(err, errLogin), errors.Is(err, authsvc.ErrBusy)
 		return v
 	}
 	err := f.h.enterUser(one)
@@ -104,12 +112,26 @@ func (f *forwarding) dial(ctx context.Context, one *session, dest wire.Addr) (ne
 	to := one.fork() // a dial may outlive its request
 	to.identity, to.policy = one.identity, one.policy
 	to.request = wire.Request{Protocol: wire.HTTP, Command: wire.CommandConnect, Dest: dest}
-	if err := f.h.reach(ctx, to); err != nil {
+	if err := f.h.reachSafely(ctx, to); err != nil {
 		return nil, err
 	}
-	c := &forwardConn{Conn: to.server, h: f.h, route: to, meter: one.charge.meter()}
+	c := &forwardConn{Conn: to.server, h: f.h, route: to, meter: one.charge.meter(), closed: make(chan struct{})}
 	c.judged.Store(to.policy)
+	f.h.forwards.add(c)
+	c.judge() // a reload may have passed meanwhile
 	return c, nil
+}
+
+// reachSafely is reach in a goroutine of the standard library's, where nobody
+// recovers: a panic there would end the daemon.
+func (h *Handler) reachSafely(ctx context.Context, s *session) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			h.panicked(s, "conn", p)
+			err = s.err
+		}
+	}()
+	return h.reach(ctx, s)
 }
 
 // ended counts and records a request.
@@ -169,74 +191,4 @@ func (s *session) fork() *session {
 		id: s.id, conn: s.conn, listener: s.listener, client: s.client, started: time.Now(),
 		ctx: s.ctx, cancel: s.cancel, policy: s.policy, protocol: s.protocol, identity: s.identity,
 	}
-}
-
-// forwardConn is a server's connection that counts, meters and ends like a
-// relay.
-type forwardConn struct {
-	net.Conn
-	h      *Handler
-	route  *session // where it goes, by which rule
-	meter  relay.Meter
-	judged atomic.Pointer[Policy]         // that last let it be
-	end    atomic.Pointer[relay.EndError] // why it was ended from here
-}
-
-// Close ends it, and its place at an upstream.
-func (c *forwardConn) Close() error {
-	if c.route.leaveUpstream != nil {
-		c.route.leaveUpstream()
-	}
-	return c.Conn.Close()
-}
-
-// Read counts what goes to the client.
-func (c *forwardConn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	c.h.metrics.Relay.BytesOut.Add(n)
-	return n, c.moved(relay.Out, n, err)
-}
-
-// Write counts what comes from the client.
-func (c *forwardConn) Write(p []byte) (int, error) {
-	n, err := c.Conn.Write(p)
-	c.h.metrics.Relay.BytesIn.Add(n)
-	return n, c.moved(relay.In, n, err)
-}
-
-// moved asks the rules, if they are new, and the meter, and pauses as it says.
-func (c *forwardConn) moved(d relay.Direction, n int, err error) error {
-	if n == 0 || err != nil {
-		return err
-	}
-	if p := c.h.policy.Load(); c.judged.Swap(p) != p && p.Revoke {
-		if rule, where := p.refuses(c.route); rule != "" {
-			c.route.logRevoked(c.h.log, rule, where)
-			return c.ended(relay.ErrRevoked)
-		}
-	}
-	if c.meter == nil {
-		return nil
-	}
-	pause, err := c.meter(d, n)
-	if err != nil || pause <= 0 {
-		return c.ended(err)
-	}
-	timer := time.NewTimer(pause)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-c.route.ctx.Done():
-		return context.Cause(c.route.ctx)
-	}
-}
-
-// ended closes the connection for a reason of the daemon's own, and notes it.
-func (c *forwardConn) ended(err error) error {
-	if end, ok := errors.AsType[*relay.EndError](err); ok {
-		c.end.Store(end)
-		_ = c.Close()
-	}
-	return err
 }

@@ -3,6 +3,7 @@ package conn
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -15,6 +16,7 @@ import (
 
 	"cleversocks/aclsvc"
 	"cleversocks/authsvc"
+	"cleversocks/conn/relay"
 	"cleversocks/conn/wire"
 	"cleversocks/metrics"
 )
@@ -82,6 +84,16 @@ func TestForwardedRequestsAreRecorded(t *testing.T) {
 			policy.Generation, policy.ACL, policy.Revoke = 2, deny, true
 			g.SetPolicy(&policy)
 			more <- struct{}{} // the next bytes meet the new rules
+		}, metrics.CauseRevoked, true},
+		// It used to go on for as long as nothing moved, and no line said so.
+		"revoked while nothing moves": {"/long", func(t *testing.T, g *Group, _ *net.TCPConn) {
+			t.Helper()
+			policy := *g.Policy()
+			policy.Generation, policy.ACL, policy.Revoke = 2, deny, true
+			g.SetPolicy(&policy)
+			if n := g.Revoke(); n != 1 {
+				t.Errorf("%d revoked", n)
+			}
 		}, metrics.CauseRevoked, true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -165,6 +177,73 @@ func TestRefusedPlainRequests(t *testing.T) {
 			}
 			if n := m.Conn.Refused.Of(tt.reason).Get(); n != 1 {
 				t.Errorf("%d counted", n)
+			}
+		})
+	}
+}
+
+// A client that left while its user's bandwidth held its server's connection
+// up kept the connection, and its place, until the pause was over: up to ten
+// minutes.
+func TestForwardedPauseEndsWithTheConnection(t *testing.T) {
+	g, _ := newTestGroup(t, true)
+	ours, theirs := pair(t, listen(t))
+	defer theirs.Close()
+	paused := make(chan struct{})
+	c := &forwardConn{
+		Conn: ours, h: g.handler, route: &session{ctx: t.Context()}, closed: make(chan struct{}),
+		meter: func(relay.Direction, int) (time.Duration, error) { close(paused); return time.Hour, nil },
+	}
+	c.judged.Store(g.Policy())
+	if _, err := theirs.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	read := make(chan error, 1)
+	go func() { _, err := c.Read(make([]byte, 1)); read <- err }()
+	<-paused
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-read:
+		if !errors.Is(err, net.ErrClosed) {
+			t.Errorf("read: %v", err)
+		}
+	case <-time.After(patience):
+		t.Error("the pause goes on")
+	}
+}
+
+// The library dials in a goroutine of its own, where nobody recovered: one
+// panic under a plain request ended the daemon. One in a decision kept what
+// the request had taken of its user.
+func TestPanicsEndOnePlainRequest(t *testing.T) {
+	for name, breaks := range map[string]func(*Policy){
+		"decision": func(p *Policy) { p.ACL = nil },
+		"dial":     func(p *Policy) { p.Dialer = nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			g, m := newTestGroup(t, true)
+			alice := account("alice")
+			policy := *g.Policy()
+			policy.Auth = newPolicy(t, Auth{Required: true}, []authsvc.UserOptions{alice}).Auth
+			breaks(&policy)
+			g.SetPolicy(&policy)
+			records := NewAccessLog(slog.New(slog.DiscardHandler), m)
+			g.handler.access = records
+			answer := talkOn(t, g, []byte("GET http://127.0.0.1:9/ HTTP/1.1\r\nHost: x\r\n"+
+				"Proxy-Authorization: Basic YWxpY2U6eA==\r\nConnection: close\r\n\r\n"))
+			if !bytes.HasPrefix(answer, []byte("HTTP/1.1 502")) {
+				t.Errorf("answer %q", answer)
+			}
+			if n := m.Conn.Panics.Of("conn").Get(); n != 1 {
+				t.Errorf("%d panics counted", n)
+			}
+			await(t, records)
+			probe := g.handler.guards.Users.Enter(&alice.Account)
+			defer probe.Leave()
+			if n := probe.Open(); n != 1 {
+				t.Errorf("%d connections are still the user's", n-1)
 			}
 		})
 	}

@@ -205,6 +205,9 @@ func (g *Group) startDraining() (left int) {
 	if !g.draining {
 		g.draining = true
 		close(g.ending)
+		for s := range g.sessions {
+			g.handler.haste.hurry(s)
+		}
 		if len(g.sessions) == 0 {
 			close(g.empty)
 		}

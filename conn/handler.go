@@ -39,6 +39,9 @@ type Handler struct {
 	policy  atomic.Pointer[Policy]
 	readers sync.Pool // of *bufio.Reader
 	watch   clientWatch
+	haste   haste
+	// forwards are the connections of plain requests, which no session holds.
+	forwards forwardConns
 	// draining is closed when connections should come to their end.
 	draining <-chan struct{}
 }
@@ -80,9 +83,11 @@ func (h *Handler) establish(s *session) (ok bool) {
 	if err := s.conn.SetDeadline(s.started.Add(s.policy.Timeouts.Handshake)); err != nil {
 		return h.fail(s, "handshake", err)
 	}
+	h.haste.began(s, h.draining)
 	if err := h.negotiate(hs); err != nil {
 		return h.handshakeFailed(hs, err)
 	}
+	h.haste.requested(s)
 	if err := s.conn.SetDeadline(time.Time{}); err != nil {
 		return h.fail(s, "handshake", err)
 	}
@@ -126,6 +131,7 @@ func (h *Handler) negotiate(hs *handshake) error {
 	if err != nil {
 		return err
 	}
+	hs.stage.CompareAndSwap(stageSilent, stageTalking)
 	protocol, codec := h.spokenBy(first[0])
 	if protocol == wire.ProtocolUnknown {
 		return fmt.Errorf("%w: first byte %#02x", errProtocol, first[0])
@@ -226,6 +232,8 @@ func (h *Handler) handshakeFailed(hs *handshake, err error) bool {
 	switch {
 	case s.ctx.Err() != nil:
 		outcome, s.cause = "closed", endCause(s.ctx)
+	case errors.Is(err, os.ErrDeadlineExceeded) && s.endedByDrain():
+		outcome, s.cause = "closed", metrics.CauseDrained
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		outcome, s.cause = "timeout", metrics.CauseHandshakeTimeout
 	case errors.Is(err, io.EOF) && s.protocol == wire.ProtocolUnknown:

@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"testing"
 
 	"cleversocks/aclsvc"
 	"cleversocks/authsvc"
+	"cleversocks/conn/upstream"
 	"cleversocks/conn/wire"
 	"cleversocks/conn/wire/socks5"
 	"cleversocks/udprelay"
@@ -161,6 +163,25 @@ func TestAssociateVia(t *testing.T) {
 	theirs.Close() // the upstream's end is the association's
 	if n, err := client.Read(got); err == nil {
 		t.Errorf("the client reads %d bytes, want the end", n)
+	}
+}
+
+// A forwarding rule that rejects a user's datagrams was answered 01 and
+// recorded as an error, not as the refusal that it is.
+func TestAssociateRejected(t *testing.T) {
+	g, m := newTestGroup(t, true)
+	routes, err := upstream.Compile(upstream.Options{
+		Forward: []upstream.Rule{{To: []string{"*"}, Upstream: "reject"}}, Metrics: &m.Upstream, Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	policy := *g.Policy()
+	policy.UDP, policy.Routes, policy.AssociateVia = udprelay.New(udprelay.Options{}), routes, AssociateVia(routes)
+	g.SetPolicy(&policy)
+	got := talk(t, g, []byte{5, 1, 0, 5, 3, 0, 1, 0, 0, 0, 0, 0, 0})
+	if len(got) != 12 || got[3] != byte(wire.ReplyNotAllowed) {
+		t.Errorf("answer % x", got)
 	}
 }
 

@@ -41,7 +41,7 @@ func (g *Group) Revoke() int {
 			n++
 		}
 	}
-	return n
+	return n + g.handler.forwards.revoke()
 }
 
 // settledSessions is a copy, so that nobody waits while they are judged.
@@ -60,20 +60,23 @@ func (g *Group) settledSessions() []*session {
 // revoke ends s if p refuses it. The session is settled: nobody writes what is
 // read of it here.
 func (g *Group) revoke(s *session, p *Policy) bool {
+	if !g.handler.revoked(s, p) {
+		return false
+	}
+	s.cancel(relay.ErrRevoked)
+	return true
+}
+
+// revoked reports whether p refuses s, and logs it.
+func (h *Handler) revoked(s *session, p *Policy) bool {
 	rule, where := p.refuses(s)
 	if rule == "" {
 		return false
 	}
-	s.cancel(relay.ErrRevoked)
-	s.logRevoked(g.log, rule, where)
-	return true
-}
-
-// logRevoked says which session a reload has ended, and why.
-func (s *session) logRevoked(log *slog.Logger, rule, where string) {
-	log.LogAttrs(s.ctx, slog.LevelInfo, "session revoked",
+	h.log.LogAttrs(s.ctx, slog.LevelInfo, "session revoked",
 		slog.String("id", s.ID()), slog.String("client", s.client.String()), slog.String("user", s.identity.User),
 		slog.String("target", s.request.Dest.String()), slog.String("rule", rule), slog.String("where", where))
+	return true
 }
 
 // refuses is what would refuse a session if it came now: a rule and where it
@@ -85,14 +88,20 @@ func (p *Policy) refuses(s *session) (rule, where string) {
 		return reason, ""
 	}
 	q.Identity = identity
-	if s.request.Command == wire.CommandConnect {
-		route := p.Routes.Route(upstream.Query{Dest: s.request.Dest, User: identity.User})
-		if route.Action == upstream.Reject {
-			return route.Rule, ""
-		}
+	dest := s.reached()
+	var route upstream.Route
+	switch s.request.Command {
+	case wire.CommandConnect:
+		route = p.Routes.Route(upstream.Query{Dest: s.request.Dest, User: identity.User})
+	case wire.CommandUDPAssociate:
+		route = p.Routes.RouteDatagrams(identity.User)
+	case wire.CommandBind:
+		route = p.Routes.Route(upstream.Query{Dest: dest, User: identity.User})
+	}
+	if route.Action == upstream.Reject {
+		return route.Rule, ""
 	}
 	var d aclsvc.Decision
-	dest := s.reached()
 	q.Name, q.Port = dest.Name, dest.Port
 	switch {
 	case s.request.Command == wire.CommandUDPAssociate:
@@ -114,10 +123,7 @@ func (p *Policy) refuses(s *session) (rule, where string) {
 // BIND's peer, what a forwarding rule wrote in the place of the request's
 // destination, or that.
 func (s *session) reached() wire.Addr {
-	switch {
-	case s.request.Command == wire.CommandBind:
-		return wire.FromAddrPort(s.hostIP)
-	case s.dest.IsZero():
+	if s.dest.IsZero() {
 		return s.request.Dest
 	}
 	return s.dest

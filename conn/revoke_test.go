@@ -9,6 +9,7 @@ import (
 	"cleversocks/aclsvc"
 	"cleversocks/authsvc"
 	"cleversocks/conn/relay"
+	"cleversocks/conn/upstream"
 	"cleversocks/conn/wire"
 	"cleversocks/metrics"
 )
@@ -49,6 +50,8 @@ func TestRefuses(t *testing.T) {
 	}}
 	byAddress := aclsvc.Rule{Action: "deny", To: []string{"203.0.113.0/24"}, Where: "f:3"}
 	byName := aclsvc.Rule{Action: "deny", To: []string{"*.example.com"}, Where: "f:4"}
+	rejecting := newPolicy(t, Auth{}, []authsvc.UserOptions{account("alice")})
+	rejecting.Routes = router(t, upstream.Rule{Users: []string{"alice"}, Upstream: "reject"})
 	for name, tt := range map[string]struct {
 		identity authsvc.Identity
 		policy   *Policy
@@ -102,7 +105,16 @@ func TestRefuses(t *testing.T) {
 			func(s *session) {
 				s.hostIP = netip.MustParseAddrPort("203.0.113.1:20")
 				s.request = wire.Request{Command: wire.CommandBind, Dest: wire.Addr{Name: "ftp.test", Port: 21}}
+				s.dest = wire.Addr{Name: "ftp.test", Port: 20}
 			}, "acl.rules[0]",
+		},
+		"bind, its peer allowed by name": {
+			alice, newPolicy(t, Auth{}, []authsvc.UserOptions{account("alice")}, aclsvc.Rule{Action: "allow", To: []string{"ftp.test"}}, byAddress),
+			func(s *session) {
+				s.hostIP = netip.MustParseAddrPort("203.0.113.1:20")
+				s.request = wire.Request{Command: wire.CommandBind, Dest: wire.Addr{Name: "ftp.test", Port: 21}}
+				s.dest = wire.Addr{Name: "ftp.test", Port: 20}
+			}, "",
 		},
 		"association, whatever the client's address": {
 			alice, newPolicy(t, Auth{}, []authsvc.UserOptions{account("alice")}, byAddress),
@@ -115,6 +127,14 @@ func TestRefuses(t *testing.T) {
 			func(s *session) {
 				s.hostIP, s.request = netip.AddrPort{}, wire.Request{Command: wire.CommandUDPAssociate}
 			}, "acl.rules[0]",
+		},
+		"association of a rejected user": {
+			alice, rejecting, func(s *session) {
+				s.hostIP, s.request = netip.AddrPort{}, wire.Request{Command: wire.CommandUDPAssociate}
+			}, "forward[0]",
+		},
+		"rejected peer of a BIND": {
+			alice, rejecting, func(s *session) { s.request = wire.Request{Command: wire.CommandBind} }, "forward[0]",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

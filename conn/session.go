@@ -38,7 +38,7 @@ type session struct {
 	request  wire.Request
 
 	server   net.Conn       // after a successful dial
-	dest     wire.Addr      // asked for in the end, after rewriting; zero: request.Dest
+	dest     wire.Addr      // judged in the end: after rewriting, or a BIND's peer; zero: request.Dest
 	hostIP   netip.AddrPort // the address dialed
 	local    netip.AddrPort // our end of that
 	rule     string
@@ -51,8 +51,9 @@ type session struct {
 	charge   charge // on the user
 	settled  bool   // under the group's mutex: a reload may revoke it
 	counters relay.Counters
-	relaying atomic.Bool // set when the handshake's fields no longer change
-	cause    string      // metrics.Cause*; empty for a probe that is not recorded
+	stage    atomic.Uint32 // see haste
+	relaying atomic.Bool   // set when the handshake's fields no longer change
+	cause    string        // metrics.Cause*; empty for a probe that is not recorded
 	code     wire.ReplyCode
 	replied  bool
 	err      error

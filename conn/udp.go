@@ -53,6 +53,8 @@ func (h *Handler) associate(s *session) {
 		s.cause = cause
 	case s.ctx.Err() != nil:
 		s.cause = endCause(s.ctx)
+	case s.code == wire.ReplySucceeded && !s.replied:
+		s.cause = metrics.CauseClientReset // the reply did not reach it
 	}
 	if s.cause == metrics.CauseQuota {
 		h.metrics.Auth.QuotaExceeded.Inc()
@@ -96,7 +98,7 @@ func (h *Handler) decideNow(s *session) func(wire.Addr, netip.Addr) aclsvc.Decis
 		q.Name, q.Port = dest.Name, dest.Port
 		d := policy.decide(&q, addr)
 		h.noteDecision(s, policy, d, dest, addr)
-		if rule := s.astray(dest); rule != "" && d.Allow {
+		if rule := s.astray(policy, dest); rule != "" && d.Allow {
 			return aclsvc.Decision{Rule: rule}
 		}
 		return d
@@ -123,7 +125,7 @@ func (h *Handler) resolveNow(s *session) func(context.Context, wire.Addr) ([]net
 		if d, certain := policy.ACL.DecideName(&q); certain && !d.Allow {
 			return nil, &deniedError{rule: d.Rule, where: d.Where}
 		}
-		if rule := s.astray(dest); rule != "" {
+		if rule := s.astray(policy, dest); rule != "" {
 			return nil, &deniedError{rule: rule} // not even a name server is to hear of it
 		}
 		return policy.Dialer.Resolve(ctx, dest.Name, s.egress())

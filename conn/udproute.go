@@ -39,20 +39,21 @@ func AssociateVia(router *upstream.Router) func(authsvc.Identity, netip.Addr) fu
 }
 
 // astray is the forwarding rule that a datagram to a destination, or a peer
-// from there, would get around; "" when there is none. What a rule rejects
-// neither sends nor comes; and what it sends through an upstream must not
-// leave another way, only because an association has one way for all. A BIND
-// is served by this host itself whatever upstreams there are.
-func (s *session) astray(dest wire.Addr) (rule string) {
-	route := s.policy.Routes.Route(upstream.Query{Dest: dest, User: s.identity.User})
-	switch route.Action {
-	case upstream.Reject:
+// from there, would get around; "" when there is none. What a rule of now
+// rejects neither goes nor comes; and what the association's rules send
+// through another upstream must not leave this way, only because it has one
+// for all. A BIND is served by this host itself whatever upstreams there are.
+func (s *session) astray(now *Policy, dest wire.Addr) (rule string) {
+	q := upstream.Query{Dest: dest, User: s.identity.User}
+	if route := now.Routes.Route(q); route.Action == upstream.Reject {
 		return route.Rule
-	case upstream.Via:
-		if s.request.Command == wire.CommandUDPAssociate && route.Upstream() != s.upstream {
-			return route.Rule
-		}
-	case upstream.Direct:
+	}
+	if s.request.Command == wire.CommandBind {
+		return ""
+	}
+	route := s.policy.Routes.Route(q)
+	if route.Action == upstream.Via && route.Upstream() != s.upstream {
+		return route.Rule
 	}
 	return ""
 }

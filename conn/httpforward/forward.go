@@ -55,6 +55,9 @@ type Verdict struct {
 	AskLogin bool
 	// Close ends the connection with a 407.
 	Close bool
+	// Busy answers 503 instead, and ends the connection: nobody looked at the
+	// credentials, and after a 407 a browser forgets them.
+	Busy bool
 	// Reply, if not ReplySucceeded, is answered as an HTTP status.
 	Reply wire.ReplyCode
 	// Dial opens a connection to the destination, which the forwarder

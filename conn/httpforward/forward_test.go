@@ -182,7 +182,7 @@ func TestHeaders(t *testing.T) {
 		w.Header()["Content-Type"] = nil
 		_, _ = io.WriteString(w, "<html>")
 	})
-	out := g.talk(t, "GET "+u+"/ HTTP/1.1\r\nHost: other.example\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\n"+
+	out := g.talk(t, "GET "+u+"/ HTTP/1.1\r\nHost: other.example\r\nConnection: close, X-Hop, x-forwarded-for\r\nX-Hop: 1\r\nX-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Host: own\r\n"+
 		"Proxy-Connection: keep-alive\r\nProxy-Authorization: Basic YTpi\r\nKeep-Alive: 3\r\nX-Own: 2\r\n\r\n")
 	h := <-got
 	for _, name := range []string{"X-Hop", "Proxy-Connection", "Proxy-Authorization", "Keep-Alive", "X-Forwarded-For", "Via", "Forwarded", "User-Agent", "Accept-Encoding"} {
@@ -190,7 +190,8 @@ func TestHeaders(t *testing.T) {
 			t.Errorf("%s: %s", name, h.Get(name))
 		}
 	}
-	if h.Get("X-Own") != "2" {
+	// Put back in spite of Connection, X-Forwarded-For was the one that passed.
+	if h.Get("X-Own") != "2" || h.Get("X-Forwarded-Host") != "own" {
 		t.Error("an end-to-end field is lost")
 	}
 	if strings.Contains(out, "X-Secret") || strings.Contains(out, "Proxy-Authenticate") || strings.Contains(out, "Content-Type") {
@@ -217,6 +218,21 @@ func TestLogin(t *testing.T) {
 	}
 	if end := <-g.ends; end.Requests != 2 {
 		t.Errorf("%+v", end)
+	}
+}
+
+// TestBusyLogin: a later request of a connection whose login could not be
+// looked at was told 407, as the first never is, and a browser dropped the
+// right password.
+func TestBusyLogin(t *testing.T) {
+	g := newRig(t, func(g *rig) {
+		g.opts.Decide = func(context.Context, httpforward.Request) httpforward.Verdict {
+			return httpforward.Verdict{AskLogin: true, Close: true, Busy: true}
+		}
+	})
+	out := g.talk(t, "GET http://a.test/ HTTP/1.1\r\nHost: a\r\n\r\n")
+	if !strings.HasPrefix(out, "HTTP/1.1 503 ") || strings.Contains(out, "Proxy-Authenticate") {
+		t.Errorf("%q", out)
 	}
 }
 

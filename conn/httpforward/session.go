@@ -11,6 +11,7 @@ import (
 	"net/http/httptrace"
 	"net/http/httputil"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -52,22 +53,10 @@ func (s *session) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer s.handlers.Done()
 	defer s.client.inFlight.Store(false)
 	s.requests++
-	head := httpproxy.Head{Method: r.Method, Target: r.RequestURI}
-	req := Request{Method: r.Method}
-	var err error
-	if req.Request, err = head.Request(); err != nil {
+	req, err := asked(r)
+	if err != nil {
 		s.refuse(w, err)
 		return
-	}
-	if value := r.Header.Get("Proxy-Authorization"); value != "" {
-		c, ok, err := httpproxy.ParseBasic(value)
-		if err != nil {
-			s.refuse(w, err)
-			return
-		}
-		if ok {
-			req.Credentials = &c
-		}
 	}
 	verdict := s.opts.Decide(r.Context(), req)
 	rec := &recorder{ResponseWriter: w, raw: &s.client.raw}
@@ -92,6 +81,9 @@ func (s *session) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}()
 	}
 	switch {
+	case verdict.Busy:
+		rec.Header().Set("Connection", "close")
+		answer(rec, http.StatusServiceUnavailable, "Too many log in at this time.")
 	case verdict.AskLogin:
 		rec.Header().Set("Proxy-Authenticate", httpproxy.Challenge(s.opts.Realm))
 		if verdict.Close {
@@ -104,6 +96,25 @@ func (s *session) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.forward(rec, r, req.Dest, verdict, &outcome)
 	}
 	whole = true
+}
+
+// asked is a request as Decide judges it.
+func asked(r *http.Request) (req Request, err error) {
+	req.Method = r.Method
+	head := httpproxy.Head{Method: r.Method, Target: r.RequestURI}
+	if req.Request, err = head.Request(); err != nil {
+		return req, err
+	}
+	if value := r.Header.Get("Proxy-Authorization"); value != "" {
+		c, ok, err := httpproxy.ParseBasic(value)
+		if err != nil {
+			return req, err
+		}
+		if ok {
+			req.Credentials = &c
+		}
+	}
+	return req, nil
 }
 
 // cutShort is why a response ended before its end: the client's context ends
@@ -141,7 +152,7 @@ func (s *session) forward(w http.ResponseWriter, r *http.Request, dest wire.Addr
 			// has no say in a query or in the client's own fields.
 			pr.Out.URL.RawQuery = pr.In.URL.RawQuery
 			for _, name := range [...]string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
-				if values := pr.In.Header.Values(name); len(values) > 0 {
+				if values := pr.In.Header.Values(name); len(values) > 0 && !forThisHop(pr.In.Header, name) {
 					pr.Out.Header[name] = values
 				}
 			}
@@ -167,6 +178,19 @@ func (s *session) forward(w http.ResponseWriter, r *http.Request, dest wire.Addr
 	w.Header()["Content-Type"] = nil
 	w.Header()["Date"] = nil
 	proxy.ServeHTTP(w, r)
+}
+
+// forThisHop reports whether a client named a field in Connection: it is for
+// the proxy alone then (RFC 9110 §7.6.1).
+func forThisHop(h http.Header, name string) bool {
+	for _, value := range h.Values("Connection") {
+		for option := range strings.SplitSeq(value, ",") {
+			if strings.EqualFold(strings.TrimSpace(option), name) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // failed answers a request that could not be forwarded.

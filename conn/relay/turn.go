@@ -54,10 +54,12 @@ func (s *session) settle(v any) (ended bool) {
 	}
 	ended = s.reactor != nil && s.in.ended && s.out.ended && !s.finishing
 	s.finishing = s.finishing || ended
-	s.pumps.Unlock()
 	if v != nil && s.o.Panicked != nil {
+		// Under the lock: once it is free, another pump may end the relay, and
+		// it is done with before its owner has been told.
 		s.o.Panicked(v)
 	}
+	s.pumps.Unlock()
 	return ended
 }
 
