@@ -83,7 +83,11 @@ func request(ctx context.Context, conn net.Conn, hop Hop, dest wire.Addr) (netip
 
 // socks5Ask sends a request and reads its reply.
 func socks5Ask(conn net.Conn, hop Hop, cmd wire.Command, dest wire.Addr) (wire.Addr, *Error) {
-	if _, err := conn.Write(appendSOCKS5Request(nil, cmd, dest)); err != nil {
+	msg, err := appendSOCKS5Request(nil, cmd, dest)
+	if err == nil {
+		_, err = conn.Write(msg)
+	}
+	if err != nil {
 		return wire.Addr{}, hopError(hop, "request", err)
 	}
 	code, bound, err := readSOCKS5Reply(conn)

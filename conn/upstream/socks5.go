@@ -1,10 +1,9 @@
 package upstream
 
 import (
-	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 
 	"cleversocks/conn/wire"
 )
@@ -14,10 +13,6 @@ const (
 	methodNone      = 0x00
 	methodPassword  = 0x02
 	passwordVersion = 1 // RFC 1929
-
-	atypIPv4 = 1
-	atypName = 3
-	atypIPv6 = 4
 )
 
 // socks5Negotiate does all that can be done before a destination is known:
@@ -65,21 +60,10 @@ func socks5Authenticate(rw io.ReadWriter, hop Hop) *Error {
 	return nil
 }
 
-// appendSOCKS5Request appends a request of RFC 1928 §4.
-func appendSOCKS5Request(b []byte, cmd wire.Command, dest wire.Addr) []byte {
-	b = append(b, socks5Version, byte(cmd), 0)
-	switch {
-	case dest.IsName():
-		b = append(b, atypName, byte(len(dest.Name)))
-		b = append(b, dest.Name...)
-	case dest.IP.Is4():
-		b = append(b, atypIPv4)
-		b = append(b, dest.IP.AsSlice()...)
-	default:
-		b = append(b, atypIPv6)
-		b = append(b, dest.IP.AsSlice()...)
-	}
-	return binary.BigEndian.AppendUint16(b, dest.Port)
+// appendSOCKS5Request appends a request of RFC 1928 §4. The only error is
+// wire.ErrLongName.
+func appendSOCKS5Request(b []byte, cmd wire.Command, dest wire.Addr) ([]byte, error) {
+	return wire.AppendSOCKS5Addr(append(b, socks5Version, byte(cmd), 0), dest)
 }
 
 // readSOCKS5Reply reads one reply of RFC 1928 §6 and not a byte behind it.
@@ -105,31 +89,21 @@ func readSOCKS5Reply(r io.Reader) (code wire.ReplyCode, bound wire.Addr, err err
 }
 
 func readSOCKS5Addr(r io.Reader, atyp byte) (wire.Addr, error) {
-	var size [1]byte
-	switch atyp {
-	case atypIPv4:
-		size[0] = 4
-	case atypIPv6:
-		size[0] = 16
-	case atypName:
-		if _, err := io.ReadFull(r, size[:]); err != nil {
-			return wire.Addr{}, err
-		}
-	default:
+	if wire.SOCKS5AddrLen(atyp, 0) == 0 {
 		return wire.Addr{}, fmt.Errorf("%w: address type %d in a reply", ErrNotSOCKS5, atyp)
 	}
-	b := make([]byte, int(size[0])+2)
-	if _, err := io.ReadFull(r, b); err != nil {
+	start := [2]byte{atyp}
+	if _, err := io.ReadFull(r, start[1:]); err != nil {
 		return wire.Addr{}, err
 	}
-	host, port := b[:size[0]], binary.BigEndian.Uint16(b[size[0]:])
-	if ip, ok := netip.AddrFromSlice(host); ok && atyp != atypName {
-		return wire.Addr{IP: ip.Unmap(), Port: port}, nil
+	b := make([]byte, wire.SOCKS5AddrLen(atyp, start[1]))
+	if _, err := io.ReadFull(r, b[copy(b, start[:]):]); err != nil {
+		return wire.Addr{}, err
 	}
-	addr, err := wire.ParseHost(string(host), port)
-	if err != nil {
+	addr, _, err := wire.ParseSOCKS5Addr(b)
+	if errors.Is(err, wire.ErrBadName) {
 		// What a CONNECT's reply names is of no use to us: not an error.
-		return wire.Addr{Port: port}, nil //nolint:nilerr // see above
+		return addr, nil
 	}
-	return addr, nil
+	return addr, err
 }
