@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"fmt"
+	"slices"
 	"sync/atomic"
 
 	vm "github.com/VictoriaMetrics/metrics"
@@ -31,8 +32,14 @@ type Active struct {
 	gauges map[string]*atomic.Int64
 }
 
-// Of is the gauge of a protocol's connections.
-func (a Active) Of(protocol string) *atomic.Int64 { return a.gauges[protocol] }
+// Of is the gauge of a protocol's connections; that of "other" for a protocol
+// that nobody foresaw.
+func (a Active) Of(protocol string) *atomic.Int64 {
+	if n := a.gauges[protocol]; n != nil {
+		return n
+	}
+	return a.gauges["other"]
+}
 
 var protocols = []string{"socks5", "socks4", "http", "unknown"}
 
@@ -51,10 +58,11 @@ func newConn(set *vm.Set) Conn {
 				"connection_refused", "timed_out", "command_not_supported", "address_type_not_supported",
 			}),
 		Refused:        newCounterVec(set, "cleversocks_requests_refused_total", "reason", RefusedByRule, RefusedUserLimit, RefusedQuota),
-		Panics:         newCounterVec(set, "cleversocks_panics_total", "where", "conn", "relay", "accept", "decision", "service"),
+		Panics:         newCounterVec(set, "cleversocks_panics_total", "where", "conn", "relay", "accept", "decision", "service",
+			"resolver", "dial", "upstream", "udp", "bind", "http", "auth", "record", "admin"),
 		RecordsDropped: set.NewCounter("cleversocks_access_records_dropped_total"),
 	}
-	for _, p := range protocols {
+	for _, p := range append(slices.Clip(protocols), "other") {
 		n := new(atomic.Int64)
 		c.Active.gauges[p] = n
 		set.NewGauge(fmt.Sprintf("cleversocks_connections_active{protocol=%q}", p), func() float64 { return float64(n.Load()) })
