@@ -57,8 +57,8 @@ func newConn(set *vm.Set) Conn {
 				"succeeded", "general_failure", "not_allowed", "network_unreachable", "host_unreachable",
 				"connection_refused", "timed_out", "command_not_supported", "address_type_not_supported",
 			}),
-		Refused:        newCounterVec(set, "cleversocks_requests_refused_total", "reason", RefusedByRule, RefusedUserLimit, RefusedQuota),
-		Panics:         newCounterVec(set, "cleversocks_panics_total", "where", "conn", "relay", "accept", "decision", "service",
+		Refused: newCounterVec(set, "cleversocks_requests_refused_total", "reason", RefusedByRule, RefusedUserLimit, RefusedQuota),
+		Panics: newCounterVec(set, "cleversocks_panics_total", "where", "conn", "relay", "accept", "decision", "service",
 			"resolver", "dial", "upstream", "udp", "bind", "http", "auth", "record", "admin"),
 		RecordsDropped: set.NewCounter("cleversocks_access_records_dropped_total"),
 	}
