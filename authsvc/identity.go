@@ -27,9 +27,24 @@ type Identity struct {
 	User   string // raw bytes as sent; empty when the method names nobody
 	Groups []string
 	Method Method
+	// By is who vouched for the user when the method is MethodOnce, whose
+	// clients need not prove it again; else it may be empty.
+	By Method
+	// secret is what the user logged in with, for users of the settings: an
+	// identity does not hold any more when that has changed. A pointer to a
+	// pointer, which fmt does not follow.
+	secret **secret
 	// Account is the user's entry in the settings; nil for users whom
 	// Kerberos or a certificate vouches for and the settings don't name.
 	Account *Account
+}
+
+// voucher is the method of the authenticator that knows the user.
+func (id *Identity) voucher() Method {
+	if id.By != "" {
+		return id.By
+	}
+	return id.Method
 }
 
 // Account is what the settings grant a user. It never changes; a reload makes

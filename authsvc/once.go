@@ -52,6 +52,14 @@ type OnceEntry struct {
 	By    Method // how the user authenticated
 	Since time.Time
 	Until time.Time
+
+	secret **secret // what the user logged in with, as in Identity
+}
+
+// identity is the user's, as at the log-in. It is to be asked whether it
+// still holds.
+func (e *OnceEntry) identity() Identity {
+	return Identity{User: e.User, Method: MethodOnce, By: e.By, secret: e.secret}
 }
 
 // NewOnce makes the table and reads what was saved.
@@ -81,7 +89,7 @@ func (t *Once) shard(addr netip.Addr) *onceShard {
 // authenticated from there.
 func (t *Once) Add(addr netip.Addr, id Identity) {
 	now := time.Now()
-	t.insert(OnceEntry{Addr: addr, User: id.User, By: id.Method, Since: now, Until: now.Add(t.settings.Load().TTL)})
+	t.insert(OnceEntry{Addr: addr, User: id.User, By: id.Method, Since: now, Until: now.Add(t.settings.Load().TTL), secret: id.secret})
 }
 
 func (t *Once) insert(e OnceEntry) {
@@ -134,8 +142,8 @@ func (t *Once) shrink() {
 	}
 }
 
-// Lookup is what lets addr (unmapped) in. The caller asks Users.AdmitOnce
-// whether it still may.
+// Lookup is what lets addr (unmapped) in. Whether the user still may is the
+// caller's to ask.
 func (t *Once) Lookup(addr netip.Addr) (OnceEntry, bool) {
 	s := t.shard(addr)
 	s.mu.Lock()

@@ -47,6 +47,8 @@ type secret struct {
 	scheme
 	salt []byte
 	sum  []byte
+	// digest tells a plain password from another one, whatever the key.
+	digest [sha256.Size]byte
 }
 
 // String keeps the hash out of logs.
@@ -57,7 +59,22 @@ func (s *secret) GoString() string { return s.kind }
 
 // plainSecret holds a keyed hash of a password, never the password.
 func plainSecret(key, password []byte) *secret {
-	return &secret{scheme: scheme{kind: kindPlain}, sum: mac(key, password)}
+	return &secret{scheme: scheme{kind: kindPlain}, sum: mac(key, password), digest: [sha256.Size]byte(mac(digestKey, password))}
+}
+
+// digestKey is of no use outside of this process.
+var digestKey = newKey()
+
+// same reports whether two secrets, of two generations of the settings, are of
+// the same password: a plain one's sum is keyed anew by each.
+func (s *secret) same(o *secret) bool {
+	if s == nil || o == nil || s.scheme != o.scheme {
+		return false
+	}
+	if s.kind == kindPlain {
+		return subtle.ConstantTimeCompare(s.digest[:], o.digest[:]) == 1
+	}
+	return subtle.ConstantTimeCompare(s.sum, o.sum) == 1 && bytes.Equal(s.salt, o.salt)
 }
 
 // mac makes a comparison's time independent of length and content.

@@ -2,17 +2,12 @@ package authsvc
 
 import (
 	"context"
-	"errors"
 	"net/netip"
 	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
 )
-
-// ErrBusy says that too many wait for their password to be checked. It tells nothing of
-// the password, so it is no failed authentication.
-var ErrBusy = errors.New("too many authentications in progress")
 
 // Queue runs the expensive checks, a few at a time, and takes the sources in
 // turn: a thousand wrong passwords from one source delay another source by

@@ -12,10 +12,6 @@ import (
 	"cleversocks/metrics"
 )
 
-// ErrCredentials is all that anyone learns of a failed authentication: the
-// user is unknown, the password wrong, or the source not the user's.
-var ErrCredentials = errors.New("authentication failed")
-
 // maxPassword bounds what is hashed; RFC 1929 has 255, HTTP Basic more.
 const maxPassword = 1024
 
@@ -262,36 +258,81 @@ func (u *Users) hash(entry *user, tag [32]byte, password []byte) bool {
 }
 
 func (e *user) identity(m Method) Identity {
-	return Identity{User: e.Name, Groups: e.Groups, Method: m, Account: &e.Account}
+	return Identity{User: e.Name, Groups: e.Groups, Method: m, secret: &e.secret, Account: &e.Account}
 }
 
-// Admit is the identity of a client that needs no password of ours: by a
-// SOCKS4 user id, which must name a user without one, or by Kerberos or a
-// certificate, whose users take the limits of their account if they have one.
-// The error is ErrCredentials.
-func (u *Users) Admit(m Method, name string, source netip.Addr) (Identity, error) {
-	entry := u.byName[name]
-	switch {
-	case entry == nil && (m == MethodSOCKS4 || m == MethodPassword),
-		m == MethodSOCKS4 && entry.secret != nil,
-		entry != nil && !entry.AllowsFrom(source):
+// Method is MethodPassword.
+func (u *Users) Method() Method { return MethodPassword }
+
+// Accepts passwords.
+func (u *Users) Accepts(k Kind) bool { return k == KindPassword }
+
+// Authenticate is Verify for an attempt with a password.
+func (u *Users) Authenticate(ctx context.Context, a *Attempt) (Grant, error) {
+	given, ok := a.Credentials.(Password)
+	if !ok {
+		return Grant{}, ErrCredentials
+	}
+	id, err := u.Verify(ctx, a.Source, given.User, given.Password)
+	return Grant{Identity: id}, err
+}
+
+// Holds refuses a user who is gone, may not come from there, or has another
+// password now.
+func (u *Users) Holds(id Identity, source netip.Addr) (Identity, error) {
+	entry := u.byName[id.User]
+	if entry == nil {
 		return Identity{}, ErrCredentials
-	case entry == nil:
-		return Identity{User: name, Method: m}, nil
 	}
-	return entry.identity(m), nil
+	now := entry.identity(id.Method)
+	if !entry.AllowsFrom(source) || id.secret != nil && !(*id.secret).same(entry.secret) {
+		return now, ErrCredentials
+	}
+	return now, nil
 }
 
-// AdmitOnce is the identity of a client whose address auth-once knows, as
-// long as the user who authenticated there may still come from it: one who
-// had a password must still be in the settings.
-func (u *Users) AdmitOnce(e OnceEntry) (Identity, error) {
-	id, err := u.Admit(e.By, e.User, e.Addr)
-	if err != nil {
-		return Identity{}, err
+// Account is a user's entry, nil when there is none.
+func (u *Users) Account(name string) *Account {
+	if entry := u.byName[name]; entry != nil {
+		return &entry.Account
 	}
-	id.Method = MethodOnce
-	return id, nil
+	return nil
+}
+
+// UserIDs lets SOCKS4 clients in as the user whose name they give, if that
+// user has no password. Nothing proves the name.
+type UserIDs struct{ users *Users }
+
+// NewUserIDs makes the authenticator of these users.
+func NewUserIDs(users *Users) UserIDs { return UserIDs{users} }
+
+// Method is MethodSOCKS4.
+func (UserIDs) Method() Method { return MethodSOCKS4 }
+
+// Accepts SOCKS4 user ids.
+func (UserIDs) Accepts(k Kind) bool { return k == KindUserID }
+
+// Authenticate looks the name up.
+func (i UserIDs) Authenticate(_ context.Context, a *Attempt) (Grant, error) {
+	id, err := i.Holds(Identity{User: a.Credentials.Name(), Method: MethodSOCKS4}, a.Source)
+	if err != nil {
+		return Grant{}, err
+	}
+	return Grant{Identity: id}, nil
+}
+
+// Holds refuses a user who is gone, has a password now, or may not come from
+// there.
+func (i UserIDs) Holds(id Identity, source netip.Addr) (Identity, error) {
+	entry := i.users.byName[id.User]
+	if entry == nil {
+		return Identity{}, ErrCredentials
+	}
+	now := entry.identity(id.Method)
+	if entry.secret != nil || !entry.AllowsFrom(source) {
+		return now, ErrCredentials
+	}
+	return now, nil
 }
 
 // Accounts calls f for every user's account.

@@ -206,51 +206,6 @@ func TestUsersErrors(t *testing.T) {
 	}
 }
 
-func TestAdmit(t *testing.T) {
-	u := mixedUsers(t)
-	away := netip.MustParseAddr("198.51.100.1")
-	tests := []struct {
-		method Method
-		name   string
-		from   netip.Addr
-		ok     bool
-	}{
-		{MethodSOCKS4, "nopass", away, true},
-		{MethodSOCKS4, "arg", away, false},
-		{MethodSOCKS4, "eve", away, false},
-		{MethodGSSAPI, "someone@REALM", away, true},
-		{MethodGSSAPI, "alice", away, false},
-		{MethodCertificate, "alice", home, true},
-	}
-	for _, tt := range tests {
-		id, err := u.Admit(tt.method, tt.name, tt.from)
-		if (err == nil) != tt.ok || tt.ok && (id.User != tt.name || id.Method != tt.method) {
-			t.Errorf("%+v: %+v, %v", tt, id, err)
-		}
-	}
-}
-
-func TestAdmitOnce(t *testing.T) {
-	u := mixedUsers(t)
-	away := netip.MustParseAddr("198.51.100.1")
-	tests := []struct {
-		entry OnceEntry
-		ok    bool
-	}{
-		{OnceEntry{User: "arg", By: MethodPassword, Addr: away}, true},
-		{OnceEntry{User: "gone", By: MethodPassword, Addr: away}, false},
-		{OnceEntry{User: "alice", By: MethodPassword, Addr: away}, false},
-		{OnceEntry{User: "alice", By: MethodPassword, Addr: home}, true},
-		{OnceEntry{User: "someone@REALM", By: MethodGSSAPI, Addr: away}, true},
-	}
-	for _, tt := range tests {
-		id, err := u.AdmitOnce(tt.entry)
-		if (err == nil) != tt.ok || tt.ok && (id.User != tt.entry.User || id.Method != MethodOnce) {
-			t.Errorf("%+v: %+v, %v", tt.entry, id, err)
-		}
-	}
-}
-
 // A source that queued many tries at once gets no more of them checked once
 // it is banned.
 func TestBanReachesTheQueue(t *testing.T) {

@@ -122,12 +122,12 @@ func (s *session) query() aclsvc.Query {
 	}
 }
 
-// queryNow is query with the groups that p gives the user. One who would not
-// be let in any more keeps the old ones: to end the session is for Revoke.
+// queryNow is query with the groups that p gives the user. One whom it
+// does not know any more keeps the old ones: to end the session is for Revoke.
 func (s *session) queryNow(p *Policy) aclsvc.Query {
 	q := s.query()
 	if p != s.policy {
-		if identity, reason := p.stillAdmits(s); reason == "" {
+		if identity, err := p.Auth.Holds(s.identity, s.client.Addr()); err == nil || identity.Account != nil {
 			q.Identity = identity
 		}
 	}

@@ -161,7 +161,7 @@ func TestRefusedPlainRequests(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			g, m := newTestGroup(t, true)
 			policy := *g.Policy()
-			made := newPolicy(t, Auth{Required: true}, []authsvc.UserOptions{limited}, tt.rules...)
+			made := newPolicy(t, authsvc.AdmissionOptions{Required: true}, []authsvc.UserOptions{limited}, tt.rules...)
 			policy.Auth, policy.ACL = made.Auth, made.ACL
 			g.SetPolicy(&policy)
 			tt.before(g)
@@ -226,7 +226,7 @@ func TestPanicsEndOnePlainRequest(t *testing.T) {
 			g, m := newTestGroup(t, true)
 			alice := account("alice")
 			policy := *g.Policy()
-			policy.Auth = newPolicy(t, Auth{Required: true}, []authsvc.UserOptions{alice}).Auth
+			policy.Auth = newPolicy(t, authsvc.AdmissionOptions{Required: true}, []authsvc.UserOptions{alice}).Auth
 			breaks(&policy)
 			g.SetPolicy(&policy)
 			records := NewAccessLog(slog.New(slog.DiscardHandler), m)

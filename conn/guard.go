@@ -2,7 +2,6 @@ package conn
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 
@@ -59,51 +58,30 @@ func (g *Guards) enter(s *session) (refused string) {
 
 func (g *Guards) leave(s *session) { g.Gate.Leave(s.client.Addr()) }
 
-// admitted counts a client that needed no password.
-func (h *Handler) admitted(s *session) {
-	h.metrics.Conn.Auth.Of(string(s.identity.Method), "ok").Inc()
+// verify asks whether credentials are right, and sets the session's identity:
+// on failure to the name that was given, for the record. It clears the
+// password.
+func (h *Handler) verify(hs *handshake, credentials authsvc.Credentials) error {
+	if given, ok := credentials.(authsvc.Password); ok {
+		defer clear(given.Password)
+	}
+	return h.try(hs, authsvc.Attempt{Credentials: credentials})
 }
 
-// verify checks a name and a password, clears the password, and sets the
-// session's identity. Every failure looks the same from outside. With
-// auth-once the address is let in before this returns, and so before the
-// client hears of its success: its next connection may be on the way then.
-func (h *Handler) verify(hs *handshake, user, password []byte) error {
-	defer clear(password)
-	if hs.policy.Auth.Users == nil {
-		return h.authFailed(hs, string(user), authsvc.MethodPassword, authsvc.ErrCredentials)
-	}
+func (h *Handler) try(hs *handshake, a authsvc.Attempt) error {
 	ctx, cancel := context.WithDeadline(hs.ctx, hs.started.Add(hs.policy.Timeouts.Handshake))
 	defer cancel()
-	identity, err := hs.policy.Auth.Users.Verify(ctx, hs.client.Addr(), user, password)
-	if err != nil {
-		return h.authFailed(hs, string(user), authsvc.MethodPassword, err)
+	a.Source, a.Listener = hs.client.Addr(), hs.listener
+	grant, err := hs.policy.Auth.Verify(ctx, &a)
+	if err == nil {
+		hs.identity = grant.Identity
+		return nil
 	}
-	hs.identity = identity
-	h.metrics.Conn.Auth.Of(string(identity.Method), "ok").Inc()
-	if once := hs.policy.Auth.Once; once != nil {
-		once.Add(hs.client.Addr(), identity)
+	if !a.Optional {
+		hs.identity = authsvc.Identity{User: a.Credentials.Name()}
 	}
-	return nil
-}
-
-// authFailed counts and logs a failed authentication, and the ban that it may
-// bring. That too many wait for their turn, or that time is up, says nothing
-// of the password and counts against nobody.
-func (h *Handler) authFailed(hs *handshake, user string, method authsvc.Method, err error) error {
-	source := hs.client.Addr()
-	hs.identity = authsvc.Identity{User: user}
-	if !errors.Is(err, authsvc.ErrCredentials) {
-		h.metrics.Conn.Auth.Of(string(method), "error").Inc()
-		if log := hs.logger(h.log, slog.LevelDebug); log != nil {
-			log.Log(hs.ctx, slog.LevelDebug, "authentication not decided", "err", err)
-		}
-		return fmt.Errorf("%w: %w", errCredentials, err)
+	if log := hs.logger(h.log, slog.LevelDebug); log != nil {
+		log.Log(hs.ctx, slog.LevelDebug, "not authenticated", "err", err)
 	}
-	h.metrics.Conn.Auth.Of(string(method), "failed").Inc()
-	authsvc.LogFailure(hs.ctx, h.log, source, []byte(user), method)
-	if ban, began := h.guards.Throttle.Fail(source); began {
-		authsvc.LogBan(hs.ctx, h.log, ban)
-	}
-	return errCredentials
+	return fmt.Errorf("%w: %w", errCredentials, err)
 }

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"cleversocks/aclsvc"
+	"cleversocks/authsvc"
 	"cleversocks/conn/dial"
 	"cleversocks/conn/upstream"
 	"cleversocks/conn/wire"
@@ -44,7 +45,7 @@ func newTestGroup(tb testing.TB, allow bool) (*Group, *metrics.Registry) {
 	})
 	g.SetLimit(1000)
 	g.SetPolicy(&Policy{
-		Generation: 1, ACL: acl,
+		Generation: 1, ACL: acl, Auth: authsvc.NewAdmission(authsvc.AdmissionOptions{}),
 		Dialer:   dial.New(dial.Options{ConnectTimeout: patience, Metrics: m.Dial}),
 		Timeouts: Timeouts{Handshake: patience},
 	})

@@ -82,15 +82,16 @@ func (c httpCodec) take(hs *handshake, head *httpproxy.Head) error {
 // methods of SOCKS5: where nobody has a password, one that is given anyway is
 // not looked at. It returns errLogin when there has to be one.
 func (h *Handler) httpLogin(hs *handshake, given *httpproxy.Credentials) error {
-	identity, free := hs.withoutPassword()
-	switch auth := &hs.policy.Auth; {
-	case auth.Users != nil && given != nil:
-		return h.verify(hs, []byte(given.User), []byte(given.Password))
+	auth := hs.policy.Auth
+	identity, free := auth.Free(hs.client.Addr())
+	switch {
+	case given != nil && auth.Accepts(authsvc.KindPassword):
+		return h.verify(hs, authsvc.Password{User: []byte(given.User), Password: []byte(given.Password)})
 	case !free:
 		return errLogin
 	}
 	hs.identity = identity
-	h.admitted(hs.session)
+	auth.Admitted(identity)
 	return nil
 }
 

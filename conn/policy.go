@@ -20,7 +20,7 @@ import (
 // is built completely, stored, and not written to again.
 type Policy struct {
 	Generation uint64
-	Auth       Auth
+	Auth       *authsvc.Admission // who has to prove what before a request is read
 	ACL        *aclsvc.Policy
 	Decisions  metrics.CounterVec2 // of ACL, by action and rule
 	Revoke     bool                // see Group.Revoke
@@ -38,22 +38,6 @@ type Policy struct {
 	// nil result, that they leave from here. An association has no one
 	// destination, so the client alone decides.
 	AssociateVia func(authsvc.Identity, netip.Addr) func(context.Context) (udprelay.Upstream, error)
-}
-
-// Auth says who has to prove what before a request is read.
-type Auth struct {
-	// Required refuses clients that nothing admits.
-	Required bool
-	// Whitelist needs no password; nil: nobody is on it.
-	Whitelist *authsvc.Whitelist
-	// Once lets in addresses from which somebody logged in; nil: off. It
-	// outlives the policy.
-	Once *authsvc.Once
-	// Users checks names and passwords; nil when there are none.
-	Users *authsvc.Users
-	// SOCKS4Users takes a SOCKS4 user id for the name of a user without a
-	// password.
-	SOCKS4Users bool
 }
 
 // Timeouts bound the phases of a connection.

@@ -68,7 +68,11 @@ func TestSOCKS4UserID(t *testing.T) {
 				t.Fatal(err)
 			}
 			policy := *g.Policy()
-			policy.Auth = Auth{Required: tt.required, Users: users, SOCKS4Users: tt.setting}
+			ways := []authsvc.Authenticator{users}
+			if tt.setting {
+				ways = append(ways, authsvc.NewUserIDs(users))
+			}
+			policy.Auth = authsvc.NewAdmission(authsvc.AdmissionOptions{Required: tt.required, Authenticators: ways, Outcomes: m.Conn.Auth})
 			g.SetPolicy(&policy)
 			to := sinkServer(t)
 			request := append([]byte{4, 1, byte(to.Port() >> 8), byte(to.Port()), 127, 0, 0, 1}, tt.id...)

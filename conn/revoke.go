@@ -1,6 +1,7 @@
 package conn
 
 import (
+	"errors"
 	"log/slog"
 
 	"cleversocks/aclsvc"
@@ -8,12 +9,6 @@ import (
 	"cleversocks/conn/relay"
 	"cleversocks/conn/upstream"
 	"cleversocks/conn/wire"
-)
-
-// What refuses a session besides a rule, as the log of a revocation says it.
-const (
-	revokedAuth = "authentication" // no password was asked for, and now one is
-	revokedUser = "user"           // the user is gone, or may not come from there
 )
 
 // settled makes a session one that a reload may revoke, once its request was
@@ -80,12 +75,12 @@ func (h *Handler) revoked(s *session, p *Policy) bool {
 }
 
 // refuses is what would refuse a session if it came now: a rule and where it
-// stands, or one of revoked*; "" when nothing does.
+// stands, or the reason of an authsvc.Refusal; "" when nothing does.
 func (p *Policy) refuses(s *session) (rule, where string) {
 	q := s.query()
-	identity, reason := p.stillAdmits(s)
-	if reason != "" {
-		return reason, ""
+	identity, err := p.Auth.Holds(s.identity, s.client.Addr())
+	if refusal, ok := errors.AsType[*authsvc.Refusal](err); ok {
+		return string(refusal.Reason), ""
 	}
 	q.Identity = identity
 	dest := s.reached()
@@ -127,37 +122,4 @@ func (s *session) reached() wire.Addr {
 		return s.request.Dest
 	}
 	return s.dest
-}
-
-// stillAdmits is the session's identity as the policy sees it now, with the
-// groups of now, or the reason why there is none.
-func (p *Policy) stillAdmits(s *session) (id authsvc.Identity, reason string) {
-	source := s.client.Addr()
-	switch s.identity.Method {
-	case authsvc.MethodNone, authsvc.MethodWhitelist:
-		if p.Auth.Required && !p.Auth.Whitelist.Contains(source) {
-			return id, revokedAuth
-		}
-		return s.identity, ""
-	case authsvc.MethodOnce:
-		if p.Auth.Once == nil {
-			return id, revokedAuth
-		}
-	default:
-	}
-	if p.Auth.Users == nil {
-		if s.identity.Account != nil {
-			return id, revokedUser
-		}
-		return s.identity, ""
-	}
-	method := s.identity.Method
-	if method == authsvc.MethodOnce && s.identity.Account != nil {
-		method = authsvc.MethodPassword // whose users must be in the settings
-	}
-	id, err := p.Auth.Users.Admit(method, s.identity.User, source)
-	if err != nil || s.identity.Account != nil && id.Account == nil {
-		return id, revokedUser
-	}
-	return id, ""
 }

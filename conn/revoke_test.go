@@ -15,21 +15,22 @@ import (
 )
 
 // newPolicy has the users and rules of a new configuration.
-func newPolicy(t *testing.T, auth Auth, users []authsvc.UserOptions, rules ...aclsvc.Rule) *Policy {
+func newPolicy(t *testing.T, auth authsvc.AdmissionOptions, users []authsvc.UserOptions, rules ...aclsvc.Rule) *Policy {
 	t.Helper()
 	acl, err := aclsvc.Compile(aclsvc.Options{DefaultAllow: true, Rules: rules})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if users != nil {
-		auth.Users, err = authsvc.NewUsers(authsvc.UsersOptions{
+		list, err := authsvc.NewUsers(authsvc.UsersOptions{
 			Users: users, AllowPlain: true, Metrics: &metrics.New().Auth, Queue: authsvc.NewQueue(authsvc.QueueOptions{}),
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
+		auth.Authenticators = []authsvc.Authenticator{list}
 	}
-	return &Policy{Auth: auth, ACL: acl, Revoke: true}
+	return &Policy{Auth: authsvc.NewAdmission(auth), ACL: acl, Revoke: true}
 }
 
 func account(name string, groups ...string) authsvc.UserOptions {
@@ -42,7 +43,7 @@ func TestRefuses(t *testing.T) {
 	away.From = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}
 	alice := authsvc.Identity{User: "alice", Method: authsvc.MethodPassword, Account: &authsvc.Account{Name: "alice"}}
 	once := alice
-	once.Method = authsvc.MethodOnce
+	once.Method, once.By = authsvc.MethodOnce, authsvc.MethodPassword
 	whitelist := authsvc.NewWhitelist([]netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")})
 	table := authsvc.NewOnce(authsvc.OnceOptions{Max: 1}, authsvc.StateOptions{Metrics: &metrics.New().Auth})
 	direct := session{hostIP: netip.MustParseAddrPort("203.0.113.1:443"), request: wire.Request{
@@ -50,7 +51,7 @@ func TestRefuses(t *testing.T) {
 	}}
 	byAddress := aclsvc.Rule{Action: "deny", To: []string{"203.0.113.0/24"}, Where: "f:3"}
 	byName := aclsvc.Rule{Action: "deny", To: []string{"*.example.com"}, Where: "f:4"}
-	rejecting := newPolicy(t, Auth{}, []authsvc.UserOptions{account("alice")})
+	rejecting := newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserOptions{account("alice")})
 	rejecting.Routes = router(t, upstream.Rule{Users: []string{"alice"}, Upstream: "reject"})
 	for name, tt := range map[string]struct {
 		identity authsvc.Identity
@@ -58,35 +59,35 @@ func TestRefuses(t *testing.T) {
 		change   func(*session)
 		want     string
 	}{
-		"nothing changed":             {authsvc.Identity{Method: authsvc.MethodNone}, newPolicy(t, Auth{}, nil), nil, ""},
-		"a password is asked for now": {authsvc.Identity{Method: authsvc.MethodNone}, newPolicy(t, Auth{Required: true}, nil), nil, revokedAuth},
-		"off the whitelist":           {authsvc.Identity{Method: authsvc.MethodWhitelist}, newPolicy(t, Auth{Required: true}, nil), nil, revokedAuth},
-		"still on the whitelist":      {authsvc.Identity{Method: authsvc.MethodWhitelist}, newPolicy(t, Auth{Required: true, Whitelist: whitelist}, nil), nil, ""},
-		"user stays":                  {alice, newPolicy(t, Auth{Required: true}, []authsvc.UserOptions{account("alice")}), nil, ""},
-		"user gone":                   {alice, newPolicy(t, Auth{Required: true}, []authsvc.UserOptions{account("bob")}), nil, revokedUser},
-		"all users gone":              {alice, newPolicy(t, Auth{Required: true}, nil), nil, revokedUser},
-		"user may not come from here": {alice, newPolicy(t, Auth{Required: true}, []authsvc.UserOptions{away}), nil, revokedUser},
-		"auth-once goes on":           {once, newPolicy(t, Auth{Required: true, Once: table}, []authsvc.UserOptions{account("alice")}), nil, ""},
-		"auth-once is off":            {once, newPolicy(t, Auth{Required: true}, []authsvc.UserOptions{account("alice")}), nil, revokedAuth},
-		"auth-once, user gone":        {once, newPolicy(t, Auth{Required: true, Once: table}, []authsvc.UserOptions{account("bob")}), nil, revokedUser},
-		"address denied":              {alice, newPolicy(t, Auth{}, []authsvc.UserOptions{account("alice")}, byAddress), nil, "acl.rules[0]"},
-		"name denied":                 {alice, newPolicy(t, Auth{}, []authsvc.UserOptions{account("alice")}, byName), nil, "acl.rules[0]"},
+		"nothing changed":             {authsvc.Identity{Method: authsvc.MethodNone}, newPolicy(t, authsvc.AdmissionOptions{}, nil), nil, ""},
+		"a password is asked for now": {authsvc.Identity{Method: authsvc.MethodNone}, newPolicy(t, authsvc.AdmissionOptions{Required: true}, nil), nil, string(authsvc.ReasonRequired)},
+		"off the whitelist":           {authsvc.Identity{Method: authsvc.MethodWhitelist}, newPolicy(t, authsvc.AdmissionOptions{Required: true}, nil), nil, string(authsvc.ReasonRequired)},
+		"still on the whitelist":      {authsvc.Identity{Method: authsvc.MethodWhitelist}, newPolicy(t, authsvc.AdmissionOptions{Required: true, Whitelist: whitelist}, nil), nil, ""},
+		"user stays":                  {alice, newPolicy(t, authsvc.AdmissionOptions{Required: true}, []authsvc.UserOptions{account("alice")}), nil, ""},
+		"user gone":                   {alice, newPolicy(t, authsvc.AdmissionOptions{Required: true}, []authsvc.UserOptions{account("bob")}), nil, string(authsvc.ReasonUser)},
+		"all users gone":              {alice, newPolicy(t, authsvc.AdmissionOptions{Required: true}, nil), nil, string(authsvc.ReasonUser)},
+		"user may not come from here": {alice, newPolicy(t, authsvc.AdmissionOptions{Required: true}, []authsvc.UserOptions{away}), nil, string(authsvc.ReasonUser)},
+		"auth-once goes on":           {once, newPolicy(t, authsvc.AdmissionOptions{Required: true, Once: table}, []authsvc.UserOptions{account("alice")}), nil, ""},
+		"auth-once is off":            {once, newPolicy(t, authsvc.AdmissionOptions{Required: true}, []authsvc.UserOptions{account("alice")}), nil, string(authsvc.ReasonRequired)},
+		"auth-once, user gone":        {once, newPolicy(t, authsvc.AdmissionOptions{Required: true, Once: table}, []authsvc.UserOptions{account("bob")}), nil, string(authsvc.ReasonUser)},
+		"address denied":              {alice, newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserOptions{account("alice")}, byAddress), nil, "acl.rules[0]"},
+		"name denied":                 {alice, newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserOptions{account("alice")}, byName), nil, "acl.rules[0]"},
 		"allowed by a new group": {
-			alice, newPolicy(t, Auth{}, []authsvc.UserOptions{account("alice", "staff")}, aclsvc.Rule{Action: "allow", Groups: []string{"staff"}}, byName), nil, "",
+			alice, newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserOptions{account("alice", "staff")}, aclsvc.Rule{Action: "allow", Groups: []string{"staff"}}, byName), nil, "",
 		},
 		"resolved by an upstream": {
-			alice, newPolicy(t, Auth{}, []authsvc.UserOptions{account("alice")}, byAddress),
+			alice, newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserOptions{account("alice")}, byAddress),
 			func(s *session) { s.hostIP, s.upstream = netip.AddrPort{}, "exit" }, "",
 		},
 		"resolved by an upstream, name denied": {
-			alice, newPolicy(t, Auth{}, []authsvc.UserOptions{account("alice")}, byName),
+			alice, newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserOptions{account("alice")}, byName),
 			func(s *session) { s.hostIP, s.upstream = netip.AddrPort{}, "exit" }, "acl.rules[0]",
 		},
 		// A rule sends www.example.com:443 to an inner host that is allowed by
 		// its port. A reload judged that host with the port and the name that
 		// the client had asked for, and cut the tunnel.
 		"rewritten, allowed as it is": {
-			alice, newPolicy(t, Auth{}, []authsvc.UserOptions{account("alice")},
+			alice, newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserOptions{account("alice")},
 				aclsvc.Rule{Action: "allow", To: []string{"203.0.113.1"}, Ports: []string{"8443"}}, byAddress),
 			func(s *session) {
 				s.hostIP = netip.MustParseAddrPort("203.0.113.1:8443")
@@ -94,14 +95,14 @@ func TestRefuses(t *testing.T) {
 			}, "",
 		},
 		"rewritten to a name that is denied": {
-			alice, newPolicy(t, Auth{}, []authsvc.UserOptions{account("alice")}, byName),
+			alice, newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserOptions{account("alice")}, byName),
 			func(s *session) {
 				s.hostIP, s.request.Dest = netip.AddrPort{}, wire.Addr{Name: "public.test", Port: 443}
 				s.dest = wire.Addr{Name: "inner.example.com", Port: 443}
 			}, "acl.rules[0]",
 		},
 		"bind, its peer denied": {
-			alice, newPolicy(t, Auth{}, []authsvc.UserOptions{account("alice")}, aclsvc.Rule{Action: "deny", To: []string{"203.0.113.1"}, Ports: []string{"20"}}),
+			alice, newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserOptions{account("alice")}, aclsvc.Rule{Action: "deny", To: []string{"203.0.113.1"}, Ports: []string{"20"}}),
 			func(s *session) {
 				s.hostIP = netip.MustParseAddrPort("203.0.113.1:20")
 				s.request = wire.Request{Command: wire.CommandBind, Dest: wire.Addr{Name: "ftp.test", Port: 21}}
@@ -109,7 +110,7 @@ func TestRefuses(t *testing.T) {
 			}, "acl.rules[0]",
 		},
 		"bind, its peer allowed by name": {
-			alice, newPolicy(t, Auth{}, []authsvc.UserOptions{account("alice")}, aclsvc.Rule{Action: "allow", To: []string{"ftp.test"}}, byAddress),
+			alice, newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserOptions{account("alice")}, aclsvc.Rule{Action: "allow", To: []string{"ftp.test"}}, byAddress),
 			func(s *session) {
 				s.hostIP = netip.MustParseAddrPort("203.0.113.1:20")
 				s.request = wire.Request{Command: wire.CommandBind, Dest: wire.Addr{Name: "ftp.test", Port: 21}}
@@ -117,13 +118,13 @@ func TestRefuses(t *testing.T) {
 			}, "",
 		},
 		"association, whatever the client's address": {
-			alice, newPolicy(t, Auth{}, []authsvc.UserOptions{account("alice")}, byAddress),
+			alice, newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserOptions{account("alice")}, byAddress),
 			func(s *session) {
 				s.hostIP, s.request = netip.AddrPort{}, wire.Request{Command: wire.CommandUDPAssociate}
 			}, "",
 		},
 		"association, command denied": {
-			alice, newPolicy(t, Auth{}, []authsvc.UserOptions{account("alice")}, aclsvc.Rule{Action: "deny", Commands: []string{"udp"}}),
+			alice, newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserOptions{account("alice")}, aclsvc.Rule{Action: "deny", Commands: []string{"udp"}}),
 			func(s *session) {
 				s.hostIP, s.request = netip.AddrPort{}, wire.Request{Command: wire.CommandUDPAssociate}
 			}, "acl.rules[0]",
@@ -159,7 +160,7 @@ func TestRevokeMeetsLateSessions(t *testing.T) {
 		request: wire.Request{Command: wire.CommandConnect},
 	}
 	s.ctx, s.cancel = context.WithCancelCause(t.Context())
-	g.SetPolicy(newPolicy(t, Auth{Required: true}, nil))
+	g.SetPolicy(newPolicy(t, authsvc.AdmissionOptions{Required: true}, nil))
 	if n := g.Revoke(); n != 0 {
 		t.Fatalf("%d revoked", n)
 	}

@@ -62,7 +62,7 @@ func TestSegmentation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	policy.Auth.Users = users
+	policy.Auth = authsvc.NewAdmission(authsvc.AdmissionOptions{Authenticators: []authsvc.Authenticator{users}})
 	g.SetPolicy(&policy)
 	to, l := sinkServer(t), listen(t)
 	for name, session := range sessions(to) {

@@ -30,14 +30,15 @@ func (c socks4Codec) negotiate(hs *handshake) error {
 // user id counts only where the settings say so, and only for users who have
 // no password.
 func (c socks4Codec) admit(hs *handshake, userID string) error {
-	identity, free := hs.withoutPassword()
-	if auth := &hs.policy.Auth; auth.SOCKS4Users && auth.Users != nil && userID != "" {
-		named, err := auth.Users.Admit(authsvc.MethodSOCKS4, userID, hs.client.Addr())
-		switch {
-		case err == nil:
-			identity, free = named, true
-		case !free:
-			return &refusedError{code: wire.ReplyNotAllowed, err: c.h.authFailed(hs, userID, authsvc.MethodSOCKS4, err)}
+	auth := hs.policy.Auth
+	identity, free := auth.Free(hs.client.Addr())
+	if userID != "" && auth.Accepts(authsvc.KindUserID) {
+		err := c.h.try(hs, authsvc.Attempt{Credentials: authsvc.UserID(userID), Optional: free})
+		if err == nil {
+			return nil
+		}
+		if !free {
+			return &refusedError{code: wire.ReplyNotAllowed, err: err}
 		}
 	}
 	if !free {
@@ -46,7 +47,7 @@ func (c socks4Codec) admit(hs *handshake, userID string) error {
 		return &refusedError{code: wire.ReplyNotAllowed, err: errNoMethod}
 	}
 	hs.identity = identity
-	c.h.admitted(hs.session)
+	auth.Admitted(identity)
 	return nil
 }
 

@@ -32,7 +32,7 @@ func (c socks5Codec) negotiate(hs *handshake) error {
 	}
 	switch method {
 	case socks5.MethodNone:
-		c.h.admitted(hs.session)
+		hs.policy.Auth.Admitted(hs.identity)
 	case socks5.MethodPassword:
 		if err = c.authenticate(hs); err != nil {
 			return err
@@ -49,9 +49,12 @@ func (c socks5Codec) negotiate(hs *handshake) error {
 // nobody has to log in and yet there are users, whose names the rules and the
 // log then want to know.
 func (c socks5Codec) choose(hs *handshake, offered socks5.Methods) socks5.Method {
-	var admitted bool
-	hs.identity, admitted = hs.withoutPassword()
-	anonymous := hs.identity.Method == authsvc.MethodNone && hs.policy.Auth.Users != nil
+	auth := hs.policy.Auth
+	identity, admitted := auth.Free(hs.client.Addr())
+	if admitted {
+		hs.identity = identity
+	}
+	anonymous := identity.Method == authsvc.MethodNone && auth.Accepts(authsvc.KindPassword)
 	switch {
 	case admitted && !anonymous && offered.Has(socks5.MethodNone):
 		return socks5.MethodNone
@@ -68,13 +71,13 @@ func (c socks5Codec) authenticate(hs *handshake) error {
 	if err != nil {
 		return err
 	}
-	if hs.policy.Auth.Users == nil && hs.identity.Method != "" {
+	if auth := hs.policy.Auth; !auth.Accepts(authsvc.KindPassword) && hs.identity.Method != "" {
 		// Nobody has a password, and this client insists on giving one.
 		clear(password)
-		c.h.admitted(hs.session)
+		auth.Admitted(hs.identity)
 		return socks5.WriteStatus(hs.conn, true)
 	}
-	if err := c.h.verify(hs, user, password); err != nil {
+	if err := c.h.verify(hs, authsvc.Password{User: user, Password: password}); err != nil {
 		return errors.Join(err, socks5.WriteStatus(hs.conn, false))
 	}
 	return socks5.WriteStatus(hs.conn, true)

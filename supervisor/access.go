@@ -62,26 +62,40 @@ func onceOptions(cfg *config.Config) authsvc.OnceOptions {
 }
 
 // auth says who may come in. The users are compiled even where there are
-// none, for the guards; connections are then not told of them.
-func (b *builder) auth(cfg *config.Config) (conn.Auth, *authsvc.Users, error) {
+// none, for the guards; nobody logs in as one of them then.
+func (b *builder) auth(cfg *config.Config) (*authsvc.Admission, *authsvc.Users, error) {
 	o := cfg.UserOptions(b.queue, &b.d.metrics.Auth)
 	o.Banned = b.d.guards.Throttle.Banned
 	users, err := authsvc.NewUsers(o)
 	if err != nil {
-		return conn.Auth{}, nil, err
+		return nil, nil, err
 	}
-	auth := conn.Auth{
-		Required:    cfg.Auth.Required,
-		Whitelist:   authsvc.NewWhitelist(config.Prefixes(cfg.Auth.NoPasswordFrom)),
-		SOCKS4Users: cfg.Auth.SOCKS4Users,
+	admission := authsvc.AdmissionOptions{
+		Required:       cfg.Auth.Required,
+		Whitelist:      authsvc.NewWhitelist(config.Prefixes(cfg.Auth.NoPasswordFrom)),
+		Authenticators: authenticators(cfg, users),
+		Accounts:       users.Account,
+		Throttle:       b.d.guards.Throttle,
+		Log:            b.d.log,
+		Outcomes:       b.d.metrics.Conn.Auth,
 	}
 	if cfg.Auth.Once.Enabled {
-		auth.Once = b.d.once
+		admission.Once = b.d.once
 	}
+	return authsvc.NewAdmission(admission), users, nil
+}
+
+// authenticators are the ways to log in that are configured, in the order in
+// which they are asked. A new one is a line here.
+func authenticators(cfg *config.Config, users *authsvc.Users) []authsvc.Authenticator {
+	var list []authsvc.Authenticator
 	if cfg.Auth.Credential != nil || cfg.Auth.UsersFile != "" || len(cfg.Users) > 0 {
-		auth.Users = users
+		list = append(list, users)
+		if cfg.Auth.SOCKS4Users {
+			list = append(list, authsvc.NewUserIDs(users))
+		}
 	}
-	return auth, users, nil
+	return list
 }
 
 // acl compiles the rules, with the proxy's own listeners, which nobody
@@ -101,13 +115,9 @@ func (b *builder) acl(cfg *config.Config, listeners []netip.AddrPort) (*aclsvc.P
 
 // announceAccess says what is in force where a setting leaves it open. With
 // neither users nor rules there is nothing to say that anyone has asked for.
-func (d *daemon) announceAccess(ctx context.Context, cfg *config.Config, p *conn.Policy) {
-	users := 0
-	if p.Auth.Users != nil {
-		users = p.Auth.Users.Len()
-	}
+func (d *daemon) announceAccess(ctx context.Context, cfg *config.Config, p *conn.Policy, users int) {
 	level := slog.LevelInfo
-	if !p.Auth.Required && p.ACL.Rules() == 0 && !p.ACL.BlocksPrivate() {
+	if !p.Auth.Required() && p.ACL.Rules() == 0 && !p.ACL.BlocksPrivate() {
 		level = slog.LevelDebug
 	}
 	d.log.LogAttrs(ctx, level, "access",

@@ -88,14 +88,9 @@ func explain(ctx context.Context, p *conn.Policy, look lookup, ask Question) (st
 	var head strings.Builder
 	if ask.User != "" {
 		q.Identity = authsvc.Identity{User: ask.User, Method: authsvc.MethodPassword}
-		err := authsvc.ErrCredentials
-		if p.Auth.Users != nil {
-			var known authsvc.Identity
-			if known, err = p.Auth.Users.Admit(authsvc.MethodPassword, ask.User, q.Source); err == nil {
-				q.Identity = known
-			}
-		}
-		if err != nil {
+		if known, err := p.Auth.Holds(q.Identity, q.Source); err == nil {
+			q.Identity = known
+		} else {
 			fmt.Fprintf(&head, "user %q is unknown, or may not come from %s: no password lets this client in\n", ask.User, q.Source)
 		}
 	}

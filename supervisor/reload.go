@@ -137,7 +137,7 @@ func (d *daemon) apply(ctx context.Context, cfg *config.Config, change *change) 
 	d.group.SetLimit(d.connectionLimit(ctx, cfg.Limits.MaxConnections))
 	d.config.Store(cfg)
 	change.commit(ctx)
-	d.announceAccess(ctx, cfg, policy)
+	d.announceAccess(ctx, cfg, policy, users.Len())
 	if n := d.group.Revoke(); n > 0 {
 		d.log.LogAttrs(ctx, slog.LevelInfo, "sessions revoked by a reload", slog.Int("sessions", n))
 	}

@@ -1,0 +1,213 @@
+package authsvc
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"slices"
+
+	"cleversocks/metrics"
+)
+
+// Admission is everything that one generation of the settings says of who may
+// come in: the ways to log in, in the order in which they are asked, the
+// addresses that need none of them, and what a failure costs. It is made
+// once, by NewAdmission, and never changes.
+type Admission struct {
+	required  bool
+	whitelist *Whitelist
+	once      *Once
+	list      []Authenticator
+	accounts  func(name string) *Account
+	throttle  *Throttle
+	log       *slog.Logger
+	outcomes  metrics.CounterVec2 // by method and outcome
+}
+
+// AdmissionOptions is what an Admission is made of.
+type AdmissionOptions struct {
+	Required  bool       // refuses clients that nothing lets in
+	Whitelist *Whitelist // nil: nobody is on it
+	Once      *Once      // nil: off. It outlives the generation
+	// Authenticators are the ways to log in. Each that accepts a kind of
+	// credentials is asked in turn, until one knows them.
+	Authenticators []Authenticator
+	// Accounts finds the settings of a user that an authenticator vouches for;
+	// nil: nobody has any.
+	Accounts func(name string) *Account
+	Throttle *Throttle    // bans; nil: nobody is banned
+	Log      *slog.Logger // failures, for fail2ban; nil: nowhere
+	Outcomes metrics.CounterVec2
+}
+
+// NewAdmission makes an Admission.
+func NewAdmission(o AdmissionOptions) *Admission {
+	a := &Admission{
+		required: o.Required, whitelist: o.Whitelist, once: o.Once, list: slices.Clone(o.Authenticators),
+		accounts: o.Accounts, throttle: o.Throttle, log: o.Log, outcomes: o.Outcomes,
+	}
+	if a.accounts == nil {
+		a.accounts = func(string) *Account { return nil }
+	}
+	if a.log == nil {
+		a.log = slog.New(slog.DiscardHandler)
+	}
+	return a
+}
+
+// Required reports whether clients that nothing lets in are refused.
+func (a *Admission) Required() bool { return a.required }
+
+// Accepts reports whether any authenticator judges credentials of that kind.
+func (a *Admission) Accepts(kind Kind) bool {
+	return slices.ContainsFunc(a.list, func(one Authenticator) bool { return one.Accepts(kind) })
+}
+
+// Free is the identity of a client that need not log in: its address is on
+// the whitelist, or a user who may still come from there logged in from it a
+// while ago, or nobody has to. free is false when it has to.
+func (a *Admission) Free(source netip.Addr) (id Identity, free bool) {
+	if a.whitelist.Contains(source) {
+		return Identity{Method: MethodWhitelist}, true
+	}
+	if a.once != nil {
+		if entry, known := a.once.Lookup(source); known {
+			if id, err := a.holds(entry.identity(), source); err == nil {
+				return id, true
+			}
+		}
+	}
+	return Identity{Method: MethodNone}, !a.required
+}
+
+// Admitted counts a client that Free let in.
+func (a *Admission) Admitted(id Identity) { a.count(string(id.Method), "ok") }
+
+// Verify judges an attempt to log in, counts it, and logs a failure and the
+// ban that it may bring. With auth-once the address is let in before it
+// returns, and so before the client hears of its success: its next connection
+// may be on the way then. The error is a *Refusal, or ctx's.
+func (a *Admission) Verify(ctx context.Context, try *Attempt) (Grant, error) {
+	kind := try.Credentials.Kind()
+	grant, err := a.ask(ctx, try)
+	if err != nil {
+		a.failed(ctx, try, err)
+		return Grant{}, err
+	}
+	id := &grant.Identity
+	a.count(string(id.Method), "ok")
+	if a.once != nil && kind != KindUserID {
+		a.once.Add(try.Source, *id)
+	}
+	return grant, nil
+}
+
+// ask is the first grant of an authenticator that accepts such credentials, or
+// what the last one says that knew more than that it does not know them.
+func (a *Admission) ask(ctx context.Context, try *Attempt) (Grant, error) {
+	var refused error = ErrCredentials
+	for _, one := range a.list {
+		if !one.Accepts(try.Credentials.Kind()) {
+			continue
+		}
+		grant, err := one.Authenticate(ctx, try)
+		if err == nil {
+			grant.Identity, err = a.withAccount(grant.Identity, try.Source)
+		}
+		switch {
+		case err == nil:
+			return grant, nil
+		case !errors.Is(err, ErrCredentials):
+			return Grant{}, err
+		}
+		refused = err
+	}
+	return Grant{}, refused
+}
+
+// withAccount gives a user whom Kerberos or a certificate vouches for what
+// the settings say of a user of that name.
+func (a *Admission) withAccount(id Identity, source netip.Addr) (Identity, error) {
+	if id.Account != nil {
+		return id, nil
+	}
+	account := a.accounts(id.User)
+	if account == nil {
+		return id, nil
+	}
+	if !account.AllowsFrom(source) {
+		return Identity{}, ErrCredentials
+	}
+	id.Account = account
+	groups := slices.Concat(id.Groups, account.Groups)
+	slices.Sort(groups)
+	id.Groups = slices.Compact(groups)
+	return id, nil
+}
+
+// failed counts a failure. That time is up says nothing of the password.
+func (a *Admission) failed(ctx context.Context, try *Attempt, err error) {
+	if try.Optional {
+		return
+	}
+	method := Method(try.Credentials.Kind())
+	if !errors.Is(err, ErrCredentials) {
+		a.count(string(method), "error")
+		return
+	}
+	a.count(string(method), "failed")
+	LogFailure(ctx, a.log, try.Source, []byte(try.Credentials.Name()), method)
+	if a.throttle == nil {
+		return
+	}
+	if ban, began := a.throttle.Fail(try.Source); began {
+		LogBan(ctx, a.log, ban)
+	}
+}
+
+func (a *Admission) count(method, outcome string) {
+	if c := a.outcomes.Of(method, outcome); c != nil {
+		c.Inc()
+	}
+}
+
+// Holds is the identity of an open session as this generation sees it, with
+// the groups of now. The error is a *Refusal when the session would not be
+// let in any more; the identity is then what is still known of the user.
+func (a *Admission) Holds(id Identity, source netip.Addr) (Identity, error) {
+	switch id.Method {
+	case MethodNone, MethodWhitelist:
+		if a.required && !a.whitelist.Contains(source) {
+			return id, &Refusal{Reason: ReasonRequired}
+		}
+		return id, nil
+	case MethodOnce:
+		if a.once == nil {
+			return id, &Refusal{Reason: ReasonRequired}
+		}
+	default:
+	}
+	return a.holds(id, source)
+}
+
+// holds asks the authenticator that vouched for the user.
+func (a *Admission) holds(id Identity, source netip.Addr) (Identity, error) {
+	by := id.voucher()
+	i := slices.IndexFunc(a.list, func(one Authenticator) bool { return one.Method() == by })
+	if i < 0 {
+		return Identity{}, &Refusal{Reason: ReasonUser}
+	}
+	now, err := a.list[i].Holds(id, source)
+	if err == nil && now.Account == nil {
+		now, err = a.withAccount(now, source)
+		if err == nil && now.Account == nil && id.Account != nil {
+			err = &Refusal{Reason: ReasonUser} // the limits that it was let in with are gone
+		}
+	}
+	if err != nil {
+		err = &Refusal{Reason: ReasonUser, Err: err}
+	}
+	now.Method, now.By = id.Method, by
+	return now, err
+}

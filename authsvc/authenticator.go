@@ -1,0 +1,96 @@
+package authsvc
+
+import (
+	"context"
+	"net/netip"
+)
+
+// Authenticator is one way to log in: the users of the settings, Kerberos,
+// certificates, a directory, a web service. To add one, write a package that
+// implements it and add one line to the list that supervisor builds; codecs,
+// accounting, bans, auth-once and revocation then know it.
+//
+// An Authenticator belongs to one generation of the settings: it never
+// changes, and a reload makes a new one. Its methods are called by many
+// connections at a time.
+type Authenticator interface {
+	// Method is what logs and metrics call a log-in by it. No two in a list
+	// share one.
+	Method() Method
+	// Accepts reports whether it judges credentials of that kind.
+	Accepts(Kind) bool
+	// Authenticate judges an attempt whose credentials are of a kind that it
+	// accepts. It may block until ctx ends. Its error is a *Refusal, or ctx's.
+	// It keeps nothing of the attempt, whose secrets the caller clears.
+	//
+	// An authenticator fills in user, groups and method; the account of that
+	// user, with its limits, is added by Admission.
+	Authenticate(ctx context.Context, a *Attempt) (Grant, error)
+	// Holds is the identity, which came from here or from here in an earlier
+	// generation, as the settings of this one see it. With a *Refusal it is
+	// what is known of the user all the same, or the zero Identity. It does
+	// not block.
+	Holds(id Identity, source netip.Addr) (Identity, error)
+}
+
+// Kind is the form of credentials.
+type Kind string
+
+// The forms of credentials. A failure is logged with its kind as the method:
+// which of several authenticators would have known the user, nobody knows.
+const (
+	KindPassword    Kind = "password"    // Password
+	KindUserID      Kind = "socks4"      // UserID
+	KindToken       Kind = "gssapi"      // Token
+	KindCertificate Kind = "certificate" // Certificate
+)
+
+// Credentials are what a client proves itself with: one of Password, UserID,
+// Token and Certificate. They print as nothing.
+type Credentials interface {
+	Kind() Kind
+	// Name is the user that the client says it is, raw bytes, for the log;
+	// "" when the credentials don't say.
+	Name() string
+}
+
+// Password is RFC 1929, or HTTP Basic. Both are raw bytes as sent.
+type Password struct{ User, Password []byte }
+
+// UserID is what a SOCKS4 client calls itself. Nothing proves it.
+type UserID string
+
+// Attempt is one try to log in.
+type Attempt struct {
+	Credentials Credentials
+	Source      netip.Addr // unmapped
+	Listener    string     // its name
+	// Optional: the client is let in either way, so a refusal is not counted.
+	Optional bool
+}
+
+// Grant is a successful attempt.
+type Grant struct {
+	Identity Identity
+	// Reply is what the client is sent with its success, if the credentials
+	// were a token that wants an answer.
+	Reply []byte
+}
+
+// Kind is KindPassword.
+func (Password) Kind() Kind { return KindPassword }
+
+// Name is the user.
+func (p Password) Name() string { return string(p.User) }
+
+// String keeps the secret out of logs.
+func (Password) String() string { return "(password)" }
+
+// GoString keeps the secret out of %#v.
+func (Password) GoString() string { return "(password)" }
+
+// Kind is KindUserID.
+func (UserID) Kind() Kind { return KindUserID }
+
+// Name is the user id.
+func (u UserID) Name() string { return string(u) }
