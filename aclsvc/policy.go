@@ -50,6 +50,22 @@ func (p *Policy) DecideName(q *Query) (d Decision, certain bool) {
 	return p.report(d), certain
 }
 
+// DecideNamed judges a name by the rules that name it, and reports whether one
+// of them decides. It is for a name that stands for others (a search list makes
+// "wiki.corp.example" of "wiki"): those are judged by Decide, while a denial of
+// the name as it was asked for holds as well.
+func (p *Policy) DecideNamed(q *Query) (d Decision, named bool) {
+	defer p.denyOnPanic(q, &d)
+	if q.Name == "" {
+		return Decision{Allow: true, Rule: ByDefault}, false
+	}
+	best := p.byName(q, len(p.rules), false)
+	if best == len(p.rules) || p.scan(p.index.any, best, q, false) != best {
+		return Decision{Allow: true, Rule: ByDefault}, false
+	}
+	return p.report(p.byRules(best, &target{})), true
+}
+
 // DecideUnknown judges a request whose destination is not known yet: a UDP
 // association, or a BIND for anybody. It denies what the rules deny wherever
 // it would go; anything else is allowed here, to be judged once the

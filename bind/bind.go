@@ -61,6 +61,9 @@ type Session struct {
 	// Decide judges the peer that connected. Where the client named it, and it
 	// is one of the name's addresses, it is judged by that name too.
 	Decide func(peer wire.Addr, addr netip.Addr) aclsvc.Decision
+	// Complete turns a relative name into the one that answers for it, which
+	// Resolve and Decide are then given. Nil: every name is complete.
+	Complete func(ctx context.Context, dest wire.Addr) (wire.Addr, error)
 	// Resolve finds the addresses of a requested name.
 	Resolve func(ctx context.Context, dest wire.Addr) ([]netip.Addr, error)
 	// ReplyCode maps an error of Resolve. Nil: host unreachable.
@@ -131,7 +134,7 @@ func (s *Server) Serve(ctx context.Context, session Session) Result {
 	}
 	defer s.release(seat)
 
-	peers, err := expected(ctx, session, o)
+	peers, err := expected(ctx, &session, o)
 	if err != nil {
 		return s.refuse(session, unresolved(session, err))
 	}

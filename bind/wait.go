@@ -194,14 +194,22 @@ func watch(control net.Conn) (early []byte, err error) {
 	return early, nil
 }
 
-// expected is who may connect; nil: anyone.
-func expected(ctx context.Context, session Session, o *Options) ([]netip.Addr, error) {
+// expected is who may connect; nil: anyone. A name that is asked for is made
+// complete, for the rules to judge the one that answered.
+func expected(ctx context.Context, session *Session, o *Options) ([]netip.Addr, error) {
 	dest := session.Requested
 	switch {
 	case o.AnyPeer, dest.IsZero(), dest.IP.IsValid() && dest.IP.IsUnspecified():
 		return nil, nil
 	case dest.IP.IsValid():
 		return []netip.Addr{dest.IP.Unmap()}, nil
+	}
+	if session.Complete != nil {
+		var err error
+		if dest, err = session.Complete(ctx, dest); err != nil {
+			return nil, err
+		}
+		session.Requested = dest
 	}
 	found, err := session.Resolve(ctx, dest)
 	if err != nil {

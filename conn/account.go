@@ -136,8 +136,17 @@ func (s *session) queryNow(p *Policy) aclsvc.Query {
 
 // judgeName refuses before DNS is asked what no address could make right.
 func (h *Handler) judgeName(s *session) error {
-	q := s.query()
+	return h.judgeNameOf(s, s.request.Dest)
+}
+
+// judgeNameOf is judgeName for a destination of the session's.
+func (h *Handler) judgeNameOf(s *session, dest wire.Addr) error {
+	q := s.queryFor(dest)
 	decision, certain := s.policy.ACL.DecideName(&q)
+	if certain && s.policy.Dialer.Searches(dest) {
+		// The names that it stands for are judged as they are tried (see routed).
+		decision, certain = s.policy.ACL.DecideNamed(&q)
+	}
 	if !certain {
 		return nil
 	}

@@ -16,6 +16,7 @@ func (h *Handler) bind(hs *handshake) bool {
 		Control: s.conn, Client: s.client, Requested: s.request.Dest, Identity: s.identity,
 		Advertise: s.advertised(),
 		Decide:    h.decideNow(s),
+		Complete:  h.completeNow(s),
 		Resolve:   h.resolveNow(s),
 		ReplyCode: replyCode,
 		Reply: func(code wire.ReplyCode, addr netip.AddrPort) error {

@@ -88,6 +88,9 @@ func (p *Policy) refuses(s *session) (rule, where string) {
 	switch s.request.Command {
 	case wire.CommandConnect:
 		route = p.Routes.Route(upstream.Query{Dest: s.request.Dest, User: identity.User})
+		if route.Action != upstream.Reject && !s.named.IsZero() {
+			route = p.Routes.Route(upstream.Query{Dest: s.named, User: identity.User})
+		}
 	case wire.CommandUDPAssociate:
 		route = p.Routes.RouteDatagrams(identity.User)
 	case wire.CommandBind:

@@ -15,16 +15,11 @@ import (
 // reach opens the connection to a session's destination: where the forwarding
 // rules send it, which is straight there when none matches.
 func (h *Handler) reach(ctx context.Context, s *session) error {
-	route := s.policy.Routes.Route(upstream.Query{Dest: s.request.Dest, User: s.identity.User})
-	if route.Action == upstream.Reject {
-		return &deniedError{rule: route.Rule}
+	route, err := h.routed(ctx, s)
+	if err != nil {
+		return err
 	}
 	s.dest = route.Dest
-	if route.Dest != s.request.Dest {
-		if err := h.judgeRewritten(s, route.Dest); err != nil {
-			return err
-		}
-	}
 	if route.Action == upstream.Via {
 		return h.reachVia(ctx, s, route)
 	}
@@ -107,14 +102,14 @@ const maxUpstreamDests = 16
 // judgeRewritten judges a request that a rule rewrites: what was asked for by
 // what is known of it, and then what is asked for instead.
 func (h *Handler) judgeRewritten(s *session, dest wire.Addr) error {
-	if err := h.judgeKnown(s, s.request.Dest); err != nil {
+	asked := s.request.Dest
+	if !s.named.IsZero() {
+		asked = s.named
+	}
+	if err := h.judgeKnown(s, asked); err != nil {
 		return err
 	}
-	q := s.queryFor(dest)
-	if decision, certain := s.policy.ACL.DecideName(&q); certain {
-		return h.settle(s, decision, netip.Addr{})
-	}
-	return nil
+	return h.judgeNameOf(s, dest)
 }
 
 // judgeKnown is the last word about a destination that nobody resolves here.

@@ -38,7 +38,8 @@ type session struct {
 	request  wire.Request
 
 	server   net.Conn       // after a successful dial
-	dest     wire.Addr      // judged in the end: after rewriting, or a BIND's peer; zero: request.Dest
+	named    wire.Addr      // request.Dest by the name that answered, if a search list made one of it
+	dest     wire.Addr      // judged in the end: named, after rewriting, or a BIND's peer; zero: request.Dest
 	hostIP   netip.AddrPort // the address dialed
 	local    netip.AddrPort // our end of that
 	rule     string

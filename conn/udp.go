@@ -27,6 +27,7 @@ func (h *Handler) associate(s *session) {
 		Advertise:  s.advertised(),
 		Decide:     h.decideNow(s),
 		Generation: func() uint64 { return h.policy.Load().Generation },
+		Complete:   h.completeNow(s),
 		Resolve:    h.resolveNow(s),
 		Reply: func(code wire.ReplyCode, bound netip.AddrPort) error {
 			if code == wire.ReplySucceeded {

@@ -17,6 +17,9 @@ var (
 	// ErrNotFound says that the name does not exist (NXDOMAIN) or has no
 	// address of the family that was asked for.
 	ErrNotFound = errors.New("no such host")
+	// ErrNoAddress comes with ErrNotFound: the name exists, and may well have
+	// an address of the other family.
+	ErrNoAddress = errors.New("no address of this family")
 	// ErrTimeout says that no server answered in time.
 	ErrTimeout = errors.New("name servers did not answer in time")
 	// ErrServers says that every server failed or refused.

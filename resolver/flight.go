@@ -10,10 +10,6 @@ import (
 	"cleversocks/metrics"
 )
 
-// errNoData tells a name that exists, without addresses of a family, from
-// one that does not.
-var errNoData = errors.New("no address of this family")
-
 // flight is one question under way at the servers, with those who wait for
 // it: it ends when the last of them leaves, and not before.
 type flight struct {
@@ -108,7 +104,7 @@ func (st *state) keep(q question, a answer, err error) ([]netip.Addr, error) {
 	case len(a.addrs) == 0:
 		e.err = fmt.Errorf("%s: %w", q.name, ErrNotFound)
 		if a.exists {
-			e.err = fmt.Errorf("%s: %w: %w", q.name, ErrNotFound, errNoData)
+			e.err = fmt.Errorf("%s: %w: %w", q.name, ErrNotFound, ErrNoAddress)
 		}
 		if !a.hasTTL {
 			return nil, e.err

@@ -161,37 +161,37 @@ func (r *Resolver) Close() {
 }
 
 // Lookup is the addresses of one family that a name has, at least one. The
-// name is in wire.NormalizeName's form, or an IP literal. The error wraps
-// ErrNotFound, ErrTimeout, ErrServers, ErrClosed or the context's cause.
+// name is in wire.NormalizeName's form, or an IP literal; it is asked for as it
+// is, and what a search list makes of it is for the caller to try (see Search).
+// The error wraps ErrNotFound, with ErrNoAddress or without, ErrTimeout,
+// ErrServers, ErrClosed or the context's cause.
 func (r *Resolver) Lookup(ctx context.Context, name string, family Family) ([]netip.Addr, error) {
 	st := r.state.Load()
 	if addrs, known := st.local(name); known {
+		if _, listed := st.hosts[name]; listed {
+			st.opts.Metrics.Lookups.Of(transportHosts, metrics.DNSOK).Inc()
+		}
 		return ofFamily(name, addrs, family)
 	}
-	candidates := []string{name}
-	if st.search {
-		candidates = st.conf.candidates(name)
+	return r.resolve(ctx, st, question{name: name, qtype: family.qtype()})
+}
+
+// Search is the complete names that a name without its final dot stands for,
+// in the order in which resolv.conf(5) tries them. It is nil when the name
+// stands for itself alone: no search list applies, or the name is known here.
+//
+// The list is not gone through by Lookup, because rules must judge each of its
+// names before a server hears of it: a client that asks for "wiki" would else
+// get at "wiki.corp.example" past a rule that denies it.
+func (r *Resolver) Search(name string) []string {
+	st := r.state.Load()
+	if !st.search || len(st.conf.search) == 0 {
+		return nil
 	}
-	var failure error
-	for _, candidate := range candidates {
-		addrs, err := r.resolve(ctx, st, question{name: candidate, qtype: family.qtype()})
-		switch {
-		case err == nil:
-			return addrs, nil
-		case errors.Is(err, ErrNotFound):
-			// A host that has addresses of the other family is the one that
-			// was meant: the two families must not end at different hosts.
-			if len(candidates) > 1 && errors.Is(err, errNoData) && r.hasOther(ctx, st, candidate, family) {
-				return nil, err
-			}
-			failure = orElse(failure, err)
-		case errors.Is(err, ErrServers):
-			failure = err
-		default:
-			return nil, err
-		}
+	if _, known := st.local(name); known {
+		return nil
 	}
-	return nil, failure
+	return st.conf.candidates(name)
 }
 
 // orElse keeps a failure that is worse than not finding.
@@ -200,17 +200,6 @@ func orElse(failure, err error) error {
 		return failure
 	}
 	return err
-}
-
-// hasOther reports whether a name has addresses of the other family. The
-// answer is most likely under way already, for whoever asks for both.
-func (r *Resolver) hasOther(ctx context.Context, st *state, name string, not Family) bool {
-	other := IPv4
-	if not == IPv4 {
-		other = IPv6
-	}
-	_, err := r.resolve(ctx, st, question{name: name, qtype: other.qtype()})
-	return err == nil
 }
 
 // local is what is known of a name without asking a server: literals,
@@ -227,9 +216,6 @@ func (st *state) local(name string) ([]netip.Addr, bool) {
 		return nil, true
 	}
 	addrs, ok := st.hosts[name]
-	if ok {
-		st.opts.Metrics.Lookups.Of(transportHosts, metrics.DNSOK).Inc()
-	}
 	return addrs, ok
 }
 
@@ -241,8 +227,11 @@ func ofFamily(name string, addrs []netip.Addr, family Family) ([]netip.Addr, err
 			out = append(out, a)
 		}
 	}
-	if len(out) == 0 {
+	switch {
+	case len(addrs) == 0:
 		return nil, fmt.Errorf("%s: %w", name, ErrNotFound)
+	case len(out) == 0:
+		return nil, fmt.Errorf("%s: %w: %w", name, ErrNotFound, ErrNoAddress)
 	}
 	return out, nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -118,30 +119,38 @@ func TestSlowAnswer(t *testing.T) {
 	})
 }
 
-// TestSearch goes through resolv.conf's search list, and never mixes the
-// addresses of two hosts.
+// TestSearch: the names that resolv.conf's search list makes of one are told
+// to the caller, whose rules judge them, and are not asked for by Lookup, which
+// once let "wiki" past a rule about "*.corp.example".
 func TestSearch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &scripted{records: []string{
-			"h.one.test. 60 IN AAAA 2001:db8::1", "h.two.test. 60 IN A 192.0.2.2", "only.two.test. 60 IN A 192.0.2.3", "top. 60 IN A 192.0.2.4",
-		}}
+		s := &scripted{records: []string{"h.one.test. 60 IN A 192.0.2.1"}}
 		r := withScripts(t, testOptions(t), s)
+		if got := r.Search("h"); got != nil {
+			t.Errorf("servers that are no system's: %v", got)
+		}
 		st := r.state.Load()
-		st.search, st.conf.search, st.conf.ndots = true, []string{"one.test", "two.test"}, 1
-		for _, tt := range []struct {
-			name   string
-			family Family
-			err    error
-		}{
-			{"h", IPv6, nil},
-			{"h", IPv4, ErrNotFound}, // h is h.one.test, which has IPv6 alone
-			{"only", IPv4, nil},
-			{"top", IPv4, nil},
-			{"none", IPv4, ErrNotFound},
+		st.search, st.conf.search, st.conf.ndots = true, []string{"one.test", "two.test"}, 2
+		for name, want := range map[string][]string{
+			"h":               {"h.one.test", "h.two.test", "h"},
+			"a.b":             {"a.b.one.test", "a.b.two.test", "a.b"},
+			"a.b.c":           {"a.b.c", "a.b.c.one.test", "a.b.c.two.test"},
+			"here":            nil, // by the hosts file
+			"localhost":       nil,
+			"x.localhost":     nil,
+			"hidden.onion":    nil,
+			"192.0.2.1":       nil,
+			"nowhere.invalid": nil,
 		} {
-			if _, err := r.Lookup(t.Context(), tt.name, tt.family); !errors.Is(err, tt.err) {
-				t.Errorf("%s, %s: %v, want %v", tt.name, tt.family, err, tt.err)
+			if got := r.Search(name); !slices.Equal(got, want) {
+				t.Errorf("%s: %v, want %v", name, got, want)
 			}
+		}
+		if _, err := r.Lookup(t.Context(), "h", IPv4); !errors.Is(err, ErrNotFound) {
+			t.Errorf("h: %v, want it asked for as it is", err)
+		}
+		if _, err := r.Lookup(t.Context(), "h.one.test", IPv4); err != nil {
+			t.Error(err)
 		}
 	})
 }

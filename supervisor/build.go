@@ -76,6 +76,7 @@ func (b *builder) dialer(cfg *config.Config) *dial.Dialer {
 	keepalive := cfg.Relay.Keepalive
 	return dial.New(dial.Options{
 		Lookup:         b.d.resolver.Lookup,
+		Search:         b.d.resolver.Search,
 		ConnectTimeout: cfg.Limits.ConnectTimeout.D(),
 		Family:         dialFamily(cfg.Resolver.Family),
 		KeepAlive: net.KeepAliveConfig{

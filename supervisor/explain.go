@@ -15,6 +15,7 @@ import (
 	"cleversocks/aclsvc"
 	"cleversocks/authsvc"
 	"cleversocks/conn"
+	"cleversocks/conn/dial"
 	"cleversocks/conn/wire"
 	"cleversocks/metrics"
 	"cleversocks/resolver"
@@ -97,11 +98,50 @@ func explain(ctx context.Context, p *conn.Policy, look lookup, ask Question) (st
 	addrs := []netip.Addr{dest.IP}
 	if dest.IsName() {
 		addrs = nil
+		full, denied := explainSearch(ctx, p, q, dest, &head)
+		if denied {
+			return head.String(), nil
+		}
+		dest, q.Name = full, full.Name
 		if d, certain := p.ACL.DecideName(&q); !certain || d.Allow {
 			addrs = resolveAll(ctx, look, dest.Name, &head)
 		}
 	}
 	return head.String() + p.ACL.Explain(&q, addrs), nil
+}
+
+// explainSearch is the destination with the name that answers for it, where the
+// system's search list makes several of the one asked for. It says what is tried
+// and what the rules and forwarding rules say to each; denied: nothing was left.
+func explainSearch(ctx context.Context, p *conn.Policy, q aclsvc.Query, dest wire.Addr, say *strings.Builder) (full wire.Addr, denied bool) {
+	if !p.Dialer.Searches(dest) {
+		return dest, false
+	}
+	fmt.Fprintf(say, "%s is no complete name: the search list of resolv.conf applies, and the rules judge the name that answers (a final dot turns that off)\n", dest.Name)
+	if err := p.JudgeAsked(q); err != nil {
+		fmt.Fprintf(say, "  name %s, as it was asked for: %v\nresult: deny, before DNS is asked\n", dest.Name, err)
+		return dest, true
+	}
+	refused := false
+	full, err := p.Dialer.Complete(ctx, dest, dial.Egress{}, func(name string) error {
+		err := p.JudgeSearched(q, name)
+		if err != nil {
+			fmt.Fprintf(say, "  tries %s: %v, not asked for\n", name, err)
+			refused = true
+			return err
+		}
+		fmt.Fprintf(say, "  tries %s\n", name)
+		return nil
+	})
+	switch {
+	case err == nil:
+		fmt.Fprintf(say, "  %s is the name that answers\n", full.Name)
+	case refused:
+		say.WriteString("result: deny, no other name of the list answers\n")
+	default:
+		fmt.Fprintf(say, "  %v\nresult: no address to judge\n", err)
+	}
+	return full, err != nil
 }
 
 // resolveAll is a name's addresses of both families. What goes wrong is said.

@@ -93,7 +93,12 @@ func (r *routes) dialHop(ctx context.Context, hop wire.Addr) (*net.TCPConn, erro
 }
 
 func (r *routes) resolveHop(ctx context.Context, name string) ([]netip.Addr, error) {
-	return r.d.group.Policy().Dialer.Resolve(ctx, name, dial.Egress{})
+	dialer := r.d.group.Policy().Dialer
+	dest, err := dialer.Complete(ctx, wire.Addr{Name: name}, dial.Egress{}, nil)
+	if err != nil {
+		return nil, err
+	}
+	return dialer.Resolve(ctx, dest.Name, dial.Egress{})
 }
 
 // resolverOptions is the [resolver] section as the resolver takes it.

@@ -151,7 +151,7 @@ func (a *association) lookup(key string, addr wire.Addr) {
 	e := &name{addr: addr}
 	ttl := nameTTL
 	if addr.IsName() {
-		if e.ips = a.resolve(addr); len(e.ips) == 0 {
+		if e.addr, e.ips = a.resolve(addr); len(e.ips) == 0 {
 			ttl = failedTTL
 		}
 	}
@@ -174,15 +174,22 @@ func (a *association) lookup(key string, addr wire.Addr) {
 	}
 }
 
-// resolve is the session's resolver within bounds, with the addresses that
-// this host has a route to in front.
-func (a *association) resolve(dest wire.Addr) []netip.Addr {
+// resolve is the session's resolver within bounds: the name that answers, which
+// is the one that the rules judge, and its addresses, those that this host has
+// a route to in front.
+func (a *association) resolve(asked wire.Addr) (dest wire.Addr, ips []netip.Addr) {
 	ctx, cancel := context.WithTimeout(a.ctx, lookupLimit)
 	defer cancel()
-	ips, err := a.s.Resolve(ctx, dest)
+	dest, err := asked, error(nil)
+	if a.s.Complete != nil {
+		dest, err = a.s.Complete(ctx, asked)
+	}
+	if err == nil {
+		ips, err = a.s.Resolve(ctx, dest)
+	}
 	if err != nil {
-		a.r.log.Debug("datagram's name not resolved", "id", a.s.ID, "name", dest.Name, "error", err)
-		return nil
+		a.r.log.Debug("datagram's name not resolved", "id", a.s.ID, "name", asked.Name, "error", err)
+		return asked, nil
 	}
 	ips = ips[:min(len(ips), addressesKept)]
 	var near, far []netip.Addr
@@ -194,7 +201,7 @@ func (a *association) resolve(dest wire.Addr) []netip.Addr {
 			far = append(far, ip)
 		}
 	}
-	return append(near, far...)
+	return dest, append(near, far...)
 }
 
 // routable asks the kernel for a route, by a connected socket that sends

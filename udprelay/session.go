@@ -36,6 +36,11 @@ type Session struct {
 	// remembered decisions are dropped and open return paths judged again.
 	// Nil: the rules never change.
 	Generation func() uint64
+	// Complete turns a relative name into the one that answers for it, by the
+	// system's search list, and denies what may not be asked for. Decide and
+	// Resolve are given what it returns. It is called as Resolve is. Nil: every
+	// name is complete.
+	Complete func(ctx context.Context, dest wire.Addr) (wire.Addr, error)
 	// Resolve finds the addresses of dest.Name. It is called on a goroutine of
 	// its own and must end with ctx. It has the port so that it can deny
 	// before it asks.

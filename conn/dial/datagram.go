@@ -13,8 +13,8 @@ import (
 )
 
 // Resolve finds a name's addresses for datagrams, for which there is no race:
-// of the families in use, in the order of RFC 6724. The error is the most
-// telling of both families'.
+// of the families in use, in the order of RFC 6724. The name counts as complete
+// (see Complete). The error is the most telling of both families'.
 func (d *Dialer) Resolve(ctx context.Context, name string, egress Egress) ([]netip.Addr, error) {
 	if d.opts.Lookup == nil {
 		return nil, fmt.Errorf("%w: names are not resolved here", ErrNoUsableAddress)

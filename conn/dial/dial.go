@@ -17,6 +17,7 @@ import (
 	"net/netip"
 	"time"
 
+	"cleversocks/conn/task"
 	"cleversocks/conn/wire"
 	"cleversocks/metrics"
 	"cleversocks/resolver"
@@ -49,6 +50,10 @@ type Options struct {
 	// Lookup resolves a name to the addresses of one family. It returns
 	// when its context ends. Nil: names cannot be dialed.
 	Lookup func(ctx context.Context, name string, family resolver.Family) ([]netip.Addr, error)
+	// Search is the complete names that a name without its final dot stands
+	// for, in the order to try them; none: the name itself. Nil: no search
+	// list.
+	Search func(name string) []string
 	// ConnectTimeout bounds a whole Dial, resolution and all attempts
 	// included. 0: the context alone bounds it.
 	ConnectTimeout time.Duration
@@ -63,10 +68,15 @@ type Options struct {
 	// follows on a reload; nil: the Dialer makes its own.
 	History *History
 	Metrics metrics.Dial
+	// Panics hears of panics in look-ups and attempts, which fail by them. Nil:
+	// nobody does.
+	Panics *task.Reporter
 }
 
 // Request is one connection to make.
 type Request struct {
+	// Dest is completed by the search list unless it is Absolute. Who has rules
+	// about names calls Complete first, so that they see the name that answers.
 	Dest wire.Addr
 	// Judge is asked for each address before it is dialed: nil means that it
 	// may be. It is called from the goroutine that called Dial. Nil: all may.
@@ -113,6 +123,9 @@ func (d *Dialer) Dial(ctx context.Context, req Request) (*net.TCPConn, error) {
 	case req.Dest.Port == 0:
 		err = fmt.Errorf("%w: port 0", ErrNoUsableAddress)
 	case req.Dest.IsName():
+		if req.Dest, err = d.Complete(ctx, req.Dest, req.Egress, nil); err != nil {
+			return nil, err // counted already
+		}
 		c, ran, err = d.dialName(ctx, req)
 	default:
 		c, ran, err = d.dialLiteral(ctx, req)

@@ -17,6 +17,9 @@ type Addr struct {
 	IP   netip.Addr // unmapped, without a zone
 	Name string     // lower case, punycode, no trailing dot
 	Port uint16
+	// Absolute says that Name is complete: it was given with its final dot, or
+	// a search list has been gone through. Nothing is ever appended to it.
+	Absolute bool
 }
 
 // ErrBadName is wrapped by the errors of ParseHost.
@@ -33,7 +36,8 @@ func FromAddrPort(ap netip.AddrPort) Addr {
 // ParseHost reads the host that a client sent in name form. An IP literal,
 // with or without brackets, becomes an address, so that address rules apply
 // to it; anything else is normalised to the form that rules and DNS compare:
-// lower case, punycode, no trailing dot. An empty name, control characters,
+// lower case, punycode, no trailing dot; Absolute keeps what that dot said. An
+// empty name, control characters,
 // blanks, over-long names and names that end in a number (which some
 // resolvers read as an address, "127.1") are refused.
 func ParseHost(raw string, port uint16) (Addr, error) {
@@ -54,7 +58,7 @@ func ParseHost(raw string, port uint16) (Addr, error) {
 	if err != nil {
 		return Addr{}, err
 	}
-	return Addr{Name: name, Port: port}, nil
+	return Addr{Name: name, Port: port, Absolute: strings.HasSuffix(host, ".")}, nil
 }
 
 // NormalizeName is the one form of a DNS name that rules, caches and logs

@@ -42,7 +42,7 @@ func TestReadRequest(t *testing.T) {
 		},
 		"4a name": {
 			in:   "\x04\x01\x01\xbb\x00\x00\x00\x07u\x00WWW.Example.ORG.\x00x",
-			want: request(wire.CommandConnect, wire.Addr{Name: "www.example.org", Port: 443}, "u"), rest: "x",
+			want: request(wire.CommandConnect, wire.Addr{Name: "www.example.org", Port: 443, Absolute: true}, "u"), rest: "x",
 		},
 		"4a literal becomes an address": {
 			in:   "\x04\x01\x00\x50\x00\x00\x00\x01\x00192.0.2.1\x00",

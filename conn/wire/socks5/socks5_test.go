@@ -119,7 +119,7 @@ func TestReadRequest(t *testing.T) {
 		"IPv4":               {in: []byte{5, 1, 0, 1, 192, 0, 2, 7, 1, 187}, want: wire.Request{Command: 1, Dest: wire.Addr{IP: netip.MustParseAddr("192.0.2.7"), Port: 443}}},
 		"IPv6":               {in: append([]byte{5, 1, 9, 4}, append(netip.MustParseAddr("2001:db8::1").AsSlice(), 0, 80)...), want: wire.Request{Command: 1, Dest: wire.Addr{IP: netip.MustParseAddr("2001:db8::1"), Port: 80}}},
 		"mapped IPv6":        {in: append([]byte{5, 1, 0, 4}, append(netip.MustParseAddr("::ffff:127.0.0.1").AsSlice(), 0, 80)...), want: wire.Request{Command: 1, Dest: wire.Addr{IP: netip.MustParseAddr("127.0.0.1"), Port: 80}}},
-		"name":               {in: append(name("Example.COM."), 0, 80), want: wire.Request{Command: 1, Dest: wire.Addr{Name: "example.com", Port: 80}}},
+		"name":               {in: append(name("Example.COM."), 0, 80), want: wire.Request{Command: 1, Dest: wire.Addr{Name: "example.com", Port: 80, Absolute: true}}},
 		"literal as name":    {in: append(name("[::1]"), 0, 80), want: wire.Request{Command: 1, Dest: wire.Addr{IP: netip.MustParseAddr("::1"), Port: 80}}},
 		"associate, name 0":  {in: []byte{5, 3, 0, 3, 1, '0', 0, 0}, want: wire.Request{Command: 3}},
 		"bind, port 0":       {in: []byte{5, 2, 0, 1, 0, 0, 0, 0, 0, 0}, want: wire.Request{Command: 2, Dest: wire.Addr{IP: netip.IPv4Unspecified()}}},

@@ -1,0 +1,130 @@
+package conn
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+
+	"cleversocks/aclsvc"
+	"cleversocks/conn/upstream"
+	"cleversocks/conn/wire"
+)
+
+// A name without its final dot may stand for several: with "search
+// corp.example" in resolv.conf, "wiki" is "wiki.corp.example" if there is one.
+// Rules and forwarding rules judge the name that answers, and each one that is
+// tried before a server hears of it, or a client would get past them by leaving
+// the end of a name out.
+
+// JudgeAsked judges a name as the client asked for it, where a search list
+// makes other names of it: a rule that names it denies it in any case, while
+// what is denied by default may still be allowed by its full name.
+func (p *Policy) JudgeAsked(q aclsvc.Query) error {
+	if d, named := p.ACL.DecideNamed(&q); named && !d.Allow {
+		return &deniedError{rule: d.Rule, where: d.Where}
+	}
+	return nil
+}
+
+// JudgeSearched judges a name that a search list made of the one asked for, by
+// the rules, as far as they are certain without an address, and by the
+// forwarding rules.
+func (p *Policy) JudgeSearched(q aclsvc.Query, name string) error {
+	if err := p.judgeSearchedByRules(q, name); err != nil {
+		return err
+	}
+	dest := wire.Addr{Name: name, Port: q.Port, Absolute: true}
+	if route := p.Routes.Route(upstream.Query{Dest: dest, User: q.Identity.User}); route.Action == upstream.Reject {
+		return &deniedError{rule: route.Rule}
+	}
+	return nil
+}
+
+func (p *Policy) judgeSearchedByRules(q aclsvc.Query, name string) error {
+	q.Name = name
+	if d, certain := p.ACL.DecideName(&q); certain && !d.Allow {
+		return &deniedError{rule: d.Rule, where: d.Where}
+	}
+	return nil
+}
+
+// routed is where a session's request goes. A name that is resolved here is
+// first made complete. What an upstream resolves is passed on as it was asked
+// for: nobody here knows which search list applies there.
+func (h *Handler) routed(ctx context.Context, s *session) (upstream.Route, error) {
+	asked := s.request.Dest
+	route := s.routeOf(asked)
+	if resolvedHere(route) && route.Dest.Host() == asked.Host() {
+		full, err := h.complete(ctx, s, asked, s.policy.JudgeSearched)
+		if err != nil {
+			return route, err
+		}
+		if full != asked {
+			s.named = full
+			route = s.routeOf(full)
+		}
+	}
+	switch {
+	case route.Action == upstream.Reject:
+		return route, &deniedError{rule: route.Rule}
+	case route.Dest == asked, route.Dest == s.named:
+		return route, nil
+	}
+	if err := h.judgeRewritten(s, route.Dest); err != nil || !resolvedHere(route) {
+		return route, err
+	}
+	// Forwarding rules are for what clients ask, not for what one of them wrote.
+	var err error
+	route.Dest, err = h.complete(ctx, s, route.Dest, s.policy.judgeSearchedByRules)
+	return route, err
+}
+
+func (s *session) routeOf(dest wire.Addr) upstream.Route {
+	return s.policy.Routes.Route(upstream.Query{Dest: dest, User: s.identity.User})
+}
+
+// resolvedHere reports whether names that go this way are looked up by us.
+func resolvedHere(route upstream.Route) bool {
+	return route.Action == upstream.Direct || route.ResolvesLocally()
+}
+
+// complete is a destination with the name that answers for it.
+func (h *Handler) complete(ctx context.Context, s *session, dest wire.Addr, judge func(aclsvc.Query, string) error) (wire.Addr, error) {
+	if !s.policy.Dialer.Searches(dest) {
+		return dest, nil
+	}
+	q := s.queryFor(dest)
+	full, err := s.policy.Dialer.Complete(ctx, dest, s.egress(), func(name string) error { return judge(q, name) })
+	if denied, ok := errors.AsType[*deniedError](err); ok {
+		h.noteDecision(s, s.policy, aclsvc.Decision{Rule: denied.rule, Where: denied.where}, dest, netip.Addr{})
+	}
+	return full, err
+}
+
+// completeNow is complete for the datagrams of a session, or the peer that a
+// BIND waits for, by the policy in force at the time.
+func (h *Handler) completeNow(s *session) func(context.Context, wire.Addr) (wire.Addr, error) {
+	return func(ctx context.Context, dest wire.Addr) (wire.Addr, error) {
+		policy := h.policy.Load()
+		if !policy.Dialer.Searches(dest) {
+			return dest, nil
+		}
+		q := s.queryNow(policy)
+		q.Name, q.Port = dest.Name, dest.Port
+		if err := policy.JudgeAsked(q); err != nil {
+			return wire.Addr{}, err
+		}
+		if rule := s.astray(policy, dest); rule != "" {
+			return wire.Addr{}, &deniedError{rule: rule} // not even a name server is to hear of it
+		}
+		return policy.Dialer.Complete(ctx, dest, s.egress(), func(name string) error {
+			if err := policy.JudgeSearched(q, name); err != nil {
+				return err
+			}
+			if rule := s.astray(policy, wire.Addr{Name: name, Port: dest.Port, Absolute: true}); rule != "" {
+				return &deniedError{rule: rule}
+			}
+			return nil
+		})
+	}
+}
