@@ -321,3 +321,27 @@ func TestIdleTimeout(t *testing.T) {
 		t.Errorf("cause %s", got.text("cause"))
 	}
 }
+
+// TestIdleAdminConnectionsDoNotStopTheProxy: 1,100 idle connections to the
+// admin endpoint took every descriptor, and the proxy accepted nobody. The
+// endpoint has a bound of its own, and still answers probes.
+func TestIdleAdminConnectionsDoNotStopTheProxy(t *testing.T) {
+	echo := echoServer(t, "127.0.0.1:0")
+	d := startCommand(t, exec.Command("sh", "-c", "ulimit -n 1024; exec "+binary+
+		" --config "+writeFile(t, "c.toml", "[[listener]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n")+" --log-format json"))
+	for range 1100 {
+		c, err := net.Dial("tcp", d.admin)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+	}
+	if status, body := d.get("/readyz"); status != 200 {
+		t.Errorf("%d %q", status, body)
+	}
+	c, reply := connect(t, d.address, echo)
+	if reply != succeeded {
+		t.Fatalf("reply %d", reply)
+	}
+	echoes(t, c, "not stopped")
+}

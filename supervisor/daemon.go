@@ -15,6 +15,7 @@ import (
 	"cleversocks/authsvc"
 	"cleversocks/conn"
 	"cleversocks/conn/relay"
+	"cleversocks/conn/task"
 	"cleversocks/listener"
 	"cleversocks/metrics"
 	"cleversocks/metrics/admin"
@@ -167,6 +168,8 @@ func (d *daemon) openAdmin(ctx context.Context, cfg *config.Config, change *chan
 	return admin.New(socket, admin.Options{
 		Metrics: d.metrics.WritePrometheus, Ready: d.ready, Version: d.options.Version,
 		API: d.api(), Pprof: cfg.Admin.Pprof, Log: d.log,
+		Hosts: func() []string { return d.config.Load().Admin.Hosts },
+		Tasks: &task.Reporter{Log: d.log, Count: func(where string) { d.metrics.Conn.Panics.Of(where).Inc() }},
 	}), nil
 }
 

@@ -122,11 +122,11 @@ func (l *logs) sink(path string) *sink {
 func (l *logs) handler(format string, s *sink, level slog.Level) slog.Handler {
 	switch {
 	case format == "json":
-		return slog.NewJSONHandler(s, &slog.HandlerOptions{Level: level, ReplaceAttr: nameTrace})
+		return slog.NewJSONHandler(jsonLines{s}, &slog.HandlerOptions{Level: level, ReplaceAttr: nameTrace})
 	case format == "auto" && s == l.stderr && l.colour:
-		return tint.NewTextHandler(s, &tint.Options{Level: level, ReplaceAttr: tintTrace})
+		return tint.NewTextHandler(textLines{s}, &tint.Options{Level: level, ReplaceAttr: tintTrace})
 	default:
-		return slog.NewTextHandler(s, &slog.HandlerOptions{Level: level, ReplaceAttr: nameTrace})
+		return slog.NewTextHandler(textLines{s}, &slog.HandlerOptions{Level: level, ReplaceAttr: nameTrace})
 	}
 }
 
@@ -205,13 +205,13 @@ func nameTrace(groups []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-// tintTrace is nameTrace with tint's three letters.
+// tintTrace is nameTrace with tint's three letters, and tintSafe.
 func tintTrace(groups []string, a slog.Attr) slog.Attr {
 	if isTrace(groups, a) {
 		const grey = 8
 		return tint.Attr(grey, slog.String(a.Key, "TRC"))
 	}
-	return a
+	return tintSafe(groups, a)
 }
 
 func isTrace(groups []string, a slog.Attr) bool {

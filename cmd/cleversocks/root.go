@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"cleversocks/cmd/cleversocks/golog"
 	"cleversocks/supervisor"
 	"cleversocks/supervisor/config"
 )
@@ -81,6 +82,7 @@ func (a *app) daemon(ctx context.Context, loader *config.Loader) error {
 	signal.Ignore(syscall.SIGPIPE)
 	logs := newLogs(a.stderr, a.environ)
 	defer logs.Close()
+	defer golog.To(logs.Logger())()
 	return a.serve(ctx, supervisor.Options{
 		Load:     func() (*config.Config, error) { return loader.Load(ctx) },
 		Logger:   logs.Logger(),

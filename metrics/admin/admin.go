@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/thejerf/suture/v4"
+
+	"cleversocks/conn/task"
 )
 
 // Options are what the endpoint tells.
@@ -25,8 +27,13 @@ type Options struct {
 	Ready   func() error    // nil: new connections are welcome
 	Version string
 	Pprof   bool
-	API     API
-	Log     *slog.Logger
+	// Hosts are the names, beyond those that need no mention, by which clients
+	// may call the endpoint; nil: none.
+	Hosts func() []string
+	API   API
+	Log   *slog.Logger
+	// Tasks hears of handlers that panic.
+	Tasks *task.Reporter
 }
 
 // Server serves the management endpoint on one socket, which it closes when
@@ -46,16 +53,21 @@ func (s *Server) String() string { return "admin" }
 // Bounds of a management request: it is small, and its client is near.
 const (
 	requestTimeout = 10 * time.Second
+	answerTimeout  = time.Minute // pprof's profiles set their own
 	maxHeader      = 16 << 10
 	shutdownGrace  = 2 * time.Second
 )
 
 // Serve answers requests until ctx ends.
 func (s *Server) Serve(ctx context.Context) error {
+	door := newDoor(s.socket)
 	server := &http.Server{
-		Handler:           s.handler(),
+		Handler:           door.occupied(s.contained(s.guarded(s.handler()))),
+		ConnState:         door.state,
+		ConnContext:       door.connContext,
 		ReadHeaderTimeout: requestTimeout,
 		ReadTimeout:       requestTimeout,
+		WriteTimeout:      answerTimeout,
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(s.options.Log.Handler(), slog.LevelDebug),
@@ -69,7 +81,7 @@ func (s *Server) Serve(ctx context.Context) error {
 			_ = server.Close()
 		}
 	})
-	err := server.Serve(s.socket)
+	err := server.Serve(door)
 	if !stop() {
 		<-stopped
 		return ctx.Err()
@@ -78,6 +90,24 @@ func (s *Server) Serve(ctx context.Context) error {
 		return errors.Join(suture.ErrDoNotRestart, err)
 	}
 	return err
+}
+
+// contained turns a handler's panic into an answer, a count and a log line with
+// its stack. http.ErrAbortHandler is a handler's way to hang up.
+func (s *Server) contained(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			p := recover()
+			if p == nil {
+				return
+			}
+			if p != http.ErrAbortHandler { //nolint:errorlint // the value itself is panicked with
+				_ = s.options.Tasks.Panicked(r.Context(), "admin", p, slog.String("path", r.URL.Path))
+			}
+			panic(http.ErrAbortHandler)
+		}()
+		next.ServeHTTP(w, r)
+	})
 }
 
 // handler maps the paths. Everything but the API answers GET and HEAD alone.
@@ -120,7 +150,6 @@ func (s *Server) ready(w http.ResponseWriter, _ *http.Request) {
 
 func text(w http.ResponseWriter, status int, body string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)
 	_, _ = fmt.Fprintln(w, body) // the client left: nothing to do
 }

@@ -81,7 +81,6 @@ func list(f func() any) http.HandlerFunc {
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("X-Content-Type-Options", "nosniff")
 		_, _ = w.Write(append(body, '\n')) // the client left: nothing to do
 	}
 }

@@ -8,6 +8,7 @@ const adminDoc = "The management endpoint: metrics, health and, with a token, an
 type Admin struct {
 	Address ListenAddress // the zero address: off
 	Pprof   bool
+	Hosts   []string // names by which it may be called
 
 	TokenFile string
 	// Token is what TokenFile holds; unset: there is no API.
@@ -27,6 +28,10 @@ func (a *Admin) keys() []Key {
 		{
 			Name: "pprof", Value: &a.Pprof, Default: "false",
 			Doc: "Serves Go's profiles under /debug/pprof/.",
+		},
+		{
+			Name: "hosts", Value: &a.Hosts, Default: "[]",
+			Doc: `Names by which clients may call the endpoint, as "proxy.example.org" behind a reverse proxy. Addresses, names without a dot and names that the public DNS cannot hold (localhost, .local, .internal, .svc, .cluster.local, .test, .home.arpa) need no mention. Others are refused, since a web page can make its own name point here; /healthz and /readyz answer to any.`,
 		},
 		{
 			Name: "token_file", Value: &a.TokenFile, Default: "",
