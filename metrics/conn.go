@@ -59,7 +59,7 @@ func newConn(set *vm.Set) Conn {
 			}),
 		Refused: newCounterVec(set, "cleversocks_requests_refused_total", "reason", RefusedByRule, RefusedUserLimit, RefusedQuota),
 		Panics: newCounterVec(set, "cleversocks_panics_total", "where", "conn", "relay", "accept", "decision", "service",
-			"resolver", "dial", "upstream", "udp", "bind", "http", "auth", "record", "admin"),
+			"resolver", "dial", "upstream", "udp", "bind", "http", "auth", "record", "admin", "start", "reload", "shutdown"),
 		RecordsDropped: set.NewCounter("cleversocks_access_records_dropped_total"),
 	}
 	for _, p := range append(slices.Clip(protocols), "other") {

@@ -9,44 +9,54 @@ import (
 	"cleversocks/aclsvc/ratelimit"
 	"cleversocks/authsvc"
 	"cleversocks/conn"
+	"cleversocks/metrics"
 	"cleversocks/supervisor/config"
 )
 
-// newGuards makes what counts and remembers clients over connections and
-// reloads, with the state that was saved. Trouble with that is logged, and
-// keeps nothing from starting.
-func (d *daemon) newGuards(ctx context.Context, cfg *config.Config) conn.Guards {
+// guards count and remember clients over connections and reloads.
+type guards struct {
+	conn.Guards
+	once *authsvc.Once
+}
+
+// newGuards makes them with the state that was saved. Trouble with that is
+// logged, and keeps nothing from starting.
+func newGuards(ctx context.Context, cfg *config.Config, log *slog.Logger, m *metrics.Registry) *guards {
 	state := authsvc.StateOptions{
-		Directory: cfg.State.Directory, Metrics: &d.metrics.Auth,
-		OnError: func(err error) {
-			d.log.LogAttrs(ctx, slog.LevelError, "state", slog.Any("err", err))
-		},
+		Directory: cfg.State.Directory, Metrics: &m.Auth,
+		OnError: func(err error) { log.LogAttrs(ctx, slog.LevelError, "state", slog.Any("err", err)) },
 	}
-	d.once = authsvc.NewOnce(onceOptions(cfg), state)
-	return conn.Guards{
-		Gate:     ratelimit.NewGate(),
-		Throttle: authsvc.NewThrottle(throttleOptions(cfg), state),
-		Users:    ratelimit.NewUsers(),
-		Quotas:   authsvc.NewQuotas(state),
+	return &guards{
+		once: authsvc.NewOnce(onceOptions(cfg), state),
+		Guards: conn.Guards{
+			Gate:     ratelimit.NewGate(),
+			Throttle: authsvc.NewThrottle(throttleOptions(cfg), state),
+			Users:    ratelimit.NewUsers(),
+			Quotas:   authsvc.NewQuotas(state),
+		},
 	}
 }
 
-// setGuards gives new settings to the guards: the last step of a start or a
-// reload, when everything else has been verified.
-func (d *daemon) setGuards(cfg *config.Config, users *authsvc.Users) {
+// Prepare has nothing to verify: the users are compiled already.
+func (g *guards) Prepare(_ context.Context, d *draft) (change, error) {
+	return effect(func(context.Context) { g.set(d.cfg, d.users) }), nil
+}
+
+// set gives the guards new settings.
+func (g *guards) set(cfg *config.Config, users *authsvc.Users) {
 	limits := cfg.Limits
 	burst := limits.ConnectionRate.Burst
 	if burst == 0 {
 		burst = limits.ConnectionRate.PerSecond
 	}
-	d.guards.Gate.Set(ratelimit.GateOptions{
+	g.Gate.Set(ratelimit.GateOptions{
 		PerSecond: float64(limits.ConnectionRate.PerSecond), Burst: burst,
 		PerSource: limits.MaxConnectionsPerIP, Exempt: config.Prefixes(limits.Exempt),
 	})
-	d.guards.Throttle.Set(throttleOptions(cfg))
-	d.once.Set(onceOptions(cfg))
-	d.guards.Users.Set(users)
-	d.guards.Quotas.Set(users)
+	g.Throttle.Set(throttleOptions(cfg))
+	g.once.Set(onceOptions(cfg))
+	g.Users.Set(users)
+	g.Quotas.Set(users)
 }
 
 func throttleOptions(cfg *config.Config) authsvc.ThrottleOptions {
@@ -61,28 +71,38 @@ func onceOptions(cfg *config.Config) authsvc.OnceOptions {
 	return authsvc.OnceOptions{TTL: cfg.Auth.Once.TTL.D(), Max: cfg.Auth.Once.Max}
 }
 
-// auth says who may come in. The users are compiled even where there are
-// none, for the guards; nobody logs in as one of them then.
-func (b *builder) auth(cfg *config.Config) (*authsvc.Admission, *authsvc.Users, error) {
-	o := cfg.UserOptions(b.queue, &b.d.metrics.Auth)
-	o.Banned = b.d.guards.Throttle.Banned
+// accounts is who may come in.
+type accounts struct {
+	log     *slog.Logger
+	metrics *metrics.Registry
+	guards  *guards
+	queue   *authsvc.Queue // of passwords that are being checked, of all policies
+}
+
+// Prepare compiles the users, even where there are none, for the guards;
+// nobody logs in as one of them then.
+func (a *accounts) Prepare(_ context.Context, d *draft) (change, error) {
+	cfg := d.cfg
+	o := cfg.UserOptions(a.queue, &a.metrics.Auth)
+	o.Banned = a.guards.Throttle.Banned
 	users, err := authsvc.NewUsers(o)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	admission := authsvc.AdmissionOptions{
 		Required:       cfg.Auth.Required,
 		Whitelist:      authsvc.NewWhitelist(config.Prefixes(cfg.Auth.NoPasswordFrom)),
 		Authenticators: authenticators(cfg, users),
 		Accounts:       users.Account,
-		Throttle:       b.d.guards.Throttle,
-		Log:            b.d.log,
-		Outcomes:       b.d.metrics.Conn.Auth,
+		Throttle:       a.guards.Throttle,
+		Log:            a.log,
+		Outcomes:       a.metrics.Conn.Auth,
 	}
 	if cfg.Auth.Once.Enabled {
-		admission.Once = b.d.once
+		admission.Once = a.guards.once
 	}
-	return authsvc.NewAdmission(admission), users, nil
+	d.users, d.policy.Auth = users, authsvc.NewAdmission(admission)
+	return nil, nil //nolint:nilnil // nothing to commit
 }
 
 // authenticators are the ways to log in that are configured, in the order in
@@ -98,36 +118,58 @@ func authenticators(cfg *config.Config, users *authsvc.Users) []authsvc.Authenti
 	return list
 }
 
-// acl compiles the rules, with the proxy's own listeners, which nobody
-// reaches through it.
-func (b *builder) acl(cfg *config.Config, listeners []netip.AddrPort) (*aclsvc.Policy, error) {
-	return aclsvc.Compile(aclsvc.Options{
+// rules compiles the ACL, with the proxy's own listeners, which nobody reaches
+// through it.
+type rules struct {
+	log     *slog.Logger
+	metrics *metrics.Registry
+	locals  *aclsvc.Locals
+}
+
+// Prepare compiles the rules, once all that listens is bound.
+func (r *rules) Prepare(_ context.Context, d *draft) (change, error) {
+	o := ruleOptions(d.cfg, d.own, r.locals)
+	o.OnPanic = func(p any, q aclsvc.Query) {
+		r.metrics.Conn.Panics.Of("decision").Inc()
+		r.log.Error("panic in a decision: denied", "panic", p, "client", q.Source, "target", q.Name)
+	}
+	acl, err := aclsvc.Compile(o)
+	if err != nil {
+		return nil, err
+	}
+	d.policy.ACL = acl
+	d.policy.Decisions = r.metrics.ACL.Decisions(acl.Deciders())
+	return nil, nil //nolint:nilnil // nothing to commit
+}
+
+// ruleOptions is what the settings say about destinations.
+func ruleOptions(cfg *config.Config, own []netip.AddrPort, locals *aclsvc.Locals) aclsvc.Options {
+	return aclsvc.Options{
 		Rules:        cfg.ACL.RuleOptions(),
 		DefaultAllow: cfg.ACL.Default == "allow",
 		BlockPrivate: cfg.ACL.BlocksPrivate(),
 		ReportOnly:   cfg.ACL.ReportOnly,
-		Listeners:    listeners,
-		Locals:       b.d.locals,
+		Listeners:    own,
+		Locals:       locals,
 		NAT64:        config.Prefixes(cfg.Resolver.NAT64),
-		OnPanic:      b.decisionPanicked,
-	})
+	}
 }
 
 // announceAccess says what is in force where a setting leaves it open. With
 // neither users nor rules there is nothing to say that anyone has asked for.
-func (d *daemon) announceAccess(ctx context.Context, cfg *config.Config, p *conn.Policy, users int) {
+func announceAccess(ctx context.Context, cfg *config.Config, p *conn.Policy, users int, log *slog.Logger) {
 	level := slog.LevelInfo
 	if !p.Auth.Required() && p.ACL.Rules() == 0 && !p.ACL.BlocksPrivate() {
 		level = slog.LevelDebug
 	}
-	d.log.LogAttrs(ctx, level, "access",
+	log.LogAttrs(ctx, level, "access",
 		slog.Bool("auth_required", cfg.Auth.Required), slog.Int("users", users), slog.Int("acl_rules", p.ACL.Rules()),
 		slog.String("acl_default", cfg.ACL.Default), slog.Bool("block_private", p.ACL.BlocksPrivate()),
 		slog.Bool("report_only", cfg.ACL.ReportOnly))
 	if cfg.ACL.ReportOnly {
-		d.log.LogAttrs(ctx, slog.LevelWarn, "acl.report_only: the rules deny nothing, what they would deny is logged")
+		log.LogAttrs(ctx, slog.LevelWarn, "acl.report_only: the rules deny nothing, what they would deny is logged")
 	}
 	if cfg.Auth.Required && users == 0 && len(cfg.Auth.NoPasswordFrom) == 0 {
-		d.log.LogAttrs(ctx, slog.LevelWarn, "nobody can log in: authentication is required, and there are no users")
+		log.LogAttrs(ctx, slog.LevelWarn, "nobody can log in: authentication is required, and there are no users")
 	}
 }

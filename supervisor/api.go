@@ -1,35 +1,47 @@
 package supervisor
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
+	"net/url"
 	"strings"
 	"time"
 
+	"cleversocks/authsvc"
 	"cleversocks/metrics/admin"
+	"cleversocks/supervisor/config"
 )
 
 // api is what the management API tells and does about access.
-func (d *daemon) api() admin.API {
+type api struct {
+	config  func() *config.Config // in force
+	explain func(context.Context, Question) (string, error)
+	guards  *guards
+}
+
+func (a api) functions() admin.API {
 	return admin.API{
-		Token:     func() string { return d.config.Load().Admin.Token.Reveal() },
-		Explain:   d.explain,
-		Whitelist: d.listWhitelist,
+		Token: func() string { return a.config().Admin.Token.Reveal() },
+		Explain: func(ctx context.Context, v url.Values) (string, error) {
+			return a.explain(ctx, questionOf(v))
+		},
+		Whitelist: func() any { return listWhitelist(a.guards.once) },
 		Revoke: func(addr string) (bool, error) {
-			a, err := netip.ParseAddr(addr)
+			ip, err := netip.ParseAddr(addr)
 			if err != nil {
 				return false, fmt.Errorf("%q is not an IP address", addr)
 			}
-			return d.once.Revoke(a.Unmap()), nil
+			return a.guards.once.Revoke(ip.Unmap()), nil
 		},
-		Bans: d.listBans,
+		Bans: func() any { return listBans(a.guards.Throttle) },
 		Lift: func(source string) (bool, error) {
 			text, _, _ := strings.Cut(source, "/") // a /32, or the /64 that is banned as one
-			a, err := netip.ParseAddr(text)
+			ip, err := netip.ParseAddr(text)
 			if err != nil {
 				return false, fmt.Errorf("%q is neither an IP address nor a range", source)
 			}
-			return d.guards.Throttle.Lift(a.Unmap()), nil
+			return a.guards.Throttle.Lift(ip.Unmap()), nil
 		},
 	}
 }
@@ -43,9 +55,9 @@ type whitelistEntry struct {
 	Until   time.Time `json:"until"`
 }
 
-func (d *daemon) listWhitelist() any {
+func listWhitelist(once *authsvc.Once) []whitelistEntry {
 	list := []whitelistEntry{}
-	for _, e := range d.once.List() {
+	for _, e := range once.List() {
 		list = append(list, whitelistEntry{
 			Address: e.Addr.String(), User: strings.ToValidUTF8(e.User, "\uFFFD"), Method: string(e.By), Since: e.Since, Until: e.Until,
 		})
@@ -61,9 +73,9 @@ type banEntry struct {
 	Level  int       `json:"level"`
 }
 
-func (d *daemon) listBans() any {
+func listBans(throttle *authsvc.Throttle) []banEntry {
 	list := []banEntry{}
-	for _, b := range d.guards.Throttle.Bans() {
+	for _, b := range throttle.Bans() {
 		list = append(list, banEntry{Source: b.Source.String(), Since: b.Since, Until: b.Until, Level: b.Level})
 	}
 	return list

@@ -3,52 +3,43 @@ package supervisor
 import (
 	"context"
 	"errors"
-	"fmt"
+
 	"log/slog"
-	"net"
-	"slices"
+	"runtime"
 	"sync/atomic"
-	"syscall"
 	"time"
+
+	"github.com/thejerf/suture/v4"
 
 	"cleversocks/aclsvc"
 	"cleversocks/authsvc"
 	"cleversocks/conn"
+	"cleversocks/conn/dial"
 	"cleversocks/conn/relay"
 	"cleversocks/conn/task"
-	"cleversocks/listener"
+	"cleversocks/conn/upstream"
 	"cleversocks/metrics"
 	"cleversocks/metrics/admin"
 	"cleversocks/resolver"
 	"cleversocks/supervisor/config"
 )
 
-// daemon is every part of the running program.
+// daemon is the running program, for who ends it. Everything else belongs to
+// the tree and to the reloader.
 type daemon struct {
 	options Options
 	log     *slog.Logger
-	metrics *metrics.Registry
-	config  atomic.Pointer[config.Config]
-	started *config.Config // as it was at the start
-	phase   atomic.Int32
+	panics  *task.Reporter
+	config  *atomic.Pointer[config.Config] // in force
+	phase   *atomic.Int32
 
-	tree       *tree
-	failed     <-chan error // the root has ended
-	cancel     context.CancelFunc
-	listeners  *listeners
-	group      *conn.Group
-	guards     conn.Guards
-	once       *authsvc.Once
-	access     *conn.AccessLog
-	resolver   *resolver.Resolver
-	locals     *aclsvc.Locals
-	relayPools *relay.Pools
-	idle       *idleExit
-	interim    *conn.Interim
-	reloader   *reloader
-	builder    *builder
-	routes     *routes
-	adminAt    net.Addr // nil: off
+	tree     *tree
+	failed   <-chan error // the root has ended
+	cancel   context.CancelFunc
+	reloader *reloader
+	idle     *idleExit
+	// closers give back what the services used, once they have ended.
+	closers []func()
 }
 
 // The phases of the daemon, for readiness.
@@ -61,152 +52,176 @@ const (
 // start builds the daemon, bottom up, and starts its tree last: whatever can
 // fail has failed before the first connection is accepted.
 func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) {
-	d := &daemon{options: o, log: o.Logger, metrics: metrics.New()}
-	d.config.Store(cfg)
-	d.started = cfg
-	d.metrics.Daemon.BuildInfo(o.Version, o.Commit, goVersion())
-	d.metrics.Daemon.LogLost(o.LostLog)
+	m := metrics.New()
+	m.Daemon.BuildInfo(o.Version, o.Commit, runtime.Version())
+	m.Daemon.LogLost(o.LostLog)
+	d := &daemon{options: o, log: o.Logger, panics: reporter(o.Logger, m), config: new(atomic.Pointer[config.Config]), phase: new(atomic.Int32)}
 	// First, so that what follows is logged as the settings say.
-	if err := o.ApplyLog(cfg.Log); err != nil {
+	if err := d.applyLog(cfg.Log); err != nil {
 		return nil, err
 	}
-	if err := d.buildCore(ctx, cfg); err != nil {
-		return nil, err
-	}
-	d.tree = newTree(d.log, d.metrics)
-	d.listeners = &listeners{log: d.log, metrics: d.metrics, ingress: d.tree.ingress.Supervisor, handler: d.group}
-	change, err := d.verifyAndOpen(ctx, cfg)
+	c, err := newCore(ctx, d, m, cfg)
 	if err != nil {
 		return nil, err
 	}
-	adminService, err := d.openAdmin(ctx, cfg, change)
-	if err == nil {
-		err = d.apply(ctx, cfg, change)
+	d.closers = []func(){c.resolver.Close, c.pools.Close}
+	d.tree = newTree(d.log, m)
+	d.idle = newIdleExit(func() time.Duration { return d.config.Load().Limits.ExitWhenIdle.D() }, c.group.Active, c.group.Changed())
+	interim := conn.NewInterim(c.group, func() time.Duration { return d.config.Load().Log.Interim.D() })
+	d.reloader = newReloader(d, m, c, interim)
+	if err := d.reloader.install(ctx, cfg); err != nil {
+		return nil, err
 	}
-	if err != nil {
-		return nil, errors.Join(err, change.rollback(ctx))
+	for _, s := range []service{m.Process, c.access, c.resolver, c.locals, c.guards.Throttle, c.guards.once, c.guards.Quotas} {
+		d.tree.add(d.tree.core, s)
 	}
-	d.reloader = newReloader(d)
-	d.idle = newIdleExit(func() time.Duration { return d.config.Load().Limits.ExitWhenIdle.D() }, d.group.Active, d.group.Changed())
-	d.interim = conn.NewInterim(d.group, func() time.Duration { return d.config.Load().Log.Interim.D() })
-
-	for _, s := range []service{d.metrics.Process, d.access, d.resolver, d.locals, d.guards.Throttle, d.once, d.guards.Quotas} {
-		d.add(d.tree.core, s)
-	}
-	d.add(d.tree.control, d.reloader)
-	for _, s := range []service{d.group, d.idle, d.interim} {
-		d.add(d.tree.flows, s)
-	}
-	if adminService != nil {
-		d.add(d.tree.admin, adminService)
+	d.tree.add(d.tree.control, d.reloader)
+	for _, s := range []service{c.group, d.idle, interim} {
+		d.tree.add(d.tree.flows, s)
 	}
 	// The tree outlives ctx: its end is shutdown's to order.
 	treeCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	d.cancel = cancel
+	d.reloader.warn(ctx) // before its services run, which own what this reads
 	d.failed = d.tree.root.ServeBackground(treeCtx)
 	d.phase.Store(phaseReady)
-	d.announce(ctx, cfg)
+	d.log.LogAttrs(ctx, slog.LevelDebug, "ready")
 	return d, nil
 }
 
-// verifyAndOpen opens what listeners the settings add, once the kernel has
-// accepted the options that every socket, of dials too, will be given.
-func (d *daemon) verifyAndOpen(ctx context.Context, cfg *config.Config) (*change, error) {
-	if err := listener.CheckCongestion(cfg.Relay.Congestion); err != nil {
-		return nil, fmt.Errorf("%w: relay.congestion: %w", config.ErrInvalid, err)
-	}
-	return d.listeners.prepare(ctx, cfg)
+// reporter hears of contained panics.
+func reporter(log *slog.Logger, m *metrics.Registry) *task.Reporter {
+	return &task.Reporter{Log: log, Count: func(where string) { m.Conn.Panics.Of(where).Inc() }}
 }
 
-// buildCore makes the parts that every connection uses.
-func (d *daemon) buildCore(ctx context.Context, cfg *config.Config) error {
-	var err error
-	d.locals, err = aclsvc.NewLocals(aclsvc.LocalsOptions{OnError: func(err error) {
-		d.log.LogAttrs(ctx, slog.LevelWarn, "the host's own addresses cannot be read; the last ones stay", slog.Any("err", err))
+// core is what every connection uses, whatever the settings.
+type core struct {
+	locals   *aclsvc.Locals
+	resolver *resolver.Resolver
+	pools    *relay.Pools
+	access   *conn.AccessLog
+	guards   *guards
+	group    *conn.Group
+}
+
+func newCore(ctx context.Context, d *daemon, m *metrics.Registry, cfg *config.Config) (*core, error) {
+	locals, err := newLocals(ctx, d.log)
+	if err != nil {
+		return nil, err
+	}
+	names, err := resolver.New(resolverOptions(cfg, d.log, m))
+	if err != nil {
+		return nil, err
+	}
+	access := conn.NewAccessLog(d.options.Access, m)
+	g := newGuards(ctx, cfg, d.log, m)
+	return &core{
+		locals: locals, resolver: names, access: access, guards: g,
+		pools: relay.NewPools(relay.PoolOptions{Pipes: descriptorBudget().pipes}),
+		group: conn.NewGroup(ctx, conn.Options{
+			Log: d.log, Metrics: m, Access: access, Guards: g.Guards,
+			DrainTimeout: func() time.Duration { return d.config.Load().Drain.Timeout.D() },
+		}),
+	}, nil
+}
+
+func newLocals(ctx context.Context, log *slog.Logger) (*aclsvc.Locals, error) {
+	return aclsvc.NewLocals(aclsvc.LocalsOptions{OnError: func(err error) {
+		log.LogAttrs(ctx, slog.LevelWarn, "the host's own addresses cannot be read; the last ones stay", slog.Any("err", err))
 	}})
-	if err != nil {
-		return err
-	}
-	d.resolver, err = resolver.New(d.resolverOptions(cfg))
-	if err != nil {
-		return err
-	}
-	d.relayPools = relay.NewPools(relay.PoolOptions{Pipes: descriptorBudget().pipes})
-	d.access = conn.NewAccessLog(d.options.Access, d.metrics)
-	d.guards = d.newGuards(ctx, cfg)
-	d.builder = newBuilder(d)
-	d.routes = newRoutes(d)
-	d.group = conn.NewGroup(ctx, conn.Options{
-		Log: d.log, Metrics: d.metrics, Access: d.access, DrainTimeout: d.drainTimeout,
-		Guards: d.guards,
-	})
-	return nil
 }
 
-// openAdmin binds the management endpoint; nil when it is off. The default
-// address may be taken, by another instance for one: then it is done without.
-func (d *daemon) openAdmin(ctx context.Context, cfg *config.Config, change *change) (*admin.Server, error) {
-	if cfg.Admin.Address.IsZero() {
-		return nil, nil //nolint:nilnil // off is no error and has no server
+// newReloader makes the reloader with all its parts. Their order matters: a
+// part comes behind those whose results it uses, when it prepares as when it
+// commits.
+func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim) *reloader {
+	log, policy := d.log, c.group.Policy
+	sockets := &listeners{log: log, metrics: m, tree: d.tree, handler: c.group, health: new(listenerHealth)}
+	management := api{
+		config: d.config.Load, guards: c.guards,
+		explain: func(ctx context.Context, q Question) (string, error) {
+			return explain(ctx, policy(), c.resolver.Lookup, q)
+		},
 	}
-	var lc net.ListenConfig
-	lc.SetMultipathTCP(false)
-	address := cfg.Admin.Address.String()
-	socket, err := lc.Listen(ctx, adminNetwork(cfg.Admin.Address), address)
-	if err != nil {
-		if !cfg.Admin.Configured && errors.Is(err, syscall.EADDRINUSE) {
-			d.log.LogAttrs(ctx, slog.LevelWarn, "the default admin port is taken: going on without the admin endpoint; set admin.address to choose another",
-				slog.String("address", address))
-			return nil, nil //nolint:nilnil // see above
+	status := &endpoint{log: log, tree: d.tree, options: func(cfg *config.Config) admin.Options {
+		return admin.Options{
+			Metrics: m.WritePrometheus, Ready: d.readiness(sockets.health), Version: d.options.Version,
+			API: management.functions(), Pprof: cfg.Admin.Pprof, Log: log, Tasks: d.panics,
+			Hosts: func() []string { return d.config.Load().Admin.Hosts },
 		}
-		if own := change.holder(address); own != "" && errors.Is(err, syscall.EADDRINUSE) {
-			err = fmt.Errorf("%w by this daemon's own listener %s", syscall.EADDRINUSE, own)
+	}}
+	parts := []part{
+		partFunc(staysClosed),
+		partFunc(d.prepareLog),
+		sockets,
+		status,
+		&accounts{log: log, metrics: m, guards: c.guards, queue: authsvc.NewQueue(authsvc.QueueOptions{Gauge: m.Auth.Waiting})},
+		&rules{log: log, metrics: m, locals: c.locals},
+		&outbound{log: log, metrics: m, resolver: c.resolver, history: dial.NewHistory(dialHistory), pools: c.pools},
+		&routes{log: log, metrics: m, policy: policy},
+		newCommands(log, m),
+		c.guards,
+		onCommit(func(_ context.Context, next *draft) { c.access.SetMode(conn.AccessMode(next.cfg.Log.Access)) }),
+		// From here on the policy is in force.
+		onCommit(func(_ context.Context, next *draft) { c.group.SetPolicy(next.policy); d.config.Store(next.cfg) }),
+		&pools{log: log, metrics: m, tree: d.tree, running: make(map[*upstream.Pool]suture.ServiceToken)},
+		onCommit(func(ctx context.Context, next *draft) {
+			c.group.SetLimit(connectionLimit(ctx, next.cfg.Limits.MaxConnections, log))
+		}),
+		sockets.serving(),
+		status.serving(),
+		onCommit(func(ctx context.Context, _ *draft) { revoke(ctx, c.group, log) }),
+		onCommit(func(context.Context, *draft) { d.idle.reconsider(); interim.Reconsider() }),
+	}
+	return &reloader{
+		load: d.options.Load, log: log, metrics: m, panics: d.panics, parts: parts, sockets: sockets,
+		requests: make(chan request), signals: make(chan struct{}, 1),
+	}
+}
+
+// applyLog puts the log's settings in force and reopens its files.
+func (d *daemon) applyLog(settings config.Log) error {
+	c, err := d.options.PrepareLog(settings)
+	if err == nil {
+		c.Commit()
+	}
+	return err
+}
+
+// logChange is the log's change as one of ours.
+type logChange struct{ of LogChange }
+
+// Commit makes the log what was prepared.
+func (c logChange) Commit(context.Context) { c.of.Commit() }
+
+// Rollback closes what was opened for it.
+func (c logChange) Rollback(context.Context) { c.of.Rollback() }
+
+func (d *daemon) prepareLog(_ context.Context, next *draft) (change, error) {
+	c, err := d.options.PrepareLog(next.cfg.Log)
+	if err != nil {
+		return nil, err
+	}
+	return logChange{c}, nil
+}
+
+// revoke ends the sessions that the policy in force would refuse.
+func revoke(ctx context.Context, g *conn.Group, log *slog.Logger) {
+	if n := g.Revoke(); n > 0 {
+		log.LogAttrs(ctx, slog.LevelInfo, "sessions revoked by a reload", slog.Int("sessions", n))
+	}
+}
+
+// readiness is the answer of /readyz.
+func (d *daemon) readiness(sockets *listenerHealth) func() error {
+	phase := d.phase
+	return func() error {
+		switch phase.Load() {
+		case phaseReady:
+			return sockets.ready()
+		case phaseDraining:
+			return errors.New("draining")
 		}
-		return nil, fmt.Errorf("admin.address: %s: %w", address, err)
-	}
-	d.adminAt = socket.Addr()
-	return admin.New(socket, admin.Options{
-		Metrics: d.metrics.WritePrometheus, Ready: d.ready, Version: d.options.Version,
-		API: d.api(), Pprof: cfg.Admin.Pprof, Log: d.log,
-		Hosts: func() []string { return d.config.Load().Admin.Hosts },
-		Tasks: &task.Reporter{Log: d.log, Count: func(where string) { d.metrics.Conn.Panics.Of(where).Inc() }},
-	}), nil
-}
-
-func adminNetwork(a config.ListenAddress) string {
-	if a.AddrPort.Addr().Is4() {
-		return "tcp4"
-	}
-	return "tcp"
-}
-
-// ready is the answer of /readyz.
-func (d *daemon) ready() error {
-	switch d.phase.Load() {
-	case phaseReady:
-		return d.listeners.ready()
-	case phaseDraining:
-		return errors.New("draining")
-	}
-	return errors.New("starting")
-}
-
-func (d *daemon) drainTimeout() time.Duration { return d.config.Load().Drain.Timeout.D() }
-
-// announce says what listens, with the real addresses, and what a careful
-// operator should know.
-func (d *daemon) announce(ctx context.Context, cfg *config.Config) {
-	if d.adminAt != nil {
-		d.log.LogAttrs(ctx, slog.LevelInfo, "admin endpoint listens", slog.String("address", d.adminAt.String()))
-	}
-	d.warn(ctx, cfg)
-	d.log.LogAttrs(ctx, slog.LevelDebug, "ready")
-}
-
-// warn logs what is allowed and yet hardly meant.
-func (d *daemon) warn(ctx context.Context, cfg *config.Config) {
-	warnings := slices.Concat(cfg.Warnings, cfg.Exposed(d.listeners.names), foreignSources(ctx, cfg))
-	for _, w := range warnings {
-		d.log.LogAttrs(ctx, slog.LevelWarn, "configuration", slog.String("warning", w))
+		return errors.New("starting")
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"cleversocks/authsvc"
 	"cleversocks/conn"
 	"cleversocks/conn/dial"
+	"cleversocks/conn/relay"
 	"cleversocks/conn/wire"
 	"cleversocks/metrics"
 	"cleversocks/resolver"
@@ -47,24 +48,32 @@ type lookup func(ctx context.Context, name string, family resolver.Family) ([]ne
 // Explain answers from settings, without a running daemon. Names are resolved
 // as the settings say.
 func Explain(ctx context.Context, cfg *config.Config, q Question) (string, error) {
-	d := &daemon{log: slog.New(slog.DiscardHandler), metrics: metrics.New()}
-	if err := d.buildCore(ctx, withoutState(cfg)); err != nil {
-		return "", err
-	}
-	defer d.relayPools.Close()
-	defer d.resolver.Close()
-	var listeners []netip.AddrPort
-	for _, l := range cfg.Listeners {
-		listeners = append(listeners, l.Address.AddrPort)
-	}
-	if !cfg.Admin.Address.IsZero() {
-		listeners = append(listeners, cfg.Admin.Address.AddrPort)
-	}
-	policy, _, err := d.builder.build(cfg, listeners, nil)
+	log, m := slog.New(slog.DiscardHandler), metrics.New()
+	names, err := resolver.New(resolverOptions(cfg, log, m))
 	if err != nil {
 		return "", err
 	}
-	return explain(ctx, policy, d.resolver.Lookup, q)
+	defer names.Close()
+	locals, err := newLocals(ctx, log)
+	if err != nil {
+		return "", err
+	}
+	pools := relay.NewPools(relay.PoolOptions{})
+	defer pools.Close()
+	parts := []part{
+		&accounts{log: log, metrics: m, guards: newGuards(ctx, withoutState(cfg), log, m)},
+		&rules{log: log, metrics: m, locals: locals},
+		&outbound{log: log, metrics: m, resolver: names, history: dial.NewHistory(1), pools: pools},
+		&routes{log: log, metrics: m, policy: func() *conn.Policy { return nil }},
+	}
+	// What is prepared is the policy; it is never put in force.
+	d := &draft{cfg: cfg, own: listening(cfg), policy: &conn.Policy{}}
+	changes, err := prepare(ctx, parts, d, nil)
+	if err != nil {
+		return "", err
+	}
+	rollback(ctx, changes, nil)
+	return explain(ctx, d.policy, names.Lookup, q)
 }
 
 // withoutState is the settings for a look that must not touch saved state.
@@ -74,9 +83,16 @@ func withoutState(cfg *config.Config) *config.Config {
 	return &c
 }
 
-// explain answers from the running daemon.
-func (d *daemon) explain(ctx context.Context, v url.Values) (string, error) {
-	return explain(ctx, d.group.Policy(), d.resolver.Lookup, questionOf(v))
+// listening is what the settings have this daemon listen on.
+func listening(cfg *config.Config) []netip.AddrPort {
+	var own []netip.AddrPort
+	for _, l := range cfg.Listeners {
+		own = append(own, l.Address.AddrPort)
+	}
+	if !cfg.Admin.Address.IsZero() {
+		own = append(own, cfg.Admin.Address.AddrPort)
+	}
+	return own
 }
 
 // explain says what the policy decides, about each address that the target

@@ -19,17 +19,20 @@ import (
 	"cleversocks/supervisor/config"
 )
 
-// listeners are the open listeners. Only the reloader's goroutine changes
-// them once the daemon runs.
+// listeners are the open listeners, and the services that accept from them.
+// They belong to the reloader; others see health alone.
 type listeners struct {
 	log     *slog.Logger
 	metrics *metrics.Registry
-	ingress *suture.Supervisor
+	tree    *tree
 	handler listener.Handler
+	health  *listenerHealth
 	open    map[listenerKey]*running // also one that was lost: closed
-	lost    atomic.Int32             // how many of open are
 	names   []string                 // of open, in the order of the settings
 }
+
+// listenerHealth is how many of the configured listeners are not open.
+type listenerHealth struct{ lost atomic.Int32 }
 
 // listenerKey is what makes a listener the same one after a reload. Port 0
 // may be asked for twice on an address.
@@ -46,9 +49,9 @@ type running struct {
 	policy conn.Listener // of the settings in force
 }
 
-// change is what a configuration asks of the listeners, with the sockets
-// already open. It is either committed or rolled back.
-type change struct {
+// socketChange is what a configuration asks of the listeners, with the sockets
+// already open.
+type socketChange struct {
 	of     *listeners
 	next   map[listenerKey]*running
 	wanted map[listenerKey]listener.Options
@@ -59,10 +62,32 @@ type change struct {
 	removed  []listenerKey
 }
 
-// prepare opens what cfg has and the daemon does not. Sockets of unchanged
-// addresses are not touched.
-func (ls *listeners) prepare(ctx context.Context, cfg *config.Config) (*change, error) {
-	c := &change{
+// Prepare opens what the draft has and the daemon does not, once the kernel
+// has accepted the options that every socket, of dials too, will be given.
+// Sockets of unchanged addresses are not touched. Who accepts from the new
+// ones, is for the part serving.
+func (ls *listeners) Prepare(ctx context.Context, d *draft) (change, error) {
+	if err := listener.CheckCongestion(d.cfg.Relay.Congestion); err != nil {
+		return nil, fmt.Errorf("%w: relay.congestion: %w", config.ErrInvalid, err)
+	}
+	c, err := ls.prepare(ctx, d.cfg)
+	if err != nil {
+		return nil, err
+	}
+	d.sockets = c
+	d.own = append(d.own, c.addresses()...)
+	d.policy.Listeners = c.policies()
+	return c, nil
+}
+
+// serving is the part that accepts from the listeners. It comes after the
+// policy: a connection of a new listener must not meet the old one.
+func (ls *listeners) serving() part {
+	return onCommit(func(ctx context.Context, d *draft) { d.sockets.serve(ctx) })
+}
+
+func (ls *listeners) prepare(ctx context.Context, cfg *config.Config) (*socketChange, error) {
+	c := &socketChange{
 		of: ls, next: make(map[listenerKey]*running), wanted: make(map[listenerKey]listener.Options),
 		settings: make(map[listenerKey]config.Listener),
 	}
@@ -89,14 +114,15 @@ func (ls *listeners) prepare(ctx context.Context, cfg *config.Config) (*change, 
 		}
 	}
 	if err := c.openAdded(ctx); err != nil {
-		return nil, errors.Join(err, c.rollback(ctx))
+		return nil, errors.Join(err, c.giveBack(ctx))
 	}
 	return c, nil
 }
 
-// openAdded opens the new listeners: those first that nothing of ours is in
-// the way of, so that a listener that works is closed when little can fail.
-func (c *change) openAdded(ctx context.Context) error {
+// openAdded opens the new listeners. It begins with those whose address is
+// free. The others need the address of a listener that is to go: that one
+// serves clients until then, and is closed when hardly anything can fail.
+func (c *socketChange) openAdded(ctx context.Context) error {
 	var contested []listenerKey
 	for _, key := range c.added {
 		opened, err := listener.Open(ctx, c.wanted[key])
@@ -122,7 +148,7 @@ func (c *change) openAdded(ctx context.Context) error {
 
 // makeWay closes the listeners that are to go and have the port: on another
 // address, or with another number of sockets.
-func (c *change) makeWay(address string) {
+func (c *socketChange) makeWay(address string) {
 	for _, old := range c.removed {
 		if portOf(c.of.open[old].Name()) == portOf(address) {
 			c.of.open[old].Close()
@@ -131,7 +157,7 @@ func (c *change) makeWay(address string) {
 }
 
 // explain says which other listener of ours has the address.
-func (c *change) explain(key listenerKey, err error) error {
+func (c *socketChange) explain(key listenerKey, err error) error {
 	if !errors.Is(err, syscall.EADDRINUSE) {
 		return err
 	}
@@ -143,7 +169,7 @@ func (c *change) explain(key listenerKey, err error) error {
 }
 
 // holder is the listener that an address would clash with, or "".
-func (c *change) holder(address string) string {
+func (c *socketChange) holder(address string) string {
 	for _, r := range c.next {
 		if overlap(r.Name(), address) {
 			return r.Name()
@@ -168,7 +194,7 @@ func portOf(address string) string {
 }
 
 // addresses are the addresses bound once the change is committed.
-func (c *change) addresses() []netip.AddrPort {
+func (c *socketChange) addresses() []netip.AddrPort {
 	var all []netip.AddrPort
 	for _, r := range c.next {
 		all = append(all, r.Addr())
@@ -177,8 +203,14 @@ func (c *change) addresses() []netip.AddrPort {
 	return all
 }
 
-// rollback closes what prepare opened, and opens again what it had to close.
-func (c *change) rollback(ctx context.Context) error {
+// Rollback closes what was opened, and opens again what had to be closed.
+func (c *socketChange) Rollback(ctx context.Context) {
+	if err := c.giveBack(ctx); err != nil {
+		c.of.log.LogAttrs(ctx, slog.LevelError, "a listener could not be opened again", slog.Any("err", err))
+	}
+}
+
+func (c *socketChange) giveBack(ctx context.Context) error {
 	for _, key := range c.added {
 		if r := c.next[key]; r != nil {
 			r.Close()
@@ -199,22 +231,21 @@ func (c *change) rollback(ctx context.Context) error {
 		c.of.open[key] = &running{Listener: again, policy: old.policy}
 		c.of.serve(c.of.open[key])
 	}
-	c.of.lost.Store(int32(len(errs)))
+	c.of.health.lost.Store(int32(len(errs)))
 	return errors.Join(errs...)
 }
 
 // ready is an error while a configured listener is not open: another program
 // took its address while a reload that failed had closed it.
-func (ls *listeners) ready() error {
-	if n := ls.lost.Load(); n > 0 {
+func (h *listenerHealth) ready() error {
+	if n := h.lost.Load(); n > 0 {
 		return fmt.Errorf("%d of the listeners could not be opened again; SIGHUP tries once more", n)
 	}
 	return nil
 }
 
-// commit starts the new listeners and stops those that are gone. Options of
-// the unchanged ones are set on their live sockets.
-func (c *change) commit(ctx context.Context) {
+// Commit sets the options of the unchanged listeners on their live sockets.
+func (c *socketChange) Commit(ctx context.Context) {
 	for key, r := range c.next {
 		r.policy = listenerPolicy(c.settings[key])
 		if slices.Contains(c.added, key) {
@@ -224,6 +255,10 @@ func (c *change) commit(ctx context.Context) {
 			c.of.log.LogAttrs(ctx, slog.LevelWarn, "socket options not set", slog.String("address", r.Name()), slog.Any("err", err))
 		}
 	}
+}
+
+// serve starts the new listeners and stops those that are gone.
+func (c *socketChange) serve(ctx context.Context) {
 	for _, key := range c.removed {
 		old := c.of.open[key]
 		c.of.stop(ctx, old)
@@ -237,20 +272,19 @@ func (c *change) commit(ctx context.Context) {
 	for _, key := range c.order {
 		c.of.names = append(c.of.names, c.next[key].Name())
 	}
-	c.of.lost.Store(0)
+	c.of.health.lost.Store(0)
 }
 
 func (ls *listeners) serve(r *running) {
 	for _, s := range r.Services(ls.handler) {
-		ls.metrics.Daemon.Restarts(s.String())
-		r.tokens = append(r.tokens, ls.ingress.Add(s))
+		r.tokens = append(r.tokens, ls.tree.add(ls.tree.ingress, s))
 	}
 }
 
 func (ls *listeners) stop(ctx context.Context, r *running) {
 	r.Close()
 	for _, token := range r.tokens {
-		if err := ls.ingress.RemoveAndWait(token, ingressTimeout); err != nil && !errors.Is(err, suture.ErrSupervisorNotRunning) {
+		if err := ls.tree.ingress.RemoveAndWait(token, ingressTimeout); err != nil && !errors.Is(err, suture.ErrSupervisorNotRunning) {
 			ls.log.LogAttrs(ctx, slog.LevelError, "accept service did not stop", slog.String("address", r.Name()), slog.Any("err", err))
 		}
 	}

@@ -27,7 +27,7 @@ func testListeners(t *testing.T) *listeners {
 	tree := newTree(log, m)
 	ended := tree.root.ServeBackground(t.Context())
 	t.Cleanup(func() { <-ended })
-	ls := &listeners{log: log, metrics: m, ingress: tree.ingress.Supervisor, handler: make(refuser, 1)}
+	ls := &listeners{log: log, metrics: m, tree: tree, handler: make(refuser, 1), health: new(listenerHealth)}
 	t.Cleanup(ls.closeAll)
 	return ls
 }
@@ -38,6 +38,13 @@ func listenOn(addresses ...string) *config.Config {
 		cfg.Listeners = append(cfg.Listeners, config.Listener{Address: config.ListenAddress{AddrPort: netip.MustParseAddrPort(a)}, ReusePort: 1})
 	}
 	return cfg
+}
+
+// commit is what a reload does to the listeners.
+func commit(t *testing.T, c *socketChange) {
+	t.Helper()
+	c.Commit(t.Context())
+	c.serve(t.Context())
 }
 
 func freeAddress(t *testing.T) (address, port string) {
@@ -62,7 +69,7 @@ func TestLostListenerComesBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.commit(t.Context())
+	commit(t, c)
 
 	moved, err := ls.prepare(t.Context(), listenOn("0.0.0.0:"+port))
 	if err != nil {
@@ -75,10 +82,10 @@ func TestLostListenerComesBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := moved.rollback(t.Context()); err == nil {
+	if err := moved.giveBack(t.Context()); err == nil {
 		t.Fatal("both have the address")
 	}
-	if ls.ready() == nil {
+	if ls.health.ready() == nil {
 		t.Error("ready without its listener")
 	}
 
@@ -87,8 +94,8 @@ func TestLostListenerComesBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	again.commit(t.Context())
-	if err := ls.ready(); err != nil {
+	commit(t, again)
+	if err := ls.health.ready(); err != nil {
 		t.Error(err)
 	}
 	if client, err := net.Dial("tcp", at); err == nil { // it may be reset already
@@ -106,7 +113,7 @@ func TestUncontestedFirst(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.commit(t.Context())
+	commit(t, c)
 	if _, err := ls.prepare(t.Context(), listenOn("0.0.0.0:"+port, "203.0.113.77:1")); err == nil {
 		t.Fatal("that address is nobody's here")
 	}

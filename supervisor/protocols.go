@@ -8,6 +8,7 @@ import (
 	"cleversocks/bind"
 	"cleversocks/conn"
 	"cleversocks/conn/wire"
+	"cleversocks/metrics"
 	"cleversocks/supervisor/config"
 	"cleversocks/udprelay"
 )
@@ -19,11 +20,18 @@ type commands struct {
 	bind *bind.Server
 }
 
-func newCommands(d *daemon) commands {
+func newCommands(log *slog.Logger, m *metrics.Registry) commands {
 	return commands{
-		udp:  udprelay.New(udprelay.Options{Metrics: d.metrics, Logger: d.log}),
-		bind: bind.New(bind.Options{Metrics: d.metrics}),
+		udp:  udprelay.New(udprelay.Options{Metrics: m, Logger: log}),
+		bind: bind.New(bind.Options{Metrics: m}),
 	}
+}
+
+// Prepare gives the policy the commands, which take their settings when they
+// are committed.
+func (c commands) Prepare(_ context.Context, d *draft) (change, error) {
+	d.policy.UDP, d.policy.Bind = c.udp, c.bind
+	return effect(func(context.Context) { c.configure(d.cfg) }), nil
 }
 
 // configure applies the settings to what is asked for from now on.
@@ -66,7 +74,7 @@ func listenerPolicy(l config.Listener) conn.Listener {
 
 // policies are the listeners of the change by name. Those that it closes are
 // among them: what they have accepted is still served.
-func (c *change) policies() map[string]conn.Listener {
+func (c *socketChange) policies() map[string]conn.Listener {
 	all := make(map[string]conn.Listener, len(c.next))
 	for _, r := range c.of.open {
 		all[r.Name()] = r.policy
@@ -78,7 +86,7 @@ func (c *change) policies() map[string]conn.Listener {
 }
 
 // announceListener says where a listener is and what it speaks.
-func (c *change) announceListener(ctx context.Context, key listenerKey) {
+func (c *socketChange) announceListener(ctx context.Context, key listenerKey) {
 	var names []string
 	for _, p := range c.settings[key].Protocols {
 		names = append(names, string(p))

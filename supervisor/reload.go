@@ -3,31 +3,63 @@ package supervisor
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"reflect"
+	"slices"
 
+	"cleversocks/conn"
+	"cleversocks/conn/task"
+	"cleversocks/metrics"
 	"cleversocks/supervisor/config"
 )
 
-// reloader applies the settings anew on SIGHUP: it verifies all, then swaps
-// one snapshot. What fails to verify leaves everything as it was.
+// reloader is the actor that all parts belong to. The first configuration is
+// installed by whoever made it, before Serve; after that, only Serve's
+// goroutine touches the parts, and others ask it over its channel.
 type reloader struct {
-	d       *daemon
-	signals chan struct{} // 1: signals coalesce
+	load    func() (*config.Config, error)
+	log     *slog.Logger
+	metrics *metrics.Registry
+	panics  *task.Reporter
+	parts   []part
+	sockets *listeners // also among parts
+
+	installed *config.Config // in force
+	started   *config.Config // the first
+	policies  uint64         // made so far
+	generated uint64         // the one in force
+
+	requests chan request
+	signals  chan struct{} // 1: requests without a reply, which coalesce
 }
 
-func newReloader(d *daemon) *reloader {
-	return &reloader{d: d, signals: make(chan struct{}, 1)}
-}
+// request asks for a reload; the reply is given once and is buffered.
+type request struct{ reply chan error }
 
 func (r *reloader) String() string { return "reloader" }
 
-// request asks for a reload; several in a row are one.
-func (r *reloader) request() {
+// signal asks for a reload and does not wait; several in a row are one.
+func (r *reloader) signal() {
 	select {
 	case r.signals <- struct{}{}:
 	default:
+	}
+}
+
+// Reload reads the settings again and puts them in force. Its error says why
+// the old ones stay.
+func (r *reloader) Reload(ctx context.Context) error {
+	reply := make(chan error, 1)
+	select {
+	case r.requests <- request{reply}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-reply:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
@@ -36,46 +68,68 @@ func (r *reloader) Serve(ctx context.Context) error {
 	for {
 		select {
 		case <-r.signals:
-			r.reload(ctx)
+			_ = r.reload(ctx) // it is logged
+		case q := <-r.requests:
+			q.reply <- r.reload(ctx)
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
 }
 
-func (r *reloader) reload(ctx context.Context) {
-	d := r.d
+func (r *reloader) reload(ctx context.Context) error {
 	err := r.try(ctx)
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
-		d.log.LogAttrs(ctx, slog.LevelWarn, "reload abandoned: the daemon stops")
-		return
+		r.log.LogAttrs(ctx, slog.LevelWarn, "reload abandoned: the daemon stops")
+		return err
 	}
 	if err != nil {
-		d.metrics.Daemon.Reloads.Of("failed").Inc()
-		d.log.LogAttrs(ctx, slog.LevelError, "reload failed: the old configuration stays", slog.Any("err", err))
-		return
+		r.metrics.Daemon.Reloads.Of("failed").Inc()
+		r.log.LogAttrs(ctx, slog.LevelError, "reload failed: the old configuration stays", slog.Any("err", err))
+		return err
 	}
-	d.metrics.Daemon.Reloads.Of("ok").Inc()
-	d.log.LogAttrs(ctx, slog.LevelInfo, "reloaded", slog.Uint64("generation", d.group.Policy().Generation))
+	r.metrics.Daemon.Reloads.Of("ok").Inc()
+	r.log.LogAttrs(ctx, slog.LevelInfo, "reloaded", slog.Uint64("generation", r.generated))
+	return nil
 }
 
-// load reads the settings. A file system or a name server that hangs does not
-// hold up the daemon's end.
-func (r *reloader) load(ctx context.Context) (*config.Config, error) {
-	type outcome struct {
-		cfg *config.Config
-		err error
+func (r *reloader) try(ctx context.Context) error {
+	// A file system or a name server that hangs does not hold up the end.
+	cfg, err := await(ctx, r.panics, "reload", r.load)
+	if err != nil {
+		return err
 	}
-	done := make(chan outcome, 1)
-	go func() {
-		cfg, err := r.d.options.Load()
-		done <- outcome{cfg, err}
-	}()
-	select {
-	case out := <-done:
-		return out.cfg, errors.Join(out.err, ctx.Err())
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	if err := r.install(ctx, cfg); err != nil {
+		return err
+	}
+	r.warn(ctx)
+	for _, key := range needRestart(r.started, cfg) {
+		r.log.LogAttrs(ctx, slog.LevelWarn, "this setting changed and needs a restart to take effect", slog.String("key", key))
+	}
+	return nil
+}
+
+// install puts a configuration in force, or says why not; then nothing has
+// changed.
+func (r *reloader) install(ctx context.Context, cfg *config.Config) error {
+	r.policies++
+	d := &draft{cfg: cfg, old: r.installed, policy: &conn.Policy{Generation: r.policies, Revoke: cfg.Reload.Revoke}}
+	if err := install(ctx, r.parts, d, r.panics); err != nil {
+		return err
+	}
+	r.installed, r.generated = cfg, d.policy.Generation
+	if r.started == nil {
+		r.started = cfg
+	}
+	announceAccess(ctx, cfg, d.policy, d.users.Len(), r.log)
+	return nil
+}
+
+// warn logs what is allowed and yet hardly meant.
+func (r *reloader) warn(ctx context.Context) {
+	cfg := r.installed
+	for _, w := range slices.Concat(cfg.Warnings, cfg.Exposed(r.sockets.names), foreignSources(ctx, cfg)) {
+		r.log.LogAttrs(ctx, slog.LevelWarn, "configuration", slog.String("warning", w))
 	}
 }
 
@@ -83,69 +137,12 @@ func (r *reloader) load(ctx context.Context) (*config.Config, error) {
 // empty or was cut short: that is more likely than a change of mind.
 var errOpens = errors.New("auth.required: nothing in the settings asks for a log-in any more, which would open the proxy: write required = false if that is meant")
 
-func (r *reloader) try(ctx context.Context) error {
-	d := r.d
-	cfg, err := r.load(ctx)
-	if err != nil {
-		return err
+// staysClosed refuses what errOpens says.
+func staysClosed(_ context.Context, d *draft) (change, error) {
+	if d.old != nil && d.old.Auth.Required && !d.cfg.Auth.Required && d.cfg.Auth.Mode == config.Auto {
+		return nil, errOpens
 	}
-	if d.config.Load().Auth.Required && !cfg.Auth.Required && cfg.Auth.Mode == config.Auto {
-		return errOpens
-	}
-	change, err := d.verifyAndOpen(ctx, cfg)
-	if err != nil {
-		return err
-	}
-	if err := d.apply(ctx, cfg, change); err != nil {
-		if undo := change.rollback(ctx); undo != nil {
-			d.log.LogAttrs(ctx, slog.LevelError, "a listener could not be opened again", slog.Any("err", undo))
-		}
-		return err
-	}
-	d.warn(ctx, cfg)
-	for _, key := range needRestart(d.started, cfg) {
-		d.log.LogAttrs(ctx, slog.LevelWarn, "this setting changed and needs a restart to take effect", slog.String("key", key))
-	}
-	return nil
-}
-
-// apply builds everything from the settings and, when all of it is good,
-// makes it the daemon's.
-func (d *daemon) apply(ctx context.Context, cfg *config.Config, change *change) error {
-	policy, users, err := d.builder.build(cfg, change.addresses(), d.adminAt)
-	if err != nil {
-		return err
-	}
-	resolve, err := d.resolver.Prepare(d.resolverOptions(cfg))
-	if err != nil {
-		d.routes.abandon(policy.Routes)
-		return fmt.Errorf("resolver: %w", err)
-	}
-	if err := d.options.ApplyLog(cfg.Log); err != nil {
-		d.routes.abandon(policy.Routes)
-		resolve.Rollback()
-		return err
-	}
-	resolve.Commit()
-	policy.Listeners = change.policies()
-	d.access.SetMode(accessMode(cfg.Log.Access))
-	d.setGuards(cfg, users)
-	d.builder.commands.configure(cfg)
-	old := d.routes.inForce()
-	d.group.SetPolicy(policy)
-	d.routes.commit(ctx, old, policy.Routes)
-	d.group.SetLimit(d.connectionLimit(ctx, cfg.Limits.MaxConnections))
-	d.config.Store(cfg)
-	change.commit(ctx)
-	d.announceAccess(ctx, cfg, policy, users.Len())
-	if n := d.group.Revoke(); n > 0 {
-		d.log.LogAttrs(ctx, slog.LevelInfo, "sessions revoked by a reload", slog.Int("sessions", n))
-	}
-	if d.idle != nil {
-		d.idle.reconsider()
-		d.interim.Reconsider()
-	}
-	return nil
+	return nil, nil //nolint:nilnil // nothing to commit
 }
 
 // needRestart names the settings that a reload cannot change and that are not

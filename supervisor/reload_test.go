@@ -14,15 +14,15 @@ import (
 func TestStuckReload(t *testing.T) {
 	reading, never := make(chan struct{}), make(chan struct{})
 	t.Cleanup(func() { close(never) })
-	r := newReloader(&daemon{log: slog.New(slog.DiscardHandler), options: Options{Load: func() (*config.Config, error) {
+	r := &reloader{log: slog.New(slog.DiscardHandler), signals: make(chan struct{}, 1), load: func() (*config.Config, error) {
 		close(reading)
 		<-never
 		return nil, context.Canceled
-	}}})
+	}}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- r.Serve(ctx) }()
-	r.request()
+	r.signal()
 	<-reading
 	cancel()
 	<-ended

@@ -9,10 +9,10 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime"
 	"syscall"
 	"time"
 
+	"cleversocks/conn/task"
 	"cleversocks/supervisor/config"
 )
 
@@ -20,13 +20,21 @@ import (
 type Options struct {
 	// Load reads all settings again: at the start and on SIGHUP. Its errors
 	// wrap config.ErrInvalid.
-	Load     func() (*config.Config, error)
-	Logger   *slog.Logger
-	Access   *slog.Logger
-	ApplyLog func(config.Log) error // level, format, files; called on a reload
-	LostLog  func() uint64          // log lines that could not be written
-	Version  string
-	Commit   string
+	Load   func() (*config.Config, error)
+	Logger *slog.Logger
+	Access *slog.Logger
+	// PrepareLog opens the files that the loggers will write to, at the start
+	// and on a reload. An error wraps config.ErrInvalid; nothing has changed.
+	PrepareLog func(config.Log) (LogChange, error)
+	LostLog    func() uint64 // log lines that could not be written
+	Version    string
+	Commit     string
+}
+
+// LogChange is what PrepareLog made ready. One of its methods is called.
+type LogChange interface {
+	Commit()   // level, format and files are the new ones
+	Rollback() // they stay as they were
 }
 
 // ErrStillborn is a stop signal before anything was served.
@@ -52,7 +60,7 @@ func Run(ctx context.Context, o Options) error {
 		select {
 		case s := <-signals:
 			if s == syscall.SIGHUP {
-				d.reloader.request()
+				d.reloader.signal()
 				continue
 			}
 			signalled = time.Now()
@@ -71,28 +79,22 @@ func Run(ctx context.Context, o Options) error {
 // startUnless loads the settings and starts the daemon, unless a signal comes
 // first: names are resolved and files read, which can take long.
 func startUnless(ctx context.Context, o Options, signals <-chan os.Signal) (*daemon, error) {
-	type outcome struct {
-		d   *daemon
-		err error
-	}
-	done := make(chan outcome, 1)
-	go func() {
+	// A signal leaves it behind: the process ends then.
+	done := background(ctx, &task.Reporter{Log: o.Logger}, "start", func() (*daemon, error) {
 		cfg, err := o.Load()
 		if err != nil {
-			done <- outcome{err: err}
-			return
+			return nil, err
 		}
-		d, err := start(ctx, o, cfg)
-		done <- outcome{d, err}
-	}()
+		return start(ctx, o, cfg)
+	})
 	again := false
 	for {
 		select {
 		case out := <-done:
 			if out.err == nil && again {
-				out.d.reloader.request() // what was read may be older than the signal
+				out.value.reloader.signal() // what was read may be older than the signal
 			}
-			return out.d, out.err
+			return out.value, out.err
 		case s := <-signals:
 			if s != syscall.SIGHUP {
 				return nil, fmt.Errorf("%w (%s)", ErrStillborn, s)
@@ -112,10 +114,12 @@ const echo = 500 * time.Millisecond
 // signalled is when there was the first; zero: there was none.
 func (d *daemon) stop(ctx context.Context, signals <-chan os.Signal, signalled time.Time) error {
 	stopped := make(chan struct{})
-	go func() {
+	scope, ending := task.New(context.WithoutCancel(ctx), d.panics, "shutdown")
+	scope.Go(func() error {
 		defer close(stopped)
-		d.shutdown(context.WithoutCancel(ctx))
-	}()
+		d.shutdown(ending)
+		return nil
+	})
 	for {
 		select {
 		case <-stopped:
@@ -137,7 +141,7 @@ func (d *daemon) stop(ctx context.Context, signals <-chan os.Signal, signalled t
 // reopenLogs is SIGHUP while the daemon drains: a log that is rotated then
 // must not hold its disk space until the last connection has ended.
 func (d *daemon) reopenLogs(ctx context.Context) {
-	if err := d.options.ApplyLog(d.config.Load().Log); err != nil {
+	if err := d.applyLog(d.config.Load().Log); err != nil {
 		d.log.LogAttrs(ctx, slog.LevelError, "the log could not be reopened", slog.Any("err", err))
 	}
 	d.log.LogAttrs(ctx, slog.LevelWarn, "draining: the log was reopened; nothing else is reloaded any more")
@@ -148,18 +152,20 @@ func (d *daemon) reopenLogs(ctx context.Context) {
 // then the admin endpoint.
 func (d *daemon) shutdown(ctx context.Context) {
 	d.phase.Store(phaseDraining)
-	d.remove(ctx, d.tree.control, controlTimeout)
-	d.remove(ctx, d.tree.ingress, ingressTimeout)
-	d.listeners.closeAll()
-	d.remove(ctx, d.tree.flows, d.drainTimeout()+drainSlack)
-	d.remove(ctx, d.tree.core, coreTimeout)
-	d.remove(ctx, d.tree.admin, coreTimeout)
+	t := d.tree
+	t.remove(ctx, t.control, controlTimeout)
+	t.remove(ctx, t.ingress, ingressTimeout)
+	d.reloader.sockets.closeAll() // their owner has ended
+	t.remove(ctx, t.flows, d.config.Load().Drain.Timeout.D()+drainSlack)
+	t.remove(ctx, t.core, coreTimeout)
+	t.remove(ctx, t.admin, coreTimeout)
 	d.cancel()
 	if !d.awaitTree(ctx) {
 		return // what its services use stays open, for the moment that is left
 	}
-	d.resolver.Close()
-	d.relayPools.Close()
+	for _, closeIt := range d.closers {
+		closeIt()
+	}
 }
 
 // awaitTree waits for the end of the root, which itself would wait for a
@@ -186,5 +192,3 @@ const (
 	drainSlack     = 10 * time.Second // closing what is left, polite closes included
 	coreTimeout    = 5 * time.Second
 )
-
-func goVersion() string { return runtime.Version() }

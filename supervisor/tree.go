@@ -21,6 +21,9 @@ type tree struct {
 	flows   branch // the connections, and what ends with them
 	core    branch // what serves connections: resolver, users, limits, logs
 	admin   branch // management, to the very end
+
+	log     *slog.Logger
+	metrics *metrics.Registry
 }
 
 // branch is a subtree and the token that removes it from the root.
@@ -50,14 +53,15 @@ func newTree(log *slog.Logger, m *metrics.Registry) *tree {
 		// The root waits for the longest drain of any subtree below it.
 		Timeout: config.MaxDrain + drainSlack + ingressTimeout,
 	}
-	t := &tree{root: suture.New("cleversocks", spec)}
+	t := &tree{root: suture.New("cleversocks", spec), log: log, metrics: m}
 	add := func(name string, timeout time.Duration) branch {
 		of := spec
 		of.Timeout = timeout
 		sub := suture.New(name, of)
 		return branch{sub, t.root.Add(sub)}
 	}
-	// Added in the order of need: what serves is there before who asks.
+	// A subtree is added before those that use it: the resolver is there before
+	// the first connection, and connections before the listeners.
 	t.admin = add("admin", coreTimeout)
 	t.core = add("core", coreTimeout)
 	t.flows = add("flows", config.MaxDrain+drainSlack)
@@ -74,14 +78,14 @@ type service interface {
 
 // add runs a service in a subtree. Its counter is there from the start: an
 // alert on a series that appears with its first failure misses that one.
-func (d *daemon) add(b branch, s service) {
-	d.metrics.Daemon.Restarts(s.String())
-	b.Add(s)
+func (t *tree) add(b branch, s service) suture.ServiceToken {
+	t.metrics.Daemon.Restarts(s.String())
+	return b.Add(s)
 }
 
 // remove ends a subtree and waits for it.
-func (d *daemon) remove(ctx context.Context, b branch, timeout time.Duration) {
-	if err := d.tree.root.RemoveAndWait(b.token, timeout); err != nil {
-		d.log.LogAttrs(ctx, slog.LevelError, "did not stop in time", slog.String("subtree", b.Name), slog.Duration("timeout", timeout))
+func (t *tree) remove(ctx context.Context, b branch, timeout time.Duration) {
+	if err := t.root.RemoveAndWait(b.token, timeout); err != nil {
+		t.log.LogAttrs(ctx, slog.LevelError, "did not stop in time", slog.String("subtree", b.Name), slog.Duration("timeout", timeout))
 	}
 }

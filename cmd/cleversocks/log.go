@@ -15,6 +15,7 @@ import (
 	"github.com/lmittmann/tint"
 	"golang.org/x/term"
 
+	"cleversocks/supervisor"
 	"cleversocks/supervisor/config"
 )
 
@@ -26,7 +27,7 @@ const levelTrace = slog.LevelDebug - 4
 const stderrOutput = "stderr"
 
 // logs holds the two loggers, for events and for access records, and where
-// they write. What they do changes with Apply; loggers that were handed out,
+// they write. What they do changes with Prepare; loggers that were handed out,
 // and those derived from them, follow. A write never blocks: see sink.
 type logs struct {
 	logger, access *swapHandler
@@ -37,11 +38,11 @@ type logs struct {
 	main    atomic.Pointer[sink] // where logger writes
 	telling atomic.Bool          // begin is at it
 
-	mu    sync.Mutex // one Apply at a time
+	mu    sync.Mutex // guards files
 	files map[string]*sink
 }
 
-// newLogs writes to stderr as the defaults say, until Apply. The caller
+// newLogs writes to stderr as the defaults say, until a change is committed. The caller
 // closes it.
 func newLogs(stderr io.Writer, environ []string) *logs {
 	l := &logs{
@@ -64,11 +65,9 @@ func (l *logs) Logger() *slog.Logger { return slog.New(l.logger) }
 // there are is the matter of who makes them.
 func (l *logs) Access() *slog.Logger { return slog.New(l.access) }
 
-// Apply makes the loggers as c says and reopens the files. On an error, which
-// wraps config.ErrInvalid and names the key, nothing has changed.
-func (l *logs) Apply(c config.Log) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+// Prepare opens the files that c names. On an error, which wraps
+// config.ErrInvalid and names the key, nothing has changed.
+func (l *logs) Prepare(c config.Log) (supervisor.LogChange, error) {
 	opened := make(map[string]*os.File)
 	for _, o := range []struct{ key, path string }{{"log.output", c.Output}, {"log.access_output", accessOutput(c)}} {
 		if o.path == stderrOutput || opened[o.path] != nil {
@@ -77,28 +76,45 @@ func (l *logs) Apply(c config.Log) error {
 		f, err := openLog(o.path)
 		if err != nil {
 			closeAll(opened)
-			return fmt.Errorf("%w: %s: %q can't be opened for appending: %w", config.ErrInvalid, o.key, o.path, err)
+			return nil, fmt.Errorf("%w: %s: %q can't be opened for appending: %w", config.ErrInvalid, o.key, o.path, err)
 		}
 		opened[o.path] = f
 	}
+	return &logChange{of: l, settings: c, opened: opened}, nil
+}
+
+// logChange is settings of the log, with the files already open.
+type logChange struct {
+	of       *logs
+	settings config.Log
+	opened   map[string]*os.File // by path
+}
+
+// Rollback closes the files. The loggers write where they did.
+func (c *logChange) Rollback() { closeAll(c.opened) }
+
+// Commit makes the loggers as the settings say; the files of before are closed.
+func (c *logChange) Commit() {
+	l, s := c.of, c.settings
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	old := l.files
-	l.files = make(map[string]*sink, len(opened))
-	for path, f := range opened {
-		if s := old[path]; s != nil {
-			s.reopen(f)
-			l.files[path] = s
+	l.files = make(map[string]*sink, len(c.opened))
+	for path, f := range c.opened {
+		if open := old[path]; open != nil {
+			open.reopen(f)
+			l.files[path] = open
 			delete(old, path)
 			continue
 		}
 		l.files[path] = newSink(f, l)
 	}
-	l.main.Store(l.sink(c.Output))
-	l.logger.swap(l.handler(c.Format, l.sink(c.Output), levelOf(c.Level)))
-	l.access.swap(l.handler(c.Format, l.sink(accessOutput(c)), slog.LevelInfo))
-	for _, s := range old {
-		s.close()
+	l.main.Store(l.sink(s.Output))
+	l.logger.swap(l.handler(s.Format, l.sink(s.Output), levelOf(s.Level)))
+	l.access.swap(l.handler(s.Format, l.sink(accessOutput(s)), slog.LevelInfo))
+	for _, gone := range old {
+		gone.close()
 	}
-	return nil
 }
 
 // Close writes what is pending, within a bound, and ends the writers.

@@ -131,6 +131,15 @@ func TestSinkCloseIsBounded(t *testing.T) {
 	})
 }
 
+// applyTo puts settings in force.
+func applyTo(l *logs, c config.Log) error {
+	change, err := l.Prepare(c)
+	if err == nil {
+		change.Commit()
+	}
+	return err
+}
+
 // TestApply changes level and format under a logger in use. Access records
 // are not subject to the level.
 func TestApply(t *testing.T) {
@@ -162,7 +171,7 @@ func TestApply(t *testing.T) {
 			l := newLogs(g, nil)
 			logger := l.Logger().With("id", 7)
 			tt.log.Output = stderrOutput
-			if err := l.Apply(tt.log); err != nil {
+			if err := applyTo(l, tt.log); err != nil {
 				t.Fatal(err)
 			}
 			logger.Error("failed")
@@ -193,7 +202,7 @@ func TestApplyReopens(t *testing.T) {
 	l := newLogs(openGate(), nil)
 	apply := func(c config.Log) {
 		t.Helper()
-		if err := l.Apply(c); err != nil {
+		if err := applyTo(l, c); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -208,7 +217,7 @@ func TestApplyReopens(t *testing.T) {
 	l.Access().Info("connection")
 	bad := c
 	bad.AccessOutput = filepath.Join(dir, "none", "access")
-	err := l.Apply(bad)
+	err := applyTo(l, bad)
 	if !errors.Is(err, config.ErrInvalid) || !strings.Contains(fmt.Sprint(err), "log.access_output") {
 		t.Errorf("got %v", err)
 	}
@@ -245,7 +254,7 @@ func TestLossIsSeen(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			stderr := openGate()
 			l := newLogs(stderr, nil)
-			if err := l.Apply(config.Log{Level: "info", Format: "text", Output: tt.output, Access: "all", AccessOutput: tt.access}); err != nil {
+			if err := applyTo(l, config.Log{Level: "info", Format: "text", Output: tt.output, Access: "all", AccessOutput: tt.access}); err != nil {
 				t.Fatal(err)
 			}
 			for range 2 {

@@ -34,9 +34,11 @@ func listening() {
 				if err != nil {
 					return err
 				}
-				if err = o.ApplyLog(cfg.Log); err != nil {
+				log, err := o.PrepareLog(cfg.Log)
+				if err != nil {
 					return err
 				}
+				log.Commit()
 				password := "none"
 				if c := cfg.Auth.Credential; c != nil {
 					password = c.Password.Reveal()

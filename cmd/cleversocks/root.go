@@ -84,13 +84,13 @@ func (a *app) daemon(ctx context.Context, loader *config.Loader) error {
 	defer logs.Close()
 	defer golog.To(logs.Logger())()
 	return a.serve(ctx, supervisor.Options{
-		Load:     func() (*config.Config, error) { return loader.Load(ctx) },
-		Logger:   logs.Logger(),
-		Access:   logs.Access(),
-		ApplyLog: logs.Apply,
-		LostLog:  logs.Lost,
-		Version:  buildVersion().Version,
-		Commit:   buildVersion().Commit,
+		Load:       func() (*config.Config, error) { return loader.Load(ctx) },
+		Logger:     logs.Logger(),
+		Access:     logs.Access(),
+		PrepareLog: logs.Prepare,
+		LostLog:    logs.Lost,
+		Version:    buildVersion().Version,
+		Commit:     buildVersion().Commit,
 	})
 }
 

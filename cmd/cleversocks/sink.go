@@ -163,7 +163,7 @@ func (s *sink) settle(unwritten []byte, err error) {
 	}
 }
 
-// closeOut closes a file that Apply opened; standard error is not ours.
+// closeOut closes a file that Prepare opened; standard error is not ours.
 // The caller holds mu, or is the last to use the sink.
 func (s *sink) closeOut() {
 	if f, ok := s.out.(io.Closer); ok && s.out != io.Writer(os.Stderr) {

@@ -1,0 +1,73 @@
+package supervisor
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"syscall"
+
+	"cleversocks/conn/relay"
+	"cleversocks/supervisor/config"
+)
+
+// budget is how the descriptor limit is shared out.
+type budget struct {
+	descriptors uint64
+	connections int // at a time
+	udp         int // associations among them
+	pipes       int // of the relay, each of two descriptors
+}
+
+// fixedDescriptors are for what does not grow with the connections: the
+// standard ones, epoll, listeners and their spares, logs, the admin endpoint.
+const fixedDescriptors = 64
+
+// divide shares a limit out so that all of it can be in use at once: pipes, a
+// reserve for what connections need for a moment only (dials that race, DNS,
+// BIND), and the connections, of which a quarter may be UDP associations. A
+// tunnel takes two descriptors, an association two more.
+func divide(descriptors uint64) budget {
+	limit := int(min(descriptors, 1<<30))
+	b := budget{descriptors: descriptors, pipes: max(min(limit/16, relay.DefaultPipes), 4)}
+	rest := max(limit-fixedDescriptors-2*b.pipes, 0)
+	rest -= min(rest/8, 1024)
+	b.connections = max(rest*2/5, 16)
+	b.udp = b.connections / 4
+	return b
+}
+
+// descriptorBudget is what this process may use.
+func descriptorBudget() budget {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		limit.Cur = 1024
+	}
+	return divide(limit.Cur)
+}
+
+// connectionLimit is max_connections, or what the descriptor limit carries.
+func connectionLimit(ctx context.Context, configured int, log *slog.Logger) int {
+	b := descriptorBudget()
+	switch {
+	case configured == 0:
+		return b.connections
+	case configured > b.connections:
+		log.LogAttrs(ctx, slog.LevelWarn, "limits.max_connections is more than the descriptor limit carries: raise the limit (ulimit -n, LimitNOFILE=)",
+			slog.Int("max_connections", configured), slog.Uint64("descriptors", b.descriptors), slog.Int("carries", b.connections))
+	}
+	return configured
+}
+
+// InForce is what the settings mean that leave it to the machine, by name: for
+// this process's limits, which may not be the daemon's.
+func InForce(cfg *config.Config) map[string]string {
+	b, notes := descriptorBudget(), make(map[string]string)
+	if cfg.Limits.MaxConnections == 0 {
+		notes["limits.max_connections"] = fmt.Sprintf("%d, with %d descriptors", b.connections, b.descriptors)
+	}
+	if cfg.UDP.MaxAssociations == 0 {
+		notes["udp.max_associations"] = strconv.Itoa(b.udp)
+	}
+	return notes
+}

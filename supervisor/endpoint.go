@@ -1,0 +1,102 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"syscall"
+
+	"cleversocks/metrics/admin"
+	"cleversocks/supervisor/config"
+)
+
+// endpoint is the management endpoint. Its address is that of the start.
+type endpoint struct {
+	log     *slog.Logger
+	tree    *tree
+	options func(*config.Config) admin.Options
+	opened  bool     // or found to be off
+	at      net.Addr // nil: off
+	waiting *admin.Server
+}
+
+// Prepare binds the endpoint, the first time, and counts its address among
+// those that nobody reaches through the proxy.
+func (e *endpoint) Prepare(ctx context.Context, d *draft) (change, error) {
+	socket, err := e.open(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	if tcp, ok := e.at.(*net.TCPAddr); ok {
+		d.own = append(d.own, tcp.AddrPort())
+	}
+	if socket == nil {
+		return nil, nil //nolint:nilnil // nothing to commit
+	}
+	return &opening{of: e, socket: socket, server: admin.New(socket, e.options(d.cfg))}, nil
+}
+
+// opening is an endpoint that was bound and does not serve yet.
+type opening struct {
+	of     *endpoint
+	socket net.Listener
+	server *admin.Server
+}
+
+// Commit leaves it to the part serving.
+func (o *opening) Commit(context.Context) { o.of.waiting = o.server }
+
+// Rollback closes it.
+func (o *opening) Rollback(context.Context) {
+	_ = o.socket.Close() // nobody was served
+	o.of.opened, o.of.at = false, nil
+}
+
+// serving is the part that answers at the endpoint, which tells of all others.
+func (e *endpoint) serving() part {
+	return onCommit(func(ctx context.Context, _ *draft) {
+		if e.waiting == nil {
+			return
+		}
+		e.tree.add(e.tree.admin, e.waiting)
+		e.waiting = nil
+		e.log.LogAttrs(ctx, slog.LevelInfo, "admin endpoint listens", slog.String("address", e.at.String()))
+	})
+}
+
+// open binds the address; nil when it is off, or open already. The default
+// address may be taken, by another instance for one: then it is done without.
+func (e *endpoint) open(ctx context.Context, d *draft) (net.Listener, error) {
+	at := d.cfg.Admin
+	if e.opened || at.Address.IsZero() {
+		e.opened = true
+		return nil, nil //nolint:nilnil // see above
+	}
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(false)
+	address := at.Address.String()
+	socket, err := lc.Listen(ctx, adminNetwork(at.Address), address)
+	if err != nil {
+		if !at.Configured && errors.Is(err, syscall.EADDRINUSE) {
+			e.log.LogAttrs(ctx, slog.LevelWarn, "the default admin port is taken: going on without the admin endpoint; set admin.address to choose another",
+				slog.String("address", address))
+			e.opened = true
+			return nil, nil //nolint:nilnil // see above
+		}
+		if own := d.sockets.holder(address); own != "" && errors.Is(err, syscall.EADDRINUSE) {
+			err = fmt.Errorf("%w by this daemon's own listener %s", syscall.EADDRINUSE, own)
+		}
+		return nil, fmt.Errorf("admin.address: %s: %w", address, err)
+	}
+	e.opened, e.at = true, socket.Addr()
+	return socket, nil
+}
+
+func adminNetwork(a config.ListenAddress) string {
+	if a.AddrPort.Addr().Is4() {
+		return "tcp4"
+	}
+	return "tcp"
+}
