@@ -1,17 +1,18 @@
 package metrics
 
 import (
-	"fmt"
 	"slices"
-	"strings"
 	"sync"
-	"sync/atomic"
 
 	vm "github.com/VictoriaMetrics/metrics"
 )
 
 // ACL counts decisions.
-type ACL struct{ set *vm.Set }
+type ACL struct {
+	set   *vm.Set
+	mu    *sync.Mutex
+	rules map[string]bool // those with series
+}
 
 // What a decision did, as the label "action".
 const (
@@ -20,88 +21,53 @@ const (
 	ActionReport = "report" // report_only: allowed, and would be denied
 )
 
+var actions = []string{ActionAllow, ActionDeny, ActionReport, "other"}
+
 // maxRules bounds the label "rule": later rules count as "other".
 const maxRules = 200
+
+func newACL(set *vm.Set) ACL {
+	return ACL{set: set, mu: new(sync.Mutex), rules: make(map[string]bool)}
+}
 
 // Decisions are the counters of one configuration by action and rule. Call it
 // once for each, with the names of what can decide; the counts of a name go on
 // over a reload.
 func (a ACL) Decisions(rules []string) CounterVec2 {
-	if len(rules) > maxRules {
-		rules = rules[:maxRules]
-	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	v := CounterVec2{counters: map[[2]string]*Counter{}}
-	for _, action := range []string{ActionAllow, ActionDeny, ActionReport, "other"} {
-		for _, rule := range append(slices.Clip(rules), "other") {
-			v.counters[[2]string{action, rule}] = a.set.GetOrCreateCounter(
-				fmt.Sprintf("cleversocks_acl_decisions_total{action=%q,rule=%q}", action, rule))
+	for _, rule := range labelled(rules) {
+		a.rules[rule] = true
+		for _, action := range actions {
+			v.counters[[2]string{action, rule}] = a.set.GetOrCreateCounter(decisionSeries(action, rule))
 		}
 	}
 	return v
 }
 
-// Users counts by user, for as many users as labels are reasonable.
-type Users struct {
-	mu    sync.Mutex
-	set   *vm.Set
-	known map[string]*User
-	other *User
-}
-
-// User is one user's counts.
-type User struct {
-	BytesIn     *Counter // from the client
-	BytesOut    *Counter // to the client
-	Connections *Counter
-	Active      *atomic.Int64
-}
-
-// maxUsers bounds the label "user": who comes later counts as "other".
-const maxUsers = 200
-
-func newUsers(set *vm.Set) *Users { return &Users{set: set, known: map[string]*User{}} }
-
-// Of is the counts of a user. Look it up once a connection, and only for
-// names that the configuration knows: a name costs a label for ever.
-func (u *Users) Of(name string) *User {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if user := u.known[name]; user != nil {
-		return user
-	}
-	if len(u.known) < maxUsers {
-		user := u.add(name)
-		u.known[name] = user
-		return user
-	}
-	if u.other == nil {
-		u.other = u.add("other")
-	}
-	return u.other
-}
-
-// add makes or finds the metrics: two names may share a label once what is no
-// text is taken out.
-func (u *Users) add(name string) *User {
-	label := labelValue(name)
-	user := &User{
-		BytesIn:     u.set.GetOrCreateCounter(`cleversocks_user_bytes_total{direction="in",user="` + label + `"}`),
-		BytesOut:    u.set.GetOrCreateCounter(`cleversocks_user_bytes_total{direction="out",user="` + label + `"}`),
-		Connections: u.set.GetOrCreateCounter(`cleversocks_user_connections_total{user="` + label + `"}`),
-		Active:      new(atomic.Int64),
-	}
-	u.set.GetOrCreateGauge(`cleversocks_user_connections_active{user="`+label+`"}`, func() float64 { return float64(user.Active.Load()) })
-	return user
-}
-
-// labelValue is a name as the text format of Prometheus takes it. The quote
-// and the backslash become an underscore too, since a name is also searched
-// for in a query.
-func labelValue(name string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r == '"' || r == '\\' || r == '\uFFFD' {
-			return '_'
+// Retain ends the series of all rules but these, once a configuration is in
+// force. A connection under an older one goes on counting where nobody looks.
+func (a ACL) Retain(rules []string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	keep := labelled(rules)
+	for rule := range a.rules {
+		if slices.Contains(keep, rule) {
+			continue
 		}
-		return r
-	}, strings.ToValidUTF8(name, "_"))
+		for _, action := range actions {
+			a.set.UnregisterMetric(decisionSeries(action, rule))
+		}
+		delete(a.rules, rule)
+	}
+}
+
+// labelled are the values of the label for these rules.
+func labelled(rules []string) []string {
+	return append(slices.Clip(rules[:min(len(rules), maxRules)]), "other")
+}
+
+func decisionSeries(action, rule string) string {
+	return series("cleversocks_acl_decisions_total", "action", action, "rule", rule)
 }

@@ -26,14 +26,6 @@ func TestUserLabelsAreBounded(t *testing.T) {
 	}
 }
 
-func TestLabelValue(t *testing.T) {
-	for in, want := range map[string]string{"alice": "alice", "a\"b\\c\nd\xff": "a_b_c_d_", "é": "é"} {
-		if got := labelValue(in); got != want {
-			t.Errorf("%q: %q, want %q", in, got, want)
-		}
-	}
-}
-
 func TestDecisionsGoOnOverAReload(t *testing.T) {
 	m := New()
 	rules := []string{"default"}

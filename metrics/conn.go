@@ -1,7 +1,6 @@
 package metrics
 
 import (
-	"fmt"
 	"slices"
 	"sync/atomic"
 
@@ -65,7 +64,7 @@ func newConn(set *vm.Set) Conn {
 	for _, p := range append(slices.Clip(protocols), "other") {
 		n := new(atomic.Int64)
 		c.Active.gauges[p] = n
-		set.NewGauge(fmt.Sprintf("cleversocks_connections_active{protocol=%q}", p), func() float64 { return float64(n.Load()) })
+		set.NewGauge(series("cleversocks_connections_active", "protocol", p), func() float64 { return float64(n.Load()) })
 	}
 	return c
 }

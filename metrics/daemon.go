@@ -1,8 +1,6 @@
 package metrics
 
 import (
-	"fmt"
-
 	vm "github.com/VictoriaMetrics/metrics"
 )
 
@@ -19,12 +17,17 @@ func newDaemon(set *vm.Set) Daemon {
 // Restarts counts how often a service was started again after it failed. The
 // services are few and have fixed names.
 func (d Daemon) Restarts(service string) *Counter {
-	return d.set.GetOrCreateCounter(fmt.Sprintf("cleversocks_service_restarts_total{service=%q}", service))
+	return d.set.GetOrCreateCounter(series("cleversocks_service_restarts_total", "service", service))
+}
+
+// Forget ends the series of a service that a reload has removed.
+func (d Daemon) Forget(service string) {
+	d.set.UnregisterMetric(series("cleversocks_service_restarts_total", "service", service))
 }
 
 // BuildInfo sets the constant that says which build this is.
 func (d Daemon) BuildInfo(version, commit, goVersion string) {
-	d.set.NewGauge(fmt.Sprintf("cleversocks_build_info{version=%q,commit=%q,go=%q}", version, commit, goVersion),
+	d.set.NewGauge(series("cleversocks_build_info", "version", version, "commit", commit, "go", goVersion),
 		func() float64 { return 1 })
 }
 

@@ -1,8 +1,6 @@
 package metrics
 
 import (
-	"fmt"
-
 	vm "github.com/VictoriaMetrics/metrics"
 )
 
@@ -51,12 +49,12 @@ func newDial(set *vm.Set) Dial {
 		for _, outcome := range []string{
 			DialOK, DialRefused, DialUnreachable, DialTimeout, DialDenied, DialNotFound, DialCancelled, DialError,
 		} {
-			name := fmt.Sprintf("cleversocks_dial_duration_seconds{family=%q,outcome=%q}", family, outcome)
+			name := series("cleversocks_dial_duration_seconds", "family", family, "outcome", outcome)
 			d.duration[[2]string{family, outcome}] = set.NewPrometheusHistogramExt(name, bounds)
 		}
 	}
 	for _, family := range []string{"ipv4", "ipv6"} {
-		name := fmt.Sprintf("cleversocks_dial_attempts{family=%q}", family)
+		name := series("cleversocks_dial_attempts", "family", family)
 		d.attempts[family] = set.NewPrometheusHistogramExt(name, []float64{1, 2, 3, 4, 6, 8, 16, 32})
 	}
 	return d

@@ -1,8 +1,6 @@
 package metrics
 
 import (
-	"fmt"
-
 	vm "github.com/VictoriaMetrics/metrics"
 )
 
@@ -33,5 +31,10 @@ func newListener(set *vm.Set) Listener {
 // Accepted is the counter of connections that a listener accepted. Call it
 // once per listener and keep the handle.
 func (l Listener) Accepted(listener string) *Counter {
-	return l.set.GetOrCreateCounter(fmt.Sprintf("cleversocks_connections_accepted_total{listener=%q}", listener))
+	return l.set.GetOrCreateCounter(series("cleversocks_connections_accepted_total", "listener", listener))
+}
+
+// Forget ends the series of a listener that a reload has removed.
+func (l Listener) Forget(listener string) {
+	l.set.UnregisterMetric(series("cleversocks_connections_accepted_total", "listener", listener))
 }

@@ -8,6 +8,7 @@
 package metrics
 
 import (
+	"bytes"
 	"io"
 
 	vm "github.com/VictoriaMetrics/metrics"
@@ -46,7 +47,7 @@ func New() *Registry {
 		Dial:     newDial(set),
 		DNS:      newDNS(set),
 		Auth:     newAuth(set),
-		ACL:      ACL{set: set},
+		ACL:      newACL(set),
 		Users:    newUsers(set),
 		UDP:      newUDP(set),
 		Bind:     newBind(set),
@@ -57,8 +58,11 @@ func New() *Registry {
 // WritePrometheus writes all metrics, the process's and the Go runtime's
 // included, in the Prometheus text format.
 func (r *Registry) WritePrometheus(w io.Writer) {
-	r.set.WritePrometheus(w)
-	r.Process.write(w)
+	var text bytes.Buffer
+	r.Users.sweep()
+	r.set.WritePrometheus(&text)
+	r.Process.write(&text)
+	_ = expose(w, text.Bytes()) // the scraper left: nothing to do
 }
 
 // Gauge registers a value that is read by calling f when metrics are written.

@@ -39,6 +39,7 @@ func (p *Process) Serve(ctx context.Context) error {
 func (p *Process) sample() {
 	var buf bytes.Buffer
 	vm.WriteProcessMetrics(&buf)
+	vm.WriteFDMetrics(&buf)
 	text := buf.Bytes()
 	p.text.Store(&text)
 }

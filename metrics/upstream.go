@@ -1,7 +1,6 @@
 package metrics
 
 import (
-	"fmt"
 	"sync"
 	"sync/atomic"
 
@@ -41,7 +40,7 @@ func (u Upstream) Member(upstream, member string) *UpstreamMember {
 	}
 	m := new(UpstreamMember)
 	name := func(metric string) string {
-		full := fmt.Sprintf("cleversocks_upstream_%s{upstream=%q,member=%q}", metric, upstream, member)
+		full := series("cleversocks_upstream_"+metric, "upstream", upstream, "member", member)
 		m.names = append(m.names, full)
 		return full
 	}

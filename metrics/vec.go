@@ -1,7 +1,6 @@
 package metrics
 
 import (
-	"fmt"
 	"slices"
 
 	vm "github.com/VictoriaMetrics/metrics"
@@ -20,7 +19,7 @@ type CounterVec struct {
 func newCounterVec(set *vm.Set, name, label string, values ...string) CounterVec {
 	v := CounterVec{counters: make(map[string]*Counter, len(values)+1)}
 	for _, value := range append(values, "other") {
-		v.counters[value] = set.NewCounter(fmt.Sprintf("%s{%s=%q}", name, label, value))
+		v.counters[value] = set.NewCounter(series(name, label, value))
 	}
 	return v
 }
@@ -43,7 +42,7 @@ func newCounterVec2(set *vm.Set, name string, labels [2]string, first, second []
 	v := CounterVec2{counters: make(map[[2]string]*Counter, (len(first)+1)*(len(second)+1))}
 	for _, a := range append(slices.Clip(first), "other") {
 		for _, b := range append(slices.Clip(second), "other") {
-			v.counters[[2]string{a, b}] = set.NewCounter(fmt.Sprintf("%s{%s=%q,%s=%q}", name, labels[0], a, labels[1], b))
+			v.counters[[2]string{a, b}] = set.NewCounter(series(name, labels[0], a, labels[1], b))
 		}
 	}
 	return v

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
 
+	"cleversocks/metrics"
 	"cleversocks/supervisor/config"
 )
 
@@ -29,6 +30,7 @@ func TestReference(t *testing.T) {
 	want := map[string]func(io.Writer) error{
 		"configuration.md": config.WriteReference,
 		"cli.md":           func(w io.Writer) error { return writeCLI(w, root) },
+		"metrics.md":       metrics.WriteReference,
 		"cleversocks.1":    func(w io.Writer) error { return writeMan(w, root) },
 	}
 	for name, write := range want {

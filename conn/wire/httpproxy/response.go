@@ -29,7 +29,8 @@ func AppendAuthRequired(b []byte, realm string, keep bool) []byte {
 		"This proxy needs a user and a password.", keep)
 }
 
-// Challenge is the value of Proxy-Authenticate for a realm (RFC 7617 §2).
+// Challenge is the value of Proxy-Authenticate for a realm (RFC 7617
+// §2.1: names and passwords are UTF-8).
 func Challenge(realm string) string {
 	clean := strings.Map(func(c rune) rune {
 		if c < ' ' || c > '~' || c == '"' || c == '\\' {
@@ -37,7 +38,7 @@ func Challenge(realm string) string {
 		}
 		return c
 	}, realm)
-	return `Basic realm="` + clean + `"`
+	return `Basic realm="` + clean + `", charset="UTF-8"`
 }
 
 func appendResponse(b []byte, status int, fields, reason string, keep bool) []byte {

@@ -44,7 +44,7 @@ func TestResponsesParse(t *testing.T) {
 				if strings.Count(string(body), "\n") != 1 {
 					t.Errorf("body %q is not one line", body)
 				}
-				if tt.want == 407 && resp.Header.Get("Proxy-Authenticate") != `Basic realm="clever"` {
+				if tt.want == 407 && resp.Header.Get("Proxy-Authenticate") != `Basic realm="clever", charset="UTF-8"` {
 					t.Errorf("challenge %q", resp.Header.Get("Proxy-Authenticate"))
 				}
 			}
