@@ -3,7 +3,6 @@ package supervisor
 import (
 	"context"
 	"errors"
-
 	"log/slog"
 	"runtime"
 	"sync/atomic"
@@ -164,6 +163,10 @@ func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim)
 		onCommit(func(_ context.Context, next *draft) { c.access.SetMode(conn.AccessMode(next.cfg.Log.Access)) }),
 		// From here on the policy is in force.
 		onCommit(func(_ context.Context, next *draft) { c.group.SetPolicy(next.policy); d.config.Store(next.cfg) }),
+		onCommit(func(_ context.Context, next *draft) {
+			m.Users.Retain(func(name string) bool { return next.users.Account(name) != nil })
+			m.ACL.Retain(next.policy.ACL.Deciders())
+		}),
 		&pools{log: log, metrics: m, tree: d.tree, running: make(map[*upstream.Pool]suture.ServiceToken)},
 		onCommit(func(ctx context.Context, next *draft) {
 			c.group.SetLimit(connectionLimit(ctx, next.cfg.Limits.MaxConnections, log))

@@ -288,6 +288,7 @@ func (ls *listeners) stop(ctx context.Context, r *running) {
 			ls.log.LogAttrs(ctx, slog.LevelError, "accept service did not stop", slog.String("address", r.Name()), slog.Any("err", err))
 		}
 	}
+	ls.metrics.Listener.Forget(r.Name())
 }
 
 // closeAll closes every socket, once their services have ended.

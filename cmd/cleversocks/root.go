@@ -82,7 +82,7 @@ func (a *app) daemon(ctx context.Context, loader *config.Loader) error {
 	signal.Ignore(syscall.SIGPIPE)
 	logs := newLogs(a.stderr, a.environ)
 	defer logs.Close()
-	defer golog.To(logs.Logger())()
+	defer golog.To(ctx, logs.Logger())()
 	return a.serve(ctx, supervisor.Options{
 		Load:       func() (*config.Config, error) { return loader.Load(ctx) },
 		Logger:     logs.Logger(),

@@ -92,22 +92,25 @@ func (s *Server) Serve(ctx context.Context) error {
 	return err
 }
 
-// contained turns a handler's panic into an answer, a count and a log line with
-// its stack. http.ErrAbortHandler is a handler's way to hang up.
+// contained turns a handler's panic into a count and a log line with its stack,
+// and hangs up.
 func (s *Server) contained(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		defer func() {
-			p := recover()
-			if p == nil {
-				return
-			}
-			if p != http.ErrAbortHandler { //nolint:errorlint // the value itself is panicked with
-				_ = s.options.Tasks.Panicked(r.Context(), "admin", p, slog.String("path", r.URL.Path))
-			}
-			panic(http.ErrAbortHandler)
-		}()
+		defer s.hangUp(r)
 		next.ServeHTTP(w, r)
 	})
+}
+
+// hangUp is deferred. http.ErrAbortHandler is a handler's own way to hang up.
+func (s *Server) hangUp(r *http.Request) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	if p != http.ErrAbortHandler { //nolint:errorlint // the value itself is panicked with
+		_ = s.options.Tasks.Panicked(r.Context(), "admin", p, slog.String("path", r.URL.Path))
+	}
+	panic(http.ErrAbortHandler)
 }
 
 // handler maps the paths. Everything but the API answers GET and HEAD alone.

@@ -1,7 +1,7 @@
 // Package golog takes what libraries say through Go's own log package and makes
 // it lines of our log: a JSON log must hold nothing but JSON.
 //
-//	defer golog.To(logger)()
+//	defer golog.To(ctx, logger)()
 //
 // Some of them speak before main. Go initialises packages in the order of their
 // paths as soon as their imports are ready, so this one, which imports next to
@@ -44,7 +44,7 @@ func (c *capture) Write(entry []byte) (int, error) {
 	}
 	c.mu.Unlock()
 	if to != nil {
-		say(to, slog.LevelWarn, entry)
+		say(context.Background(), to, slog.LevelWarn, entry)
 	}
 	return len(entry), nil
 }
@@ -52,17 +52,17 @@ func (c *capture) Write(entry []byte) (int, error) {
 // To passes on to a logger what is said from now on, as warnings, and what was
 // said before, which is about a library's own start, at debug. The function
 // that it returns has what comes then written to standard error.
-func To(logger *slog.Logger) (end func()) {
+func To(ctx context.Context, logger *slog.Logger) (end func()) {
 	captured.mu.Lock()
 	early := captured.early
 	captured.early, captured.to = nil, logger
 	captured.mu.Unlock()
 	for _, entry := range early {
-		say(logger, slog.LevelDebug, entry)
+		say(ctx, logger, slog.LevelDebug, entry)
 	}
 	return func() { log.SetOutput(os.Stderr) }
 }
 
-func say(to *slog.Logger, level slog.Level, entry []byte) {
-	to.LogAttrs(context.Background(), level, "a library says", slog.String("text", string(bytes.TrimSpace(entry))))
+func say(ctx context.Context, to *slog.Logger, level slog.Level, entry []byte) {
+	to.LogAttrs(ctx, level, "a library says", slog.String("text", string(bytes.TrimSpace(entry))))
 }

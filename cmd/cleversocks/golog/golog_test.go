@@ -14,7 +14,7 @@ func TestTo(t *testing.T) {
 	log.Printf("early %d", 1)
 	var out bytes.Buffer
 	logger := slog.New(slog.NewJSONHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	end := To(logger)
+	end := To(t.Context(), logger)
 	log.Print("late")
 	end()
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
