@@ -3,6 +3,7 @@ package authsvc
 import (
 	"context"
 	"errors"
+	"hash/maphash"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -23,6 +24,7 @@ type Admission struct {
 	throttle  *Throttle
 	log       *slog.Logger
 	outcomes  metrics.CounterVec2 // by method and outcome
+	seed      maphash.Seed        // of this generation: a reload may make wrong credentials right
 }
 
 // AdmissionOptions is what an Admission is made of.
@@ -45,7 +47,7 @@ type AdmissionOptions struct {
 func NewAdmission(o AdmissionOptions) *Admission {
 	a := &Admission{
 		required: o.Required, whitelist: o.Whitelist, once: o.Once, list: slices.Clone(o.Authenticators),
-		accounts: o.Accounts, throttle: o.Throttle, log: o.Log, outcomes: o.Outcomes,
+		accounts: o.Accounts, throttle: o.Throttle, log: o.Log, outcomes: o.Outcomes, seed: maphash.MakeSeed(),
 	}
 	if a.accounts == nil {
 		a.accounts = func(string) *Account { return nil }
@@ -82,25 +84,61 @@ func (a *Admission) Free(source netip.Addr) (id Identity, free bool) {
 }
 
 // Admitted counts a client that Free let in.
-func (a *Admission) Admitted(id Identity) { a.count(string(id.Method), "ok") }
+func (a *Admission) Admitted(id Identity) { a.count(id.Method, outcomeOK) }
 
 // Verify judges an attempt to log in, counts it, and logs a failure and the
 // ban that it may bring. With auth-once the address is let in before it
 // returns, and so before the client hears of its success: its next connection
 // may be on the way then. The error is a *Refusal, or ctx's.
 func (a *Admission) Verify(ctx context.Context, try *Attempt) (Grant, error) {
-	kind := try.Credentials.Kind()
-	grant, err := a.ask(ctx, try)
+	grant, err := a.check(ctx, try)
 	if err != nil {
-		a.failed(ctx, try, err)
 		return Grant{}, err
 	}
 	id := &grant.Identity
-	a.count(string(id.Method), "ok")
-	if a.once != nil && kind != KindUserID {
+	a.count(id.Method, outcomeOK)
+	if a.once != nil && try.Credentials.Kind() != KindUserID {
 		a.once.Add(try.Source, *id)
 	}
 	return grant, nil
+}
+
+// check takes one of the source's tries before anything is looked up, and
+// tells how it ended.
+func (a *Admission) check(ctx context.Context, try *Attempt) (Grant, error) {
+	if a.throttle == nil || try.Optional {
+		grant, err := a.ask(ctx, try)
+		if err != nil && !try.Optional {
+			a.failed(ctx, try, err, Ban{})
+		}
+		return grant, err
+	}
+	flight, ban, err := a.throttle.Begin(ctx, try.Source, try.Credentials.tag(a.seed))
+	if err != nil {
+		a.failed(ctx, try, err, ban)
+		return Grant{}, err
+	}
+	outcome := Undecided
+	ended := false
+	defer func() {
+		if !ended { // a panic: the tries of this source must go on
+			flight.End(Undecided)
+		}
+	}()
+	try.suspicion = flight.failures
+	grant, err := a.ask(ctx, try)
+	refusal, refused := errors.AsType[*Refusal](err)
+	switch {
+	case err == nil:
+		outcome = Right
+	case refused && refusal.guess():
+		outcome = Wrong
+	}
+	ban, ended = flight.End(outcome), true
+	if err != nil {
+		a.failed(ctx, try, err, ban)
+	}
+	return grant, err
 }
 
 // ask is the first grant of an authenticator that accepts such credentials, or
@@ -146,28 +184,34 @@ func (a *Admission) withAccount(id Identity, source netip.Addr) (Identity, error
 	return id, nil
 }
 
-// failed counts a failure. That time is up says nothing of the password.
-func (a *Admission) failed(ctx context.Context, try *Attempt, err error) {
-	if try.Optional {
-		return
-	}
+// failed counts a failure and logs it, for fail2ban too, and the ban that it
+// brought. What may have been a guess is logged; that time was up says nothing
+// of the password, and the same wrong one once more says nothing new.
+func (a *Admission) failed(ctx context.Context, try *Attempt, err error, ban Ban) {
 	method := Method(try.Credentials.Kind())
-	if !errors.Is(err, ErrCredentials) {
-		a.count(string(method), "error")
+	refusal, refused := errors.AsType[*Refusal](err)
+	if !refused || refusal.Reason == ReasonUnavailable {
+		a.count(method, outcomeError)
 		return
 	}
-	a.count(string(method), "failed")
-	LogFailure(ctx, a.log, try.Source, []byte(try.Credentials.Name()), method)
-	if a.throttle == nil {
-		return
+	a.count(method, outcomeFailed)
+	if refusal.Reason != ReasonRepeated && refusal.Reason != ReasonBanned {
+		LogFailure(ctx, a.log, try.Source, []byte(try.Credentials.Name()), method, refusal.Reason)
 	}
-	if ban, began := a.throttle.Fail(try.Source); began {
+	if !ban.Until.IsZero() {
 		LogBan(ctx, a.log, ban)
 	}
 }
 
-func (a *Admission) count(method, outcome string) {
-	if c := a.outcomes.Of(method, outcome); c != nil {
+// The outcomes of an attempt, as the metric has them.
+const (
+	outcomeOK     = "ok"
+	outcomeFailed = "failed"
+	outcomeError  = "error" // it was not decided
+)
+
+func (a *Admission) count(method Method, outcome string) {
+	if c := a.outcomes.Of(string(method), outcome); c != nil {
 		c.Inc()
 	}
 }

@@ -2,6 +2,8 @@ package authsvc
 
 import (
 	"context"
+	"encoding/binary"
+	"hash/maphash"
 	"net/netip"
 )
 
@@ -52,6 +54,8 @@ type Credentials interface {
 	// Name is the user that the client says it is, raw bytes, for the log;
 	// "" when the credentials don't say.
 	Name() string
+	// tag stands for them among the tries of one source.
+	tag(maphash.Seed) uint64
 }
 
 // Password is RFC 1929, or HTTP Basic. Both are raw bytes as sent.
@@ -67,6 +71,9 @@ type Attempt struct {
 	Listener    string     // its name
 	// Optional: the client is let in either way, so a refusal is not counted.
 	Optional bool
+	// suspicion counts the failures that the source has lately; nil: none. Who
+	// has fewer is served first when many wait.
+	suspicion func() int
 }
 
 // Grant is a successful attempt.
@@ -83,6 +90,22 @@ func (Password) Kind() Kind { return KindPassword }
 // Name is the user.
 func (p Password) Name() string { return string(p.User) }
 
+func (p Password) tag(seed maphash.Seed) uint64 { return tagOf(seed, KindPassword, p.User, p.Password) }
+
+// tagOf tells credentials apart, and nothing else about them.
+func tagOf(seed maphash.Seed, kind Kind, parts ...[]byte) uint64 {
+	var h maphash.Hash
+	h.SetSeed(seed)
+	h.WriteString(string(kind))
+	for _, p := range parts {
+		var length [4]byte
+		binary.LittleEndian.PutUint32(length[:], uint32(len(p)))
+		h.Write(length[:])
+		h.Write(p)
+	}
+	return h.Sum64()
+}
+
 // String keeps the secret out of logs.
 func (Password) String() string { return "(password)" }
 
@@ -94,3 +117,5 @@ func (UserID) Kind() Kind { return KindUserID }
 
 // Name is the user id.
 func (u UserID) Name() string { return string(u) }
+
+func (u UserID) tag(seed maphash.Seed) uint64 { return tagOf(seed, KindUserID, []byte(u)) }

@@ -11,10 +11,12 @@ import (
 // LogFailure writes the record of a failed authentication, in the one form
 // that dist/fail2ban reads. The user's name is what the client sent: the
 // handlers escape it, and it is bounded here. The password is nowhere.
-func LogFailure(ctx context.Context, log *slog.Logger, client netip.Addr, user []byte, method Method) {
+// That the server was too busy to look (ReasonBusy) is a failure too: who
+// guesses fast enough to make it so must not be overlooked.
+func LogFailure(ctx context.Context, log *slog.Logger, client netip.Addr, user []byte, method Method, why Reason) {
 	user = user[:min(len(user), MaxName)]
 	log.WarnContext(ctx, "authentication failed",
-		slog.String("client", client.String()), slog.String("user", strings.ToValidUTF8(string(user), "\uFFFD")), slog.String("method", string(method)))
+		slog.String("client", client.String()), slog.String("user", strings.ToValidUTF8(string(user), "\uFFFD")), slog.String("method", string(method)), slog.String("reason", string(why)))
 }
 
 // LogBan writes the record of a ban that began.

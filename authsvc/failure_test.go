@@ -59,7 +59,7 @@ func TestFail2banFilter(t *testing.T) {
 		for _, client := range []string{"192.0.2.7", "2001:db8::1"} {
 			for _, prefix := range []string{"", "host cleversocks[77]: "} {
 				buf.Reset()
-				LogFailure(t.Context(), slog.New(h), netip.MustParseAddr(client), []byte("alice"), MethodPassword)
+				LogFailure(t.Context(), slog.New(h), netip.MustParseAddr(client), []byte("alice"), MethodPassword, ReasonBusy)
 				line := prefix + buf.String()
 				if got := found(re, line); len(got) != 1 || got[0] != client {
 					t.Errorf("%s: %v in %q", name, got, line)
@@ -92,7 +92,7 @@ func TestFail2banInjection(t *testing.T) {
 		for name, h := range handlers(&buf) {
 			buf.Reset()
 			log := slog.New(h)
-			LogFailure(context.Background(), log, home, []byte(user), MethodPassword)
+			LogFailure(context.Background(), log, home, []byte(user), MethodPassword, ReasonCredentials)
 			log.Info("connection", "user", user, "client", "192.0.2.7")
 			if got := found(re, buf.String()); len(got) != 1 || got[0] != home.String() {
 				t.Fatalf("%s: %v in %q", name, got, buf.String())

@@ -56,7 +56,7 @@ func TestRememberedPassTheFlood(t *testing.T) {
 	hold, held := make(chan struct{}), make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		_ = u.queue.Do(t.Context(), v4(1), 0, func() { close(held); <-hold })
+		_ = u.queue.Do(t.Context(), v4(1), nil, 0, func() { close(held); <-hold })
 	})
 	<-held // the one place is taken for as long as the test wants
 	id, err := u.Verify(t.Context(), home, []byte("alice"), []byte("right"))
@@ -151,7 +151,7 @@ func TestTablesUnderRace(t *testing.T) {
 	clients.Wait()
 	cancel()
 	services.Wait()
-	if n := once.size.Load(); n != 20 {
+	if n := once.entries.Len(); n != 20 {
 		t.Errorf("%d let in, want the cap of 20", n)
 	}
 	if n := usedBy(q, alice.Name); n != 1600 {

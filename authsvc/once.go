@@ -1,15 +1,14 @@
 package authsvc
 
 import (
-	"container/list"
 	"context"
 	"encoding/json"
-	"hash/maphash"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"cleversocks/metrics"
 )
@@ -21,28 +20,27 @@ import (
 type Once struct {
 	metrics  *metrics.Auth
 	settings atomic.Pointer[OnceOptions]
-	seed     maphash.Seed
-	shards   [16]onceShard
-	size     atomic.Int64
-	sequence atomic.Uint64
 	file     stateFile
+
+	mu      sync.Mutex
+	entries *simplelru.LRU[netip.Addr, *OnceEntry] // oldest log-in first
+	// hosts are the addresses of each source that has more than one, which is
+	// an IPv6 /64: past its share, its own oldest makes room, so that one
+	// subscriber, who owns 2^64 addresses, does not push everybody out.
+	hosts map[netip.Addr]*simplelru.LRU[netip.Addr, struct{}]
 }
+
+// onceShare is the part of the table that one source may fill.
+const onceShare = 8
+
+// MaxSavedOnce is the largest OnceOptions.Max whose entries, each as large as
+// can be, fit into the state file.
+const MaxSavedOnce = maxState / 640
 
 // OnceOptions are auth.once.
 type OnceOptions struct {
 	TTL time.Duration // from the authentication; a later use does not prolong it
 	Max int           // addresses; past it the oldest goes
-}
-
-type onceShard struct {
-	mu      sync.Mutex
-	entries map[netip.Addr]*list.Element // of *onceEntry
-	order   list.List                    // oldest first
-}
-
-type onceEntry struct {
-	OnceEntry
-	sequence uint64
 }
 
 // OnceEntry is an address that is let in.
@@ -64,145 +62,148 @@ func (e *OnceEntry) identity() Identity {
 
 // NewOnce makes the table and reads what was saved.
 func NewOnce(o OnceOptions, s StateOptions) *Once {
-	t := &Once{metrics: s.Metrics, seed: maphash.MakeSeed(), file: newStateFile(s, metrics.StateOnce)}
-	for i := range t.shards {
-		t.shards[i].entries = map[netip.Addr]*list.Element{}
-	}
+	t := &Once{metrics: s.Metrics, file: newStateFile(s, metrics.StateOnce), hosts: map[netip.Addr]*simplelru.LRU[netip.Addr, struct{}]{}}
+	o.Max = max(o.Max, 1)
 	t.settings.Store(&o)
+	t.entries = newLRU(o.Max, t.gone)
 	t.file.restore, t.file.dump = t.restore, func() any { return t.saved() }
 	t.file.settle()
 	return t
 }
 
-// Set takes the settings of a reload. What is in the table keeps its end, but
-// for what is too many.
-func (t *Once) Set(o OnceOptions) {
-	t.settings.Store(&o)
-	t.shrink()
+// newLRU is a list that ends with its least recent elements; most is above
+// zero.
+func newLRU[V any](most int, gone func(netip.Addr, V)) *simplelru.LRU[netip.Addr, V] {
+	l, err := simplelru.NewLRU(most, gone)
+	if err != nil {
+		panic(err) // only for a size below one
+	}
+	return l
 }
 
-func (t *Once) shard(addr netip.Addr) *onceShard {
-	return &t.shards[maphash.Comparable(t.seed, addr)%uint64(len(t.shards))]
+// Set takes the settings of a reload. What is in the table keeps its end, cut
+// to a whole TTL from now, but for what is too many.
+func (t *Once) Set(o OnceOptions) {
+	o.Max = max(o.Max, 1)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.settings.Store(&o)
+	if n := t.entries.Resize(o.Max); n > 0 {
+		t.metrics.WhitelistEvicted.Of(metrics.EvictedFull).Add(n)
+	}
+	t.changed()
+}
+
+// changed notes that there is something to show and to save.
+func (t *Once) changed() {
+	t.metrics.WhitelistSize.Store(int64(t.entries.Len()))
+	t.file.dirty.Store(true)
+}
+
+// gone forgets what else is known of an address that has left the table.
+func (t *Once) gone(addr netip.Addr, _ *OnceEntry) {
+	source := SourceKey(addr)
+	if list := t.hosts[source]; list != nil && list.Remove(addr) && list.Len() == 0 {
+		delete(t.hosts, source)
+	}
 }
 
 // Add lets addr (unmapped) in for the TTL from now, as the user who has just
 // authenticated from there.
 func (t *Once) Add(addr netip.Addr, id Identity) {
 	now := time.Now()
-	t.insert(OnceEntry{Addr: addr, User: id.User, By: id.Method, Since: now, Until: now.Add(t.settings.Load().TTL), secret: id.secret})
+	t.insert(&OnceEntry{Addr: addr, User: id.User, By: id.Method, Since: now, Until: now.Add(t.settings.Load().TTL), secret: id.secret})
 }
 
-func (t *Once) insert(e OnceEntry) {
-	s := t.shard(e.Addr)
-	s.mu.Lock()
-	if old := s.entries[e.Addr]; old != nil {
-		t.drop(s, old)
+func (t *Once) insert(e *OnceEntry) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e.Addr.Is6() && !t.entries.Contains(e.Addr) {
+		t.makeRoomFor(SourceKey(e.Addr), e.Addr)
 	}
-	entry := &onceEntry{e, t.sequence.Add(1)}
-	s.entries[e.Addr] = s.order.PushBack(entry)
-	t.metrics.WhitelistSize.Store(t.size.Add(1))
-	s.mu.Unlock()
-	t.file.dirty.Store(true)
-	t.shrink()
-}
-
-// drop removes an element of a locked shard.
-func (t *Once) drop(s *onceShard, e *list.Element) {
-	delete(s.entries, e.Value.(*onceEntry).Addr)
-	s.order.Remove(e)
-	t.metrics.WhitelistSize.Store(t.size.Add(-1))
-	t.file.dirty.Store(true)
-}
-
-// shrink evicts the oldest of all shards until the table fits.
-func (t *Once) shrink() {
-	most := int64(t.settings.Load().Max)
-	for t.size.Load() > most {
-		var oldest *onceShard
-		var sequence uint64
-		for i := range t.shards {
-			s := &t.shards[i]
-			s.mu.Lock()
-			if e := s.order.Front(); e != nil {
-				if n := e.Value.(*onceEntry).sequence; oldest == nil || n < sequence {
-					oldest, sequence = s, n
-				}
-			}
-			s.mu.Unlock()
-		}
-		if oldest == nil {
-			return
-		}
-		oldest.mu.Lock()
-		if e := oldest.order.Front(); e != nil && e.Value.(*onceEntry).sequence == sequence {
-			t.drop(oldest, e)
-			t.metrics.WhitelistEvicted.Of(metrics.EvictedFull).Inc()
-		}
-		oldest.mu.Unlock()
+	if t.entries.Add(e.Addr, e) {
+		t.metrics.WhitelistEvicted.Of(metrics.EvictedFull).Inc()
 	}
+	t.changed()
+}
+
+// makeRoomFor notes a host of an IPv6 source, and takes out the source's
+// oldest if it has more than its share.
+func (t *Once) makeRoomFor(source, addr netip.Addr) {
+	list := t.hosts[source]
+	if list == nil {
+		list = newLRU[struct{}](1<<30, nil)
+		t.hosts[source] = list
+	}
+	if list.Len() >= max(t.settings.Load().Max/onceShare, 1) {
+		oldest, _, _ := list.GetOldest()
+		t.entries.Remove(oldest)
+		t.metrics.WhitelistEvicted.Of(metrics.EvictedFull).Inc()
+		t.hosts[source] = list // gone may have dropped it with its last
+	}
+	list.Add(addr, struct{}{})
 }
 
 // Lookup is what lets addr (unmapped) in. Whether the user still may is the
 // caller's to ask.
 func (t *Once) Lookup(addr netip.Addr) (OnceEntry, bool) {
-	s := t.shard(addr)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	e := s.entries[addr]
-	if e == nil {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e, ok := t.entries.Peek(addr)
+	if !ok {
 		return OnceEntry{}, false
 	}
-	entry := e.Value.(*onceEntry)
-	return entry.OnceEntry, time.Now().Before(entry.Until)
+	return *e, t.valid(e, time.Now())
+}
+
+// valid reports whether an entry lets in. One that ends later than a log-in
+// of now would was made under a clock that was wrong, or before a reload: it
+// is cut.
+func (t *Once) valid(e *OnceEntry, now time.Time) bool {
+	if latest := now.Add(t.settings.Load().TTL); e.Until.After(latest) {
+		e.Until = latest
+		t.file.dirty.Store(true)
+	}
+	return now.Before(e.Until)
 }
 
 // List is who is let in, oldest first.
 func (t *Once) List() []OnceEntry {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	now := time.Now()
-	var out []OnceEntry
-	for i := range t.shards {
-		s := &t.shards[i]
-		s.mu.Lock()
-		for e := s.order.Front(); e != nil; e = e.Next() {
-			if entry := e.Value.(*onceEntry); now.Before(entry.Until) {
-				out = append(out, entry.OnceEntry)
-			}
+	out := make([]OnceEntry, 0, t.entries.Len())
+	for _, e := range t.entries.Values() {
+		if t.valid(e, now) {
+			out = append(out, *e)
 		}
-		s.mu.Unlock()
 	}
-	slices.SortFunc(out, func(a, b OnceEntry) int { return a.Since.Compare(b.Since) })
 	return out
 }
 
 // Revoke takes an address out and reports whether it was in.
 func (t *Once) Revoke(addr netip.Addr) bool {
-	s := t.shard(addr)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	e := s.entries[addr]
-	if e == nil {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.entries.Remove(addr) {
 		return false
 	}
-	t.drop(s, e)
 	t.metrics.WhitelistEvicted.Of(metrics.EvictedRevoked).Inc()
+	t.changed()
 	return true
 }
 
 // sweep takes out what is past its end.
 func (t *Once) sweep() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	now := time.Now()
-	for i := range t.shards {
-		s := &t.shards[i]
-		s.mu.Lock()
-		for e := s.order.Front(); e != nil; {
-			next := e.Next() // the TTL may have changed: the order is not that of the ends
-			if !now.Before(e.Value.(*onceEntry).Until) {
-				t.drop(s, e)
-				t.metrics.WhitelistEvicted.Of(metrics.EvictedExpired).Inc()
-			}
-			e = next
+	for _, e := range t.entries.Values() { // all: the TTL may have changed in between
+		if !t.valid(e, now) {
+			t.entries.Remove(e.Addr)
+			t.metrics.WhitelistEvicted.Of(metrics.EvictedExpired).Inc()
+			t.changed()
 		}
-		s.mu.Unlock()
 	}
 }
 
@@ -237,12 +238,18 @@ type savedOnce struct {
 	By    Method     `json:"by"`
 	Since time.Time  `json:"since"`
 	Until time.Time  `json:"until"`
+	// Secret stands for what the user logged in with; see secret.seal.
+	Secret []byte `json:"secret,omitempty"`
 }
 
 func (t *Once) saved() []savedOnce {
 	out := []savedOnce{}
 	for _, e := range t.List() {
-		out = append(out, savedOnce{e.Addr, []byte(e.User), e.By, e.Since, e.Until})
+		one := savedOnce{Addr: e.Addr, User: []byte(e.User), By: e.By, Since: e.Since, Until: e.Until}
+		if e.secret != nil {
+			one.Secret = (*e.secret).seal(e.User)
+		}
+		out = append(out, one)
 	}
 	return out
 }
@@ -255,9 +262,19 @@ func (t *Once) restore(payload []byte) error {
 	}
 	now := time.Now()
 	for _, e := range list {
-		if _, known := t.Lookup(e.Addr); !known && e.Addr.IsValid() && now.Before(e.Until) {
-			t.insert(OnceEntry{Addr: e.Addr, User: string(e.User), By: e.By, Since: e.Since, Until: e.Until})
+		if _, known := t.Lookup(e.Addr); known || !e.Addr.IsValid() || !now.Before(e.Until) {
+			continue
 		}
+		entry := &OnceEntry{Addr: e.Addr, User: string(e.User), By: e.By, Since: e.Since, Until: e.Until}
+		if entry.Since.After(now) {
+			entry.Since = now // the clock was ahead
+		}
+		t.valid(entry, now)
+		if len(e.Secret) > 0 || e.By == MethodPassword {
+			sealed := &secret{scheme: scheme{kind: kindSealed}, sum: e.Secret}
+			entry.secret = &sealed
+		}
+		t.insert(entry)
 	}
 	return nil
 }

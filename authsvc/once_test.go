@@ -81,8 +81,8 @@ func TestOnceExpiresAndRevokes(t *testing.T) {
 			t.Error("in past its time")
 		}
 		pass(2 * saveInterval)
-		if once.size.Load() != 0 || m.WhitelistEvicted.Of(metrics.EvictedExpired).Get() != 1 || m.WhitelistSize.Load() != 0 {
-			t.Errorf("the sweep left %d", once.size.Load())
+		if once.entries.Len() != 0 || m.WhitelistEvicted.Of(metrics.EvictedExpired).Get() != 1 || m.WhitelistSize.Load() != 0 {
+			t.Errorf("the sweep left %d", once.entries.Len())
 		}
 		cancel()
 		if err := <-done; !errors.Is(err, context.Canceled) {
@@ -123,4 +123,90 @@ func serveOnce(t *testing.T, s interface{ Serve(context.Context) error }) {
 // pass lets time go by on synctest's clock.
 func pass(d time.Duration) {
 	time.Sleep(d) //nolint:forbidigo // in a bubble nothing sleeps
+}
+
+// Auth-once let in as alice, after her password had been changed because
+// somebody knew it: over a reload, and over a restart by the state file.
+func TestOnceEndsWithThePassword(t *testing.T) {
+	hashed := func(password string) *Users {
+		return newUsers(t, UsersOptions{Users: []UserOptions{{Account: Account{Name: "alice"}, PasswordHash: cheap(password, 8)}}})
+	}
+	plain := func(password string) *Users {
+		return newUsers(t, UsersOptions{User: "alice", Password: password})
+	}
+	for name, make := range map[string]func(string) *Users{"hashed": hashed, "plain": plain} {
+		dir := t.TempDir()
+		table, _ := newOnce(OnceOptions{TTL: time.Hour, Max: 10}, dir)
+		with := func(u *Users, table *Once) *Admission {
+			return admission(t, AdmissionOptions{Required: true, Once: table, Authenticators: []Authenticator{u}}, u)
+		}
+		if _, err := with(make("old"), table).Verify(t.Context(), &Attempt{Credentials: Password{[]byte("alice"), []byte("old")}, Source: home}); err != nil {
+			t.Fatal(err)
+		}
+		serveOnce(t, table)
+		restarted, _ := newOnce(OnceOptions{TTL: time.Hour, Max: 10}, dir)
+		for when, table := range map[string]*Once{"reload": table, "restart": restarted} {
+			if _, free := with(make("old"), table).Free(home); !free {
+				t.Errorf("%s: not let in after a %s with the same password", name, when)
+			}
+			if id, free := with(make("new"), table).Free(home); free {
+				t.Errorf("%s: let in as %s after a %s with another password", name, id.User, when)
+			}
+		}
+	}
+}
+
+// Whoever owns one IPv6 /64 has 2^64 addresses to log in from, and pushed
+// everybody else off the list.
+func TestOnceOneSourceHasItsShare(t *testing.T) {
+	once, m := newOnce(OnceOptions{TTL: time.Hour, Max: 16}, "")
+	for i := range 10 {
+		once.Add(v4(i), by("others"))
+	}
+	for i := range 1000 {
+		once.Add(netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 14: byte(i >> 8), 15: byte(i)}), by("eve"))
+	}
+	count := map[string]int{}
+	for _, e := range once.List() {
+		count[e.User]++
+	}
+	if count["others"] != 10 || count["eve"] != 2 || m.WhitelistSize.Load() != 12 {
+		t.Errorf("%v", count)
+	}
+	for _, e := range once.List() {
+		once.Revoke(e.Addr)
+	}
+	if len(once.hosts) != 0 {
+		t.Errorf("left behind: %v", once.hosts)
+	}
+}
+
+// A clock that was ten years ahead when the state was written admitted and
+// banned for ten years.
+func TestTimesOfAWrongClockAreCut(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		pass(10 * 365 * 24 * time.Hour)
+		once, _ := newOnce(OnceOptions{TTL: time.Hour, Max: 10}, dir)
+		once.Add(home, by("a"))
+		serveOnce(t, once)
+		th, _ := newThrottle(fiveAMinute, dir)
+		failUntilBanned(t, th, home, 5)
+		serveOnce(t, th)
+		if time.Since(began) < time.Hour {
+			t.Fatal("the clock stands")
+		}
+	})
+	synctest.Test(t, func(t *testing.T) { // whose clock begins anew
+		once, _ := newOnce(OnceOptions{TTL: time.Hour, Max: 10}, dir)
+		th, _ := newThrottle(fiveAMinute, dir)
+		if _, in := once.Lookup(home); !in || !th.Banned(home) {
+			t.Error("forgotten")
+		}
+		pass(time.Hour)
+		if _, in := once.Lookup(home); in || th.Banned(home) {
+			t.Error("for ten years")
+		}
+	})
 }

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/crypto/argon2"
 	"golang.org/x/crypto/bcrypt"
@@ -30,6 +31,7 @@ const (
 	kindPlain  = "plain"
 	kindArgon2 = "argon2id"
 	kindBcrypt = "bcrypt"
+	kindSealed = "sealed" // of a state file: compared with others, never with a password
 )
 
 // What a hash may ask for. A check must not take the machine away: 1 GiB, 4
@@ -49,6 +51,9 @@ type secret struct {
 	sum  []byte
 	// digest tells a plain password from another one, whatever the key.
 	digest [sha256.Size]byte
+
+	once   sync.Once
+	sealed []byte // of a plain one; see seal
 }
 
 // String keeps the hash out of logs.
@@ -59,22 +64,40 @@ func (s *secret) GoString() string { return s.kind }
 
 // plainSecret holds a keyed hash of a password, never the password.
 func plainSecret(key, password []byte) *secret {
-	return &secret{scheme: scheme{kind: kindPlain}, sum: mac(key, password), digest: [sha256.Size]byte(mac(digestKey, password))}
+	return &secret{scheme: scheme{kind: kindPlain}, sum: mac(key, password), digest: sha256.Sum256(password)}
 }
 
-// digestKey is of no use outside of this process.
-var digestKey = newKey()
-
-// same reports whether two secrets, of two generations of the settings, are of
-// the same password: a plain one's sum is keyed anew by each.
-func (s *secret) same(o *secret) bool {
-	if s == nil || o == nil || s.scheme != o.scheme {
+// same reports whether two secrets of a user, of two generations of the
+// settings or from the state file, are of the same password.
+func (s *secret) same(o *secret, user string) bool {
+	switch {
+	case s == nil || o == nil:
 		return false
-	}
-	if s.kind == kindPlain {
+	case s.kind == kindSealed:
+		return subtle.ConstantTimeCompare(s.sum, o.seal(user)) == 1
+	case s.scheme != o.scheme:
+		return false
+	case s.kind == kindPlain: // whose sum is keyed anew by each generation
 		return subtle.ConstantTimeCompare(s.digest[:], o.digest[:]) == 1
 	}
 	return subtle.ConstantTimeCompare(s.sum, o.sum) == 1 && bytes.Equal(s.salt, o.salt)
+}
+
+// seal stands for the secret of a user in a state file: it tells whether the
+// password is still the same, and is worth no more to whoever reads it than a
+// line of a users file. For a plain password it costs a hash, once.
+func (s *secret) seal(user string) []byte {
+	switch s.kind {
+	case kindSealed:
+		return s.sum
+	case kindPlain:
+		s.once.Do(func() {
+			salt := mac([]byte("cleversocks auth-once"), []byte(user))
+			s.sealed = argon2.IDKey(s.digest[:], salt[:16], hashPasses, hashMemoryKiB, 1, 16)
+		})
+		return s.sealed
+	}
+	return mac([]byte("cleversocks auth-once"), []byte(user), s.salt, s.sum)[:16]
 }
 
 // mac makes a comparison's time independent of length and content.
@@ -98,24 +121,10 @@ func (s *secret) matches(key, password []byte) bool {
 	case kindBcrypt:
 		return bcrypt.CompareHashAndPassword(s.sum, password) == nil
 	}
-	return subtle.ConstantTimeCompare(mac(key, password), s.sum) == 1
+	return s.kind == kindPlain && subtle.ConstantTimeCompare(mac(key, password), s.sum) == 1
 }
 
 var errNoHash = errors.New("neither an argon2id ($argon2id$v=19$...) nor a bcrypt ($2b$...) hash")
-
-// looksHashed reports whether a value claims to be a hash of some kind, so
-// that a mistyped or unsupported one is not taken for a plain password.
-func looksHashed(value []byte) bool {
-	for _, p := range []string{"$argon2", "$2a$", "$2b$", "$2y$", "$2x$", "$apr1$", "$1$", "$5$", "$6$", "$y$", "$7$", "$scrypt$", "$pbkdf2", "{SHA", "{SSHA"} {
-		if bytes.HasPrefix(value, []byte(p)) {
-			return true
-		}
-	}
-	return false
-}
-
-// IsHash reports whether a value is, or claims to be, a hash and no password.
-func IsHash(value []byte) bool { return looksHashed(value) }
 
 // parseHash reads an argon2id hash in PHC string form or a bcrypt hash. Its
 // errors never repeat the value.
@@ -128,7 +137,7 @@ func parseHash(value []byte) (*secret, error) {
 	case bytes.HasPrefix(value, []byte("$2a$")), bytes.HasPrefix(value, []byte("$2b$")), bytes.HasPrefix(value, []byte("$2y$")):
 		return parseBcrypt(value)
 	}
-	return nil, errNoHash
+	return nil, errForeign(value)
 }
 
 func parseBcrypt(value []byte) (*secret, error) {
@@ -189,11 +198,17 @@ func (s *secret) phc() string {
 		b64.EncodeToString(s.salt), b64.EncodeToString(s.sum))
 }
 
+// The cost of the hashes that this program makes: 19 MiB, two passes, one
+// thread. A proxy checks often, and a server's memory is shared by the checks.
+const (
+	hashMemoryKiB = 19 << 10
+	hashPasses    = 2
+)
+
 // Hash makes the argon2id hash of a password, in PHC string form, for a users
-// file. 19 MiB, two passes, one thread: a proxy checks often, and a server's
-// memory is shared by the checks.
+// file.
 func Hash(password []byte) string {
-	s := &secret{scheme: scheme{kind: kindArgon2, memory: 19 << 10, passes: 2, threads: 1}, salt: make([]byte, 16)}
+	s := &secret{scheme: scheme{kind: kindArgon2, memory: hashMemoryKiB, passes: hashPasses, threads: 1}, salt: make([]byte, 16)}
 	rand.Read(s.salt)
 	s.sum = argon2.IDKey(password, s.salt, s.passes, s.memory, s.threads, 32)
 	return s.phc()

@@ -2,6 +2,8 @@ package authsvc
 
 import (
 	"bytes"
+	"errors"
+	"strings"
 	"testing"
 
 	"golang.org/x/crypto/argon2"
@@ -63,4 +65,55 @@ func FuzzReadUsers(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A hash of a scheme that is not supported was taken for a plain password, so
+// that whoever had read the file could log in with what it says: $md5, $gy$,
+// $3$$ and {CRYPT} were missed.
+func TestHashesAreNoPasswords(t *testing.T) {
+	for value, name := range map[string]string{
+		"$md5$rounds=904$iPPKEBnEkp3JV8uX$0L6m7rOFTVFn.SGqo2M9W1": "Sun MD5",
+		"$md5,rounds=5000$GUBv0xjJ$$mSwgIswdjlTY0YxV7HBVm0":       "Sun MD5",
+		"$gy$j9T$abcdefgh$xyz":                                    "gost-yescrypt",
+		"$3$$8846f7eaee8fb117ad06bdd830b7586c":                    "NTHASH",
+		"{CRYPT}$6$salt$hash":                                     "{CRYPT}",
+		"{SSHA512}c2FsdA==":                                       "{SSHA512}",
+		"$1$salt$hash":                                            "md5crypt",
+		"$6$salt$hash":                                            "SHA-512 crypt",
+		"$y$j9T$salt$hash":                                        "yescrypt ",
+		"$argon2i$v=19$m=8,t=1,p=1$c2FsdA$c2Fs":                   "argon2i:",
+		"$unheard-of$x":                                           "$unheard-of$",
+		"pbkdf2_sha256$600000$salt$hash=":                         "pbkdf2_sha256",
+		"scrypt:32768:8:1$salt$0123":                              "scrypt:32768:8:1",
+		"SCRAM-SHA-256$4096:c2FsdA==$x:y":                         "SCRAM-SHA-256",
+		"*2470C0C06DEE42FD1618BB99005ADCA2EC9D1E19":               "MySQL",
+	} {
+		for where, o := range map[string]UsersOptions{
+			"file":  {File: writeFile(t, "a:"+value+"\n"), AllowPlain: true},
+			"entry": {Users: []UserOptions{{Account: Account{Name: "a"}, Password: value}}, AllowPlain: true},
+			"hash":  {Users: []UserOptions{{Account: Account{Name: "a"}, PasswordHash: value}}},
+			"-P":    {User: "a", Password: value},
+		} {
+			_, err := NewUsers(o)
+			if err == nil || !strings.Contains(err.Error(), name) || strings.Contains(err.Error(), value) {
+				t.Errorf("%s, %s: %v, want %q", value, where, err, name)
+			}
+		}
+	}
+	for _, password := range []string{"$ecret", "$", "a$b$c", "{brace", "0123456789abcdef0123456789abcdef", "$5", "*star"} {
+		if IsHash([]byte(password)) {
+			t.Errorf("%q is refused as a hash", password)
+		}
+	}
+}
+
+// A hash of the empty password, made elsewhere, let in with none.
+func TestEmptyPasswordIsNobodys(t *testing.T) {
+	u := newUsers(t, UsersOptions{Users: []UserOptions{{Account: Account{Name: "a"}, PasswordHash: cheap("", 8)}}})
+	if _, err := u.Verify(t.Context(), home, []byte("a"), nil); !errors.Is(err, ErrCredentials) {
+		t.Errorf("let in: %v", err)
+	}
+	if _, err := NewUsers(UsersOptions{User: "a"}); err == nil {
+		t.Error("-P with an empty password is accepted")
+	}
 }

@@ -11,7 +11,10 @@ import (
 
 // Queue runs the expensive checks, a few at a time, and takes the sources in
 // turn: a thousand wrong passwords from one source delay another source by
-// one check. The work runs in the caller's goroutine.
+// one check. Of the sources that wait, those with the fewest failures go
+// first, three times of four: however many sources guess, one that has not
+// failed waits for those alone that have not failed either, and the others
+// are still checked. The work runs in the caller's goroutine.
 type Queue struct {
 	concurrency int
 	memory      int64
@@ -23,7 +26,8 @@ type Queue struct {
 	running int
 	used    int64 // bytes that the running checks take
 	waiting int
-	turns   []*sourceQueue // sources with waiters, next first
+	turns   []*sourceQueue // sources with waiters, the one that waits longest first
+	granted int
 	sources map[netip.Addr]*sourceQueue
 }
 
@@ -32,7 +36,7 @@ type QueueOptions struct {
 	Concurrency int           // checks at a time; default: half of the processors, so that relays keep the rest
 	Memory      int64         // bytes that checks take together; default 256 MiB. A larger check runs alone
 	PerSource   int           // waiters of one source; default 64
-	Waiting     int           // waiters in all; default 1024
+	Waiting     int           // waiters in all; default 16,384: each is a connection, and costs less than that
 	Gauge       *atomic.Int64 // shows the number of waiters; may be nil
 }
 
@@ -52,7 +56,7 @@ func NewQueue(o QueueOptions) *Queue {
 		q.perSource = 64
 	}
 	if q.most <= 0 {
-		q.most = 1024
+		q.most = 16 << 10
 	}
 	if q.waitingNow == nil {
 		q.waitingNow = new(atomic.Int64)
@@ -62,9 +66,21 @@ func NewQueue(o QueueOptions) *Queue {
 
 // sourceQueue is the waiters of one source, in order of arrival.
 type sourceQueue struct {
-	source  netip.Addr
-	waiters []*waiter
+	source    netip.Addr
+	suspicion func() int // failures lately; nil: none
+	waiters   []*waiter
 }
+
+func (s *sourceQueue) failures() int {
+	if s.suspicion == nil {
+		return 0
+	}
+	return s.suspicion()
+}
+
+// weight is what the source asks of others: the one with the most gives way
+// when the queue is full.
+func (s *sourceQueue) weight() int { return len(s.waiters) + s.failures() }
 
 type waiter struct {
 	memory int64
@@ -74,11 +90,12 @@ type waiter struct {
 	refused bool
 }
 
-// Do waits for the turn of source and runs work, which takes that many bytes
-// of memory. It returns ErrBusy or ctx's error without having run it.
-func (q *Queue) Do(ctx context.Context, source netip.Addr, memory int64, work func()) error {
+// Do waits for the turn of source, whose failures suspicion counts (nil: it
+// has none), and runs work, which takes that many bytes of memory. It returns ErrBusy or
+// ctx's error without having run it.
+func (q *Queue) Do(ctx context.Context, source netip.Addr, suspicion func() int, memory int64, work func()) error {
 	source = SourceKey(source)
-	w, err := q.enqueue(source, memory)
+	w, err := q.enqueue(source, suspicion, memory)
 	if err != nil {
 		return err
 	}
@@ -102,15 +119,15 @@ func (q *Queue) Do(ctx context.Context, source netip.Addr, memory int64, work fu
 	return nil
 }
 
-func (q *Queue) enqueue(source netip.Addr, memory int64) (*waiter, error) {
+func (q *Queue) enqueue(source netip.Addr, suspicion func() int, memory int64) (*waiter, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	s := q.sources[source]
-	own := 0
+	newcomer, own := sourceQueue{suspicion: suspicion}, 0
 	if s != nil {
 		own = len(s.waiters)
 	}
-	if own >= q.perSource || q.waiting >= q.most && !q.pushOut(own) {
+	if own >= q.perSource || q.waiting >= q.most && !q.pushOut(newcomer.weight()+own) {
 		return nil, ErrBusy
 	}
 	if s == nil {
@@ -118,6 +135,7 @@ func (q *Queue) enqueue(source netip.Addr, memory int64) (*waiter, error) {
 		q.sources[source] = s
 		q.turns = append(q.turns, s)
 	}
+	s.suspicion = suspicion
 	w := &waiter{memory: memory, turn: make(chan struct{})}
 	s.waiters = append(s.waiters, w)
 	q.count(1)
@@ -125,32 +143,62 @@ func (q *Queue) enqueue(source netip.Addr, memory int64) (*waiter, error) {
 	return w, nil
 }
 
-// pushOut makes room at the cost of the source with the most waiters, if that
-// has at least two more than the one that arrives.
-func (q *Queue) pushOut(own int) bool {
-	longest := slices.MaxFunc(q.turns, func(a, b *sourceQueue) int { return len(a.waiters) - len(b.waiters) })
-	last := len(longest.waiters) - 1
-	if last < own+1 {
+// pushOut makes room at the cost of the source with the most waiters and
+// failures, if that has more of them than the one that arrives will have.
+func (q *Queue) pushOut(weight int) bool {
+	var heaviest *sourceQueue
+	most := weight + 1
+	for _, s := range q.turns {
+		if w := s.weight(); w > most {
+			heaviest, most = s, w
+		}
+	}
+	if heaviest == nil {
 		return false
 	}
-	w := longest.waiters[last]
-	longest.waiters = longest.waiters[:last]
+	last := len(heaviest.waiters) - 1
+	w := heaviest.waiters[last]
+	heaviest.waiters = heaviest.waiters[:last]
+	if last == 0 {
+		q.forget(heaviest)
+	}
 	q.count(-1)
 	w.refused = true
 	close(w.turn)
 	return true
 }
 
+// forget drops a source without waiters.
+func (q *Queue) forget(s *sourceQueue) {
+	delete(q.sources, s.source)
+	q.turns = slices.DeleteFunc(q.turns, func(t *sourceQueue) bool { return t == s })
+}
+
+// next is the place in turns of the source that is to be served.
+func (q *Queue) next() int {
+	if q.granted%4 == 3 {
+		return 0
+	}
+	best, least := 0, q.turns[0].failures()
+	for i := 1; i < len(q.turns) && least > 0; i++ {
+		if n := q.turns[i].failures(); n < least {
+			best, least = i, n
+		}
+	}
+	return best
+}
+
 // dispatch starts what may run. If the next check does not fit into memory
 // it waits for room, and everybody behind it does, or it would starve.
 func (q *Queue) dispatch() {
 	for q.running < q.concurrency && len(q.turns) > 0 {
-		s := q.turns[0]
+		i := q.next()
+		s := q.turns[i]
 		w := s.waiters[0]
 		if q.running > 0 && q.used+w.memory > q.memory {
 			return
 		}
-		q.turns = q.turns[1:]
+		q.turns = slices.Delete(q.turns, i, i+1)
 		s.waiters = s.waiters[1:]
 		if len(s.waiters) > 0 {
 			q.turns = append(q.turns, s)
@@ -158,6 +206,7 @@ func (q *Queue) dispatch() {
 			delete(q.sources, s.source)
 		}
 		q.count(-1)
+		q.granted++
 		q.running++
 		q.used += w.memory
 		close(w.turn)
@@ -178,8 +227,7 @@ func (q *Queue) leave(source netip.Addr, w *waiter) bool {
 	}
 	s.waiters = slices.Delete(s.waiters, i, i+1)
 	if len(s.waiters) == 0 {
-		delete(q.sources, source)
-		q.turns = slices.DeleteFunc(q.turns, func(t *sourceQueue) bool { return t == s })
+		q.forget(s)
 	}
 	q.count(-1)
 	q.dispatch() // it may have been what did not fit

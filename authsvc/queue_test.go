@@ -28,7 +28,7 @@ type bench struct {
 
 func (b *bench) start(ctx context.Context, n byte, memory int64) {
 	b.wg.Go(func() {
-		err := b.q.Do(ctx, source(n), memory, func() {
+		err := b.q.Do(ctx, source(n), nil, memory, func() {
 			b.mu.Lock()
 			b.order = append(b.order, n)
 			b.mu.Unlock()
@@ -149,10 +149,10 @@ func TestQueueSurvivesPanic(t *testing.T) {
 				t.Error("the panic is lost")
 			}
 		}()
-		q.Do(t.Context(), source(1), 0, func() { panic("x") })
+		q.Do(t.Context(), source(1), nil, 0, func() { panic("x") })
 	}()
 	ran := false
-	if err := q.Do(t.Context(), source(1), 0, func() { ran = true }); err != nil || !ran {
+	if err := q.Do(t.Context(), source(1), nil, 0, func() { ran = true }); err != nil || !ran {
 		t.Error(err)
 	}
 }

@@ -19,6 +19,11 @@ const (
 	ReasonCredentials Reason = "credentials"
 	// ReasonBusy: too many wait for their password to be checked.
 	ReasonBusy Reason = "busy"
+	// ReasonBanned: the source is banned, since its connection was opened.
+	ReasonBanned Reason = "banned"
+	// ReasonRepeated: the source has given the same wrong credentials less
+	// than a minute ago.
+	ReasonRepeated Reason = "repeated"
 	// ReasonUnavailable: what knows the answer cannot be asked now.
 	ReasonUnavailable Reason = "unavailable"
 	// ReasonRequired: the client has to log in now, and has not.
@@ -39,6 +44,8 @@ func (r *Refusal) Error() string {
 	text := map[Reason]string{
 		ReasonCredentials: "authentication failed",
 		ReasonBusy:        "too many authentications in progress",
+		ReasonBanned:      "the source is banned",
+		ReasonRepeated:    "the same wrong credentials again",
 		ReasonUnavailable: "authentication not possible now",
 		ReasonRequired:    "authentication required",
 		ReasonUser:        "the user is not let in any more",
@@ -51,6 +58,10 @@ func (r *Refusal) Error() string {
 	}
 	return text
 }
+
+// guess reports whether the attempt may have been somebody who tries
+// passwords, and counts towards a ban.
+func (r *Refusal) guess() bool { return r.Reason == ReasonCredentials || r.Reason == ReasonBusy }
 
 // Unwrap is the detail.
 func (r *Refusal) Unwrap() error { return r.Err }

@@ -18,8 +18,7 @@ import (
 
 // Throttle bans the sources of failed authentications, longer each time. A
 // source is an IPv4 address or an IPv6 /64. Memory is bounded whatever the
-// number of sources. A request without credentials is no failure; neither is
-// ErrBusy.
+// number of sources. A request without credentials is no failure.
 type Throttle struct {
 	metrics  *metrics.Auth
 	settings atomic.Pointer[throttleSettings]
@@ -58,10 +57,19 @@ type throttleShard struct {
 
 // offender is what is known of a source.
 type offender struct {
-	failures []time.Time // within the window, oldest first
-	level    int         // bans so far, those long past forgotten
-	since    time.Time   // of the ban
-	until    time.Time   // of the ban; zero: never banned
+	failures []failure       // of the last minute or the window, oldest first
+	tries    map[uint64]*Try // in flight or waiting, by the tag of their credentials
+	waiting  []*Try          // of those, the ones that wait, oldest first
+	flight   int             // the number of the others
+	level    int             // bans so far, those long past forgotten
+	since    time.Time       // of the ban
+	until    time.Time       // of the ban; zero: never banned
+}
+
+// failure is one wrong try.
+type failure struct {
+	at  time.Time
+	tag uint64 // of the credentials
 }
 
 // Ban is a source that is kept out, or an event for the log.
@@ -88,8 +96,8 @@ func NewThrottle(o ThrottleOptions, s StateOptions) *Throttle {
 	return t
 }
 
-// Set takes the settings of a reload; running bans go on, but for sources
-// that are exempt now.
+// Set takes the settings of a reload; running bans go on, cut to the longest
+// there is now, but for sources that are exempt now.
 func (t *Throttle) Set(o ThrottleOptions) {
 	o.Max = min(o.Max, maxFailures)
 	o.Window = cmp.Or(max(o.Window, 0), time.Minute)
@@ -121,40 +129,40 @@ func (t *Throttle) Banned(addr netip.Addr) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	o := s.sources[key]
-	return o != nil && time.Now().Before(o.until)
+	return o != nil && o.banned(time.Now(), settings)
 }
 
-// Fail counts a failed authentication from addr (unmapped). When it brings a
-// ban, that is returned, for the caller to log.
-func (t *Throttle) Fail(addr netip.Addr) (Ban, bool) {
-	settings := t.settings.Load()
-	if settings.Max <= 0 || settings.exempt.Contains(addr) {
-		return Ban{}, false
-	}
-	now, key := time.Now(), SourceKey(addr)
-	s := t.shard(key)
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// offender is what is known of a source, in a locked shard.
+func (t *Throttle) offender(s *throttleShard, key netip.Addr, now time.Time, settings *throttleSettings) *offender {
 	o := s.sources[key]
 	if o == nil {
 		t.makeRoom(s, now, settings)
 		o = &offender{}
 		s.sources[key] = o
 	}
-	if now.Before(o.until) {
-		return Ban{}, false // a connection from before the ban: it is out already
-	}
 	if o.level > 0 && o.forgotten(now, settings) {
 		t.unban(o)
 		o.level = 0
 	}
-	begin := now.Add(-settings.Window)
-	o.failures = slices.DeleteFunc(o.failures, func(at time.Time) bool { return !at.After(begin) })
-	o.failures = append(o.failures, now)
-	if len(o.failures) < settings.Max {
-		return Ban{}, false
+	return o
+}
+
+// count adds a failure and bans the source if it was one too many; the zero
+// Ban if not.
+func (t *Throttle) count(key netip.Addr, o *offender, tag uint64, now time.Time, settings *throttleSettings) Ban {
+	if settings.Max <= 0 || o.banned(now, settings) || o.repeats(tag, now) {
+		return Ban{}
 	}
-	return t.ban(key, o, now, settings), true
+	kept := now.Add(-max(settings.Window, repeatWindow))
+	o.failures = slices.DeleteFunc(o.failures, func(f failure) bool { return !f.at.After(kept) })
+	if len(o.failures) == maxFailures {
+		o.failures = slices.Delete(o.failures, 0, 1)
+	}
+	o.failures = append(o.failures, failure{now, tag})
+	if o.recent(now, settings) < settings.Max {
+		return Ban{}
+	}
+	return t.ban(key, o, now, settings)
 }
 
 func (t *Throttle) ban(key netip.Addr, o *offender, now time.Time, settings *throttleSettings) Ban {
@@ -167,7 +175,7 @@ func (t *Throttle) ban(key netip.Addr, o *offender, now time.Time, settings *thr
 		length *= 2
 	}
 	t.unban(o)
-	b := Ban{Source: SourcePrefix(key), Since: now, Until: now.Add(length), Level: o.level + 1, Failures: len(o.failures)}
+	b := Ban{Source: SourcePrefix(key), Since: now, Until: now.Add(length), Level: o.level + 1, Failures: o.recent(now, settings)}
 	o.failures, o.level, o.since, o.until = nil, b.Level, b.Since, b.Until
 	t.bans.Add(1)
 	t.metrics.BansActive.Add(1)
@@ -187,6 +195,33 @@ func (t *Throttle) unban(o *offender) {
 	t.file.dirty.Store(true)
 }
 
+// banned reports whether the source is kept out. A ban beyond the longest
+// there is was made under a clock that was wrong, or before a reload: it is
+// cut.
+func (o *offender) banned(now time.Time, s *throttleSettings) bool {
+	if longest := now.Add(s.BanMax); o.until.After(longest) {
+		o.until = longest
+	}
+	return now.Before(o.until)
+}
+
+// recent is how many failures are within the window.
+func (o *offender) recent(now time.Time, s *throttleSettings) (n int) {
+	begin := now.Add(-s.Window)
+	for _, f := range o.failures {
+		if f.at.After(begin) {
+			n++
+		}
+	}
+	return n
+}
+
+// repeats reports whether the credentials are known to be wrong.
+func (o *offender) repeats(tag uint64, now time.Time) bool {
+	begin := now.Add(-repeatWindow)
+	return slices.ContainsFunc(o.failures, func(f failure) bool { return f.tag == tag && f.at.After(begin) })
+}
+
 // forgotten reports whether the next ban is a first one again: when the last
 // is over for as long as the longest ban.
 func (o *offender) forgotten(now time.Time, s *throttleSettings) bool {
@@ -195,12 +230,17 @@ func (o *offender) forgotten(now time.Time, s *throttleSettings) bool {
 
 // idle reports whether nothing is lost when o is.
 func (o *offender) idle(now time.Time, s *throttleSettings) bool {
-	return (len(o.failures) == 0 || !o.failures[len(o.failures)-1].After(now.Add(-s.Window))) && o.forgotten(now, s)
+	kept := now.Add(-max(s.Window, repeatWindow))
+	return !o.busy() && (len(o.failures) == 0 || !o.failures[len(o.failures)-1].at.After(kept)) && o.forgotten(now, s)
 }
+
+// busy reports whether tries of the source are under way.
+func (o *offender) busy() bool { return len(o.tries) > 0 }
 
 // makeRoom evicts from a full shard the least of a few: idle ones, then those
 // never banned, then the ban that ends first. A flood of sources can make it
-// forget, never grow.
+// forget, never grow; but for those with tries under way, each of which is a
+// connection.
 func (t *Throttle) makeRoom(s *throttleShard, now time.Time, settings *throttleSettings) {
 	if len(s.sources) < sourcesPerShard {
 		return
@@ -209,12 +249,18 @@ func (t *Throttle) makeRoom(s *throttleShard, now time.Time, settings *throttleS
 	var least *offender
 	looked := 0
 	for key, o := range s.sources { // a random few, by the map's order
+		if o.busy() {
+			continue
+		}
 		if least == nil || o.until.Before(least.until) || o.idle(now, settings) {
 			victim, least = key, o
 		}
 		if looked++; looked == 16 || least.idle(now, settings) {
 			break
 		}
+	}
+	if least == nil {
+		return
 	}
 	t.unban(least)
 	delete(s.sources, victim)
@@ -223,13 +269,13 @@ func (t *Throttle) makeRoom(s *throttleShard, now time.Time, settings *throttleS
 
 // Bans is who is kept out, the soonest free first.
 func (t *Throttle) Bans() []Ban {
-	now := time.Now()
+	now, settings := time.Now(), t.settings.Load()
 	var out []Ban
 	for i := range t.shards {
 		s := &t.shards[i]
 		s.mu.Lock()
 		for key, o := range s.sources {
-			if now.Before(o.until) {
+			if o.banned(now, settings) {
 				out = append(out, Ban{Source: SourcePrefix(key), Since: o.since, Until: o.until, Level: o.level})
 			}
 		}
@@ -257,7 +303,9 @@ func (t *Throttle) Lift(addr netip.Addr) bool {
 		t.metrics.BansActive.Add(-1)
 	}
 	t.unban(o)
-	delete(s.sources, key)
+	if o.failures, o.level = nil, 0; !o.busy() {
+		delete(s.sources, key)
+	}
 	return banned
 }
 
@@ -273,7 +321,7 @@ func (t *Throttle) sweep() {
 			case o.idle(now, settings):
 				t.unban(o)
 				delete(s.sources, key)
-			case now.Before(o.until):
+			case o.banned(now, settings):
 				active++
 			}
 		}
@@ -322,6 +370,7 @@ func (t *Throttle) restore(payload []byte) error {
 	now, settings := time.Now(), t.settings.Load()
 	for _, b := range list {
 		o := &offender{level: min(max(b.Level, 0), 64), since: b.Since, until: b.Until}
+		o.banned(now, settings) // cuts one that a wrong clock made
 		if !b.Source.IsValid() || o.forgotten(now, settings) {
 			continue
 		}

@@ -1,8 +1,10 @@
 package authsvc
 
 import (
+	"context"
 	"encoding/binary"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,6 +20,18 @@ func newThrottle(o ThrottleOptions, dir string) (*Throttle, *metrics.Auth) {
 }
 
 var fiveAMinute = ThrottleOptions{Max: 5, Window: time.Minute, Ban: time.Minute, BanMax: 3 * time.Minute}
+
+// guesses numbers the wrong passwords of the tests.
+var guesses atomic.Uint64
+
+// Fail is one more guess, with a password of its own.
+func (t *Throttle) Fail(addr netip.Addr) (Ban, bool) {
+	try, ban, err := t.Begin(context.Background(), addr, guesses.Add(1))
+	if err == nil {
+		ban = try.End(Wrong)
+	}
+	return ban, !ban.Until.IsZero()
+}
 
 // failUntilBanned fails until a ban comes, at most so many times.
 func failUntilBanned(t *testing.T, th *Throttle, addr netip.Addr, most int) Ban {

@@ -1,16 +1,21 @@
 package authsvc
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"time"
 
 	"cleversocks/metrics"
 )
+
+// rememberedMost bounds the memory of right passwords, some 2 MB.
+const rememberedMost = 10_000
 
 // maxPassword bounds what is hashed; RFC 1929 has 255, HTTP Basic more.
 const maxPassword = 1024
@@ -36,11 +41,7 @@ type UsersOptions struct {
 	Queue *Queue
 	// Remember is how long a success needs no hash; 0: ten minutes.
 	Remember time.Duration
-	// Banned is asked before a check, and again when a queued one's turn comes,
-	// so that a source which has opened many connections ahead of its tries
-	// gets no more of them than its ban allows. May be nil.
-	Banned  func(source netip.Addr) bool
-	Metrics *metrics.Auth
+	Metrics  *metrics.Auth
 }
 
 // Users is the compiled set of everybody with an account. It never changes; a
@@ -48,11 +49,11 @@ type UsersOptions struct {
 type Users struct {
 	key     []byte // of plain secrets
 	byName  map[string]*user
+	inFile  int       // how many of them the users file has
 	schemes []*secret // one of each scheme but plain
 	memory  int64     // bytes of the largest
 	queue   *Queue
-	recent  remembered
-	banned  func(netip.Addr) bool
+	recent  *remembered
 	metrics *metrics.Auth
 }
 
@@ -64,11 +65,8 @@ type user struct {
 // NewUsers compiles the users. The error names the entry's file and line.
 func NewUsers(o UsersOptions) (*Users, error) {
 	u := &Users{
-		key: newKey(), byName: map[string]*user{}, queue: o.Queue, metrics: o.Metrics, banned: o.Banned,
-		recent: remembered{key: newKey(), ttl: o.Remember, most: 10_000, until: map[[32]byte]time.Time{}},
-	}
-	if u.recent.ttl <= 0 {
-		u.recent.ttl = 10 * time.Minute
+		key: newKey(), byName: map[string]*user{}, queue: o.Queue, metrics: o.Metrics,
+		recent: newRemembered(cmp.Or(max(o.Remember, 0), 10*time.Minute), rememberedMost),
 	}
 	for i := range o.Users {
 		if err := u.addEntry(i, &o.Users[i], o.AllowPlain); err != nil {
@@ -83,6 +81,12 @@ func NewUsers(o UsersOptions) (*Users, error) {
 	if o.User != "" {
 		if len(o.User) > MaxName {
 			return nil, fmt.Errorf("auth.user: a user name has 1 to %d bytes", MaxName)
+		}
+		switch {
+		case o.Password == "":
+			return nil, fmt.Errorf("auth.user: user %q has an empty password", o.User)
+		case IsHash([]byte(o.Password)):
+			return nil, fmt.Errorf("auth.password: %w", errForeign([]byte(o.Password)))
 		}
 		if old := u.byName[o.User]; old != nil && old.secret != nil {
 			return nil, fmt.Errorf("auth.user: user %q has a password already (%s)", o.User, old.Where)
@@ -127,6 +131,9 @@ func (u *Users) addEntry(i int, o *UserOptions, allowPlain bool) error {
 		if !allowPlain {
 			return fmt.Errorf("%s.password: a plain password needs auth.allow_plain_passwords", at)
 		}
+		if IsHash([]byte(o.Password)) {
+			return fmt.Errorf("%s.password: %w", at, errForeign([]byte(o.Password)))
+		}
 		entry.secret = plainSecret(u.key, []byte(o.Password))
 	}
 	u.byName[o.Name] = entry
@@ -143,6 +150,7 @@ func (u *Users) addFile(path string, open func(string) (io.ReadCloser, error), a
 	if err != nil {
 		return err
 	}
+	u.inFile = len(list)
 	for _, f := range list {
 		if old := u.byName[f.name]; old != nil && old.secret != nil {
 			return fmt.Errorf("users file %s: line %d: user %q has a password already (%s)", path, f.line, f.name, old.Where)
@@ -177,6 +185,22 @@ func (u *Users) collectSchemes() {
 // check costs all of them, so more than one or two deserves a warning.
 func (u *Users) Schemes() int { return len(u.schemes) }
 
+// InFile is how many users the users file has.
+func (u *Users) InFile() int { return u.inFile }
+
+// Powerless are the users without a password, by name: they can log in only
+// where something else vouches for them.
+func (u *Users) Powerless() []string {
+	var names []string
+	for name, entry := range u.byName {
+		if entry.secret == nil {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
 // Len is the number of users.
 func (u *Users) Len() int { return len(u.byName) }
 
@@ -187,17 +211,25 @@ func (u *Users) String() string { return fmt.Sprintf("%d users", len(u.byName)) 
 func (u *Users) GoString() string { return u.String() }
 
 // Verify checks a name and password, both raw bytes, that came from source
-// (unmapped). It returns ErrCredentials; ErrBusy when too many wait, which is
-// no failed authentication; or ctx's error. A failure costs one hash of every
+// (unmapped). It returns ErrCredentials; ErrBusy when too many wait; or ctx's
+// error. A failure costs one hash of every
 // scheme in use, whether the user exists or not, so that its time tells
 // nothing.
 func (u *Users) Verify(ctx context.Context, source netip.Addr, name, password []byte) (Identity, error) {
-	if len(name) > MaxName || len(password) > maxPassword || u.isBanned(source) {
+	return u.verify(ctx, &Attempt{Credentials: Password{User: name, Password: password}, Source: source})
+}
+
+func (u *Users) verify(ctx context.Context, a *Attempt) (Identity, error) {
+	given, ok := a.Credentials.(Password)
+	if !ok || len(given.User) > MaxName || len(given.Password) > maxPassword {
 		return Identity{}, ErrCredentials
 	}
+	name, password := given.User, given.Password
 	entry := u.byName[string(name)]
-	if entry != nil && (entry.secret == nil || !entry.AllowsFrom(source)) {
-		entry = nil // from here on like a user that is not there
+	if entry != nil && (entry.secret == nil || len(password) == 0 || !entry.AllowsFrom(a.Source)) {
+		// From here on like a user that is not there. An empty password is
+		// nobody's, even where a hash of one was made elsewhere.
+		entry = nil
 	}
 	tag := u.recent.tag(name, password)
 	if known := u.recent.has(tag); known && entry != nil {
@@ -214,9 +246,9 @@ func (u *Users) Verify(ctx context.Context, source netip.Addr, name, password []
 	if len(u.schemes) == 0 {
 		return Identity{}, ErrCredentials
 	}
-	ok := false
-	err := u.queue.Do(ctx, source, u.memory, func() {
-		ok = !u.isBanned(source) && u.hash(entry, tag, password)
+	ok = false
+	err := u.queue.Do(ctx, a.Source, a.suspicion, u.memory, func() {
+		ok = u.hash(entry, tag, password)
 	})
 	switch {
 	case errors.Is(err, ErrBusy):
@@ -229,8 +261,6 @@ func (u *Users) Verify(ctx context.Context, source netip.Addr, name, password []
 	}
 	return entry.identity(MethodPassword), nil
 }
-
-func (u *Users) isBanned(source netip.Addr) bool { return u.banned != nil && u.banned(source) }
 
 // hash checks against the user's secret first, then spends what the other
 // schemes cost.
@@ -269,11 +299,7 @@ func (u *Users) Accepts(k Kind) bool { return k == KindPassword }
 
 // Authenticate is Verify for an attempt with a password.
 func (u *Users) Authenticate(ctx context.Context, a *Attempt) (Grant, error) {
-	given, ok := a.Credentials.(Password)
-	if !ok {
-		return Grant{}, ErrCredentials
-	}
-	id, err := u.Verify(ctx, a.Source, given.User, given.Password)
+	id, err := u.verify(ctx, a)
 	return Grant{Identity: id}, err
 }
 
@@ -285,7 +311,7 @@ func (u *Users) Holds(id Identity, source netip.Addr) (Identity, error) {
 		return Identity{}, ErrCredentials
 	}
 	now := entry.identity(id.Method)
-	if !entry.AllowsFrom(source) || id.secret != nil && !(*id.secret).same(entry.secret) {
+	if !entry.AllowsFrom(source) || id.secret != nil && !(*id.secret).same(entry.secret, entry.Name) {
 		return now, ErrCredentials
 	}
 	return now, nil

@@ -74,7 +74,7 @@ func parseSecret(name, value, key []byte, allowPlain bool) (*secret, error) {
 	switch {
 	case err == nil:
 		return s, nil
-	case looksHashed(value):
+	case IsHash(value):
 		return nil, fmt.Errorf("user %q: %w", name, err)
 	case !allowPlain:
 		return nil, fmt.Errorf("user %q: %w; a plain password needs auth.allow_plain_passwords", name, err)

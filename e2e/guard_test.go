@@ -9,7 +9,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -37,6 +39,9 @@ func refusedAtAccept(t *testing.T, proxy, source string) bool {
 	return n == 0 && err != nil && !errors.Is(err, os.ErrDeadlineExceeded)
 }
 
+// wrongPasswords numbers them: the same one again would be no guess.
+var wrongPasswords atomic.Int64
+
 // wrongPassword fails to log in once and returns the status.
 func wrongPassword(t *testing.T, proxy, source, user string) byte {
 	t.Helper()
@@ -44,7 +49,8 @@ func wrongPassword(t *testing.T, proxy, source, user string) byte {
 	defer c.Close()
 	send(t, c, 5, 1, 2)
 	receive(t, c, 2)
-	send(t, c, append(append([]byte{1, byte(len(user))}, user...), "\x05wrong"...)...)
+	password := strconv.FormatInt(1e6+wrongPasswords.Add(1), 10)
+	send(t, c, append(append([]byte{1, byte(len(user))}, user...), append([]byte{byte(len(password))}, password...)...)...)
 	return receive(t, c, 2)[1]
 }
 

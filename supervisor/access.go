@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/netip"
 
@@ -77,17 +78,24 @@ type accounts struct {
 	metrics *metrics.Registry
 	guards  *guards
 	queue   *authsvc.Queue // of passwords that are being checked, of all policies
+	inFile  int            // users that the users file had at the last change
 }
+
+// errEmptied refuses a users file that was cut short while it was written, or
+// deleted and made anew: it would lock everybody out.
+var errEmptied = errors.New("auth.users_file: it had users and has none now, which would lock all of them out: take the setting away if that is meant")
 
 // Prepare compiles the users, even where there are none, for the guards;
 // nobody logs in as one of them then.
 func (a *accounts) Prepare(_ context.Context, d *draft) (change, error) {
 	cfg := d.cfg
 	o := cfg.UserOptions(a.queue, &a.metrics.Auth)
-	o.Banned = a.guards.Throttle.Banned
 	users, err := authsvc.NewUsers(o)
 	if err != nil {
 		return nil, err
+	}
+	if cfg.Auth.UsersFile != "" && users.InFile() == 0 && a.inFile > 0 {
+		return nil, errEmptied
 	}
 	admission := authsvc.AdmissionOptions{
 		Required:       cfg.Auth.Required,
@@ -102,7 +110,7 @@ func (a *accounts) Prepare(_ context.Context, d *draft) (change, error) {
 		admission.Once = a.guards.once
 	}
 	d.users, d.policy.Auth = users, authsvc.NewAdmission(admission)
-	return nil, nil //nolint:nilnil // nothing to commit
+	return effect(func(context.Context) { a.inFile = users.InFile() }), nil
 }
 
 // authenticators are the ways to log in that are configured, in the order in
