@@ -116,6 +116,9 @@ func (c *Config) finishAuth(f *finisher) {
 			"nobody could log in: set auth.user and auth.password, auth.credentials_file, auth.users_file or a [[user]]")
 	}
 	c.needPassword(f)
+	if key := "auth.once.max"; c.State.Directory != "" && c.Auth.Once.Enabled && c.Auth.Once.Max > authsvc.MaxSavedOnce {
+		f.add(c.origins[key], key, "must be at most %d with state.directory: the file there holds no more", authsvc.MaxSavedOnce)
+	}
 	if c.origins[passwordKey].layer == fromFlag {
 		f.warn("-P shows the password to other users of this machine: rather use --credentials-file FILE (one user:password), " +
 			"CLEVERSOCKS_AUTH__PASSWORD in the environment, or auth.password_file")
@@ -242,8 +245,13 @@ func (c *Config) bounded(f *finisher, userAt, passwordAt string, cred Credential
 	if n := len(cred.Password.Reveal()); n > maxCredential {
 		f.add(c.origins[passwordAt], passwordAt, "the password has %d bytes: SOCKS5 carries at most %d", n, maxCredential)
 	}
-	if cred.Password.Reveal() == "" {
-		f.warn("the password is empty")
+	switch text := cred.Password.Reveal(); {
+	case text == "" && cred.User != "":
+		f.add(c.origins[passwordAt], passwordAt, "the password is empty: whoever knows the name %q could log in", cred.User)
+		return nil
+	case authsvc.IsHash([]byte(text)):
+		f.add(c.origins[passwordAt], passwordAt, "this is %s, and would be the password as it stands: put the user into auth.users_file", authsvc.HashName([]byte(text)))
+		return nil
 	}
 	return &cred
 }

@@ -106,6 +106,7 @@ func TestCredential(t *testing.T) {
 	}
 	raw := write("raw", "\xff\x00:y\n\n")
 	both := write("both", "jane:se:cret\r\n")
+	hollow, nameOnly := write("hollow", "\n"), write("name-only", "jane:\n")
 	for _, tt := range []struct {
 		name, file string
 		environ    []string
@@ -123,6 +124,14 @@ func TestCredential(t *testing.T) {
 		{name: "all keys listed", file: "[auth]\nuser=''\npassword=''\npassword_file=''\ncredentials_file='" + both + "'", want: "jane:se:cret"},
 		{name: "flags over the file", file: "[auth]\ncredentials_file='" + both + "'", args: []string{"-u", "joe", "-P", "x"}, want: "joe:x"},
 		{name: "two of one layer", file: "[auth]\nuser='a'\npassword='x'\npassword_file='" + raw + "'", err: "contradicts"},
+		// A user without a password was let in with the empty one.
+		{name: "password not filled in", args: []string{"-u", "joe"}, environ: []string{"CLEVERSOCKS_AUTH__PASSWORD="}, err: "environment CLEVERSOCKS_AUTH__PASSWORD: auth.password: the password is empty"},
+		{name: "an empty password", file: "[auth]\nuser='joe'\npassword=''", err: "the password is empty"},
+		{name: "an empty password file", args: []string{"-u", "joe", "--password-file", hollow}, err: "the password is empty"},
+		{name: "nothing behind the colon", args: []string{"--credentials-file", nameOnly}, err: "the password is empty"},
+		{name: "a hash as the password", args: []string{"-u", "joe"}, environ: []string{"CLEVERSOCKS_AUTH__PASSWORD=$6$salt$hash"}, err: "SHA-512 crypt"},
+		{name: "an empty password of a [[user]]", file: "[[user]]\nname='joe'\npassword=''", err: "user[0].password: is empty"},
+		{name: "more than the state file holds", file: "[auth]\nuser='a'\npassword='x'\n[auth.once]\nenabled=true\nmax=500000\n[state]\ndirectory='/'", err: "auth.once.max: must be at most"},
 		{name: "no password", args: []string{"-u", "joe"}, err: "needs a password"},
 		{name: "no user", args: []string{"-P", "x"}, err: "needs a user"},
 		{name: "nobody", file: "[auth]\nrequired = true", err: "c.toml:2:1: auth.required: nobody could log in"},

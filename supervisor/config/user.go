@@ -91,8 +91,12 @@ func (c *Config) finishUsers(f *finisher) {
 				f.add(c.originOf(at+key), at+key, "is an empty list: leave it out if nothing is meant to be restricted")
 			}
 		}
-		if u := &c.Users[i]; u.PasswordFile != "" && !f.within(at) {
+		u := &c.Users[i]
+		if u.PasswordFile != "" && !f.within(at) {
 			u.readPassword(f, c, at)
+		}
+		if u.Password.IsSet() && u.Password.Reveal() == "" && u.PasswordHash.Reveal() == "" {
+			f.add(c.originOf(at+".password"), at+".password", "is empty: leave it out if the user is to have no password")
 		}
 	}
 	if f.within("user") || f.within("auth") {
@@ -122,8 +126,25 @@ func (c *Config) finishUsers(f *finisher) {
 		c.addAt(f, text, "auth.users_file")
 		return
 	}
+	c.warnPowerless(f, users)
 	if n := users.Schemes(); n > 2 {
 		f.warn("passwords are hashed in %d ways, and each failed log-in costs all of them: give all hashes the same parameters", n)
+	}
+}
+
+// warnPowerless warns of users who cannot log in: most likely their password
+// was forgotten.
+func (c *Config) warnPowerless(f *finisher, users *authsvc.Users) {
+	if c.Auth.SOCKS4Users {
+		return
+	}
+	names := users.Powerless()
+	if n := len(names); n > 5 {
+		f.warn("%d users have no password and so no way to log in, the first of them %q: give them a password_hash, or a line in auth.users_file", n, names[0])
+		return
+	}
+	for _, name := range names {
+		f.warn("user %q has no password and so no way to log in: give it a password_hash, or a line in auth.users_file", name)
 	}
 }
 
