@@ -95,7 +95,7 @@ func (c *Config) finishUsers(f *finisher) {
 		if u.PasswordFile != "" && !f.within(at) {
 			u.readPassword(f, c, at)
 		}
-		if u.Password.IsSet() && u.Password.Reveal() == "" && u.PasswordHash.Reveal() == "" {
+		if c.isSet(at+".password") && u.Password.Reveal() == "" && u.PasswordHash.Reveal() == "" {
 			f.add(c.originOf(at+".password"), at+".password", "is empty: leave it out if the user is to have no password")
 		}
 	}
