@@ -22,7 +22,7 @@ func curl(t *testing.T, args ...string) (string, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, need(t, "curl", "curl"), append([]string{"--silent", "--show-error", "--max-time", "15", "--noproxy", ""}, args...)...)
+	cmd := exec.CommandContext(ctx, program(t, "curl", "curl"), append([]string{"--silent", "--show-error", "--max-time", "15", "--noproxy", ""}, args...)...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {

@@ -72,11 +72,11 @@ func dnsServer(t *testing.T, address string) netip.AddrPort {
 func TestSocksifyUDP(t *testing.T) {
 	server := dnsServer(t, "198.51.100.1:0")
 	d := start(t, "")
-	socksify := need(t, "socksify", "dante-client")
+	socksify := program(t, "socksify", "dante-client")
 	p := fmt.Sprint(server.Port())
 	for name, args := range map[string][]string{
-		"kdig":  {need(t, "kdig", "knot-dnsutils"), "+notcp", "@198.51.100.1", "-p", p, "www.example.org", "A"},
-		"drill": {need(t, "drill", "ldnsutils"), "-u", "-p", p, "www.example.org", "@198.51.100.1", "A"},
+		"kdig":  {program(t, "kdig", "knot-dnsutils"), "+notcp", "@198.51.100.1", "-p", p, "www.example.org", "A"},
+		"drill": {program(t, "drill", "ldnsutils"), "-u", "-p", p, "www.example.org", "@198.51.100.1", "A"},
 	} {
 		out, err := run(t, socksConf(t, d.address), socksify, args...)
 		if err != nil || !strings.Contains(out, "203.0.113.53") {
@@ -113,8 +113,8 @@ print(a[-4:] == bytes([203, 0, 113, 53]), peer)
 
 // An FTP server connects back to the client: active mode, which needs BIND.
 func TestActiveFTP(t *testing.T) {
-	vsftpd := need(t, "vsftpd", "vsftpd")
-	ftp := need(t, "tnftp", "tnftp")
+	vsftpd := program(t, "vsftpd", "vsftpd")
+	ftp := program(t, "tnftp", "tnftp")
 	root := t.TempDir()
 	if err := os.WriteFile(filepath.Join(root, "file.txt"), bytes.Repeat([]byte("active mode\n"), 10000), 0o644); err != nil {
 		t.Fatal(err)
@@ -151,7 +151,7 @@ xferlog_enable=NO
 	awaitPort(t, "198.51.100.1:"+p)
 	d := start(t, "")
 	got := filepath.Join(t.TempDir(), "got.txt")
-	out, err := run(t, socksConf(t, d.address), need(t, "socksify", "dante-client"), ftp, "-A", "-o", got,
+	out, err := run(t, socksConf(t, d.address), program(t, "socksify", "dante-client"), ftp, "-A", "-o", got,
 		"ftp://198.51.100.1:"+p+"/file.txt")
 	if err != nil {
 		t.Fatalf("%v\n%s\nthe server: %s", err, out, said.String())
@@ -183,7 +183,7 @@ func TestProxychains(t *testing.T) {
 	host, p, _ := net.SplitHostPort(d.address)
 	for _, proxy := range []string{"socks5 " + host + " " + p + " ann s3cret", "http " + host + " " + p + " ann s3cret"} {
 		config := writeFile(t, "proxychains.conf", "strict_chain\nproxy_dns\n[ProxyList]\n"+proxy+"\n")
-		out, err := run(t, nil, need(t, "proxychains4", "proxychains4"), "-q", "-f", config, need(t, "curl", "curl"),
+		out, err := run(t, nil, program(t, "proxychains4", "proxychains4"), "-q", "-f", config, program(t, "curl", "curl"),
 			"--silent", "--show-error", "--noproxy", "*", web.URL+"/")
 		if err != nil || !strings.Contains(out, "hello from 198.51.100.1") {
 			t.Errorf("%.5s: %v\n%s", proxy, err, out)
@@ -192,7 +192,7 @@ func TestProxychains(t *testing.T) {
 	open := start(t, "")
 	host, p, _ = net.SplitHostPort(open.address)
 	config := writeFile(t, "proxychains.conf", "strict_chain\n[ProxyList]\nsocks4 "+host+" "+p+"\n")
-	out, err := run(t, nil, need(t, "proxychains4", "proxychains4"), "-q", "-f", config, need(t, "curl", "curl"),
+	out, err := run(t, nil, program(t, "proxychains4", "proxychains4"), "-q", "-f", config, program(t, "curl", "curl"),
 		"--silent", "--show-error", "--noproxy", "*", web.URL+"/")
 	if err != nil || !strings.Contains(out, "hello from 198.51.100.1") {
 		t.Errorf("socks4: %v\n%s", err, out)
@@ -202,7 +202,7 @@ func TestProxychains(t *testing.T) {
 // A shell on another host, through ncat's three kinds of proxy.
 func TestSSHThroughNcat(t *testing.T) {
 	dir := t.TempDir()
-	keygen := need(t, "ssh-keygen", "openssh-client")
+	keygen := program(t, "ssh-keygen", "openssh-client")
 	for _, key := range []string{"host", "user"} {
 		if out, err := run(t, nil, keygen, "-q", "-t", "ed25519", "-N", "", "-f", filepath.Join(dir, key)); err != nil {
 			t.Fatalf("ssh-keygen: %v\n%s", err, out)
@@ -213,7 +213,7 @@ func TestSSHThroughNcat(t *testing.T) {
 	}
 	p := freePort(t)
 	var said bytes.Buffer
-	server := exec.Command(need(t, "/usr/sbin/sshd", "openssh-server"), "-D", "-e", "-f", "/dev/null", "-p", p,
+	server := exec.Command(program(t, "/usr/sbin/sshd", "openssh-server"), "-D", "-e", "-f", "/dev/null", "-p", p,
 		"-o", "ListenAddress=127.0.0.1", "-h", filepath.Join(dir, "host"), "-o", "AuthorizedKeysFile="+filepath.Join(dir, "user.pub"),
 		"-o", "StrictModes=no", "-o", "UsePAM=no", "-o", "PidFile=none", "-o", "PermitRootLogin=yes")
 	server.Stdout, server.Stderr = &said, &said
@@ -223,9 +223,9 @@ func TestSSHThroughNcat(t *testing.T) {
 	t.Cleanup(func() { _ = server.Process.Kill(); _ = server.Wait() })
 	awaitPort(t, "127.0.0.1:"+p)
 	d := start(t, "")
-	ncat := need(t, "ncat", "ncat")
+	ncat := program(t, "ncat", "ncat")
 	for _, kind := range []string{"socks4", "socks5", "http"} {
-		out, err := run(t, nil, need(t, "ssh", "openssh-client"), "-F", "none", "-p", p, "-i", filepath.Join(dir, "user"),
+		out, err := run(t, nil, program(t, "ssh", "openssh-client"), "-F", "none", "-p", p, "-i", filepath.Join(dir, "user"),
 			"-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR",
 			"-o", "ProxyCommand="+ncat+" --proxy "+d.address+" --proxy-type "+kind+" %h %p",
 			"root@127.0.0.1", "seq 100000 | sha256sum")
@@ -241,7 +241,7 @@ func TestSSHThroughNcat(t *testing.T) {
 
 // git asks first and logs in on the second try, on the same connection.
 func TestGitThroughHTTPProxy(t *testing.T) {
-	git := need(t, "git", "git")
+	git := program(t, "git", "git")
 	dir := t.TempDir()
 	work, bare := filepath.Join(dir, "work"), filepath.Join(dir, "www", "repo.git")
 	env := []string{
@@ -281,7 +281,7 @@ func TestChromiumWithEveryProxy(t *testing.T) {
 	d := start(t, "")
 	for _, scheme := range []string{"socks4", "http"} {
 		ctx, cancel := context.WithTimeout(t.Context(), 4*patience)
-		cmd := exec.CommandContext(ctx, need(t, "chromium", "chromium"),
+		cmd := exec.CommandContext(ctx, program(t, "chromium", "chromium"),
 			"--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
 			"--disable-background-networking", "--disable-component-update", "--disable-sync",
 			"--user-data-dir="+t.TempDir(), "--proxy-server="+scheme+"://"+d.address, "--proxy-bypass-list=<-loopback>",

@@ -61,7 +61,7 @@ func TestLargeTransfersArriveWhole(t *testing.T) {
 			if got := sum(strings.NewReader(mustCurl(t, "--proxy", "socks5h://"+d.address, web.URL+"/big"))); got != want {
 				t.Errorf("down: %s, want %s", got, want)
 			}
-			upload := exec.CommandContext(t.Context(), need(t, "curl", "curl"), "--silent", "--show-error", "--noproxy", "", "--upload-file", "-",
+			upload := exec.CommandContext(t.Context(), program(t, "curl", "curl"), "--silent", "--show-error", "--noproxy", "", "--upload-file", "-",
 				"--proxy", "socks5h://"+d.address, web.URL+"/sum")
 			upload.Stdin = bigBody()
 			out, err := upload.CombinedOutput()
@@ -87,7 +87,7 @@ func TestChromiumLoadsAPage(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 4*patience)
 	defer cancel()
 	page := "http://localhost:" + port(web.Listener.Addr().String()) + "/"
-	cmd := exec.CommandContext(ctx, need(t, "chromium", "chromium"),
+	cmd := exec.CommandContext(ctx, program(t, "chromium", "chromium"),
 		"--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
 		"--disable-background-networking", "--disable-component-update", "--disable-sync",
 		"--user-data-dir="+t.TempDir(), "--proxy-server=socks5://"+d.address, "--proxy-bypass-list=<-loopback>",

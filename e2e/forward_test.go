@@ -167,7 +167,7 @@ password = "x"
 	}
 
 	// A mark can be seen by a filter, an interface by what it cannot reach.
-	need(t, "nft", "nftables")
+	program(t, "nft", "nftables")
 	inNet(t, "nft add table inet marks")
 	t.Cleanup(func() { inNet(t, "nft delete table inet marks") })
 	inNet(t, "nft add chain inet marks out { type filter hook output priority 0 ; }")

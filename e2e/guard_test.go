@@ -121,7 +121,7 @@ exempt = ["127.0.0.99"]
 // fail2ban runs the filter of dist over the program's own log.
 func fail2ban(t *testing.T, log string, want int) {
 	t.Helper()
-	program := need(t, "fail2ban-regex", "fail2ban")
+	program := program(t, "fail2ban-regex", "fail2ban")
 	file := writeFile(t, "cleversocks.log", log)
 	filter, err := filepath.Abs("../dist/fail2ban/filter.d/cleversocks.conf")
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 
 // promtool takes what we expose without a remark, with series of every kind.
 func TestPromtoolHasNoRemark(t *testing.T) {
-	need(t, "promtool", "prometheus")
+	program(t, "promtool", "prometheus")
 	echo := echoServer(t, "127.0.0.1:0")
 	d := start(t, `
 [auth]

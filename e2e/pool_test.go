@@ -59,7 +59,7 @@ func TestPoolMemberDies(t *testing.T) {
 	if up := d.memberUp(two); up != "1" {
 		t.Errorf("the other member's up is %s", up)
 	}
-	runPeer(t, one, need(t, "microsocks", "microsocks"), "-i", "127.0.0.1", "-p", port(one))
+	runPeer(t, one, program(t, "microsocks", "microsocks"), "-i", "127.0.0.1", "-p", port(one))
 	d.waitLine("msg", "upstream is up")
 
 	killTwo()
@@ -84,7 +84,7 @@ func TestAllMembersDown(t *testing.T) {
 		t.Errorf("reply %d, want a general failure", reply)
 	}
 	eventually(t, "it is out", func() bool { return d.memberUp(one) == "0" })
-	runPeer(t, one, need(t, "microsocks", "microsocks"), "-i", "127.0.0.1", "-p", port(one))
+	runPeer(t, one, program(t, "microsocks", "microsocks"), "-i", "127.0.0.1", "-p", port(one))
 	mustFetch(t, d, web.URL+"/")
 	if up := d.memberUp(one); up != "1" {
 		t.Errorf("up is %s after a request that worked", up)
@@ -158,7 +158,7 @@ listen socks
   bind 127.0.0.1:%s ssl crt %s/both.pem
   server one %s
 `, p, dir, backend))
-	runPeer(t, "127.0.0.1:"+p, need(t, "haproxy", "haproxy"), "-db", "-f", conf)
+	runPeer(t, "127.0.0.1:"+p, program(t, "haproxy", "haproxy"), "-db", "-f", conf)
 	t.Setenv("SSL_CERT_FILE", filepath.Join(dir, "cert.pem"))
 	via := "[[upstream]]\nname = \"exit\"\nvia = [\"socks5+tls://joe:s3cret@%s:" + p + "\"]\npool = { warm = %d }\n[[forward]]\nupstream = \"exit\"\n"
 	for _, warm := range []int{0, 2} {
@@ -297,7 +297,7 @@ func TestTimeToFirstByte(t *testing.T) {
 	conf := filepath.Join(dir, "haproxy.cfg")
 	rewrite(t, conf, fmt.Sprintf("defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1m\n  timeout server 1m\n"+
 		"listen socks\n  bind 127.0.0.1:%s ssl crt %s/both.pem\n  server one %s\n", front, dir, proxy))
-	runPeer(t, "127.0.0.1:"+front, need(t, "haproxy", "haproxy"), "-db", "-f", conf)
+	runPeer(t, "127.0.0.1:"+front, program(t, "haproxy", "haproxy"), "-db", "-f", conf)
 	t.Setenv("SSL_CERT_FILE", filepath.Join(dir, "cert.pem"))
 	for _, kind := range []struct{ name, scheme, target string }{
 		{"SOCKS5 with a password", "socks5", proxy},

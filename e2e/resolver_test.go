@@ -58,7 +58,7 @@ func unbound(t *testing.T, records ...string) *nameServer {
   control-enable: no
 `, dir, plain, secure, web, data.String()))
 	s := &nameServer{udp: "127.0.0.1:" + plain, tls: "127.0.0.1:" + secure, https: "127.0.0.1:" + web}
-	s.kill = runPeer(t, s.udp, need(t, "unbound", "unbound"), "-d", "-c", conf)
+	s.kill = runPeer(t, s.udp, program(t, "unbound", "unbound"), "-d", "-c", conf)
 	return s
 }
 
@@ -273,7 +273,7 @@ func inNet(t *testing.T, command string) {
 // TestTimeToConnect reports how long black holes hold a connection up, from
 // the request to the reply (goal: 300 ms).
 func TestTimeToConnect(t *testing.T) {
-	need(t, "nft", "nftables")
+	program(t, "nft", "nftables")
 	for i := range 4 {
 		inNet(t, fmt.Sprintf("ip addr add 198.51.100.%d/32 dev lo", i+1))
 		t.Cleanup(func() { inNet(t, fmt.Sprintf("ip addr del 198.51.100.%d/32 dev lo", i+1)) })
@@ -353,7 +353,7 @@ func TestSystemResolver(t *testing.T) {
 	hosts := writeFile(t, "hosts", "127.0.0.1 localhost\n")
 	conf := writeFile(t, "resolv.conf", "nameserver 127.0.0.1\n")
 	mount := `mount --bind "$1" /etc/resolv.conf && mount --bind "$2" /etc/hosts && shift 2 && exec "$@"`
-	d := startCommand(t, exec.Command(need(t, "unshare", "util-linux"), "-m", "sh", "-c", mount, "sh", conf, hosts,
+	d := startCommand(t, exec.Command(program(t, "unshare", "util-linux"), "-m", "sh", "-c", mount, "sh", conf, hosts,
 		binary, "-p", "0", "--admin", "127.0.0.1:0", "--log-format", "json"))
 	try := func(name string) byte {
 		t.Helper()

@@ -66,7 +66,7 @@ func systemNames(t *testing.T, server *namesAsked, resolvConf, hosts, toml strin
 	mount := `mount --bind "$1" /etc/resolv.conf && mount --bind "$2" /etc/hosts && shift 2 && exec "$@"`
 	config := writeFile(t, "c.toml", toml+"\n[[listener]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\ntoken_file = \""+
 		writeFile(t, "token", searchToken+"\n")+"\"\n")
-	return startCommand(t, exec.Command(need(t, "unshare", "util-linux"), "-m", "sh", "-c", mount, "sh",
+	return startCommand(t, exec.Command(program(t, "unshare", "util-linux"), "-m", "sh", "-c", mount, "sh",
 		writeFile(t, "resolv.conf", resolvConf), writeFile(t, "hosts", hosts),
 		binary, "--config", config, "--log-format", "json"))
 }

@@ -57,7 +57,7 @@ func runPeer(t *testing.T, address string, command ...string) (kill func()) {
 func microsocks(t *testing.T, login ...string) (address string, kill func()) {
 	t.Helper()
 	p := freePort(t)
-	command := []string{need(t, "microsocks", "microsocks"), "-i", "127.0.0.1", "-p", p}
+	command := []string{program(t, "microsocks", "microsocks"), "-i", "127.0.0.1", "-p", p}
 	if len(login) > 0 {
 		command = append(command, "-u", login[0], "-P", login[1])
 	}
@@ -84,7 +84,7 @@ socks pass { from: 0.0.0.0/0 to: 0.0.0.0/0 }
 		t.Fatal(err)
 	}
 	address = "127.0.0.1:" + p
-	runPeer(t, address, need(t, "danted", "dante-server"), "-f", conf)
+	runPeer(t, address, program(t, "danted", "dante-server"), "-f", conf)
 	return address
 }
 

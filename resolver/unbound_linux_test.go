@@ -27,12 +27,14 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/miekg/dns"
 
+	"cleversocks/e2e/need"
 	"cleversocks/metrics"
 )
 
 // unbound is a real name server on loopback: UDP and TCP on one port, DoT and
 // DoH on others, with a certificate for dns.test.
 type unbound struct {
+	program          string
 	conf             string
 	plain, tls, http int
 	roots            *x509.CertPool
@@ -76,11 +78,9 @@ forward-zone:
 // startUnbound starts the server; forward is where slow.example is asked for.
 func startUnbound(t *testing.T, forward uint16) *unbound {
 	t.Helper()
-	if _, err := exec.LookPath("unbound"); err != nil {
-		t.Fatal("this test needs Debian's unbound: apt-get install unbound")
-	}
+	program := need.Program(t, "unbound", "unbound")
 	dir := t.TempDir()
-	u := &unbound{conf: filepath.Join(dir, "unbound.conf"), roots: writeCertificate(t, dir)}
+	u := &unbound{program: program, conf: filepath.Join(dir, "unbound.conf"), roots: writeCertificate(t, dir)}
 	u.plain, u.tls, u.http = freePort(t), freePort(t), freePort(t)
 	var big strings.Builder // too much for a datagram
 	for i := range 120 {
@@ -107,7 +107,7 @@ func freePort(t *testing.T) int {
 
 func (u *unbound) start(t *testing.T) {
 	t.Helper()
-	u.cmd = exec.Command("unbound", "-d", "-c", u.conf)
+	u.cmd = exec.Command(u.program, "-d", "-c", u.conf)
 	u.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	stderr, err := u.cmd.StderrPipe()
 	if err != nil {

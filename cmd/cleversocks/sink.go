@@ -2,11 +2,14 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"os"
 	"sync"
 	"time"
+
+	"cleversocks/conn/task"
 )
 
 const (
@@ -49,8 +52,10 @@ type sink struct {
 // newSink starts the goroutine that writes to out; close ends it.
 func newSink(out io.Writer, l losses) *sink {
 	s := &sink{losses: l, out: out, done: make(chan struct{})}
+	// A panic has nobody to be logged by: the lines after it count as lost.
+	scope, _ := task.New(context.Background(), nil, "log")
 	s.wake = sync.NewCond(&s.mu)
-	go s.run()
+	scope.Go(func() error { defer close(s.done); s.run(); return nil })
 	return s
 }
 
@@ -106,7 +111,6 @@ func (s *sink) close() {
 
 // run is the goroutine that writes.
 func (s *sink) run() {
-	defer close(s.done)
 	var spare []byte
 	torn := false // the last write ended inside a line
 	for {

@@ -11,6 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"cleversocks/conn/wire"
+	"cleversocks/e2e/need"
 	"cleversocks/resolver"
 )
 
@@ -83,6 +84,7 @@ func TestEgressPrefix(t *testing.T) {
 }
 
 func TestEgressOptions(t *testing.T) {
+	need.Root(t) // for the mark
 	to := listen(t, "127.0.0.1:0")
 	d := New(Options{Congestion: "reno", KeepAlive: net.KeepAliveConfig{Enable: true, Count: 7}})
 	c, err := d.Dial(t.Context(), Request{Dest: wire.FromAddrPort(to), Egress: Egress{Interface: "lo", Mark: 0x51}})

@@ -13,12 +13,14 @@ import (
 	"time"
 
 	"cleversocks/conn/wire"
+	"cleversocks/e2e/need"
 	"cleversocks/metrics"
 	"cleversocks/resolver"
 )
 
 // inNamespace runs a test's body in a network namespace of its own, by
-// running this test alone in a second process there. It needs root.
+// running this test alone in a second process there. It needs root, else the
+// test is left out.
 func inNamespace(t *testing.T, setup [][]string, body func(t *testing.T)) {
 	t.Helper()
 	const mark = "CLEVERSOCKS_TEST_NAMESPACE"
@@ -30,6 +32,10 @@ func inNamespace(t *testing.T, setup [][]string, body func(t *testing.T)) {
 		}
 		body(t)
 		return
+	}
+	need.Root(t)
+	for _, command := range setup {
+		need.Program(t, command[0], map[string]string{"ip": "iproute2", "nft": "nftables"}[command[0]])
 	}
 	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.count=1")
 	cmd.Env = append(os.Environ(), mark+"="+t.Name())
