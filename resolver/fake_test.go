@@ -169,7 +169,7 @@ func writeFile(t *testing.T, path, content string) {
 
 func newResolver(t *testing.T, opts Options) *Resolver {
 	t.Helper()
-	r, err := New(opts)
+	r, err := New(t.Context(), opts)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,8 +10,15 @@ import (
 	"cleversocks/metrics"
 )
 
+// linger is how long a question goes on that nobody waits for any more: who
+// has found out which of a search list's names answers asks for that one's
+// addresses at once.
+const linger = 100 * time.Millisecond
+
 // flight is one question under way at the servers, with those who wait for
-// it: it ends when the last of them leaves, and not before.
+// it: it ends soon after the last of them leaves, and not before. (singleflight
+// would let it run on to its time-out: then names that nobody answers, asked for
+// by a client that leaves at once and comes again, pile up.)
 type flight struct {
 	key    flightKey
 	cancel context.CancelCauseFunc
@@ -43,9 +50,9 @@ func (r *Resolver) join(ctx context.Context, st *state, q question) (*flight, er
 	}
 	// Not ended with the context of the one who came first: others may join.
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
-	f := &flight{key: key, cancel: cancel, refs: 1, done: make(chan struct{})}
+	f := &flight{key: key, cancel: cancel, refs: 1, done: make(chan struct{}), err: errPanicked}
 	r.flights[key] = f
-	r.tasks.Go(func() { r.fly(ctx, st, f) })
+	r.scope.Go(func() error { r.fly(ctx, st, f); return nil })
 	return f, nil
 }
 
@@ -54,9 +61,26 @@ func (r *Resolver) leave(f *flight) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	f.refs--
-	if f.refs == 0 {
-		f.cancel(context.Canceled)
-		r.forget(f)
+	if f.refs > 0 || f.ended() {
+		return
+	}
+	time.AfterFunc(linger, func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if f.refs == 0 {
+			f.cancel(context.Canceled)
+			r.forget(f)
+		}
+	})
+}
+
+// ended reports that the question has its answer.
+func (f *flight) ended() bool {
+	select {
+	case <-f.done:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -71,7 +95,12 @@ func (r *Resolver) forget(f *flight) {
 // fly asks the servers and keeps the answer.
 func (r *Resolver) fly(ctx context.Context, st *state, f *flight) {
 	defer close(f.done)
-	defer f.cancel(nil)
+	defer func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.forget(f)
+		f.cancel(nil)
+	}()
 	start := time.Now()
 	asking, cancel := context.WithTimeout(ctx, st.opts.Timeout)
 	a, err := st.group.ask(asking, f.key.q)
@@ -82,10 +111,10 @@ func (r *Resolver) fly(ctx context.Context, st *state, f *flight) {
 	} else {
 		f.err = context.Cause(ctx)
 	}
-	r.mu.Lock()
-	r.forget(f)
-	r.mu.Unlock()
 }
+
+// errPanicked is the outcome of a question that came to no other.
+var errPanicked = fmt.Errorf("%w: the look-up panicked", ErrServers)
 
 // keep caches an answer or failure and returns what look-ups are told.
 func (st *state) keep(q question, a answer, err error) ([]netip.Addr, error) {
@@ -106,7 +135,12 @@ func (st *state) keep(q question, a answer, err error) ([]netip.Addr, error) {
 		if a.exists {
 			e.err = fmt.Errorf("%s: %w: %w", q.name, ErrNotFound, ErrNoAddress)
 		}
-		if !a.hasTTL {
+		if old, _, ok := st.cache.get(q, now); a.weak && ok && old.err == nil {
+			st.cache.postpone(q, now.Add(staleRetry)) // who gave it cannot be heard
+			st.opts.Metrics.Cache.Of(metrics.CacheStale).Inc()
+			return old.addrs, nil
+		}
+		if !a.hasTTL || a.weak {
 			return nil, e.err
 		}
 		e.expires = now.Add(min(a.ttl, conf.NegativeTTL))

@@ -148,7 +148,7 @@ func TestQuery(t *testing.T) {
 	q := question{name: "a-name-of-many-letters.example.test", qtype: dns.TypeA}
 	ids, names := make(map[uint16]bool), make(map[string]bool)
 	for range 64 {
-		m := q.query(true)
+		m := q.query(hardening{edns: true, mixed: true}).msg
 		ids[m.Id], names[m.Question[0].Name] = true, true
 		if !strings.EqualFold(m.Question[0].Name, q.name+".") {
 			t.Fatalf("asks for %s", m.Question[0].Name)

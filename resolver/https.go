@@ -24,14 +24,30 @@ type httpsTransport struct {
 	url     string
 	client  *http.Transport
 	dropped metrics.CounterVec
+	manners manners
 }
+
+// httpsTries is how often a query is sent whose connection ends before its
+// answer.
+const httpsTries = 3
+
+// dialError is a connection that was not made.
+type dialError struct{ error }
+
+func (e dialError) Unwrap() error { return e.error }
 
 func newHTTPS(url string, dial func(ctx context.Context) (net.Conn, error), conf *tls.Config, dropped metrics.CounterVec) *httpsTransport {
 	return &httpsTransport{
 		url:     url,
 		dropped: dropped,
 		client: &http.Transport{
-			DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				c, err := dial(ctx)
+				if err != nil {
+					return nil, dialError{err}
+				}
+				return c, nil
+			},
 			TLSClientConfig:        conf,
 			ForceAttemptHTTP2:      true,
 			MaxIdleConnsPerHost:    2,
@@ -46,19 +62,37 @@ func newHTTPS(url string, dial func(ctx context.Context) (net.Conn, error), conf
 }
 
 func (h *httpsTransport) exchange(ctx context.Context, q question) (*dns.Msg, error) {
-	reply, err := h.ask(ctx, q.query(true))
-	if err == nil && refusesEDNS(reply) {
-		return h.ask(ctx, q.query(false))
-	}
-	return reply, err
+	return h.manners.converse(ctx, q, hardening{edns: true}, h.ask)
 }
 
-func (h *httpsTransport) ask(ctx context.Context, query *dns.Msg) (*dns.Msg, error) {
-	query.Id = 0 // RFC 8484 §4.1: the HTTP request tells answers apart
-	raw, err := query.Pack()
+// ask sends a query, again when its connection ended before the answer came: a
+// server closes what was idle just as it is used, or after each answer, and
+// net/http repeats no POST by itself. A question can be asked twice.
+func (h *httpsTransport) ask(ctx context.Context, q query) (*dns.Msg, error) {
+	q.msg.Id = 0 // RFC 8484 §4.1: the HTTP request tells answers apart
+	raw, err := q.msg.Pack()
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errMalformed, err)
 	}
+	for tries := 1; ; tries++ {
+		body, err := h.post(ctx, raw)
+		switch {
+		case err == nil:
+			return h.read(body, q)
+		case tries == httpsTries || ctx.Err() != nil || !isCutShort(err):
+			return nil, endOf(ctx, err)
+		}
+	}
+}
+
+// isCutShort reports a request whose connection ended under it.
+func isCutShort(err error) bool {
+	_, notDialed := errors.AsType[dialError](err)
+	return !notDialed && !isTLS(err) && !isTimeout(err) && !errors.Is(err, errRefused) && !errors.Is(err, errMalformed)
+}
+
+// post sends a message once and returns the one that comes back.
+func (h *httpsTransport) post(ctx context.Context, raw []byte) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, h.url, bytes.NewReader(raw))
 	if err != nil {
 		return nil, err
@@ -69,7 +103,7 @@ func (h *httpsTransport) ask(ctx context.Context, query *dns.Msg) (*dns.Msg, err
 	// Not http.Client: redirects would lead past the configured server.
 	resp, err := h.client.RoundTrip(req)
 	if err != nil {
-		return nil, endOf(ctx, err)
+		return nil, err
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
@@ -80,12 +114,17 @@ func (h *httpsTransport) ask(ctx context.Context, query *dns.Msg) (*dns.Msg, err
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, dns.MaxMsgSize+1))
 	if err != nil {
-		return nil, endOf(ctx, err)
+		return nil, err
 	}
 	if len(body) > dns.MaxMsgSize {
 		return nil, fmt.Errorf("%w: longer than a message", errMalformed)
 	}
-	reply, err := parseReply(body, query, false)
+	return body, nil
+}
+
+// read takes an answer's message apart.
+func (h *httpsTransport) read(body []byte, q query) (*dns.Msg, error) {
+	reply, err := parseReply(body, q)
 	if err != nil {
 		h.dropped.Of(dropReason(err)).Inc()
 		return nil, err

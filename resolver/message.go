@@ -34,17 +34,27 @@ type question struct {
 	qtype uint16
 }
 
-// query makes the message for a question: a random id, the letters of the
-// name in random case (draft-vixie-dnsext-dns0x20) and EDNS0.
-func (q question) query(edns bool) *dns.Msg {
+// query is a message that asks a question. mixed says that the letters of its
+// name are in random case, which the answer must repeat.
+type query struct {
+	msg   *dns.Msg
+	mixed bool
+}
+
+// query makes the message for a question, with a random id.
+func (q question) query(h hardening) query {
 	m := new(dns.Msg)
 	m.Id = randomID()
 	m.RecursionDesired = true
-	m.Question = []dns.Question{{Name: randomCase(dns.Fqdn(q.name)), Qtype: q.qtype, Qclass: dns.ClassINET}}
-	if edns {
+	name := dns.Fqdn(q.name)
+	if h.mixed {
+		name = randomCase(name)
+	}
+	m.Question = []dns.Question{{Name: name, Qtype: q.qtype, Qclass: dns.ClassINET}}
+	if h.edns {
 		m.SetEdns0(ednsSize, false)
 	}
-	return m
+	return query{msg: m, mixed: h.mixed}
 }
 
 func randomID() uint16 {
@@ -70,13 +80,13 @@ func randomCase(name string) string {
 
 // parseReply reads a message and checks that it answers the query: a
 // response, with its id, its opcode and exactly its question, letter case
-// included when exact. The records are checked by readAnswer.
-func parseReply(raw []byte, query *dns.Msg, exact bool) (*dns.Msg, error) {
+// included when the query's is mixed. The records are checked by readAnswer.
+func parseReply(raw []byte, query query) (*dns.Msg, error) {
 	m, err := unpack(raw)
 	if err != nil {
 		return nil, err
 	}
-	if m.Id != query.Id {
+	if m.Id != query.msg.Id {
 		return nil, errID
 	}
 	if !m.Response || m.Opcode != dns.OpcodeQuery {
@@ -88,11 +98,11 @@ func parseReply(raw []byte, query *dns.Msg, exact bool) (*dns.Msg, error) {
 	if len(m.Question) != 1 {
 		return nil, errQuestion
 	}
-	got, want := m.Question[0], query.Question[0]
+	got, want := m.Question[0], query.msg.Question[0]
 	if got.Qtype != want.Qtype || got.Qclass != want.Qclass || !strings.EqualFold(got.Name, want.Name) {
 		return nil, errQuestion
 	}
-	if exact && got.Name != want.Name {
+	if query.mixed && got.Name != want.Name {
 		return nil, errCase
 	}
 	return m, nil
@@ -122,6 +132,9 @@ type answer struct {
 	// hasTTL is false for a negative answer without an SOA record, which is
 	// not to be cached (RFC 2308 §5).
 	hasTTL bool
+	// weak marks a negative answer whose server stands behind one that could
+	// not be heard, and may know better.
+	weak bool
 }
 
 // readAnswer reads the answer to a question out of a reply. Records of other
@@ -136,13 +149,16 @@ func readAnswer(m *dns.Msg, q question) (answer, error) {
 	if len(m.Answer) > maxRecords || len(m.Ns) > maxRecords {
 		return answer{}, fmt.Errorf("%w: too many records", errMalformed)
 	}
-	final, ttl, err := followAliases(m.Answer, dns.Fqdn(q.name))
+	// Some servers put their OPT record into a section that is not its place;
+	// libc, which sends none, gets none back.
+	records := slices.DeleteFunc(slices.Clone(m.Answer), func(rr dns.RR) bool { return rr.Header().Rrtype == dns.TypeOPT })
+	final, ttl, err := followAliases(records, dns.Fqdn(q.name))
 	if err != nil {
 		return answer{}, err
 	}
 	aliased := !strings.EqualFold(final, dns.Fqdn(q.name))
 	a := answer{exists: true}
-	for _, rr := range m.Answer {
+	for _, rr := range records {
 		addr, ok := addrOf(rr, q.qtype)
 		if !ok || !strings.EqualFold(rr.Header().Name, final) {
 			continue
@@ -156,7 +172,7 @@ func readAnswer(m *dns.Msg, q question) (answer, error) {
 		a.ttl, a.hasTTL = ttl, true
 		return a, nil
 	}
-	if len(m.Answer) > 0 && !aliased && !answersOtherTypes(m.Answer, final) {
+	if len(records) > 0 && !aliased && !answersOtherTypes(records, final) {
 		return answer{}, errPoisoned
 	}
 	a.exists = m.Rcode != dns.RcodeNameError

@@ -81,7 +81,7 @@ func TestReadAnswer(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			q := question{name: tt.asked, qtype: dns.TypeA}
-			m := replyTo(t, q.query(true), tt.records...)
+			m := replyTo(t, q.query(hardening{}).msg, tt.records...)
 			m.Rcode = tt.rcode
 			got, err := readAnswer(m, q)
 			if !errors.Is(err, tt.err) {
@@ -101,7 +101,7 @@ func TestManyAddresses(t *testing.T) {
 	for i := range 200 {
 		records = append(records, fmt.Sprintf("a.test. 60 IN A 192.0.2.%d", i+1))
 	}
-	got, err := readAnswer(replyTo(t, q.query(true), records...), q)
+	got, err := readAnswer(replyTo(t, q.query(hardening{}).msg, records...), q)
 	if err != nil || len(got.addrs) != maxAddrs {
 		t.Errorf("%d addresses, %v; want %d", len(got.addrs), err, maxAddrs)
 	}
@@ -111,7 +111,8 @@ func TestManyAddresses(t *testing.T) {
 // answers the question and keeps the bounds.
 func FuzzAnswer(f *testing.F) {
 	q := question{name: "a.test", qtype: dns.TypeA}
-	query := q.query(true)
+	asked := q.query(hardening{edns: true, mixed: true})
+	query := asked.msg
 	query.Id = 0x1234
 	query.Question[0].Name = "a.TEST."
 	seed := func(records ...string) {
@@ -137,7 +138,7 @@ func FuzzAnswer(f *testing.F) {
 	seed()
 	f.Add([]byte("\x12\x34\x81\x80\x00\x01\x00\xff\x00\x00\x00\x00\x01a\x04TEST\x00\x00\x01\x00\x01\xc0\x0c"))
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		m, err := parseReply(raw, query, true)
+		m, err := parseReply(raw, asked)
 		if err != nil {
 			return
 		}

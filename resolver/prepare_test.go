@@ -19,7 +19,7 @@ func TestPrepare(t *testing.T) {
 		return path
 	}
 	const conf = "/nonexistent/resolv.conf"
-	r, err := New(Options{ResolvConf: conf, Hosts: hostsFile("192.0.2.1"), Metrics: metrics.New().DNS})
+	r, err := New(t.Context(), Options{ResolvConf: conf, Hosts: hostsFile("192.0.2.1"), Metrics: metrics.New().DNS})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,12 +1,12 @@
 // Package resolver turns names into addresses with transports of its own, so
 // that lifetimes are known, answers are checked and every wait can be ended.
 //
-//	res, err := resolver.New(resolver.Options{Servers: []string{"system"}, Metrics: m.DNS})
-//	supervisor.Add(res)   // eviction, refresh, probes, watching the system's files
+//	res, err := resolver.New(ctx, resolver.Options{Servers: []string{"system"}, Metrics: m.DNS})
+//	for _, s := range res.Services() { supervisor.Add(s) } // eviction, refresh, probes, the system's files
 //	addrs, err := res.Lookup(ctx, "example.org", resolver.IPv6)
 //	defer res.Close()     // after the tree has ended
 //
-// A look-up goes through literals, localhost, the hosts file, the cache, and
+// A look-up goes through literals, the hosts file, localhost, the cache, and
 // then the servers, one query in flight for each name and family.
 package resolver
 
@@ -23,11 +23,13 @@ import (
 	"sync/atomic"
 	"time"
 
+	"cleversocks/conn/task"
 	"cleversocks/metrics"
 )
 
 const (
 	defaultTimeout = 5 * time.Second
+	defaultSockets = 128
 	// prefetchHits is how often a name was asked for before it counts as hot.
 	prefetchHits = 3
 	// refreshQueue bounds the names that wait to be refreshed.
@@ -62,6 +64,11 @@ type Options struct {
 	Logger *slog.Logger
 	// Metrics count queries and the cache's use; zero: nobody counts.
 	Metrics metrics.DNS
+	// Sockets is how many UDP sockets queries may take before they share them;
+	// less than 1: defaultSockets. It and Panics are those of New, for good.
+	Sockets int
+	// Panics hears of panics, each of which fails one query; nil: nobody does.
+	Panics *task.Reporter
 }
 
 // CacheOptions bound the cache.
@@ -85,15 +92,24 @@ type Resolver struct {
 	flights map[flightKey]*flight
 	closed  bool
 
-	tasks sync.WaitGroup // queries in flight, connections' readers
+	// scope is that of the questions under way and the sockets' readers. They
+	// end by themselves; its context ends with nobody.
+	scope   *task.Scope
+	panics  *task.Reporter
+	sockets *udpSockets
 }
 
 // New makes a Resolver. The error names the server entry or file that is
-// wrong. Close frees it.
-func New(opts Options) (*Resolver, error) {
+// wrong. Close frees it; ctx is for the log alone.
+func New(ctx context.Context, opts Options) (*Resolver, error) {
+	scope, _ := task.New(context.WithoutCancel(ctx), opts.Panics, "dns")
+	opts = withDefaults(opts)
 	r := &Resolver{
 		refresh: make(chan question, refreshQueue),
 		flights: make(map[flightKey]*flight),
+		scope:   scope,
+		panics:  opts.Panics,
+		sockets: &udpSockets{most: opts.Sockets, dropped: opts.Metrics.Dropped, scope: scope},
 	}
 	if err := r.Reconfigure(opts); err != nil {
 		return nil, err
@@ -154,10 +170,15 @@ func (r *Resolver) Close() {
 	r.config.Lock()
 	st := r.state.Load()
 	for _, s := range slices.Concat(st.servers, st.bootstrap.servers) {
-		r.tasks.Go(s.transport.retire)
+		r.retire(s)
 	}
 	r.config.Unlock()
-	r.tasks.Wait()
+	_ = r.scope.Wait() // panics were reported
+}
+
+// retire closes a server's connections, which may wait for one being dialed.
+func (r *Resolver) retire(s *server) {
+	r.scope.Go(func() error { s.transport.retire(); return nil })
 }
 
 // Lookup is the addresses of one family that a name has, at least one. The
@@ -202,21 +223,27 @@ func orElse(failure, err error) error {
 	return err
 }
 
-// local is what is known of a name without asking a server: literals,
-// localhost, names that DNS must not be asked for, and the hosts file.
+// local is what is known of a name without asking a server: literals, the
+// hosts file, localhost, and names that DNS must not be asked for. As with libc,
+// a name in the hosts file has the families that it has there.
 func (st *state) local(name string) ([]netip.Addr, bool) {
 	if addr, err := netip.ParseAddr(name); err == nil {
 		return []netip.Addr{addr.Unmap()}, true
 	}
+	if addrs, ok := st.hosts[name]; ok {
+		return addrs, true
+	}
 	last := name[strings.LastIndexByte(name, '.')+1:]
 	switch last {
 	case "localhost": // RFC 6761 §6.3: always loopback, never asked for
+		if addrs, ok := st.hosts[last]; ok {
+			return addrs, true // with the families that this host has
+		}
 		return []netip.Addr{netip.IPv6Loopback(), netip.AddrFrom4([4]byte{127, 0, 0, 1})}, true
 	case "invalid", "onion": // RFC 6761 §6.4, RFC 7686 §2
 		return nil, true
 	}
-	addrs, ok := st.hosts[name]
-	return addrs, ok
+	return nil, false
 }
 
 // ofFamily is those of a name's addresses that are of a family.
@@ -294,6 +321,3 @@ func (r *Resolver) enqueue(st *state, q question) {
 		st.opts.Metrics.Cache.Of(metrics.CachePrefetchDropped).Inc()
 	}
 }
-
-// String names the service in logs.
-func (r *Resolver) String() string { return "resolver" }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -104,10 +105,10 @@ func TestFailover(t *testing.T) {
 	if _, err := r.Lookup(t.Context(), "a.test", IPv4); err != nil {
 		t.Fatal(err)
 	}
-	up := []bool{true, false, true} // a refusal is an answer, a closed port is not
+	due := []bool{false, true, false} // a refusal is an answer, a closed port is not
 	for i, s := range r.state.Load().servers {
-		if s.isUp() != up[i] {
-			t.Errorf("%s: up %t, want %t", s.id, s.isUp(), up[i])
+		if got := s.probeDue(time.Now()); got != due[i] {
+			t.Errorf("%s: to be probed %t, want %t", s.id, got, due[i])
 		}
 	}
 	if got := opts.Metrics.Lookups.Of("tcp", metrics.DNSError).Get(); got != 1 {
@@ -129,8 +130,8 @@ func TestAllFail(t *testing.T) {
 			t.Fatalf("error %v, want %v", err, ErrServers)
 		}
 	}
-	if n := len(f.questions()); n != 1 {
-		t.Errorf("%d questions reached the server, want 1", n)
+	if n := len(f.questions()); n != 2 {
+		t.Errorf("%d questions reached the server, want 2: with EDNS and without", n)
 	}
 }
 

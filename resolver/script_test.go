@@ -21,8 +21,11 @@ type scripted struct {
 	err     error
 	after   time.Duration
 	hangs   bool // answers nothing, until the context ends
-	asked   []string
-	ended   int // queries given up
+	// silentAbout is a name that is left without an answer.
+	silentAbout string
+	panics      bool
+	asked       []string
+	ended       int // queries given up
 }
 
 func (s *scripted) set(f func(*scripted)) {
@@ -48,8 +51,12 @@ func (s *scripted) gaveUp() int {
 func (s *scripted) exchange(ctx context.Context, q question) (*dns.Msg, error) {
 	s.mu.Lock()
 	s.asked = append(s.asked, q.name)
-	records, rcode, failure, after, hangs := s.records, s.rcode, s.err, s.after, s.hangs
+	records, rcode, failure, after, hangs := s.records, s.rcode, s.err, s.after, s.hangs || s.silentAbout == q.name && q.name != ""
+	panics := s.panics
 	s.mu.Unlock()
+	if panics {
+		panic("scripted")
+	}
 	var wait <-chan time.Time
 	if !hangs {
 		wait = time.After(after)
@@ -64,7 +71,7 @@ func (s *scripted) exchange(ctx context.Context, q question) (*dns.Msg, error) {
 		return nil, failure
 	}
 	m := new(dns.Msg)
-	m.SetReply(q.query(false))
+	m.SetReply(q.query(hardening{}).msg)
 	m.Rcode = rcode
 	for _, text := range records {
 		rr, err := dns.NewRR(text)
@@ -93,20 +100,25 @@ func withScripts(t *testing.T, opts Options, scripts ...*scripted) *Resolver {
 	for i, script := range scripts {
 		st.servers = append(st.servers, &server{id: fmt.Sprintf("server%d", i), label: "udp", transport: script})
 	}
-	st.group = st.groupOf(st.servers, false)
+	st.group = st.groupOf(st.servers, false, opts.Panics)
 	return r
 }
 
-// serving runs the resolver's service until the test ends.
+// serving runs the resolver's services until the test ends.
 func serving(t *testing.T, r *Resolver) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- r.Serve(ctx) }()
+	services := r.Services()
+	done := make(chan error, len(services))
+	for _, s := range services {
+		go func() { done <- s.Serve(ctx) }()
+	}
 	t.Cleanup(func() {
 		cancel()
-		if err := <-done; !errors.Is(err, context.Canceled) {
-			t.Errorf("Serve: %v", err)
+		for range services {
+			if err := <-done; !errors.Is(err, context.Canceled) {
+				t.Errorf("Serve: %v", err)
+			}
 		}
 	})
 }

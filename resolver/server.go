@@ -23,81 +23,83 @@ type transport interface {
 }
 
 const (
-	// missesToDown is how often in a row a server may be overtaken by
-	// another one before it is asked last.
-	missesToDown = 2
-	probeFirst   = 2 * time.Second // to the first probe of a server that is down
-	probeMost    = time.Minute
+	probeFirst = 2 * time.Second // to the second probe of a server that is dead
+	probeMost  = time.Minute
+	// probeWait is how long a server may take to answer a probe.
+	probeWait = 3 * time.Second
 )
 
-// server is a name server with what is known of its health.
+// server is a name server with what is known of its health. A query that it
+// leaves unanswered says little: the name may be slow, whoever is asked. So it
+// raises a doubt, and a probe tells whether the server is dead for all names.
+// Only then are others asked first: a name of the inner network must not go to
+// a public server, and be denied by it, because of one slow name.
 type server struct {
 	id        string // names it in errors and over reloads
 	label     string // its transport, in metrics
 	transport transport
 
 	mu      sync.Mutex
-	fails   int       // failures and failed probes in a row
-	misses  int       // times in a row that another server was faster
-	probeAt time.Time // zero: up
+	doubted bool
+	dead    bool
+	fails   int       // probes in a row that failed
+	probeAt time.Time // of a server that is dead
 }
 
-// isUp reports whether the server is asked before those that are not.
+// isUp reports whether the server is asked before those that are dead.
 func (s *server) isUp() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.probeAt.IsZero()
+	return !s.dead
 }
 
 // answered notes that the server works.
 func (s *server) answered() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.fails, s.misses, s.probeAt = 0, 0, time.Time{}
+	s.doubted, s.dead, s.fails = false, false, 0
 }
 
-// failed notes that the server does not work, and when to look again.
+// unanswered notes a query that the server left without an answer.
+func (s *server) unanswered() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.doubted = true
+}
+
+// failed notes a probe without an answer, and when to look again.
 func (s *server) failed() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.doubted, s.dead = false, true
+	s.probeAt = time.Now().Add(min(probeFirst<<min(s.fails, 10), probeMost))
 	s.fails++
-	wait := min(probeFirst<<min(s.fails-1, 10), probeMost)
-	s.probeAt = time.Now().Add(wait)
 }
 
-// missed notes that another server answered first, although it was asked
-// later.
-func (s *server) missed() {
-	s.mu.Lock()
-	s.misses++
-	down := s.misses >= missesToDown && s.probeAt.IsZero()
-	s.mu.Unlock()
-	if down {
-		s.failed()
-	}
-}
-
-// probeDue reports whether a server that is down should be looked at, and
-// puts the next time off.
+// probeDue reports whether a server in doubt, or a dead one, should be looked
+// at, and puts the next time off.
 func (s *server) probeDue(now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.probeAt.IsZero() || now.Before(s.probeAt) {
+	switch {
+	case s.dead && now.Before(s.probeAt), !s.dead && !s.doubted:
 		return false
 	}
-	s.probeAt = now.Add(probeMost)
+	s.doubted, s.probeAt = false, now.Add(probeMost)
 	return true
 }
 
 // probe asks for the root's name servers: any answer will do.
 func (s *server) probe(ctx context.Context) {
-	if _, err := s.transport.exchange(ctx, question{name: "", qtype: dns.TypeNS}); err != nil {
-		if !errors.Is(err, context.Canceled) {
-			s.failed()
-		}
-		return
+	probing, cancel := context.WithTimeout(ctx, probeWait)
+	defer cancel()
+	_, err := s.transport.exchange(probing, question{name: "", qtype: dns.TypeNS})
+	switch {
+	case err == nil, errors.Is(err, errRefused), errors.Is(err, errMalformed):
+		s.answered()
+	case ctx.Err() == nil: // else the daemon ends
+		s.failed()
 	}
-	s.answered()
 }
 
 // ask puts a question to the server and reads the answer.
@@ -106,7 +108,7 @@ func (s *server) ask(ctx context.Context, q question, lookups metrics.CounterVec
 	if err != nil {
 		lookups.Of(s.label, outcomeOf(err)).Inc()
 		if !errors.Is(err, errRefused) && !isEnd(ctx) {
-			s.failed()
+			s.unanswered()
 		}
 		return answer{}, err
 	}
@@ -125,21 +127,21 @@ func (s *server) ask(ctx context.Context, q question, lookups metrics.CounterVec
 // Its time running out does.
 func isEnd(ctx context.Context) bool { return errors.Is(ctx.Err(), context.Canceled) }
 
-// plan is the order in which servers are asked: those that are up first, from
-// an offset among them when queries rotate, each as often as rounds says.
+// plan is the order in which servers are asked: those that live first, from an
+// offset among them when queries rotate, each as often as rounds says.
 func plan(servers []*server, rounds int, offset uint32) []*server {
-	var up, down []*server
+	var up, dead []*server
 	for _, s := range servers {
 		if s.isUp() {
 			up = append(up, s)
 		} else {
-			down = append(down, s)
+			dead = append(dead, s)
 		}
 	}
 	if len(up) > 1 {
 		at := int(offset) % len(up)
 		up = slices.Concat(up[at:], up[:at])
 	}
-	order := slices.Concat(up, down)
+	order := slices.Concat(up, dead)
 	return slices.Repeat(order, max(rounds, 1))
 }

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"time"
 
+	"cleversocks/conn/task"
 	"cleversocks/metrics"
 )
 
@@ -83,8 +84,8 @@ func (r *Resolver) build(opts Options) (*state, error) {
 		}
 		st.servers = append(st.servers, s)
 	}
-	st.group = st.groupOf(st.servers, st.search)
-	st.bootstrap = st.groupOf(system, true)
+	st.group = st.groupOf(st.servers, st.search, r.panics)
+	st.bootstrap = st.groupOf(system, true, r.panics)
 	st.inherit(old)
 	return st, nil
 }
@@ -98,7 +99,7 @@ func (r *Resolver) install(st *state) {
 	}
 	for _, s := range old.servers {
 		if !slices.Contains(st.servers, s) {
-			r.tasks.Go(s.transport.retire)
+			r.retire(s)
 		}
 	}
 }
@@ -109,6 +110,9 @@ func withDefaults(opts Options) Options {
 	}
 	if opts.Timeout <= 0 {
 		opts.Timeout = defaultTimeout
+	}
+	if opts.Sockets < 1 {
+		opts.Sockets = defaultSockets
 	}
 	if opts.Metrics.Duration == nil {
 		opts.Metrics = metrics.New().DNS // that nobody reads
@@ -136,8 +140,8 @@ func (st *state) inherit(old *state) {
 
 // groupOf makes a group of servers, with resolv.conf's manners where they are
 // its servers.
-func (st *state) groupOf(servers []*server, system bool) *group {
-	g := &group{servers: servers, rounds: defaultRounds, lookups: st.opts.Metrics.Lookups}
+func (st *state) groupOf(servers []*server, system bool, panics *task.Reporter) *group {
+	g := &group{servers: servers, rounds: defaultRounds, lookups: st.opts.Metrics.Lookups, panics: panics}
 	if system {
 		g.rounds, g.rotate, g.stagger = st.conf.attempts, st.conf.rotate, st.conf.timeout
 	}
@@ -181,13 +185,9 @@ func (r *Resolver) newServer(sp spec, opts Options) *server {
 	plain := func(ctx context.Context) (net.Conn, error) { return r.connect(ctx, sp) }
 	switch sp.transport {
 	case transportUDP:
-		s.transport = &udpTransport{
-			addr:    netip.AddrPortFrom(sp.addrs[0], sp.port),
-			tcp:     newStream(plain, dropped, &r.tasks),
-			dropped: dropped,
-		}
+		s.transport = newUDP(netip.AddrPortFrom(sp.addrs[0], sp.port), newStream(plain, dropped, r.scope), r.sockets)
 	case transportTCP:
-		s.transport = newStream(plain, dropped, &r.tasks)
+		s.transport = newStream(plain, dropped, r.scope)
 	case transportTLS:
 		s.transport = newStream(func(ctx context.Context) (net.Conn, error) {
 			c, err := plain(ctx)
@@ -200,7 +200,7 @@ func (r *Resolver) newServer(sp spec, opts Options) *server {
 				return nil, err
 			}
 			return secured, nil
-		}, dropped, &r.tasks)
+		}, dropped, r.scope)
 	default:
 		s.transport = newHTTPS(sp.url, plain, conf, dropped)
 	}

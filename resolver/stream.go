@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	"golang.org/x/sync/semaphore"
 
+	"cleversocks/conn/task"
 	"cleversocks/metrics"
 )
 
@@ -24,6 +26,8 @@ const (
 	// streamSilence is how long a server may leave a query without any
 	// message at all before its connection is taken for dead.
 	streamSilence = 2 * time.Second
+	// maxSingle bounds the connections for one query each, to a server.
+	maxSingle = 16
 )
 
 var (
@@ -32,74 +36,136 @@ var (
 )
 
 // streamTransport asks over one kept connection, TCP or TLS. Queries are
-// pipelined and answered in any order (RFC 7766 §6.2.1.1, RFC 7858 §3.3).
+// pipelined and answered in any order (RFC 7766 §6.2.1.1, RFC 7858 §3.3). A
+// server that ends its connections after one answer gets one for each query.
 type streamTransport struct {
 	dial    func(ctx context.Context) (net.Conn, error)
 	dropped metrics.CounterVec
-	readers *sync.WaitGroup // the resolver's: it waits for the connections' readers
+	scope   *task.Scope // the resolver's: it waits for the connections' readers
+	manners manners
+	single  *semaphore.Weighted // bounds connections for one query
 
-	gate    chan struct{} // held while conn is looked at, or dialed
+	gate    chan struct{} // held while what follows is looked at, or a connection dialed
 	conn    *streamConn
 	retired bool
+	// hasty is until when the server is taken for one that ends connections
+	// after an answer.
+	hasty time.Time
 }
 
-func newStream(dial func(context.Context) (net.Conn, error), dropped metrics.CounterVec, readers *sync.WaitGroup) *streamTransport {
-	return &streamTransport{dial: dial, dropped: dropped, readers: readers, gate: make(chan struct{}, 1)}
+func newStream(dial func(context.Context) (net.Conn, error), dropped metrics.CounterVec, scope *task.Scope) *streamTransport {
+	return &streamTransport{
+		dial: dial, dropped: dropped, scope: scope, single: semaphore.NewWeighted(maxSingle), gate: make(chan struct{}, 1),
+	}
 }
 
 func (s *streamTransport) exchange(ctx context.Context, q question) (*dns.Msg, error) {
-	reply, err := s.ask(ctx, q.query(true))
-	if err == nil && refusesEDNS(reply) {
-		reply, err = s.ask(ctx, q.query(false))
-	}
+	reply, err := s.manners.converse(ctx, q, hardening{edns: true}, s.ask)
 	if err == nil && reply.Truncated {
 		return nil, fmt.Errorf("%w: truncated on a stream", errMalformed)
 	}
 	return reply, err
 }
 
-// ask sends a query, once more on a new connection when a kept one turns out
-// to be dead.
-func (s *streamTransport) ask(ctx context.Context, query *dns.Msg) (*dns.Msg, error) {
-	for {
-		c, kept, err := s.get(ctx)
+// ask sends a query, and again on a new connection when the one it was sent on
+// ended without an answer to it: a server may end a connection whenever it
+// likes (RFC 7766 §6.2.4). One that was new and brought nothing to anybody is
+// tried once more; every other round has answered somebody, and comes to an end.
+func (s *streamTransport) ask(ctx context.Context, q query) (*dns.Msg, error) {
+	for barren := 0; ; {
+		if s.isHasty(ctx) {
+			return s.askAlone(ctx, q)
+		}
+		c, err := s.get(ctx)
 		if err != nil {
 			return nil, err
 		}
-		reply, err := c.ask(ctx, query)
-		if kept && errors.Is(err, errGone) && ctx.Err() == nil {
-			continue
+		reply, err := c.ask(ctx, q.msg)
+		if !errors.Is(err, errGone) || ctx.Err() != nil {
+			return reply, err
 		}
-		return reply, err
+		if c.answers() == 0 {
+			if barren++; barren > 1 {
+				return nil, err
+			}
+		}
 	}
 }
 
 // get is the kept connection, or a new one. Those who come while it is dialed
 // wait for it.
-func (s *streamTransport) get(ctx context.Context) (c *streamConn, kept bool, err error) {
+func (s *streamTransport) get(ctx context.Context) (*streamConn, error) {
+	if err := s.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer s.exit()
+	if s.conn != nil {
+		if s.conn.alive() {
+			return s.conn, nil
+		}
+		if s.conn.wasCutShort() {
+			s.hasty = time.Now().Add(lapseLife)
+		}
+	}
+	c, err := s.open(ctx, s.retired)
+	if err != nil {
+		return nil, err
+	}
+	s.conn = c
+	return c, nil
+}
+
+// enter takes the gate.
+func (s *streamTransport) enter(ctx context.Context) error {
 	select {
 	case s.gate <- struct{}{}:
-		defer func() { <-s.gate }()
+		return nil
 	case <-ctx.Done():
-		return nil, false, context.Cause(ctx)
+		return context.Cause(ctx)
 	}
-	if s.conn != nil && s.conn.alive() {
-		return s.conn, true, nil
-	}
+}
+
+func (s *streamTransport) exit() { <-s.gate }
+
+// open dials a connection and has it read. A retired one closes when nobody
+// waits for an answer.
+func (s *streamTransport) open(ctx context.Context, retired bool) (*streamConn, error) {
 	nc, err := s.dial(ctx)
 	if err != nil {
-		return nil, false, endOf(ctx, err)
+		return nil, endOf(ctx, err)
 	}
-	c = &streamConn{conn: nc, dropped: s.dropped, waiting: make(map[uint16]*waiter), retired: s.retired, heard: time.Now()}
-	s.conn = c
-	s.readers.Go(c.read)
-	return c, false, nil
+	c := &streamConn{conn: nc, dropped: s.dropped, waiting: make(map[uint16]*waiter), retired: retired, heard: time.Now()}
+	s.scope.Go(func() error { c.read(); return nil })
+	return c, nil
+}
+
+// isHasty reports a server that ends connections after one answer.
+func (s *streamTransport) isHasty(ctx context.Context) bool {
+	if s.enter(ctx) != nil {
+		return false
+	}
+	defer s.exit()
+	return time.Now().Before(s.hasty)
+}
+
+// askAlone sends a query on a connection of its own.
+func (s *streamTransport) askAlone(ctx context.Context, q query) (*dns.Msg, error) {
+	if err := s.single.Acquire(ctx, 1); err != nil {
+		return nil, context.Cause(ctx)
+	}
+	defer s.single.Release(1)
+	c, err := s.open(ctx, true)
+	if err != nil {
+		return nil, err
+	}
+	defer c.retire() // if it never came to a query
+	return c.ask(ctx, q.msg)
 }
 
 // retire lets the queries under way finish and closes the connection then.
 func (s *streamTransport) retire() {
 	s.gate <- struct{}{} // held for a dial at the longest
-	defer func() { <-s.gate }()
+	defer s.exit()
 	s.retired = true
 	if s.conn != nil {
 		s.conn.retire()
@@ -118,6 +184,9 @@ type streamConn struct {
 	heard   time.Time // when the last message came
 	retired bool      // close when nobody waits
 	err     error     // why the connection ended
+	// answered counts the queries that got their answer, unanswered those that
+	// waited for one when the connection ended.
+	answered, unanswered int
 }
 
 // waiter is one query under way. done has room for its one outcome.
@@ -135,6 +204,21 @@ func (c *streamConn) alive() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.err == nil
+}
+
+// answers is how many queries the connection answered.
+func (c *streamConn) answers() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.answered
+}
+
+// wasCutShort reports that the connection ended after one answer, while others
+// were awaited.
+func (c *streamConn) wasCutShort() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.answered == 1 && c.unanswered > 0
 }
 
 func (c *streamConn) ask(ctx context.Context, query *dns.Msg) (*dns.Msg, error) {
@@ -249,14 +333,14 @@ func (c *streamConn) deliver(raw []byte) {
 		c.dropped.Of("id").Inc()
 		return
 	}
-	// Nobody else can answer on a stream, and servers that change the case
-	// of names are asked here after UDP: the letters may differ.
-	reply, err := parseReply(raw, w.query, false)
+	// Nobody else can answer on a stream: the letters' case does not matter.
+	reply, err := parseReply(raw, query{msg: w.query})
 	if err != nil {
 		c.dropped.Of(dropReason(err)).Inc()
 	}
 	select {
 	case w.done <- outcome{reply: reply, err: err}:
+		c.answered++
 	default: // it has an answer already
 	}
 }
@@ -273,6 +357,7 @@ func (c *streamConn) end(err error) {
 	for _, w := range c.waiting {
 		select {
 		case w.done <- outcome{err: err}:
+			c.unanswered++
 		default:
 		}
 	}

@@ -71,7 +71,10 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	if err := d.reloader.install(ctx, cfg); err != nil {
 		return nil, err
 	}
-	for _, s := range []service{m.Process, c.access, c.resolver, c.locals, c.guards.Throttle, c.guards.once, c.guards.Quotas} {
+	for _, s := range []service{m.Process, c.access, c.locals, c.guards.Throttle, c.guards.once, c.guards.Quotas} {
+		d.tree.add(d.tree.core, s)
+	}
+	for _, s := range c.resolver.Services() {
 		d.tree.add(d.tree.core, s)
 	}
 	d.tree.add(d.tree.control, d.reloader)
@@ -108,7 +111,7 @@ func newCore(ctx context.Context, d *daemon, m *metrics.Registry, cfg *config.Co
 	if err != nil {
 		return nil, err
 	}
-	names, err := resolver.New(resolverOptions(cfg, d.log, m))
+	names, err := resolver.New(ctx, resolverOptions(cfg, d.log, m, d.panics))
 	if err != nil {
 		return nil, err
 	}

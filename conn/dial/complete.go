@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"cleversocks/conn/task"
@@ -93,9 +94,8 @@ func (d *Dialer) answers(ctx context.Context, name string, egress Egress) error 
 	heard := make(chan error, len(families)) // nobody waits to be heard
 	for _, family := range families {
 		scope.Go(func() error {
-			err := fmt.Errorf("%w: the look-up panicked", resolver.ErrServers)
-			defer func() { heard <- err }()
-			_, err = d.opts.Lookup(ctx, name, family)
+			_, err := d.lookup(ctx, name, family)
+			heard <- err
 			return nil
 		})
 	}
@@ -111,6 +111,18 @@ func (d *Dialer) answers(ctx context.Context, name string, egress Egress) error 
 	scope.Cancel(context.Canceled)
 	_ = scope.Wait() // look-ups end with their context
 	return failure
+}
+
+// lookup is Options.Lookup. A panic fails it alone.
+func (d *Dialer) lookup(ctx context.Context, name string, family resolver.Family) (addrs []netip.Addr, err error) {
+	err = d.opts.Panics.Contain(ctx, "look-up", func() (err error) {
+		addrs, err = d.opts.Lookup(ctx, name, family)
+		return err
+	})
+	if _, panicked := errors.AsType[*task.PanicError](err); panicked {
+		err = fmt.Errorf("%w: %w", resolver.ErrServers, err)
+	}
+	return addrs, err
 }
 
 // families are those that are asked for and dialed.

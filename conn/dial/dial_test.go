@@ -231,7 +231,7 @@ func TestDialResolver(t *testing.T) {
 	if err := os.WriteFile(hosts, []byte("127.0.0.1 here.test\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	res, err := resolver.New(resolver.Options{Hosts: hosts})
+	res, err := resolver.New(t.Context(), resolver.Options{Hosts: hosts})
 	if err != nil {
 		t.Fatal(err)
 	}

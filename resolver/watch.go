@@ -1,83 +1,9 @@
 package resolver
 
 import (
-	"context"
 	"log/slog"
 	"os"
-	"sync"
-	"time"
 )
-
-const (
-	tick          = time.Second      // probes and the system's files are looked at
-	sweepInterval = 30 * time.Second // expired answers are dropped
-	refreshers    = 2                // names refreshed at a time
-)
-
-// Serve owns what happens between look-ups: it drops expired answers,
-// refreshes hot ones, probes servers that are down and takes over changes of
-// resolv.conf and the hosts file. It returns when the context ends, after all
-// of that has.
-func (r *Resolver) Serve(ctx context.Context) error {
-	var tasks sync.WaitGroup
-	defer tasks.Wait()
-	for range refreshers {
-		tasks.Go(func() { r.refreshNames(ctx) })
-	}
-	every := time.NewTicker(tick)
-	defer every.Stop()
-	swept := time.Now()
-	for {
-		select {
-		case now := <-every.C:
-			r.watch()
-			st := r.state.Load()
-			if now.Sub(swept) >= sweepInterval {
-				swept = now
-				st.cache.sweep(now)
-			}
-			for _, s := range st.servers {
-				if s.probeDue(now) {
-					tasks.Go(func() {
-						probing, cancel := context.WithTimeout(ctx, st.opts.Timeout)
-						defer cancel()
-						s.probe(probing)
-					})
-				}
-			}
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-// refreshNames asks for queued names anew.
-func (r *Resolver) refreshNames(ctx context.Context) {
-	for {
-		select {
-		case q := <-r.refresh:
-			r.refreshName(ctx, q)
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-func (r *Resolver) refreshName(ctx context.Context, q question) {
-	st := r.state.Load()
-	f, err := r.join(ctx, st, q)
-	if err != nil {
-		return
-	}
-	defer r.leave(f)
-	select {
-	case <-f.done:
-		if f.err != nil {
-			st.cache.settle(q)
-		}
-	case <-ctx.Done():
-	}
-}
 
 // stamp tells one version of a file from another.
 type stamp struct {
