@@ -69,7 +69,7 @@ func (c *cache) get(key question, now time.Time) (e entry, prefetch, ok bool) {
 	}
 	found := el.Value.(*entry)
 	if !now.Before(found.until) {
-		s.remove(el)
+		s.drop(el)
 		return entry{}, false, false
 	}
 	s.recent.MoveToFront(el)
@@ -94,7 +94,7 @@ func (c *cache) put(e entry) (evicted bool) {
 		return false
 	}
 	if len(s.entries) >= s.most {
-		s.remove(s.recent.Back())
+		s.drop(s.recent.Back())
 		evicted = true
 	}
 	s.entries[e.key] = s.recent.PushFront(&e)
@@ -134,7 +134,7 @@ func (s *cacheShard) sweep(now time.Time) {
 	for el := s.recent.Front(); el != nil; {
 		next := el.Next()
 		if !now.Before(el.Value.(*entry).until) {
-			s.remove(el)
+			s.drop(el)
 		}
 		el = next
 	}
@@ -152,8 +152,20 @@ func (c *cache) len() int {
 	return n
 }
 
-// remove drops an entry; the lock is held.
-func (s *cacheShard) remove(el *list.Element) {
+// remove forgets an answer, and reports whether there was one.
+func (c *cache) remove(key question) bool {
+	s := c.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	el, ok := s.entries[key]
+	if ok {
+		s.drop(el)
+	}
+	return ok
+}
+
+// drop takes an entry out; the lock is held.
+func (s *cacheShard) drop(el *list.Element) {
 	s.recent.Remove(el)
 	delete(s.entries, el.Value.(*entry).key)
 }

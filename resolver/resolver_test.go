@@ -71,6 +71,32 @@ func TestLookup(t *testing.T) {
 	}
 }
 
+// TestHostsFirst: localhost went to ::1 although the hosts file knows only
+// 127.0.0.1, on a host whose services listen nowhere else. As with libc, a name
+// has the families that it has in the hosts file, and names below localhost
+// those of localhost.
+func TestHostsFirst(t *testing.T) {
+	opts := testOptions(t, "udp://192.0.2.53")
+	writeFile(t, opts.Hosts, "127.0.0.1 localhost\n::2 x.localhost\n")
+	r := newResolver(t, opts)
+	for _, tt := range []struct {
+		name   string
+		family Family
+		want   []netip.Addr
+	}{
+		{"localhost", IPv4, addrs("127.0.0.1")},
+		{"localhost", IPv6, nil},
+		{"a.localhost", IPv4, addrs("127.0.0.1")},
+		{"a.localhost", IPv6, nil},
+		{"x.localhost", IPv6, addrs("::2")},
+	} {
+		got, err := r.Lookup(t.Context(), tt.name, tt.family)
+		if diff := cmp.Diff(tt.want, got, compareAddrs); diff != "" || (tt.want == nil) != errors.Is(err, ErrNoAddress) {
+			t.Errorf("%s, %s: %v %s", tt.name, tt.family, err, diff)
+		}
+	}
+}
+
 // TestTruncated asks over TCP what did not fit a datagram.
 func TestTruncated(t *testing.T) {
 	f := newFake(t, func(w dns.ResponseWriter, m *dns.Msg, network string) {

@@ -17,6 +17,8 @@ type budget struct {
 	connections int // at a time
 	udp         int // associations among them
 	pipes       int // of the relay, each of two descriptors
+	dns         int // UDP sockets of the resolver, beyond which queries share them
+	races       int // attempts of dials beyond the first of each
 }
 
 // fixedDescriptors are for what does not grow with the connections: the
@@ -24,14 +26,17 @@ type budget struct {
 const fixedDescriptors = 64
 
 // divide shares a limit out so that all of it can be in use at once: pipes, a
-// reserve for what connections need for a moment only (dials that race, DNS,
-// BIND), and the connections, of which a quarter may be UDP associations. A
-// tunnel takes two descriptors, an association two more.
+// reserve for what connections need for a moment only (half of it dials that
+// race, a quarter DNS, the rest BIND and DNS over TCP), and the connections, of
+// which a quarter may be UDP associations. A tunnel takes two descriptors, an
+// association two more.
 func divide(descriptors uint64) budget {
 	limit := int(min(descriptors, 1<<30))
 	b := budget{descriptors: descriptors, pipes: max(min(limit/16, relay.DefaultPipes), 4)}
 	rest := max(limit-fixedDescriptors-2*b.pipes, 0)
-	rest -= min(rest/8, 1024)
+	reserve := min(rest/8, 1024)
+	rest -= reserve
+	b.dns, b.races = max(reserve/4, 4), max(reserve/2, 8)
 	b.connections = max(rest*2/5, 16)
 	b.udp = b.connections / 4
 	return b

@@ -111,7 +111,9 @@ func newCore(ctx context.Context, d *daemon, m *metrics.Registry, cfg *config.Co
 	if err != nil {
 		return nil, err
 	}
-	names, err := resolver.New(ctx, resolverOptions(cfg, d.log, m, d.panics))
+	options := resolverOptions(cfg, d.log, m)
+	options.Sockets, options.Panics = descriptorBudget().dns, d.panics
+	names, err := resolver.New(ctx, options)
 	if err != nil {
 		return nil, err
 	}

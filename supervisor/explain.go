@@ -49,7 +49,7 @@ type lookup func(ctx context.Context, name string, family resolver.Family) ([]ne
 // as the settings say.
 func Explain(ctx context.Context, cfg *config.Config, q Question) (string, error) {
 	log, m := slog.New(slog.DiscardHandler), metrics.New()
-	names, err := resolver.New(resolverOptions(cfg, log, m))
+	names, err := resolver.New(ctx, resolverOptions(cfg, log, m))
 	if err != nil {
 		return "", err
 	}
