@@ -3,6 +3,7 @@ package e2e
 import (
 	"net"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -55,20 +56,22 @@ const searchToken = "0123456789abcdef"
 // own, with a name server on port 53.
 func systemNames(t *testing.T, server *namesAsked, resolvConf, hosts, toml string) *daemon {
 	t.Helper()
-	pc, err := net.ListenPacket("udp", "127.0.0.1:53")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &dns.Server{PacketConn: pc, Handler: dns.HandlerFunc(server.answer)}
-	done := make(chan error, 1)
-	go func() { done <- s.ActivateAndServe() }()
-	t.Cleanup(func() { pc.Close(); <-done })
-	mount := `mount --bind "$1" /etc/resolv.conf && mount --bind "$2" /etc/hosts && shift 2 && exec "$@"`
+	listenDNS(t, "127.0.0.1", server.answer)
+	d, _ := withSystemFiles(t, resolvConf, hosts, toml)
+	return d
+}
+
+// withSystemFiles starts a daemon with a resolv.conf and a hosts file of its own.
+// inside makes a command that sees the same ones.
+func withSystemFiles(t *testing.T, resolvConf, hosts, toml string) (d *daemon, inside func(args ...string) *exec.Cmd) {
+	t.Helper()
+	const mount = `mount --bind "$1" /etc/resolv.conf && mount --bind "$2" /etc/hosts && shift 2 && exec "$@"`
+	unshare := program(t, "unshare", "util-linux")
+	files := []string{"-m", "sh", "-c", mount, "sh", writeFile(t, "resolv.conf", resolvConf), writeFile(t, "hosts", hosts)}
+	inside = func(args ...string) *exec.Cmd { return exec.Command(unshare, append(slices.Clone(files), args...)...) }
 	config := writeFile(t, "c.toml", toml+"\n[[listener]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\ntoken_file = \""+
 		writeFile(t, "token", searchToken+"\n")+"\"\n")
-	return startCommand(t, exec.Command(program(t, "unshare", "util-linux"), "-m", "sh", "-c", mount, "sh",
-		writeFile(t, "resolv.conf", resolvConf), writeFile(t, "hosts", hosts),
-		binary, "--config", config, "--log-format", "json"))
+	return startCommand(t, inside(binary, "--config", config, "--log-format", "json")), inside
 }
 
 // TestSearchListIsJudged: a rule about "*.corp.test" was got around by leaving

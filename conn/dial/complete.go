@@ -83,8 +83,9 @@ func (d *Dialer) firstAnswering(ctx context.Context, names []string, egress Egre
 }
 
 // answers is nil when a name has an address of any family in use. It asks for
-// all of them at once and returns with the first word that settles it: an
-// address, or that the name does not exist.
+// all of them at once and returns with the first address; that the name does not
+// exist must be said of each, since some servers say so of a name that has
+// addresses of the other family (RFC 4074 §4.2).
 func (d *Dialer) answers(ctx context.Context, name string, egress Egress) error {
 	families := d.families(egress)
 	if len(families) == 0 {
@@ -102,8 +103,8 @@ func (d *Dialer) answers(ctx context.Context, name string, egress Egress) error 
 	var failure error
 	for range families {
 		err := <-heard
-		if err == nil || errors.Is(err, resolver.ErrNotFound) && !errors.Is(err, resolver.ErrNoAddress) {
-			failure = err
+		if err == nil {
+			failure = nil
 			break
 		}
 		failure = worse(failure, err)
