@@ -2,7 +2,7 @@
 // SOCKS4: a port is opened, the client is told, and the one peer that it
 // expects connects to it. Active-mode FTP is what it is for.
 //
-//	server := bind.New(bind.Options{Metrics: registry, AcceptTimeout: 2 * time.Minute})
+//	server := bind.New(bind.ServerOptions{Metrics: registry, AcceptTimeout: 2 * time.Minute})
 //	...
 //	result := server.Serve(ctx, bind.Session{Control: conn, Requested: request.Dest, Decide: ..., Reply: ...})
 //	if result.Peer != nil {
@@ -14,20 +14,22 @@ package bind
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"cleversocks/aclsvc"
+	"cleversocks/aclsvc/ratelimit"
 	"cleversocks/authsvc"
+	"cleversocks/conn/task"
 	"cleversocks/conn/wire"
 	"cleversocks/metrics"
 )
 
-// Options is what all BINDs share. Zero values are the defaults.
-type Options struct {
+// ServerOptions is what all BINDs share. Zero values are the defaults.
+type ServerOptions struct {
 	Disabled      bool           // refuse: reply 07
 	Ports         wire.PortRange // what is opened
 	AcceptTimeout time.Duration  // how long a peer is waited for. 0: 2 minutes
@@ -39,13 +41,14 @@ type Options struct {
 	MaxPerUser int
 
 	Metrics *metrics.Registry // nil: a private one
+	Panics  *task.Reporter    // nil: they are contained, and nobody hears of them
 }
 
 // Session is one BIND request and what its connection knows.
 type Session struct {
 	// Control is the connection that carried the request. Serve reads from it
 	// while it waits, and leaves it open, without a deadline.
-	Control net.Conn
+	Control Control
 	// Client is where the client is, after any PROXY header.
 	Client netip.AddrPort
 	// Requested is the peer that the client expects. All zeros means that the
@@ -74,6 +77,13 @@ type Session struct {
 	Reply func(code wire.ReplyCode, addr netip.AddrPort) error
 }
 
+// Control is what a BIND needs of the connection that carried its request.
+type Control interface {
+	io.Reader
+	SetReadDeadline(t time.Time) error
+	LocalAddr() net.Addr
+}
+
 // Result is what a BIND came to.
 type Result struct {
 	// Peer is the accepted connection, told to the client already. The caller
@@ -98,26 +108,25 @@ type Result struct {
 
 // Server serves BINDs. Its methods may be called at any time.
 type Server struct {
-	options atomic.Pointer[Options]
+	options atomic.Pointer[ServerOptions]
 	metrics *metrics.Registry
-
-	mu    sync.Mutex
-	users map[string]int
+	panics  *task.Reporter
+	seats   ratelimit.Seats
 }
 
-// New makes a Server. Metrics are fixed here, the rest of the options can be
+// New makes a Server. Metrics and Panics are fixed here, the rest of the options can be
 // changed by Configure.
-func New(o Options) *Server {
+func New(o ServerOptions) *Server {
 	if o.Metrics == nil {
 		o.Metrics = metrics.New()
 	}
-	s := &Server{metrics: o.Metrics, users: make(map[string]int)}
+	s := &Server{metrics: o.Metrics, panics: o.Panics}
 	s.Configure(o)
 	return s
 }
 
 // Configure applies new options to BINDs from now on.
-func (s *Server) Configure(o Options) {
+func (s *Server) Configure(o ServerOptions) {
 	if o.AcceptTimeout <= 0 {
 		o.AcceptTimeout = 2 * time.Minute
 	}
@@ -128,11 +137,14 @@ func (s *Server) Configure(o Options) {
 // every goroutine has ended, when it returns.
 func (s *Server) Serve(ctx context.Context, session Session) Result {
 	o := s.options.Load()
-	seat := seatOf(session)
-	if refused, ok := s.admit(seat, o); !ok {
-		return s.refuse(session, refused)
+	if o.Disabled {
+		return s.refuse(session, Result{Reply: wire.ReplyCommandNotSupported, Cause: metrics.CauseDenied, Err: errDisabled})
 	}
-	defer s.release(seat)
+	seat := ratelimit.SeatOf(session.Identity.User, session.Client.Addr())
+	if s.seats.Take(seat, o.MaxPerUser, 0) != ratelimit.Admitted {
+		return s.refuse(session, Result{Reply: wire.ReplyNotAllowed, Cause: metrics.CauseDenied, Err: errTooMany})
+	}
+	defer s.seats.Return(seat)
 
 	peers, err := expected(ctx, &session, o)
 	if err != nil {
@@ -164,37 +176,4 @@ func unresolved(session Session, err error) Result {
 		code = session.ReplyCode(err)
 	}
 	return Result{Reply: code, Cause: metrics.CauseDialFailed, Err: err}
-}
-
-func (s *Server) admit(seat string, o *Options) (Result, bool) {
-	if o.Disabled {
-		return Result{Reply: wire.ReplyCommandNotSupported, Cause: metrics.CauseDenied, Err: errDisabled}, false
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if o.MaxPerUser > 0 && s.users[seat] >= o.MaxPerUser {
-		return Result{Reply: wire.ReplyNotAllowed, Cause: metrics.CauseDenied, Err: errTooMany}, false
-	}
-	s.users[seat]++
-	return Result{}, true
-}
-
-func (s *Server) release(seat string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.users[seat]--; s.users[seat] == 0 {
-		delete(s.users, seat)
-	}
-}
-
-// seatOf is whom a BIND counts for.
-func seatOf(session Session) string {
-	if session.Identity.User != "" {
-		return "user " + session.Identity.User
-	}
-	ip := session.Client.Addr().Unmap().WithZone("")
-	if ip.Is6() {
-		ip = netip.PrefixFrom(ip, 64).Masked().Addr()
-	}
-	return "addr " + ip.String()
 }

@@ -136,7 +136,7 @@ func turnedAway(t *testing.T, from string, to netip.AddrPort) {
 func TestPeerConnects(t *testing.T) {
 	for _, host := range []string{"127.0.0.1", "::1"} {
 		t.Run(host, func(t *testing.T) {
-			h := start(t, New(Options{}), host, nil)
+			h := start(t, New(ServerOptions{}), host, nil)
 			first := h.reply(t)
 			if first.code != wire.ReplySucceeded || first.addr.Addr().String() != host || first.addr.Port() == 0 {
 				t.Fatalf("first reply %+v", first)
@@ -175,16 +175,16 @@ func TestWrongPeersAreClosedAndTheWaitGoesOn(t *testing.T) {
 	denied := netip.MustParseAddr("127.0.0.7")
 	tests := []struct {
 		name      string
-		options   Options
+		options   ServerOptions
 		requested wire.Addr
 		wrong     string // is turned away; empty: nobody is
 		right     string
 	}{
-		{"another address", Options{}, wire.Addr{IP: netip.MustParseAddr("127.0.0.2")}, "127.0.0.1", "127.0.0.2"},
-		{"any peer", Options{AnyPeer: true}, wire.Addr{IP: netip.MustParseAddr("127.0.0.2")}, "", "127.0.0.1"},
-		{"zeros", Options{}, wire.Addr{IP: netip.IPv4Unspecified()}, "", "127.0.0.3"},
-		{"denied by the rules", Options{AnyPeer: true}, wire.Addr{}, denied.String(), "127.0.0.1"},
-		{"a name", Options{}, wire.Addr{Name: "ftp.example", Port: 21}, "127.0.0.1", "127.0.0.2"},
+		{"another address", ServerOptions{}, wire.Addr{IP: netip.MustParseAddr("127.0.0.2")}, "127.0.0.1", "127.0.0.2"},
+		{"any peer", ServerOptions{AnyPeer: true}, wire.Addr{IP: netip.MustParseAddr("127.0.0.2")}, "", "127.0.0.1"},
+		{"zeros", ServerOptions{}, wire.Addr{IP: netip.IPv4Unspecified()}, "", "127.0.0.3"},
+		{"denied by the rules", ServerOptions{AnyPeer: true}, wire.Addr{}, denied.String(), "127.0.0.1"},
+		{"a name", ServerOptions{}, wire.Addr{Name: "ftp.example", Port: 21}, "127.0.0.1", "127.0.0.2"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -227,7 +227,7 @@ func TestNobodyComes(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			h := start(t, New(Options{AcceptTimeout: tt.timeout}), "127.0.0.1", nil)
+			h := start(t, New(ServerOptions{AcceptTimeout: tt.timeout}), "127.0.0.1", nil)
 			at := h.reply(t).addr
 			tt.act(h)
 			r := h.result(t)
@@ -250,7 +250,7 @@ func TestNobodyComes(t *testing.T) {
 
 // What the client sends before the second reply is the peer's.
 func TestEarlyBytesAreKept(t *testing.T) {
-	h := start(t, New(Options{}), "127.0.0.1", nil)
+	h := start(t, New(ServerOptions{}), "127.0.0.1", nil)
 	at := h.reply(t).addr
 	if _, err := h.control.Write([]byte("early")); err != nil {
 		t.Fatal(err)
@@ -277,13 +277,13 @@ func TestRefusedAtOnce(t *testing.T) {
 	taken := busy.Addr().(*net.TCPAddr).AddrPort().Port()
 	tests := []struct {
 		name    string
-		options Options
+		options ServerOptions
 		change  func(*Session)
 		want    wire.ReplyCode
 	}{
-		{"disabled", Options{Disabled: true}, nil, wire.ReplyCommandNotSupported},
-		{"no port", Options{Ports: wire.PortRange{First: taken, Last: taken}}, nil, wire.ReplyGeneralFailure},
-		{"no such name", Options{}, func(s *Session) { s.Requested = wire.Addr{Name: "nowhere.example"} }, wire.ReplyHostUnreachable},
+		{"disabled", ServerOptions{Disabled: true}, nil, wire.ReplyCommandNotSupported},
+		{"no port", ServerOptions{Ports: wire.PortRange{First: taken, Last: taken}}, nil, wire.ReplyGeneralFailure},
+		{"no such name", ServerOptions{}, func(s *Session) { s.Requested = wire.Addr{Name: "nowhere.example"} }, wire.ReplyHostUnreachable},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -299,7 +299,7 @@ func TestRefusedAtOnce(t *testing.T) {
 }
 
 func TestAdvertisedAddressPortRangeAndCap(t *testing.T) {
-	s := New(Options{Ports: wire.PortRange{First: 42000, Last: 42999}, MaxPerUser: 1})
+	s := New(ServerOptions{Ports: wire.PortRange{First: 42000, Last: 42999}, MaxPerUser: 1})
 	public := netip.MustParseAddr("203.0.113.7")
 	h := start(t, s, "127.0.0.1", func(s *Session) { s.Advertise = public })
 	at := h.reply(t).addr
@@ -336,7 +336,7 @@ func TestPeerIsJudgedByItsName(t *testing.T) {
 	judged := make(chan wire.Addr, 1)
 	for name, anyPeer := range map[string]bool{"the named one": false, "anyone": true} {
 		t.Run(name, func(t *testing.T) {
-			h := start(t, New(Options{AnyPeer: anyPeer}), "127.0.0.1", func(s *Session) {
+			h := start(t, New(ServerOptions{AnyPeer: anyPeer}), "127.0.0.1", func(s *Session) {
 				s.Requested = wire.Addr{Name: "ftp.example.com", Port: 21}
 				s.Resolve = func(context.Context, wire.Addr) ([]netip.Addr, error) { return []netip.Addr{loopback}, nil }
 				s.Decide = func(dest wire.Addr, _ netip.Addr) aclsvc.Decision {

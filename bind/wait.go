@@ -8,10 +8,10 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"sync"
 	"syscall"
 	"time"
 
+	"cleversocks/conn/task"
 	"cleversocks/conn/wire"
 	"cleversocks/metrics"
 )
@@ -61,32 +61,41 @@ func (w *wait) run(ctx context.Context, timeout time.Duration) Result {
 	return w.connected(peer, early)
 }
 
-// accept waits for the peer while it watches the control connection.
-func (w *wait) accept(ctx context.Context) (*net.TCPConn, []byte, error) {
-	ctx, end := context.WithCancelCause(ctx)
-	defer end(nil)
-	past := time.Unix(1, 0)
-	defer context.AfterFunc(ctx, func() { _ = w.listener.SetDeadline(past) })()
+// errAccepted ends the scope of a wait as planned.
+var errAccepted = errors.New("the peer is here")
 
+// accept waits for the peer while it watches the control connection: two
+// goroutines of one scope, which the first to come to an end ends.
+func (w *wait) accept(ctx context.Context) (*net.TCPConn, []byte, error) {
+	scope, ctx := task.New(ctx, w.server.panics, "bind")
+	past := time.Unix(1, 0)
+	defer context.AfterFunc(ctx, func() {
+		_ = w.listener.SetDeadline(past)
+		_ = w.session.Control.SetReadDeadline(past)
+	})()
 	var (
-		wg    sync.WaitGroup
+		peer  *net.TCPConn
 		early []byte
 	)
-	wg.Go(func() {
-		var err error
-		if early, err = watch(w.session.Control); err != nil {
-			end(err)
-		}
+	scope.Go(func() (err error) {
+		early, err = watch(w.session.Control)
+		return err
 	})
-	peer, err := w.acceptPeer(ctx)
-	_ = w.session.Control.SetReadDeadline(past)
-	wg.Wait()
+	scope.Go(func() (err error) {
+		if peer, err = w.acceptPeer(ctx); err != nil {
+			return err
+		}
+		return errAccepted
+	})
+	err := scope.Wait()
 	_ = w.session.Control.SetReadDeadline(time.Time{})
-	if err == nil && ctx.Err() != nil { // the client left just as the peer came
-		_ = peer.Close()
-		return nil, nil, context.Cause(ctx)
+	if errors.Is(err, errAccepted) {
+		return peer, early, nil
 	}
-	return peer, early, err
+	if peer != nil { // the client left just as the peer came
+		_ = peer.Close()
+	}
+	return nil, nil, err
 }
 
 // acceptPeer accepts until the right peer is there. Wrong ones are closed,
@@ -102,7 +111,7 @@ func (w *wait) acceptPeer(ctx context.Context) (*net.TCPConn, error) {
 		}
 		switch {
 		case err == nil:
-			if w.admits(addrOf(peer)) {
+			if w.expects(addrOf(peer)) {
 				return peer, nil
 			}
 			_ = peer.SetLinger(0) // a reset: nothing is to be read here
@@ -115,8 +124,8 @@ func (w *wait) acceptPeer(ctx context.Context) (*net.TCPConn, error) {
 	}
 }
 
-// admits reports whether a peer is the expected one and allowed.
-func (w *wait) admits(peer netip.AddrPort) bool {
+// expects reports whether a peer is the expected one and allowed.
+func (w *wait) expects(peer netip.AddrPort) bool {
 	outcome := metrics.BindAccepted
 	if w.peers != nil && !slices.Contains(w.peers, peer.Addr()) {
 		outcome = metrics.BindWrongPeer
@@ -159,8 +168,10 @@ func (w *wait) failed(err error) Result {
 		r.Cause, r.Reply = metrics.CauseIdle, wire.ReplyTTLExpired
 		w.server.metrics.Bind.Peers.Of(metrics.BindTimeout).Inc()
 	default:
-		if _, ok := errors.AsType[*net.OpError](err); ok {
-			r.Cause = metrics.CauseError // the listener's
+		_, isListener := errors.AsType[*net.OpError](err)
+		_, isPanic := errors.AsType[*task.PanicError](err)
+		if isListener || isPanic {
+			r.Cause = metrics.CauseError
 		}
 	}
 	if r.Cause == metrics.CauseClientClosed || r.Cause == metrics.CauseClientReset {
@@ -176,7 +187,7 @@ func (w *wait) failed(err error) Result {
 // watch reads ahead of the second reply, to see the client go away. It ends
 // without an error at an expired deadline, or when early is full: the rest
 // stays in the kernel.
-func watch(control net.Conn) (early []byte, err error) {
+func watch(control Control) (early []byte, err error) {
 	var buf [512]byte
 	for len(early) < earlyBytes {
 		n, err := control.Read(buf[:min(len(buf), earlyBytes-len(early))])
@@ -196,7 +207,7 @@ func watch(control net.Conn) (early []byte, err error) {
 
 // expected is who may connect; nil: anyone. A name that is asked for is made
 // complete, for the rules to judge the one that answered.
-func expected(ctx context.Context, session *Session, o *Options) ([]netip.Addr, error) {
+func expected(ctx context.Context, session *Session, o *ServerOptions) ([]netip.Addr, error) {
 	dest := session.Requested
 	switch {
 	case o.AnyPeer, dest.IsZero(), dest.IP.IsValid() && dest.IP.IsUnspecified():
@@ -251,7 +262,7 @@ func listen(ctx context.Context, local netip.Addr, ports wire.PortRange) (*net.T
 
 // localAddr is the address that a client reached us at; loopback for a client
 // on a unix socket.
-func localAddr(control net.Conn) netip.Addr {
+func localAddr(control Control) netip.Addr {
 	if tcp, ok := control.LocalAddr().(*net.TCPAddr); ok {
 		if ip := tcp.AddrPort().Addr().Unmap(); ip.IsValid() && !ip.IsUnspecified() {
 			return ip

@@ -92,7 +92,7 @@ func TestRejectedUserHasNoCommands(t *testing.T) {
 	g, _ := newTestGroup(t, true)
 	policy := *g.Policy()
 	policy.Routes = router(t, upstream.Rule{Upstream: "reject"})
-	policy.UDP, policy.Bind = udprelay.New(udprelay.Options{}), bind.New(bind.Options{})
+	policy.UDP, policy.Bind = udprelay.New(udprelay.RelayOptions{}), bind.New(bind.ServerOptions{})
 	policy.AssociateVia = AssociateVia(policy.Routes)
 	g.SetPolicy(&policy)
 	for _, command := range []byte{1, 2, 3} {
@@ -116,7 +116,7 @@ func TestCommandsRepliesAreExact(t *testing.T) {
 	g.access = records
 	policy := *g.Policy()
 	policy.ACL = acl
-	policy.UDP, policy.Bind = udprelay.New(udprelay.Options{}), bind.New(bind.Options{})
+	policy.UDP, policy.Bind = udprelay.New(udprelay.RelayOptions{}), bind.New(bind.ServerOptions{})
 	policy.AssociateVia = func(authsvc.Identity, netip.Addr) func(context.Context) (udprelay.Upstream, error) {
 		return func(context.Context) (udprelay.Upstream, error) {
 			return udprelay.Upstream{}, &upstream.Error{Code: wire.ReplyTTLExpired, Err: context.DeadlineExceeded}

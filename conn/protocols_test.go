@@ -108,7 +108,7 @@ func TestCommandsRefusedAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	policy := *g.Policy()
-	policy.ACL, policy.UDP = acl, udprelay.New(udprelay.Options{})
+	policy.ACL, policy.UDP = acl, udprelay.New(udprelay.RelayOptions{})
 	g.SetPolicy(&policy)
 	if code := refused(3); code != wire.ReplyNotAllowed {
 		t.Errorf("a rule that denies all of UDP: %s", code)
@@ -127,7 +127,7 @@ func TestAssociateVia(t *testing.T) {
 	defer theirs.Close()
 	asked := make(chan netip.Addr, 1)
 	policy := *g.Policy()
-	policy.UDP = udprelay.New(udprelay.Options{})
+	policy.UDP = udprelay.New(udprelay.RelayOptions{})
 	policy.AssociateVia = func(_ authsvc.Identity, client netip.Addr) func(context.Context) (udprelay.Upstream, error) {
 		asked <- client
 		return func(context.Context) (udprelay.Upstream, error) {
@@ -181,7 +181,7 @@ func TestAssociateRejected(t *testing.T) {
 		t.Fatal(err)
 	}
 	policy := *g.Policy()
-	policy.UDP, policy.Routes, policy.AssociateVia = udprelay.New(udprelay.Options{}), routes, AssociateVia(routes)
+	policy.UDP, policy.Routes, policy.AssociateVia = udprelay.New(udprelay.RelayOptions{}), routes, AssociateVia(routes)
 	g.SetPolicy(&policy)
 	got := talk(t, g, []byte{5, 1, 0, 5, 3, 0, 1, 0, 0, 0, 0, 0, 0})
 	if len(got) != 12 || got[3] != byte(wire.ReplyNotAllowed) {

@@ -39,9 +39,9 @@ func (h *Handler) associate(s *session) {
 			return err
 		},
 		Meter: s.countDatagram,
-		Listen: func(ctx context.Context, network string) (*net.UDPConn, error) {
+		Listen: func(ctx context.Context, network string, last netip.AddrPort) (*net.UDPConn, error) {
 			egress := s.policy.Routes.RouteDatagrams(s.identity.User).Egress
-			return s.policy.Dialer.ListenUDP(ctx, network, egress.Or(s.egress()))
+			return s.policy.Dialer.ListenUDP(ctx, network, egress.Or(s.egress()), last)
 		},
 		Upstream: s.associateVia(), ReplyCode: replyCode,
 	})

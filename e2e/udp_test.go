@@ -158,14 +158,15 @@ func TestUDPAssociation(t *testing.T) {
 		}
 		a.echoes("127.0.0.1", four, "four")
 		a.echoes("::1", six, "six")
-		a.echoes("localhost", six, "a name") // ::1 comes first (RFC 6724)
+		a.echoes("localhost", six, "a name")
+		a.echoes("localhost", four, "nobody is at ::1 there")
 		a.echoes("LOCALHOST.", six, "the same name")
 		a.echoes("127.0.0.1", four, "") // an empty payload is a datagram
 		a.echoes("127.0.0.1", four, string(bytes.Repeat([]byte("64 KiB "), 9300)))
 		a.control.Close()
 	}
 	l := d.find("of an association", func(l line) bool { return l["msg"] == "connection" })
-	if l.text("command") != "udp" || l.text("cause") != "client_closed" || l.text("reply") != "succeeded" || l.text("bytes_out") != fmt.Sprint(4+3+6+13+65100) {
+	if l.text("command") != "udp" || l.text("cause") != "client_closed" || l.text("reply") != "succeeded" || l.text("bytes_out") != fmt.Sprint(4+3+6+22+13+65100) {
 		t.Errorf("recorded as %v", l)
 	}
 	d.backTo(before)
@@ -297,17 +298,16 @@ func TestUDPSettings(t *testing.T) {
 	}
 }
 
-// An association ends when nothing moves, and at the drain's deadline.
+// An association that rests goes on, and ends at the drain's deadline: what ends
+// it closes its control connection.
 func TestUDPEnds(t *testing.T) {
-	d := start(t, "[udp]\nidle_timeout = \"1s\"\n")
-	a := mustAssociate(t, d.address)
-	a.ended()
-	if l := d.find("of it", func(l line) bool { return l["msg"] == "connection" }); l.text("cause") != "idle" {
-		t.Errorf("cause %s", l.text("cause"))
-	}
 	echo := udpEcho(t, "127.0.0.1:0")
-	d = start(t, "[drain]\ntimeout = \"1s\"\n")
-	a = mustAssociate(t, d.address)
+	d := start(t, "[udp]\nidle_timeout = \"1s\"\n[drain]\ntimeout = \"1s\"\n")
+	a := mustAssociate(t, d.address)
+	before := d.descriptors()
+	a.echoes("127.0.0.1", echo, "opens a socket")
+	eventually(t, "it gives its socket back", func() bool { return d.descriptors() <= before })
+	a.echoes("127.0.0.1", echo, "after a rest")
 	a.echoes("127.0.0.1", echo, "before")
 	d.signal(syscall.SIGTERM)
 	d.waitLine("msg", "draining")
@@ -321,8 +321,34 @@ func TestUDPEnds(t *testing.T) {
 	}
 }
 
-// A neighbour on another address cannot use an association, and the client's
-// own second port does not take it over.
+// Discord, games and calls send from several ports through one association;
+// each is answered at its own, unless udp.client_ports says "first".
+func TestUDPClientPorts(t *testing.T) {
+	echo := udpEcho(t, "127.0.0.1:0")
+	for setting, answered := range map[string]bool{"": true, "client_ports = \"any\"\n": true, "client_ports = \"first\"\n": false} {
+		d := start(t, "[udp]\n"+setting)
+		a := mustAssociate(t, d.address)
+		a.echoes("127.0.0.1", echo, "the first port")
+		other := *a
+		socket, err := net.ListenUDP("udp", &net.UDPAddr{IP: a.control.LocalAddr().(*net.TCPAddr).IP})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer socket.Close()
+		other.socket = socket
+		if answered {
+			other.echoes("127.0.0.1", echo, "the second port")
+		} else {
+			other.send(append(header(0, "127.0.0.1", echo.Port()), "in another's name"...))
+			eventually(t, "it is counted", func() bool {
+				return d.metric(`cleversocks_udp_datagrams_total{direction="in",outcome="wrong_client"}`) == "1"
+			})
+		}
+		a.echoes("127.0.0.1", echo, "the first port again")
+	}
+}
+
+// A neighbour on another address cannot use an association.
 func TestUDPClientsAddress(t *testing.T) {
 	echo := udpEcho(t, "127.0.0.1:0")
 	d := start(t, "")

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -29,7 +30,8 @@ const fixedDescriptors = 64
 // reserve for what connections need for a moment only (half of it dials that
 // race, a quarter DNS, the rest BIND and DNS over TCP), and the connections, of
 // which a quarter may be UDP associations. A tunnel takes two descriptors, an
-// association two more.
+// association two more, and half as many as there are associations serve
+// clients that send from several ports.
 func divide(descriptors uint64) budget {
 	limit := int(min(descriptors, 1<<30))
 	b := budget{descriptors: descriptors, pipes: max(min(limit/16, relay.DefaultPipes), 4)}
@@ -37,7 +39,7 @@ func divide(descriptors uint64) budget {
 	reserve := min(rest/8, 1024)
 	rest -= reserve
 	b.dns, b.races = max(reserve/4, 4), max(reserve/2, 8)
-	b.connections = max(rest*2/5, 16)
+	b.connections = max(rest*8/21, 16)
 	b.udp = b.connections / 4
 	return b
 }
@@ -73,6 +75,9 @@ func InForce(cfg *config.Config) map[string]string {
 	}
 	if cfg.UDP.MaxAssociations == 0 {
 		notes["udp.max_associations"] = strconv.Itoa(b.udp)
+	}
+	if cfg.UDP.MaxPerUser == 0 {
+		notes["udp.max_associations_per_user"] = strconv.Itoa(udpShare(cmp.Or(cfg.UDP.MaxAssociations, b.udp)))
 	}
 	return notes
 }

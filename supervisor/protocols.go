@@ -21,9 +21,10 @@ type commands struct {
 }
 
 func newCommands(log *slog.Logger, m *metrics.Registry) commands {
+	panics := reporter(log, m)
 	return commands{
-		udp:  udprelay.New(udprelay.Options{Metrics: m, Logger: log}),
-		bind: bind.New(bind.Options{Metrics: m}),
+		udp:  udprelay.New(udprelay.RelayOptions{Metrics: m, Logger: log, Panics: panics}),
+		bind: bind.New(bind.ServerOptions{Metrics: m, Panics: panics}),
 	}
 }
 
@@ -43,15 +44,21 @@ func (c commands) configure(cfg *config.Config) {
 	if associations == 0 {
 		associations = descriptorBudget().udp
 	}
-	c.udp.Configure(udprelay.Options{
+	perUser := cfg.UDP.MaxPerUser
+	if perUser == 0 {
+		perUser = udpShare(associations)
+	}
+	c.udp.Configure(udprelay.RelayOptions{
 		Disabled:        !cfg.UDP.Enabled,
 		Ports:           cfg.UDP.Ports.PortRange,
 		Filter:          filters[cfg.UDP.Filter],
 		IdleTimeout:     cfg.UDP.IdleTimeout.D(),
-		MaxPerUser:      cfg.UDP.MaxPerUser,
+		MaxPerUser:      perUser,
 		MaxAssociations: associations,
+		MaxExtraSockets: max(associations/2, 16),
+		FirstPortOnly:   cfg.UDP.ClientPorts == "first",
 	})
-	c.bind.Configure(bind.Options{
+	c.bind.Configure(bind.ServerOptions{
 		Disabled:      !cfg.Bind.Enabled,
 		Ports:         cfg.Bind.Ports.PortRange,
 		AcceptTimeout: cfg.Bind.AcceptTimeout.D(),
@@ -59,6 +66,10 @@ func (c commands) configure(cfg *config.Config) {
 		MaxPerUser:    cfg.Bind.MaxPerUser,
 	})
 }
+
+// udpShare is how many associations a user, or a source, may have where nobody
+// set it: a quarter of all, so that one cannot leave the others without.
+func udpShare(associations int) int { return max(associations/4, 8) }
 
 // protocolNames are the settings' names of the protocols.
 var protocolNames = map[config.Protocol]wire.Protocol{"socks5": wire.SOCKS5, "socks4": wire.SOCKS4, "http": wire.HTTP}

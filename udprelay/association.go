@@ -5,34 +5,28 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
-	"runtime/debug"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
+	"cleversocks/aclsvc/ratelimit"
+	"cleversocks/conn/task"
 	"cleversocks/conn/wire"
 	"cleversocks/metrics"
 )
 
-const (
-	// rebindAfter is how long the client's port must be silent before another
-	// port of its address takes over, which is what a NAT that forgot its
-	// mapping looks like. Until then the port that spoke first is the client,
-	// and its neighbours on the same address can neither send in its name nor
-	// draw its replies to themselves.
-	rebindAfter = 30 * time.Second
-	// controlBytes is what a client may send on the control connection, where
-	// nothing is to be said, before that ends the association.
-	controlBytes = 64 << 10
-)
+// controlBytes is what a client may send on the control connection, where
+// nothing is to be said, before that ends the association.
+const controlBytes = 64 << 10
 
-// The reasons an association ends by itself, as context causes.
+// The reasons for which an association ends by itself, as errors of its scope.
+// That nothing moves is none of them: a VPN that sleeps for an hour goes on
+// afterwards (see restPorts).
 var (
-	errIdle          = errors.New("idle")
 	errControl       = errors.New("control connection closed")
 	errControlReset  = errors.New("control connection reset")
 	errControlTalks  = errors.New("too many bytes on the control connection")
@@ -40,29 +34,24 @@ var (
 	errQuota         = errors.New("quota used up")
 )
 
-// association is one client's. Its goroutines are the watch on the control
-// connection (and on the upstream's), one pump per socket, and the look-ups
-// of names; serve waits for all of them.
+// association is one client's. Its scope runs the watch on the control
+// connection (and on the upstreams'), one pump for each socket, and the
+// look-ups of names; the first of them that fails ends all, and serve waits.
 type association struct {
 	r    *Relay
 	s    Session
-	o    Options
-	seat string
+	o    RelayOptions
+	seat ratelimit.Seat
 
 	clientIP netip.Addr
 	relay    *socket        // towards the client
 	local    netip.AddrPort // relay's
-	upstream *upstream      // nil: direct
+	upstream *upstream      // the first client port's half of the way; nil: direct
 
 	outer context.Context // Serve's
-	ctx   context.Context // the association's: its sockets and goroutines live as long as it
-	end   context.CancelCauseFunc
+	ctx   context.Context // the scope's
+	scope *task.Scope
 	began time.Time
-	wg    sync.WaitGroup
-
-	client atomic.Pointer[client]
-	heard  atomic.Int64 // when the client's port last sent something valid
-	moved  atomic.Int64 // when a datagram last was relayed, either way
 
 	routes    routes
 	names     names
@@ -71,23 +60,13 @@ type association struct {
 	bytes, datagrams [2]atomic.Int64
 }
 
-// client is where replies go, learnt from the client's first valid datagram.
-type client struct{ at endpoint }
-
-func newAssociation(r *Relay, s Session, o Options) *association {
-	ip := s.Client.Addr().Unmap().WithZone("")
-	a := &association{
-		r: r, s: s, o: o, clientIP: ip, seat: "user " + s.Identity.User, began: time.Now(),
-		routes: newRoutes(), names: newNames(), fragments: reassembler{budget: &r.fragments},
+func newAssociation(r *Relay, s Session, o RelayOptions) *association {
+	return &association{
+		r: r, s: s, o: o, began: time.Now(),
+		clientIP: s.Client.Addr().Unmap().WithZone(""),
+		seat:     ratelimit.SeatOf(s.Identity.User, s.Client.Addr()),
+		routes:   newRoutes(), names: newNames(), fragments: reassembler{budget: &r.fragments},
 	}
-	if s.Identity.User == "" {
-		seat := ip
-		if ip.Is6() {
-			seat = netip.PrefixFrom(ip, 64).Masked().Addr()
-		}
-		a.seat = "addr " + seat.String()
-	}
-	return a
 }
 
 // listen opens the socket towards the client.
@@ -118,7 +97,7 @@ func (a *association) listen(ctx context.Context) error {
 // start makes the association's scope.
 func (a *association) start(ctx context.Context) {
 	a.outer = ctx
-	a.ctx, a.end = context.WithCancelCause(ctx)
+	a.scope, a.ctx = task.New(ctx, a.r.panics, "udp")
 }
 
 // serve replies, runs until the end, and cleans up.
@@ -130,12 +109,12 @@ func (a *association) serve() Result {
 	_ = a.s.Control.SetReadDeadline(time.Time{}) // the handshake's
 	err := a.s.Reply(wire.ReplySucceeded, bound)
 	if err == nil {
-		a.spawn("udp client pump", func() error { return a.relay.receive(a.ctx, a.r.pool, newInbound(a).handle) })
-		a.spawn("udp control watch", a.watchControl)
+		a.spawn("client pump", func() error { return a.relay.receive(a.ctx, a.r.pool, newInbound(a).handle) })
+		a.spawn("control watch", a.watchControl)
 		if a.upstream != nil {
-			a.spawn("udp upstream watch", a.watchUpstream)
+			a.spawn("upstream watch", a.watchUpstream)
 		}
-		a.waitIdle()
+		a.restPorts()
 		err = context.Cause(a.ctx)
 	}
 	a.shut(err)
@@ -145,17 +124,16 @@ func (a *association) serve() Result {
 // spawn runs f as one of the association's goroutines: its error, or its
 // panic, ends the association.
 func (a *association) spawn(what string, f func() error) {
-	a.wg.Go(func() {
+	a.scope.Go(func() (err error) {
 		defer func() {
-			if v := recover(); v != nil {
-				a.r.metrics.Conn.Panics.Of("relay").Inc()
-				a.r.log.Error("panic", "id", a.s.ID, "where", what, "value", fmt.Sprint(v), "stack", string(debug.Stack()))
-				a.end(fmt.Errorf("%s: panic", what))
+			if p := recover(); p != nil { // here, and not in the scope, for the log to say whose it was
+				err = a.r.panics.Panicked(a.ctx, "udp", p, slog.String("id", a.s.ID), slog.String("task", what))
 			}
 		}()
 		if err := f(); err != nil {
-			a.end(fmt.Errorf("%s: %w", what, err))
+			return fmt.Errorf("%s: %w", what, err)
 		}
+		return nil
 	})
 }
 
@@ -163,19 +141,29 @@ func (a *association) spawn(what string, f func() error) {
 // first: closing a socket waits for its pump, which may itself wait to write
 // to another. Control is left open, without a deadline.
 func (a *association) shut(cause error) {
-	a.end(cause)
+	a.scope.Cancel(cause)
 	past := time.Unix(1, 0)
 	_ = a.s.Control.SetReadDeadline(past)
+	ports := a.routes.stop()
+	sockets := []*socket{a.relay}
+	for _, p := range ports {
+		sockets = append(sockets, p.sockets()...)
+		if p.upstream != nil {
+			_ = p.upstream.control.Close()
+		}
+	}
 	if a.upstream != nil {
 		_ = a.upstream.control.Close()
 	}
-	sockets := append(a.routes.stop(), a.relay)
 	for _, s := range sockets {
 		_ = s.conn.SetDeadline(past)
 	}
-	a.wg.Wait()
+	_ = a.scope.Wait()
 	for _, s := range sockets {
 		s.close()
+	}
+	for _, p := range ports {
+		a.giveBack(p, len(p.sockets()))
 	}
 	a.fragments.close()
 	_ = a.s.Control.SetReadDeadline(time.Time{})
@@ -183,27 +171,6 @@ func (a *association) shut(cause error) {
 
 // now is the time since the association began, in nanoseconds.
 func (a *association) now() int64 { return int64(time.Since(a.began)) }
-
-// waitIdle returns when the association's scope has ended, or ends it when
-// nothing moved for the idle timeout. It looks at a time stamp that pumps
-// leave, so that a datagram costs no timer.
-func (a *association) waitIdle() {
-	timer := time.NewTimer(a.o.IdleTimeout)
-	defer timer.Stop()
-	for {
-		select {
-		case <-a.ctx.Done():
-			return
-		case <-timer.C:
-			left := a.o.IdleTimeout - time.Duration(a.now()-a.moved.Load())
-			if left <= 0 {
-				a.end(errIdle)
-				return
-			}
-			timer.Reset(left)
-		}
-	}
-}
 
 // watchControl ends the association with its control connection (RFC 1928
 // §7). The client has nothing to say on it: bytes are dropped, up to a bound.
@@ -219,7 +186,7 @@ func (a *association) watchControl() error {
 }
 
 // discard reads c to its end, its deadline, or controlBytes.
-func discard(c net.Conn) error {
+func discard(c io.Reader) error {
 	var buf [512]byte
 	for total := 0; total < controlBytes; {
 		n, err := c.Read(buf[:])
@@ -235,7 +202,7 @@ func discard(c net.Conn) error {
 }
 
 // account adds a batch's tally and payload bytes.
-func (a *association) account(d Direction, t *tally, bytes int, now int64) {
+func (a *association) account(d Direction, t *tally, bytes int) {
 	for i, n := range t {
 		if n > 0 && outcome(i) != pending {
 			a.r.counts[d][i].Add(n)
@@ -244,7 +211,6 @@ func (a *association) account(d Direction, t *tally, bytes int, now int64) {
 	if t[relayed] == 0 {
 		return
 	}
-	a.moved.Store(now)
 	a.datagrams[d].Add(int64(t[relayed]))
 	a.bytes[d].Add(int64(bytes))
 	if d == FromClient {
@@ -263,7 +229,7 @@ func (a *association) metered(d Direction, n int) outcome {
 	case MeterPass:
 		return relayed
 	case MeterEnd:
-		a.end(errQuota)
+		a.scope.Cancel(errQuota)
 		return limited
 	default:
 		return limited
@@ -277,8 +243,6 @@ func (a *association) result(bound netip.AddrPort, err error) Result {
 		DatagramsIn: a.datagrams[FromClient].Load(), DatagramsOut: a.datagrams[ToClient].Load(),
 	}
 	switch {
-	case errors.Is(err, errIdle):
-		res.Cause = metrics.CauseIdle
 	case errors.Is(err, errControl):
 		res.Cause = metrics.CauseClientClosed
 	case errors.Is(err, errControlReset):

@@ -11,11 +11,10 @@ import (
 	"cleversocks/metrics"
 )
 
-// The first port to speak is the client's, until it has been silent for so
-// long that its NAT will have given it another.
-func TestClientPort(t *testing.T) {
-	a := &association{}
-	p := &inbound{a: a}
+// With client_ports = "first" the first port to speak is the client's, until it
+// has been silent for so long that its NAT will have given it another.
+func TestFirstPortOnly(t *testing.T) {
+	a := &association{o: RelayOptions{FirstPortOnly: true}, routes: newRoutes()}
 	first := endpointOf(netip.MustParseAddrPort("192.0.2.1:1000"))
 	second := endpointOf(netip.MustParseAddrPort("192.0.2.1:2000"))
 	steps := []struct {
@@ -25,17 +24,21 @@ func TestClientPort(t *testing.T) {
 	}{
 		{0, first, true},
 		{1, second, false},
-		{int64(rebindAfter) - 1, first, true},
-		{2*int64(rebindAfter) - 2, second, false},
-		{2*int64(rebindAfter) - 1, second, true},
-		{2 * int64(rebindAfter), first, false},
+		{rebindAfter - 1, first, true},
+		{2*rebindAfter - 2, second, false},
+		{2*rebindAfter - 1, second, true},
+		{2 * rebindAfter, first, false},
 	}
 	for i, s := range steps {
-		p.now = s.at
-		if got := p.fromClient(&s.from); got != s.want {
-			t.Errorf("step %d: %v, want %v", i, got, s.want)
+		p, what := a.portOf(&s.from, s.at)
+		if (p != nil) != s.want || !s.want && what != wrongClient {
+			t.Errorf("step %d: %v, %v; want %v", i, p, what, s.want)
 		}
-		if s.want && a.client.Load().at != s.from {
+		if p == nil {
+			continue
+		}
+		p.heard.Store(s.at)
+		if *p.at.Load() != s.from {
 			t.Errorf("step %d: replies go elsewhere", i)
 		}
 	}
@@ -45,7 +48,7 @@ func TestClientPort(t *testing.T) {
 // through a name that is still being resolved.
 func TestEndsUnderAFlood(t *testing.T) {
 	shutdown := errors.New("shutting down")
-	r := New(Options{})
+	r := New(RelayOptions{})
 	for range 5 {
 		h := associate(t, r, func(s *Session) {
 			s.Resolve = func(ctx context.Context, _ wire.Addr) ([]netip.Addr, error) {

@@ -175,7 +175,7 @@ func FuzzReassembly(f *testing.F) {
 
 // Over real sockets: fragments arrive as one datagram, or not at all.
 func TestFragmentsThroughTheRelay(t *testing.T) {
-	h := associate(t, New(Options{}), nil)
+	h := associate(t, New(RelayOptions{}), nil)
 	at := echo(t, loopback4)
 	fragmentOf := func(frag byte, text string) []byte {
 		b := wrap(t, to(at), []byte(text))

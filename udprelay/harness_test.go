@@ -185,3 +185,15 @@ func (h *harness) wait(t *testing.T) Result {
 		return Result{}
 	}
 }
+
+// eventually waits until something holds.
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for !holds() {
+		if time.Now().After(deadline) {
+			t.Fatalf("it never came about that %s", what)
+		}
+		time.Sleep(2 * time.Millisecond) //nolint:forbidigo // between two looks
+	}
+}

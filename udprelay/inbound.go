@@ -2,7 +2,6 @@ package udprelay
 
 import (
 	"bytes"
-	"time"
 
 	"cleversocks/conn/wire"
 )
@@ -21,6 +20,11 @@ type inbound struct {
 	memoed int
 	target target
 
+	// The last sender of this batch, and the client's port that it is.
+	from endpoint
+	port *clientPort
+	what outcome // relayed, or why port is nil
+
 	out  *sendQueue
 	sock *socket // what out is for
 }
@@ -31,7 +35,7 @@ func newInbound(a *association) *inbound { return &inbound{a: a} }
 func (p *inbound) handle(b *batch, n int) {
 	a := p.a
 	a.refresh()
-	p.now, p.memoed, p.out, p.sock = a.now(), 0, &b.out, nil
+	p.now, p.memoed, p.out, p.sock, p.from = a.now(), 0, &b.out, nil, endpoint{}
 	for i := range n {
 		from, data, size := b.datagram(i)
 		if from.addrPort().Addr() != a.clientIP {
@@ -48,17 +52,13 @@ func (p *inbound) handle(b *batch, n int) {
 		}
 	}
 	p.flush()
-	a.account(FromClient, &p.tally, p.bytes, p.now)
-	p.tally, p.bytes, p.out, p.sock, p.target = tally{}, 0, nil, nil, target{}
+	a.account(FromClient, &p.tally, p.bytes)
+	p.tally, p.bytes, p.out, p.sock, p.target, p.port = tally{}, 0, nil, nil, target{}, nil
 }
 
 // datagram handles one of the client's address.
 func (p *inbound) datagram(from *endpoint, b []byte) {
-	if n := p.memoed; n > 0 && len(b) >= n && bytes.Equal(b[2:n], p.memo[2:n]) {
-		if !p.fromClient(from) {
-			p.tally[wrongClient]++
-			return
-		}
+	if n := p.memoed; n > 0 && *from == p.from && len(b) >= n && bytes.Equal(b[2:n], p.memo[2:n]) {
 		p.send(b[n:])
 		return
 	}
@@ -68,7 +68,7 @@ func (p *inbound) datagram(from *endpoint, b []byte) {
 		return
 	}
 	if !p.fromClient(from) {
-		p.tally[wrongClient]++
+		p.tally[p.what]++
 		return
 	}
 	payload := b[n:]
@@ -80,10 +80,10 @@ func (p *inbound) datagram(from *endpoint, b []byte) {
 		}
 		payload = whole
 	}
-	p.target = p.a.route(h.Dest, p.now)
+	p.target = p.a.route(p.port, h.Dest, p.now)
 	if p.target.what == pending {
 		p.memoed = 0
-		p.tally[p.a.enqueue(h.Dest, payload)]++
+		p.tally[p.a.enqueue(p.port, h.Dest, payload)]++
 		return
 	}
 	p.memoed = 0
@@ -93,18 +93,18 @@ func (p *inbound) datagram(from *endpoint, b []byte) {
 	p.send(payload)
 }
 
-// fromClient reports whether a datagram comes from the client's port, which
-// the first valid one teaches.
+// fromClient finds the client's port that a valid datagram comes from, which
+// such a datagram teaches.
 func (p *inbound) fromClient(from *endpoint) bool {
-	a := p.a
-	c := a.client.Load()
-	if c == nil || c.at != *from {
-		if c != nil && p.now-a.heard.Load() < int64(rebindAfter) {
-			return false
-		}
-		a.client.Store(&client{at: *from})
+	if *from != p.from {
+		p.memoed = 0 // another port's way is another one
+		p.port, p.what = p.a.portOf(from, p.now)
+		p.from = *from
 	}
-	a.heard.Store(p.now)
+	if p.port == nil {
+		return false
+	}
+	p.port.heard.Store(p.now)
 	return true
 }
 
@@ -119,10 +119,14 @@ func (p *inbound) send(payload []byte) {
 		p.tally[what]++
 		return
 	}
+	if t.keep {
+		p.a.names.keep(t.name, t.port, p.port, payload)
+	}
 	if p.sock != t.sock {
 		p.flush()
 		p.sock = t.sock
 	}
+	p.port.moved.Store(p.now)
 	for range 2 { // the second time into an empty queue, which has room
 		var head []byte
 		if p.a.upstream != nil {
@@ -148,22 +152,4 @@ func (p *inbound) flush() {
 	f := p.out.flush(p.sock)
 	p.tally.sent(f)
 	p.bytes += f.bytes
-}
-
-// deliver sends one datagram outside of a batch: its name took a while.
-func (a *association) deliver(t target, payload []byte) {
-	var count tally
-	bytes := 0
-	if count[t.what]++; t.what == relayed {
-		count[relayed] = 0
-		if what := a.metered(FromClient, len(payload)); what != relayed {
-			count[what]++
-		} else if err := t.sock.sendOne(&t.to, payload); err != nil {
-			count[failed]++
-		} else {
-			count[relayed]++
-			bytes = len(payload)
-		}
-	}
-	a.account(FromClient, &count, bytes, int64(time.Since(a.began)))
 }

@@ -2,37 +2,34 @@ package udprelay
 
 import "cleversocks/conn/wire"
 
-// outbound is the pump from one family's destinations: it filters, puts the
-// header on and sends to the client. It belongs to one goroutine.
+// outbound is the pump from one family's destinations to one of the client's
+// ports: it filters, puts the header on and sends. It belongs to one goroutine.
 type outbound struct {
 	a     *association
+	port  *clientPort
 	tally tally
 	bytes int
 	now   int64
 	out   *sendQueue
-	to    *endpoint // the client
+	to    *endpoint // the client's port
 
 	// The last sender of this batch, and what the filter said of it.
-	from     endpoint
-	admitted outcome
+	from endpoint
+	what outcome
 }
 
-func newOutbound(a *association) *outbound { return &outbound{a: a} }
+func newOutbound(a *association, p *clientPort) *outbound { return &outbound{a: a, port: p} }
 
 // handle moves a batch.
 func (p *outbound) handle(b *batch, n int) {
 	a := p.a
-	c := a.client.Load()
-	if c == nil {
-		return // a socket was opened, yet nobody is known to have asked for it
-	}
 	a.refresh()
-	p.now, p.out, p.to, p.from = a.now(), &b.out, &c.at, endpoint{}
+	p.now, p.out, p.to, p.from = a.now(), &b.out, p.port.at.Load(), endpoint{}
 	for i := range n {
 		from, data, size := b.datagram(i)
 		if from != p.from {
 			p.from = from
-			p.admitted = p.admits(&from)
+			p.what = p.returns(&from)
 		}
 		for {
 			one := data[:min(size, len(data))]
@@ -44,15 +41,19 @@ func (p *outbound) handle(b *batch, n int) {
 		}
 	}
 	p.flush()
-	a.account(ToClient, &p.tally, p.bytes, p.now)
+	if p.tally[relayed] > 0 {
+		p.port.moved.Store(p.now)
+	}
+	a.account(ToClient, &p.tally, p.bytes)
 	p.tally, p.bytes, p.out, p.to = tally{}, 0, nil, nil
 }
 
-func (p *outbound) admits(from *endpoint) outcome {
+// returns says what becomes of a sender's datagrams.
+func (p *outbound) returns(from *endpoint) outcome {
 	if p.a.upstream == nil {
-		return p.a.admits(from.addrPort(), p.now)
+		return p.a.returns(p.port, from.addrPort(), p.now)
 	}
-	if *from != p.a.upstream.to {
+	if u, what := p.a.upstreamOf(p.port, p.now); what != relayed || *from != u.to {
 		return filtered
 	}
 	return relayed
@@ -60,8 +61,8 @@ func (p *outbound) admits(from *endpoint) outcome {
 
 // datagram handles one reply.
 func (p *outbound) datagram(from *endpoint, b []byte) {
-	if p.admitted != relayed {
-		p.tally[p.admitted]++
+	if p.what != relayed {
+		p.tally[p.what]++
 		return
 	}
 	room := p.out.arena.room()

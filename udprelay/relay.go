@@ -1,13 +1,14 @@
 // Package udprelay serves UDP ASSOCIATE (RFC 1928 §7). One Relay serves all
 // connections; each association is one call that lasts as long as it does:
 //
-//	relay := udprelay.New(udprelay.Options{Metrics: registry, Logger: log, Filter: udprelay.FilterAddress})
+//	relay := udprelay.New(udprelay.RelayOptions{Metrics: registry, Logger: log, Filter: udprelay.FilterAddress})
 //	...
 //	result := relay.Serve(ctx, udprelay.Session{Control: conn, Client: client, Decide: ..., Resolve: ..., Reply: ...})
 //
-// An association is a socket for its client and one per family for its
-// destinations, all unconnected, so that every destination sees the same
-// source. Each socket has a goroutine that moves datagrams in batches.
+// An association is a socket for its client, and for each of the client's
+// ports one per family towards its destinations, all unconnected, so that
+// every destination sees the same source. Each socket has a goroutine that
+// moves datagrams in batches.
 package udprelay
 
 import (
@@ -23,6 +24,10 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
+	"cleversocks/aclsvc/ratelimit"
+	"cleversocks/conn/task"
 	"cleversocks/conn/wire"
 	"cleversocks/metrics"
 )
@@ -37,55 +42,65 @@ const (
 	FilterNone                   // anyone's that the rules allow
 )
 
-// ParseFilter reads the setting's "none", "address" or "endpoint".
-func ParseFilter(s string) (Filter, error) {
-	switch s {
-	case "none":
-		return FilterNone, nil
-	case "address":
-		return FilterAddress, nil
-	case "endpoint":
-		return FilterEndpoint, nil
-	}
-	return 0, fmt.Errorf("%q: expected none, address or endpoint", s)
-}
-
-// Options is what all associations share. Zero values are the defaults.
-type Options struct {
+// RelayOptions is what all associations share. Zero values are the defaults.
+type RelayOptions struct {
 	Disabled bool           // refuse: reply 07
 	Ports    wire.PortRange // for the sockets that clients send to
 	Filter   Filter
-	// IdleTimeout ends an association without a datagram either way. 0: 2 minutes.
+	// FirstPortOnly makes the client port that speaks first the only one.
+	// Otherwise each port of the client's address is served, and has its own
+	// sockets towards destinations.
+	FirstPortOnly bool
+	// IdleTimeout is how long a client port keeps its sockets towards
+	// destinations without a datagram either way. 0: 2 minutes.
 	IdleTimeout time.Duration
 	// MaxPerUser bounds a user's associations; clients without a name count
 	// by address, IPv6 by /64. 0: no bound.
 	MaxPerUser int
 	// MaxAssociations bounds the server's. 0: no bound but the descriptors.
 	MaxAssociations int
+	// MaxExtraSockets bounds the sockets of all client ports but the first of
+	// each association. 0: no bound but the descriptors.
+	MaxExtraSockets int
 
 	Metrics *metrics.Registry // nil: a private one
 	Logger  *slog.Logger      // nil: nothing is logged
+	Panics  *task.Reporter    // nil: they are contained, and nobody hears of them
 }
+
+const (
+	// serverLookups bounds the look-ups of all associations that are under
+	// way; those behind wait in the order that they came in.
+	serverLookups = 256
+	// seatLookups is a user's, or source's, share of them: the rest is
+	// overload, so that names that nobody answers for leave room for others'.
+	seatLookups = 16
+)
 
 // Relay serves associations. Its methods may be called at any time.
 type Relay struct {
-	options atomic.Pointer[Options]
+	options atomic.Pointer[RelayOptions]
 	pool    *pool
 	counts  counts
 	metrics *metrics.Registry
 	log     *slog.Logger
+	panics  *task.Reporter
 	// fragments is how many bytes unfinished fragment sequences may still take.
 	fragments atomic.Int64
+	// extra is how many sockets there are beyond the first ports'.
+	extra atomic.Int64
 
-	mu     sync.Mutex
-	active int
-	users  map[string]int
-	own    map[netip.AddrPort]struct{} // our sockets towards clients: never a destination
+	seats   ratelimit.Seats // associations
+	lookups ratelimit.Seats // under way or waiting for their turn
+	turns   *semaphore.Weighted
+
+	mu  sync.Mutex
+	own map[netip.AddrPort]struct{} // our sockets towards clients: never a destination
 }
 
-// New makes a Relay. Metrics and Logger are fixed here, the rest of the
-// options can be changed by Configure.
-func New(o Options) *Relay {
+// New makes a Relay. Metrics, Logger and Panics are fixed here, the rest of
+// the options can be changed by Configure.
+func New(o RelayOptions) *Relay {
 	if o.Metrics == nil {
 		o.Metrics = metrics.New()
 	}
@@ -97,7 +112,8 @@ func New(o Options) *Relay {
 		counts:  newCounts(o.Metrics),
 		metrics: o.Metrics,
 		log:     o.Logger,
-		users:   make(map[string]int),
+		panics:  o.Panics,
+		turns:   semaphore.NewWeighted(serverLookups),
 		own:     make(map[netip.AddrPort]struct{}),
 	}
 	r.fragments.Store(fragmentMemory)
@@ -107,7 +123,7 @@ func New(o Options) *Relay {
 
 // Configure applies new options to associations that start from now on; those
 // that exist keep what they began with.
-func (r *Relay) Configure(o Options) {
+func (r *Relay) Configure(o RelayOptions) {
 	if o.IdleTimeout <= 0 {
 		o.IdleTimeout = 2 * time.Minute
 	}
@@ -123,9 +139,10 @@ type errRefused struct {
 func (e errRefused) Error() string { return "association refused: " + e.reason }
 
 // Serve runs one association: it opens the relay socket, replies, and moves
-// datagrams until the control connection ends, ctx ends or the association
-// idles. Everything it opened is closed, and every goroutine it started has
-// ended, when it returns; Control stays the caller's.
+// datagrams until the control connection ends, ctx ends or something breaks.
+// Everything it opened is closed, and every goroutine it started has ended,
+// when it returns. Control stays the caller's, who closes it at once: a client
+// learns by nothing else that its association is over.
 func (r *Relay) Serve(ctx context.Context, s Session) Result {
 	o := r.options.Load()
 	a, err := r.open(ctx, s, o)
@@ -145,29 +162,35 @@ func (r *Relay) Serve(ctx context.Context, s Session) Result {
 	return a.serve()
 }
 
-// open admits the session and gives it its sockets.
-func (r *Relay) open(ctx context.Context, s Session, o *Options) (*association, error) {
+// open seats the session and gives it its sockets.
+func (r *Relay) open(ctx context.Context, s Session, o *RelayOptions) (*association, error) {
 	if o.Disabled {
 		return nil, errRefused{metrics.UDPRefusedDisabled, wire.ReplyCommandNotSupported}
 	}
 	a := newAssociation(r, s, *o)
-	if err := r.admit(a.seat, o); err != nil {
-		return nil, err
+	switch r.seats.Take(a.seat, o.MaxPerUser, o.MaxAssociations) {
+	case ratelimit.Full:
+		return nil, errRefused{metrics.UDPRefusedServerLimit, wire.ReplyGeneralFailure}
+	case ratelimit.TooMany:
+		return nil, errRefused{metrics.UDPRefusedUserLimit, wire.ReplyNotAllowed}
+	default:
 	}
 	if err := a.listen(ctx); err != nil {
-		r.release(a.seat)
+		r.seats.Return(a.seat)
 		return nil, fmt.Errorf("%w: %w", errRefused{metrics.UDPRefusedSocket, wire.ReplyGeneralFailure}, err)
 	}
 	if s.Upstream != nil {
-		if err := a.associate(ctx); err != nil {
+		first, err := a.associate(ctx)
+		if err != nil {
 			a.relay.close()
-			r.release(a.seat)
+			r.seats.Return(a.seat)
 			code := wire.ReplyGeneralFailure
 			if s.ReplyCode != nil {
 				code = s.ReplyCode(err)
 			}
 			return nil, fmt.Errorf("%w: %w", errRefused{metrics.UDPRefusedUpstream, code}, err)
 		}
+		a.upstream = first
 	}
 	r.mu.Lock()
 	r.own[a.local] = struct{}{}
@@ -183,30 +206,7 @@ func (r *Relay) leave(a *association) {
 	r.mu.Lock()
 	delete(r.own, a.local)
 	r.mu.Unlock()
-	r.release(a.seat)
-}
-
-func (r *Relay) admit(seat string, o *Options) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	switch {
-	case o.MaxAssociations > 0 && r.active >= o.MaxAssociations:
-		return errRefused{metrics.UDPRefusedServerLimit, wire.ReplyGeneralFailure}
-	case o.MaxPerUser > 0 && r.users[seat] >= o.MaxPerUser:
-		return errRefused{metrics.UDPRefusedUserLimit, wire.ReplyNotAllowed}
-	}
-	r.active++
-	r.users[seat]++
-	return nil
-}
-
-func (r *Relay) release(seat string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.active--
-	if r.users[seat]--; r.users[seat] == 0 {
-		delete(r.users, seat)
-	}
+	r.seats.Return(a.seat)
 }
 
 // isOwn reports whether ap is a socket of ours that clients send to.
@@ -215,6 +215,15 @@ func (r *Relay) isOwn(ap netip.AddrPort) bool {
 	defer r.mu.Unlock()
 	_, own := r.own[ap]
 	return own
+}
+
+// takeExtra asks for a socket of a further client port.
+func (r *Relay) takeExtra(most int) bool {
+	if n := r.extra.Add(1); most > 0 && n > int64(most) {
+		r.extra.Add(-1)
+		return false
+	}
+	return true
 }
 
 // listenClient opens the socket that the client will send to, on the address

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 
@@ -23,7 +22,7 @@ var (
 )
 
 func TestRoundTrips(t *testing.T) {
-	r := New(Options{})
+	r := New(RelayOptions{})
 	h := associate(t, r, nil)
 	if h.code != wire.ReplySucceeded || h.bound.Addr() != loopback4 || h.bound.Port() == 0 {
 		t.Fatalf("reply %v, bound %v", h.code, h.bound)
@@ -45,7 +44,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // Bursts go through batches, GSO and GRO: whatever is joined on the way must
 // come apart again at the same places.
 func TestBurstKeepsDatagramsApart(t *testing.T) {
-	h := associate(t, New(Options{}), nil)
+	h := associate(t, New(RelayOptions{}), nil)
 	at := echo(t, loopback4)
 	other := echo(t, loopback6)
 	sizes := []int{0, 1, 512, 512, 512, 512, 100, 1400, 1400, 512, 9000, 20000, 20000, 3}
@@ -74,7 +73,7 @@ func TestBurstKeepsDatagramsApart(t *testing.T) {
 // What is no datagram for the relay ends nothing.
 func TestRubbishEndsNothing(t *testing.T) {
 	m := metrics.New()
-	h := associate(t, New(Options{Metrics: m}), nil)
+	h := associate(t, New(RelayOptions{Metrics: m}), nil)
 	at := echo(t, loopback4)
 	for _, b := range []string{
 		"", "\x00", "\x00\x00", "\x00\x00\x00", "\x00\x00\x00\x01\x7f", "\x00\x00\x00\x09\x7f\x00\x00\x01\x00\x35x",
@@ -84,15 +83,15 @@ func TestRubbishEndsNothing(t *testing.T) {
 		h.send(t, []byte(b))
 	}
 	h.roundTrip(t, to(at), at, "still here")
+	h.end(t) // and then all is counted
 	if got := m.UDP.Datagrams.Of("in", metrics.UDPMalformed).Get(); got != 10 {
 		t.Errorf("%d malformed datagrams counted, want 10", got)
 	}
-	h.end(t)
 }
 
 // ICMP errors end nothing: the first destination refuses.
 func TestPortUnreachableEndsNothing(t *testing.T) {
-	h := associate(t, New(Options{}), nil)
+	h := associate(t, New(RelayOptions{}), nil)
 	closed := listenUDP(t, loopback4)
 	nobody := portOf(closed)
 	_ = closed.Close()
@@ -106,7 +105,7 @@ func TestPortUnreachableEndsNothing(t *testing.T) {
 
 func TestClientIsEnforced(t *testing.T) {
 	m := metrics.New()
-	h := associate(t, New(Options{Metrics: m}), nil)
+	h := associate(t, New(RelayOptions{Metrics: m, FirstPortOnly: true}), nil)
 	at := echo(t, loopback4)
 	strangers := []*net.UDPConn{listenUDP(t, netip.MustParseAddr("127.0.0.2"))}
 	if _, err := strangers[0].WriteToUDPAddrPort(wrap(t, to(at), []byte("before")), h.bound); err != nil {
@@ -120,11 +119,11 @@ func TestClientIsEnforced(t *testing.T) {
 		}
 	}
 	h.roundTrip(t, to(at), at, "mine again")
-	if got := m.UDP.Datagrams.Of("in", metrics.UDPWrongClient).Get(); got != 3 {
-		t.Errorf("%d datagrams of strangers counted, want 3", got)
-	}
 	if res := h.end(t); res.DatagramsIn != 2 {
 		t.Errorf("%d datagrams relayed, want 2", res.DatagramsIn)
+	}
+	if got := m.UDP.Datagrams.Of("in", metrics.UDPWrongClient).Get(); got != 3 {
+		t.Errorf("%d datagrams of strangers counted, want 3", got)
 	}
 }
 
@@ -138,7 +137,7 @@ func TestReplyFilter(t *testing.T) {
 		{FilterEndpoint, false, false},
 	}
 	for _, tt := range tests {
-		h := associate(t, New(Options{Filter: tt.filter}), nil)
+		h := associate(t, New(RelayOptions{Filter: tt.filter}), nil)
 		server := listenUDP(t, loopback4)
 		h.send(t, wrap(t, to(portOf(server)), []byte("hello")))
 		buf := make([]byte, 64)
@@ -179,7 +178,7 @@ func TestDecisionsFollowTheRules(t *testing.T) {
 	var generation atomic.Uint64
 	var asked atomic.Int64
 	var deny atomic.Pointer[netip.AddrPort]
-	h := associate(t, New(Options{Filter: FilterEndpoint}), func(s *Session) {
+	h := associate(t, New(RelayOptions{Filter: FilterEndpoint}), func(s *Session) {
 		s.Generation = generation.Load
 		s.Decide = func(dest wire.Addr, ip netip.Addr) aclsvc.Decision {
 			asked.Add(1)
@@ -206,7 +205,7 @@ func TestDecisionsFollowTheRules(t *testing.T) {
 
 func TestPanicInADecisionDenies(t *testing.T) {
 	m := metrics.New()
-	h := associate(t, New(Options{Metrics: m}), func(s *Session) {
+	h := associate(t, New(RelayOptions{Metrics: m, Panics: counting(m)}), func(s *Session) {
 		s.Decide = func(dest wire.Addr, _ netip.Addr) aclsvc.Decision {
 			if dest.Port == 1 {
 				panic("broken rule")
@@ -217,30 +216,33 @@ func TestPanicInADecisionDenies(t *testing.T) {
 	at := echo(t, loopback4)
 	h.send(t, wrap(t, to(netip.AddrPortFrom(loopback4, 1)), nil))
 	h.roundTrip(t, to(at), at, "others go on")
+	h.end(t)
 	if got := m.UDP.Datagrams.Of("in", metrics.UDPDenied).Get(); got != 1 {
 		t.Errorf("%d denied, want 1", got)
 	}
-	h.end(t)
+	if got := m.Conn.Panics.Of("decision").Get(); got != 1 {
+		t.Errorf("%d panics counted, want 1", got)
+	}
 }
 
 // 0.0.0.0 would reach loopback on Linux, and the relay's own sockets nobody.
 func TestNeverADestination(t *testing.T) {
 	m := metrics.New()
-	h := associate(t, New(Options{Metrics: m}), nil)
+	h := associate(t, New(RelayOptions{Metrics: m}), nil)
 	at := echo(t, loopback4)
 	h.send(t, wrap(t, wire.Addr{IP: netip.IPv4Unspecified(), Port: at.Port()}, []byte("x")))
 	h.send(t, wrap(t, wire.Addr{IP: netip.IPv6Unspecified(), Port: at.Port()}, []byte("x")))
 	h.send(t, wrap(t, to(h.bound), wrap(t, to(at), []byte("x"))))
 	h.roundTrip(t, to(at), at, "fine")
+	h.end(t)
 	if got := m.UDP.Datagrams.Of("in", metrics.UDPDenied).Get(); got != 3 {
 		t.Errorf("%d denied, want 3", got)
 	}
-	h.end(t)
 }
 
 func TestAdvertisedAddressAndPortRange(t *testing.T) {
 	public := netip.MustParseAddr("203.0.113.7")
-	h := associate(t, New(Options{Ports: wire.PortRange{First: 43000, Last: 43999}}), func(s *Session) { s.Advertise = public })
+	h := associate(t, New(RelayOptions{Ports: wire.PortRange{First: 43000, Last: 43999}}), func(s *Session) { s.Advertise = public })
 	if h.bound.Addr() != public || h.bound.Port() < 43000 || h.bound.Port() > 43999 {
 		t.Errorf("told %v", h.bound)
 	}
@@ -253,7 +255,7 @@ func TestAdvertisedAddressAndPortRange(t *testing.T) {
 }
 
 func TestIPv6Client(t *testing.T) {
-	h := associateOn(t, New(Options{}), "::1", nil)
+	h := associateOn(t, New(RelayOptions{}), "::1", nil)
 	if h.bound.Addr() != loopback6 {
 		t.Fatalf("told %v", h.bound)
 	}
@@ -266,9 +268,9 @@ func TestIPv6Client(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	busy := listenUDP(t, loopback4)
 	taken := portOf(busy).Port()
-	full := New(Options{MaxPerUser: 1})
+	full := New(RelayOptions{MaxPerUser: 1})
 	held := associate(t, full, nil)
-	crowded := New(Options{MaxAssociations: 1})
+	crowded := New(RelayOptions{MaxAssociations: 1})
 	alone := associate(t, crowded, nil)
 	tests := []struct {
 		name  string
@@ -276,8 +278,8 @@ func TestRefusals(t *testing.T) {
 		user  string
 		want  wire.ReplyCode
 	}{
-		{"disabled", New(Options{Disabled: true}), "alice", wire.ReplyCommandNotSupported},
-		{"no port", New(Options{Ports: wire.PortRange{First: taken, Last: taken}}), "alice", wire.ReplyGeneralFailure},
+		{"disabled", New(RelayOptions{Disabled: true}), "alice", wire.ReplyCommandNotSupported},
+		{"no port", New(RelayOptions{Ports: wire.PortRange{First: taken, Last: taken}}), "alice", wire.ReplyGeneralFailure},
 		{"user's cap", full, "alice", wire.ReplyNotAllowed},
 		{"another user", full, "bob", wire.ReplySucceeded},
 		{"server's cap", crowded, "bob", wire.ReplyGeneralFailure},
@@ -306,24 +308,22 @@ func TestEnds(t *testing.T) {
 	shutdown := errors.New("shutting down")
 	tests := []struct {
 		name  string
-		idle  time.Duration
 		act   func(*harness)
 		meter MeterVerdict
 		cause string
 	}{
-		{"client closes", 0, func(h *harness) { _ = h.control.Close() }, MeterPass, metrics.CauseClientClosed},
-		{"client resets", 0, func(h *harness) { _ = h.control.SetLinger(0); _ = h.control.Close() }, MeterPass, metrics.CauseClientReset},
-		{"drained", 0, func(h *harness) { h.cancel(shutdown) }, MeterPass, metrics.CauseDrained},
-		{"idle", 30 * time.Millisecond, func(*harness) {}, MeterPass, metrics.CauseIdle},
-		{"quota", 0, func(h *harness) {
+		{"client closes", func(h *harness) { _ = h.control.Close() }, MeterPass, metrics.CauseClientClosed},
+		{"client resets", func(h *harness) { _ = h.control.SetLinger(0); _ = h.control.Close() }, MeterPass, metrics.CauseClientReset},
+		{"drained", func(h *harness) { h.cancel(shutdown) }, MeterPass, metrics.CauseDrained},
+		{"quota", func(h *harness) {
 			_, _ = h.udp.WriteToUDPAddrPort([]byte("\x00\x00\x00\x01\x7f\x00\x00\x01\x00\x35x"), h.bound)
 		}, MeterEnd, metrics.CauseQuota},
-		{"chatter on the control connection", 0, func(h *harness) { _, _ = h.control.Write(make([]byte, controlBytes)) }, MeterPass, metrics.CauseError},
+		{"chatter on the control connection", func(h *harness) { _, _ = h.control.Write(make([]byte, controlBytes)) }, MeterPass, metrics.CauseError},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			m := metrics.New()
-			h := associate(t, New(Options{IdleTimeout: tt.idle, Metrics: m}), func(s *Session) {
+			h := associate(t, New(RelayOptions{Metrics: m}), func(s *Session) {
 				s.Meter = func(Direction, int) MeterVerdict { return tt.meter }
 			})
 			tt.act(h)
@@ -344,7 +344,7 @@ func TestEnds(t *testing.T) {
 // A datagram for a network instead of a host went to all of its hosts.
 func TestOneDatagramIsForOneHost(t *testing.T) {
 	m := metrics.New()
-	h := associate(t, New(Options{Metrics: m}), nil)
+	h := associate(t, New(RelayOptions{Metrics: m}), nil)
 	for _, ip := range []string{"127.255.255.255", "255.255.255.255", "224.0.0.1", "239.255.255.250", "ff02::1"} {
 		h.send(t, wrap(t, wire.Addr{IP: netip.MustParseAddr(ip), Port: 9}, []byte("x")))
 	}

@@ -2,6 +2,7 @@ package udprelay
 
 import (
 	"encoding/binary"
+	"errors"
 	"sync/atomic"
 	"syscall"
 	"unsafe"
@@ -48,6 +49,8 @@ type sendQueue struct {
 	// The state of a flush.
 	sock   *socket
 	pos    int
+	again  bool // the message at pos was tried once, and an earlier one's error came back
+	stale  bool // such an error came back during this flush
 	result flushResult
 	step   func(fd uintptr) bool // sendStep, bound once
 }
@@ -127,13 +130,16 @@ func (q *sendQueue) flush(s *socket) flushResult {
 		for i := range q.n {
 			q.prepare(i)
 		}
-		q.sock, q.pos = s, 0
+		q.sock, q.pos, q.again, q.stale = s, 0, false, false
 		if err := s.rc.Write(q.step); err != nil { // closed
 			for ; q.pos < q.n; q.pos++ {
 				q.result.failed += q.msgs[q.pos].segs
 			}
 		}
 		q.sock = nil
+		if q.stale {
+			s.drainErrors()
+		}
 	}
 	q.n, q.niov = 0, 0
 	q.arena.reset()
@@ -172,14 +178,18 @@ func (q *sendQueue) sendStep(fd uintptr) bool {
 				q.result.bytes += m.payload
 				q.pos++
 			}
+			q.again = false
 			continue
 		}
 		switch m := &q.msgs[q.pos]; {
 		case errno == unix.EAGAIN:
 			return false
-		case errno == unix.EINTR, errno == unix.ECONNREFUSED:
-			// Refused: an ICMP error of an earlier datagram, reported late.
-			// The call sent nothing and cleared it.
+		case errno == unix.EINTR:
+			continue
+		case !q.again && transient(errno):
+			// Perhaps an ICMP error of an earlier datagram, reported late: then
+			// the call sent nothing and cleared it.
+			q.again, q.stale = true, true
 			continue
 		case m.segs > 1:
 			q.sock.degrade(errno, m.size)
@@ -188,6 +198,7 @@ func (q *sendQueue) sendStep(fd uintptr) bool {
 			q.fail(errno)
 		}
 		q.pos++
+		q.again = false
 	}
 	return true
 }
@@ -211,6 +222,7 @@ func (q *sendQueue) sendApart(fd uintptr, m *message) {
 		h.Iov = &q.iovs[m.iov+i*m.perSeg]
 		_, _, errno := syscall.RawSyscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(&h)), unix.MSG_DONTWAIT) //nolint:gosec // the kernel takes pointers; the batch keeps what they point to
 		if errno != 0 {
+			q.stale = q.stale || transient(errno)
 			q.fail(errno)
 			continue
 		}
@@ -234,7 +246,15 @@ func (s *socket) degrade(errno syscall.Errno, size int) {
 }
 
 // sendOne sends a single datagram, outside of any batch.
-func (s *socket) sendOne(to *endpoint, payload []byte) error {
-	_, err := s.conn.WriteToUDPAddrPort(payload, to.addrPort())
+func (s *socket) sendOne(to *endpoint, head, payload []byte) error {
+	if len(head) > 0 {
+		payload = append(head, payload...)
+	}
+	at := to.addrPort()
+	_, err := s.conn.WriteToUDPAddrPort(payload, at)
+	if errno, ok := errors.AsType[syscall.Errno](err); ok && transient(errno) {
+		s.drainErrors() // perhaps an earlier one's
+		_, err = s.conn.WriteToUDPAddrPort(payload, at)
+	}
 	return err
 }

@@ -2,8 +2,10 @@ package udprelay
 
 import (
 	"context"
+	"io"
 	"net"
 	"net/netip"
+	"time"
 
 	"cleversocks/aclsvc"
 	"cleversocks/authsvc"
@@ -16,7 +18,7 @@ type Session struct {
 	ID string
 	// Control is the connection that carried the request. Serve reads and
 	// discards what comes on it, ends with it, and leaves it open.
-	Control net.Conn
+	Control Control
 	// Client is where the client is, after any PROXY header. Only its address
 	// matters; invalid (a client on a unix socket) stands for loopback.
 	Client netip.AddrPort
@@ -41,9 +43,9 @@ type Session struct {
 	// Resolve are given what it returns. It is called as Resolve is. Nil: every
 	// name is complete.
 	Complete func(ctx context.Context, dest wire.Addr) (wire.Addr, error)
-	// Resolve finds the addresses of dest.Name. It is called on a goroutine of
-	// its own and must end with ctx. It has the port so that it can deny
-	// before it asks.
+	// Resolve finds the addresses of dest.Name, in the order to try them. It is
+	// called on a goroutine of its own and must end with ctx. It has the port
+	// so that it can deny before it asks.
 	Resolve func(ctx context.Context, dest wire.Addr) ([]netip.Addr, error)
 	// Reply writes the SOCKS reply; it is called exactly once.
 	Reply func(code wire.ReplyCode, bound netip.AddrPort) error
@@ -51,14 +53,23 @@ type Session struct {
 	// Meter is asked about each datagram's payload before it moves. Nil
 	// passes everything. It must not block.
 	Meter func(d Direction, bytes int) MeterVerdict
-	// Listen opens the socket towards destinations, network "udp4" or "udp6",
-	// with the egress address and options that apply. Nil: any address.
-	Listen func(ctx context.Context, network string) (*net.UDPConn, error)
-	// Upstream, if not nil, associates with a SOCKS5 upstream that all
-	// datagrams of this session go through. Names are then not resolved here.
+	// Listen opens a socket towards destinations, network "udp4" or "udp6",
+	// with the egress address and options that apply, and where the last one
+	// was, if that is valid and free. Nil: any address.
+	Listen func(ctx context.Context, network string, last netip.AddrPort) (*net.UDPConn, error)
+	// Upstream, if not nil, associates with a SOCKS5 upstream that datagrams of
+	// this session go through; it is called for each of the client's ports,
+	// the first time before the reply. Names are then not resolved here.
 	Upstream func(ctx context.Context) (Upstream, error)
 	// ReplyCode maps an error of Upstream. Nil: general failure.
 	ReplyCode func(error) wire.ReplyCode
+}
+
+// Control is what an association needs of its control connection.
+type Control interface {
+	io.Reader
+	SetReadDeadline(t time.Time) error
+	LocalAddr() net.Addr
 }
 
 // Upstream is an association at a SOCKS5 upstream.

@@ -15,6 +15,7 @@ type socket struct {
 	conn   *net.UDPConn
 	rc     syscall.RawConn
 	gsoMax gsoLimit
+	errors *errorQueue // nil: ICMP errors are not asked for
 }
 
 // newSocket takes conn over; the caller still closes the socket.
@@ -56,7 +57,9 @@ func (s *socket) receive(ctx context.Context, p *pool, handle func(b *batch, n i
 				// Drained: the poller is edge-triggered, so a datagram that
 				// came since makes the wait return at once.
 				return false
-			case errno != 0 && !transient(errno):
+			case errno != 0 && transient(errno):
+				s.errors.drain(fd)
+			case errno != 0:
 				return false // ENOMEM and its like pass: the next datagram tries again
 			}
 		}

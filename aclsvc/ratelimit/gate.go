@@ -22,14 +22,16 @@ import (
 	"cleversocks/authsvc"
 )
 
-// Verdict is what a Gate says of a connection.
+// Verdict is what a Gate says of a connection, or Seats of one more of what
+// they count.
 type Verdict uint8
 
 // The verdicts.
 const (
 	Admitted Verdict = iota
 	TooFast          // more connections a second than the source may open
-	TooMany          // more connections at a time
+	TooMany          // more at a time than the source, or the user, may have
+	Full             // all places are taken, whoever asks
 )
 
 const (

@@ -6,35 +6,42 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"sync"
 	"syscall"
+	"time"
 
+	"cleversocks/conn/task"
 	"cleversocks/resolver"
 )
 
 // Resolve finds a name's addresses for datagrams, for which there is no race:
-// of the families in use, in the order of RFC 6724. The name counts as complete
-// (see Complete). The error is the most telling of both families'.
+// of the families in use, in the order of RFC 6724. The name counts as
+// complete (see Complete). Once one family has
+// addresses the other one has RFC 8305's delay to bring its own: a server that
+// never answers for AAAA holds no datagram up. The error is the most telling
+// of both families'.
 func (d *Dialer) Resolve(ctx context.Context, name string, egress Egress) ([]netip.Addr, error) {
 	if d.opts.Lookup == nil {
 		return nil, fmt.Errorf("%w: names are not resolved here", ErrNoUsableAddress)
 	}
 	egress = egress.Or(d.opts.Egress)
-	var (
-		families = [...]resolver.Family{resolver.IPv6, resolver.IPv4}
-		found    [len(families)][]netip.Addr
-		errs     [len(families)]error
-		lookups  sync.WaitGroup
-	)
-	for i, family := range families {
+	scope, inner := task.New(ctx, d.opts.Panics, "look-up")
+	answers := make(chan answer, 2) // nobody waits to be heard
+	asked := 0
+	for _, family := range [...]resolver.Family{resolver.IPv6, resolver.IPv4} {
 		if d.opts.Family.allows(family) && egress.carries(family) {
-			lookups.Go(func() { found[i], errs[i] = d.opts.Lookup(ctx, name, family) })
+			asked++
+			scope.Go(func() error {
+				a := answer{family: family, err: ErrNoUsableAddress} // if it panics
+				defer func() { answers <- a }()
+				a.addrs, a.err = d.opts.Lookup(inner, name, family)
+				return nil
+			})
 		}
 	}
-	lookups.Wait()
-	addrs := append(found[0], found[1]...)
+	addrs, err := gather(answers, asked)
+	scope.Cancel(context.Canceled)
+	_ = scope.Wait() // look-ups end with their context
 	if len(addrs) == 0 {
-		err := worse(errs[0], errs[1])
 		if err == nil {
 			err = ErrNoUsableAddress
 		}
@@ -44,9 +51,30 @@ func (d *Dialer) Resolve(ctx context.Context, name string, egress Egress) ([]net
 	return order(addrs, source, netip.Addr{}, 0), nil
 }
 
+// gather is what the families' look-ups bring: all of it, or what is there
+// resolutionDelay after the first addresses.
+func gather(answers <-chan answer, asked int) (addrs []netip.Addr, err error) {
+	var late <-chan time.Time
+	for range asked {
+		select {
+		case a := <-answers:
+			err = worse(err, a.err)
+			addrs = append(addrs, a.addrs...)
+			if len(addrs) > 0 && late == nil {
+				late = time.After(resolutionDelay)
+			}
+		case <-late:
+			return addrs, nil
+		}
+	}
+	return addrs, err
+}
+
 // ListenUDP opens a socket that datagrams leave from, of the network "udp4" or
-// "udp6". The caller closes it.
-func (d *Dialer) ListenUDP(ctx context.Context, network string, egress Egress) (*net.UDPConn, error) {
+// "udp6". The caller closes it. Where last is valid it is where an earlier
+// socket was: the new one is there too, if the egress still has that address
+// and its port is free.
+func (d *Dialer) ListenUDP(ctx context.Context, network string, egress Egress, last netip.AddrPort) (*net.UDPConn, error) {
 	egress = egress.Or(d.opts.Egress)
 	family := resolver.IPv4
 	if network == "udp6" {
@@ -56,16 +84,25 @@ func (d *Dialer) ListenUDP(ctx context.Context, network string, egress Egress) (
 		return nil, fmt.Errorf("%w: no source address for %s", ErrNoUsableAddress, family)
 	}
 	src, ofPrefix := egress.pick(family)
-	address := ":0"
+	addresses := []string{":0"}
 	if src.IsValid() {
-		address = netip.AddrPortFrom(src, 0).String()
+		addresses[0] = netip.AddrPortFrom(src, 0).String()
+	}
+	if last.IsValid() && egress.includes(last.Addr()) {
+		addresses = append([]string{last.String()}, addresses...)
 	}
 	var lc net.ListenConfig
 	opts := socketOptions{mark: egress.Mark, device: egress.Interface, freeBind: ofPrefix}
 	if opts != (socketOptions{}) {
 		lc.Control = func(network, _ string, c syscall.RawConn) error { return opts.apply(network, c) }
 	}
-	socket, err := lc.ListenPacket(ctx, network, address)
+	var socket net.PacketConn
+	var err error
+	for _, address := range addresses {
+		if socket, err = lc.ListenPacket(ctx, network, address); err == nil {
+			break
+		}
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -55,6 +55,20 @@ func (e Egress) carries(family resolver.Family) bool {
 	return false
 }
 
+// includes reports whether sockets may be bound to an address, which is
+// unspecified where the system chooses.
+func (e Egress) includes(addr netip.Addr) bool {
+	if len(e.Addresses) == 0 {
+		return addr.IsUnspecified()
+	}
+	for _, p := range e.Addresses {
+		if p.Contains(addr.WithZone("")) {
+			return true
+		}
+	}
+	return false
+}
+
 // pick is the source address for one connection to an address of the family,
 // and whether it is one of a prefix. It is invalid when any will do.
 func (e Egress) pick(family resolver.Family) (src netip.Addr, ofPrefix bool) {

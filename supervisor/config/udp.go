@@ -10,8 +10,9 @@ type UDP struct {
 	Ports           Ports
 	IdleTimeout     Duration
 	Filter          string // none, address or endpoint
+	ClientPorts     string // any or first
 	MaxAssociations int    // 0: by the descriptor limit
-	MaxPerUser      int    // 0: no bound
+	MaxPerUser      int    // 0: by MaxAssociations
 }
 
 func (u *UDP) keys() []Key {
@@ -26,19 +27,23 @@ func (u *UDP) keys() []Key {
 		},
 		{
 			Name: "idle_timeout", Value: &u.IdleTimeout, Default: "2m", Min: "1s",
-			Doc: "Ends an association without a datagram in either direction for so long, and its control connection with it.",
+			Doc: "How long a client's port keeps its sockets towards destinations without a datagram in either direction. Then they are closed, and opened again by the next datagram, at the same port if that is still free. The association itself goes on: it ends with its control connection.",
 		},
 		{
 			Name: "filter", Value: &u.Filter, Default: "address", Choices: []string{"none", "address", "endpoint"},
 			Doc: "Whose datagrams come back to the client: `endpoint` those from a host and port that it has sent to, `address` those from any port of such a host, `none` anybody's that the rules allow.",
 		},
 		{
+			Name: "client_ports", Value: &u.ClientPorts, Default: "any", Choices: []string{"any", "first"},
+			Doc: "Which ports of the client's address an association serves: `any`, each with sockets and answers of its own, as games and calls need it, or only the `first` that sends. With `first`, other programs at the client's address cannot use the association; another port takes over when the first has been silent for 30 seconds.",
+		},
+		{
 			Name: "max_associations", Value: &u.MaxAssociations, Default: "0", Min: "0", Max: "10000000",
-			Doc: "How many associations there are at a time. 0: a quarter of the connections that the descriptor limit carries, since each takes up to four descriptors.",
+			Doc: "How many associations there are at a time. 0: a quarter of the connections that the descriptor limit carries, since each takes up to four descriptors. Ports of a client beyond its first take two more each, of half as many in all.",
 		},
 		{
 			Name: "max_associations_per_user", Value: &u.MaxPerUser, Default: "0", Min: "0", Max: "10000000",
-			Doc: "How many of them one user has at a time; clients without a name count by address, IPv6 by /64. 0: no bound of its own.",
+			Doc: "How many of them one user has at a time; clients without a name count by address, IPv6 by /64. 0: a quarter of `udp.max_associations`, at least 8.",
 		},
 	}
 }

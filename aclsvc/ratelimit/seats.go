@@ -1,0 +1,62 @@
+package ratelimit
+
+import (
+	"net/netip"
+	"sync"
+
+	"cleversocks/authsvc"
+)
+
+// Seat is whom something counts for: a user, or the source of a client without
+// a name, which for IPv6 is its /64.
+type Seat struct {
+	user   string
+	source netip.Addr
+}
+
+// SeatOf is the seat of a client at an address. An invalid address, of a
+// client on a unix socket, is a seat too.
+func SeatOf(user string, client netip.Addr) Seat {
+	if user != "" {
+		return Seat{user: user}
+	}
+	return Seat{source: authsvc.SourceKey(client.Unmap().WithZone(""))}
+}
+
+// Seats count how many of something each seat has, and all of them together.
+// The zero value is ready. The bounds are given with each call, since a reload
+// may have moved them.
+type Seats struct {
+	mu    sync.Mutex
+	taken map[Seat]int
+	all   int
+}
+
+// Take gives a seat one more, unless it has perSeat already (TooMany) or all
+// of them have total (Full); 0 is no bound. Whoever is Admitted owes a Return.
+func (s *Seats) Take(seat Seat, perSeat, total int) Verdict {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case total > 0 && s.all >= total:
+		return Full
+	case perSeat > 0 && s.taken[seat] >= perSeat:
+		return TooMany
+	}
+	if s.taken == nil {
+		s.taken = make(map[Seat]int)
+	}
+	s.taken[seat]++
+	s.all++
+	return Admitted
+}
+
+// Return gives one back.
+func (s *Seats) Return(seat Seat) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.all--
+	if s.taken[seat]--; s.taken[seat] <= 0 {
+		delete(s.taken, seat)
+	}
+}
