@@ -136,7 +136,7 @@ func (g *Group) handshakeTask(s *session) {
 // end writes the record and lets the connection go.
 func (g *Group) end(s *session) {
 	g.metrics.Conn.Active.Of(s.protocol.String()).Add(-1)
-	if s.cause != "" && g.access.keeps(s.cause) {
+	if s.cause != "" && (g.access.watcher != nil || g.access.keeps(s.cause)) {
 		g.access.Log(s.record())
 	}
 	if s.leaveUpstream != nil {

@@ -214,6 +214,7 @@ func (h *Handler) relay(s *session, end func(*session)) {
 	options.Counters = &s.counters
 	options.Meter = s.charge.meter()
 	s.relaying.Store(true)
+	h.access.opened(s)
 	options.Panicked = func(p any) { h.panicked(s, "relay", p) }
 	relay.Start(s.ctx, s.conn, s.server, options, func(r relay.Result) {
 		s.cause, s.err = r.Cause, r.Err

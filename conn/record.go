@@ -2,6 +2,7 @@ package conn
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/netip"
 	"sync/atomic"
@@ -33,12 +34,20 @@ type Record struct {
 	Replied  bool
 	Err      error
 	Interim  bool // the connection goes on
+	Opened   bool // it begins to relay; for a watcher alone
+
+	Started   time.Time
+	Handshake bool   // nothing but the client is known yet
+	where     string // of the rule that refused it
 }
 
 // record is what there is to say of a session that has ended.
 func (s *session) record() *Record {
 	r := s.progress()
 	r.Cause, r.Reply, r.Replied, r.Err = s.cause, s.code, s.replied, s.err
+	if denied, ok := errors.AsType[*deniedError](s.err); ok {
+		r.Rule, r.where = denied.rule, denied.where
+	}
 	return r
 }
 
@@ -51,7 +60,7 @@ func (s *session) progress() *Record {
 		Protocol: s.protocol, Command: s.request.Command, Target: s.request.Dest,
 		Host: s.hostIP, Local: s.local, Upstream: s.upstream, Rule: s.rule,
 		BytesIn: s.counters.In.Load(), BytesOut: s.counters.Out.Load(),
-		Duration: time.Since(s.started),
+		Duration: time.Since(s.started), Started: s.started,
 	}
 }
 
@@ -120,6 +129,8 @@ type AccessLog struct {
 	mode    atomic.Value // AccessMode
 	queue   chan *Record
 	dropped *metrics.Counter
+	watcher func(*Record)
+	wanted  func() bool
 }
 
 // NewAccessLog makes the writer. Records are lost, and counted, when nobody
@@ -149,7 +160,7 @@ func (a *AccessLog) keeps(cause string) bool {
 
 // Log queues a record, if it is one to keep. It never blocks.
 func (a *AccessLog) Log(r *Record) {
-	if !a.keeps(r.Cause) {
+	if a.watcher == nil && !a.keeps(r.Cause) {
 		return
 	}
 	a.enqueue(r)
@@ -183,5 +194,10 @@ func (a *AccessLog) Serve(ctx context.Context) error {
 }
 
 func (a *AccessLog) write(ctx context.Context, r *Record) {
-	a.log.LogAttrs(ctx, slog.LevelInfo, r.message(), r.attrs()...) //nolint:sloglint // one of two constants
+	if a.watcher != nil && !r.Interim {
+		a.watcher(r)
+	}
+	if !r.Opened && (r.Interim || a.keeps(r.Cause)) {
+		a.log.LogAttrs(ctx, slog.LevelInfo, r.message(), r.attrs()...) //nolint:sloglint // one of two constants
+	}
 }

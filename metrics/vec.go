@@ -32,6 +32,15 @@ func (v CounterVec) Of(value string) *Counter {
 	return v.counters["other"]
 }
 
+// Each calls f with every value of the label that has counted.
+func (v CounterVec) Each(f func(value string, n uint64)) {
+	for value, c := range v.counters {
+		if n := c.Get(); n > 0 {
+			f(value, n)
+		}
+	}
+}
+
 // CounterVec2 is a CounterVec with two labels; every combination of the values
 // given here has its counter from the start.
 type CounterVec2 struct {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -37,6 +38,7 @@ type daemon struct {
 	cancel   context.CancelFunc
 	reloader *reloader
 	idle     *idleExit
+	asked    chan struct{} // 1: an operator wants a drain
 	// closers give back what the services used, once they have ended.
 	closers []func()
 }
@@ -54,7 +56,7 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	m := metrics.New()
 	m.Daemon.BuildInfo(o.Version, o.Commit, runtime.Version())
 	m.Daemon.LogLost(o.LostLog)
-	d := &daemon{options: o, log: o.Logger, panics: reporter(o.Logger, m), config: new(atomic.Pointer[config.Config]), phase: new(atomic.Int32)}
+	d := &daemon{options: o, log: o.Logger, panics: reporter(o.Logger, m), config: new(atomic.Pointer[config.Config]), phase: new(atomic.Int32), asked: make(chan struct{}, 1)}
 	// First, so that what follows is logged as the settings say.
 	if err := d.applyLog(cfg.Log); err != nil {
 		return nil, err
@@ -141,16 +143,12 @@ func newLocals(ctx context.Context, log *slog.Logger) (*aclsvc.Locals, error) {
 func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim) *reloader {
 	log, policy := d.log, c.group.Policy
 	sockets := &listeners{log: log, metrics: m, tree: d.tree, handler: c.group, health: new(listenerHealth)}
-	management := api{
-		config: d.config.Load, guards: c.guards,
-		explain: func(ctx context.Context, q Question) (string, error) {
-			return explain(ctx, policy(), c.resolver.Lookup, q)
-		},
-	}
+	ready := d.readiness(sockets.health)
+	operator := newOperator(d, m, c, ready)
 	status := &endpoint{log: log, tree: d.tree, options: func(cfg *config.Config) admin.Options {
 		return admin.Options{
-			Metrics: m.WritePrometheus, Ready: d.readiness(sockets.health), Version: d.options.Version,
-			API: management.functions(), Pprof: cfg.Admin.Pprof, Log: log, Tasks: d.panics,
+			Metrics: m.WritePrometheus, Ready: ready, Degraded: operator.degraded, Version: d.options.Version,
+			API: operator.functions(), Pprof: cfg.Admin.Pprof, Log: log, Tasks: d.panics,
 			Hosts: func() []string { return d.config.Load().Admin.Hosts },
 		}
 	}}
@@ -169,6 +167,7 @@ func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim)
 		// From here on the policy is in force.
 		onCommit(func(_ context.Context, next *draft) { c.group.SetPolicy(next.policy); d.config.Store(next.cfg) }),
 		onCommit(func(_ context.Context, next *draft) {
+			operator.users.Store(next.users)
 			m.Users.Retain(func(name string) bool { return next.users.Account(name) != nil })
 			m.ACL.Retain(next.policy.ACL.Deciders())
 		}),
@@ -178,13 +177,17 @@ func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim)
 		}),
 		sockets.serving(),
 		status.serving(),
+		onCommit(func(context.Context, *draft) { names := slices.Clone(sockets.names); operator.names.Store(&names) }),
 		onCommit(func(ctx context.Context, _ *draft) { revoke(ctx, c.group, log) }),
 		onCommit(func(context.Context, *draft) { d.idle.reconsider(); interim.Reconsider() }),
 	}
-	return &reloader{
+	r := &reloader{
 		load: d.options.Load, log: log, metrics: m, panics: d.panics, parts: parts, sockets: sockets,
 		requests: make(chan request), signals: make(chan struct{}, 1),
+		noted: operator.noteReload,
 	}
+	operator.reload = r.Reload
+	return r
 }
 
 // applyLog puts the log's settings in force and reopens its files.

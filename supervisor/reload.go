@@ -31,6 +31,7 @@ type reloader struct {
 
 	requests chan request
 	signals  chan struct{} // 1: requests without a reply, which coalesce
+	noted    func(error)   // is told how each reload went
 }
 
 // request asks for a reload; the reply is given once and is buffered.
@@ -85,10 +86,12 @@ func (r *reloader) reload(ctx context.Context) error {
 	}
 	if err != nil {
 		r.metrics.Daemon.Reloads.Of("failed").Inc()
+		r.noted(err)
 		r.log.LogAttrs(ctx, slog.LevelError, "reload failed: the old configuration stays", slog.Any("err", err))
 		return err
 	}
 	r.metrics.Daemon.Reloads.Of("ok").Inc()
+	r.noted(nil)
 	r.log.LogAttrs(ctx, slog.LevelInfo, "reloaded", slog.Uint64("generation", r.generated))
 	return nil
 }

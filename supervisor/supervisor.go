@@ -27,8 +27,12 @@ type Options struct {
 	// and on a reload. An error wraps config.ErrInvalid; nothing has changed.
 	PrepareLog func(config.Log) (LogChange, error)
 	LostLog    func() uint64 // log lines that could not be written
-	Version    string
-	Commit     string
+	// Level is the log's level, and SetLevel changes it until the next reload;
+	// false: there is no such level.
+	Level    func() string
+	SetLevel func(level string) bool
+	Version  string
+	Commit   string
 }
 
 // LogChange is what PrepareLog made ready. One of its methods is called.
@@ -65,6 +69,8 @@ func Run(ctx context.Context, o Options) error {
 			}
 			signalled = time.Now()
 			o.Logger.LogAttrs(ctx, slog.LevelInfo, "stopping", slog.String("signal", s.String()))
+		case <-d.asked:
+			o.Logger.LogAttrs(ctx, slog.LevelInfo, "stopping: an operator asked for it")
 		case <-d.idle.expired:
 			o.Logger.LogAttrs(ctx, slog.LevelInfo, "stopping: idle", slog.Duration("for", d.idle.limit()))
 		case err := <-d.failed:

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -32,7 +33,8 @@ const stderrOutput = "stderr"
 type logs struct {
 	logger, access *swapHandler
 	stderr         *sink
-	colour         bool // stderr is a terminal that likes colour
+	colour         bool          // stderr is a terminal that likes colour
+	level          slog.LevelVar // of logger
 
 	lost    atomic.Uint64        // lines, of all outputs
 	main    atomic.Pointer[sink] // where logger writes
@@ -110,7 +112,8 @@ func (c *logChange) Commit() {
 		l.files[path] = newSink(f, l)
 	}
 	l.main.Store(l.sink(s.Output))
-	l.logger.swap(l.handler(s.Format, l.sink(s.Output), levelOf(s.Level)))
+	l.level.Set(levelOf(s.Level))
+	l.logger.swap(l.handler(s.Format, l.sink(s.Output), &l.level))
 	l.access.swap(l.handler(s.Format, l.sink(accessOutput(s)), slog.LevelInfo))
 	for _, gone := range old {
 		gone.close()
@@ -135,7 +138,7 @@ func (l *logs) sink(path string) *sink {
 }
 
 // handler is the one for a format.
-func (l *logs) handler(format string, s *sink, level slog.Level) slog.Handler {
+func (l *logs) handler(format string, s *sink, level slog.Leveler) slog.Handler {
 	switch {
 	case format == "json":
 		return slog.NewJSONHandler(jsonLines{s}, &slog.HandlerOptions{Level: level, ReplaceAttr: nameTrace})
@@ -196,6 +199,25 @@ func closeAll(files map[string]*os.File) {
 	for _, f := range files {
 		_ = f.Close() // nothing was written
 	}
+}
+
+// Level is the log's level, by its name in the settings.
+func (l *logs) Level() string {
+	level := l.level.Level()
+	if level <= levelTrace {
+		return "trace"
+	}
+	return strings.ToLower(level.String())
+}
+
+// SetLevel changes the log's level until the next reload. It reports false for
+// a name that is none.
+func (l *logs) SetLevel(name string) bool {
+	if !slices.Contains([]string{"error", "warn", "info", "debug", "trace"}, name) {
+		return false
+	}
+	l.level.Set(levelOf(name))
+	return true
 }
 
 func levelOf(name string) slog.Level {

@@ -89,6 +89,8 @@ func (a *app) daemon(ctx context.Context, loader *config.Loader) error {
 		Access:     logs.Access(),
 		PrepareLog: logs.Prepare,
 		LostLog:    logs.Lost,
+		Level:      logs.Level,
+		SetLevel:   logs.SetLevel,
 		Version:    buildVersion().Version,
 		Commit:     buildVersion().Commit,
 	})

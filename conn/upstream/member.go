@@ -30,6 +30,7 @@ type state struct {
 	up       bool
 	failures int // in a row
 	smoothed time.Duration
+	drained  bool // an operator wants no new tunnels through it
 }
 
 func (m *member) last() Hop { return m.hops[len(m.hops)-1] }
@@ -44,6 +45,19 @@ func (s *state) latency() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.smoothed
+}
+
+// usable reports whether new tunnels may go through the member.
+func (s *state) usable() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.up && !s.drained
+}
+
+func (s *state) isDrained() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.drained
 }
 
 // suspect reports whether the member has failed but is not out.

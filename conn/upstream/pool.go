@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"sync"
@@ -46,6 +47,7 @@ func (p *Pool) Serve(ctx context.Context) error {
 type MemberStatus struct {
 	Member  string // without credentials
 	Up      bool
+	Drained bool // by Drain
 	Active  int64
 	Warm    int64
 	Latency time.Duration // smoothed time of a handshake; 0 is unknown
@@ -56,11 +58,26 @@ func (p *Pool) Status() []MemberStatus {
 	out := make([]MemberStatus, 0, len(p.members))
 	for _, m := range p.members {
 		out = append(out, MemberStatus{
-			Member: m.label, Up: m.isUp(), Active: m.metrics.Active.Load(),
+			Member: m.label, Up: m.isUp(), Drained: m.isDrained(), Active: m.metrics.Active.Load(),
 			Warm: m.metrics.Warm.Load(), Latency: m.latency(),
 		})
 	}
 	return out
+}
+
+// Drain has no new tunnels go through a member, or has them go there again.
+// Tunnels that are open stay. It outlives a reload and reports whether there is
+// such a member.
+func (p *Pool) Drain(label string, drained bool) bool {
+	for _, m := range p.members {
+		if m.label == label {
+			m.mu.Lock()
+			m.drained = drained
+			m.mu.Unlock()
+			return true
+		}
+	}
+	return false
 }
 
 // maxTries bounds the members that one request tries.
@@ -94,8 +111,14 @@ func (p *Pool) through(ctx context.Context, want ask) (*prepared, Info, *Error) 
 		}
 		tried = append(tried, m)
 	}
+	if first == nil {
+		first = &Error{Upstream: p.name, Hop: "no member", Stage: "dial", Code: wire.ReplyGeneralFailure, HopFault: true, Err: errDrained}
+	}
 	return nil, Info{}, first
 }
+
+// errDrained is an upstream none of whose members may take new tunnels.
+var errDrained = errors.New("an operator has drained every member")
 
 // connect reaches the first of dests that answers; they are one destination's
 // addresses, or its name.

@@ -39,8 +39,8 @@ func (p *Pool) pick(tried []*member) *member {
 		if slices.Contains(tried, m) {
 			continue
 		}
-		if !m.isUp() {
-			if fallback == nil {
+		if !m.usable() {
+			if fallback == nil && !m.isDrained() {
 				fallback = m
 			}
 			continue

@@ -25,8 +25,10 @@ import (
 type Options struct {
 	Metrics func(io.Writer) // in the Prometheus text format
 	Ready   func() error    // nil: new connections are welcome
-	Version string
-	Pprof   bool
+	// Degraded is what does not work while the daemon is ready; nil: nothing.
+	Degraded func() []string
+	Version  string
+	Pprof    bool
 	// Hosts are the names, beyond those that need no mention, by which clients
 	// may call the endpoint; nil: none.
 	Hosts func() []string
@@ -120,7 +122,7 @@ func (s *Server) handler() http.Handler {
 	mux.HandleFunc("GET /metrics", s.metrics)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { text(w, http.StatusOK, "ok") })
 	mux.HandleFunc("GET /readyz", s.ready)
-	s.options.API.routes(mux)
+	s.routes(mux)
 	if s.options.Pprof {
 		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
@@ -148,7 +150,13 @@ func (s *Server) ready(w http.ResponseWriter, _ *http.Request) {
 		text(w, http.StatusServiceUnavailable, err.Error())
 		return
 	}
-	text(w, http.StatusOK, "ready")
+	answer := "ready"
+	if s.options.Degraded != nil {
+		for _, what := range s.options.Degraded() {
+			answer += "\ndegraded: " + what
+		}
+	}
+	text(w, http.StatusOK, answer)
 }
 
 func text(w http.ResponseWriter, status int, body string) {

@@ -5,56 +5,160 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/json"
+	"errors"
+	"io"
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 )
 
 // API is what /api/v1 tells and does. Each function answers for the moment of
-// its call.
+// its call. An error that wraps ErrInput or ErrNotFound says what was wrong
+// with the question; any other one is a failure of ours.
 type API struct {
 	// Token is what a client must bring; "" turns the API off.
 	Token func() string
+
+	Status func() Status
+	// Sessions are all connections of now. CloseSessions closes those that
+	// match and says how many.
+	Sessions      func() []Session
+	CloseSessions func(ctx context.Context, matches func(*Session) bool) int
+	Users         func() []User
+
 	// Explain says in words what the rules decide: user, from, to, command.
 	Explain func(ctx context.Context, question url.Values) (string, error)
-	// Whitelist lists who auth-once lets in, and Revoke takes an address out.
-	Whitelist func() any
+
+	Whitelist func() []WhitelistEntry
+	Admit     func(Admission) (WhitelistEntry, error)
 	Revoke    func(address string) (was bool, err error)
-	// Bans lists the sources that are kept out, and Lift ends a ban.
-	Bans func() any
-	Lift func(source string) (was bool, err error)
+
+	Bans   func() []Ban
+	Impose func(source string, length time.Duration) (Ban, error) // 0: as long as may be
+	Lift   func(source string) (was bool, err error)
+
+	Upstreams   func() []Upstream
+	DrainMember func(upstream string, m MemberDrain) error
+
+	Names      func(name string) []CachedName // "": all
+	FlushNames func(name string) int          // "": all
+
+	Config   func(io.Writer) error // as TOML, secrets masked
+	Reload   func(ctx context.Context) Reload
+	Drain    func()
+	Level    func() string
+	SetLevel func(level string) error
+	Denials  func() []Denial // the latest first
+
+	Events *Events
 }
 
-// routes adds the API to a mux. An address or a range is the rest of a path.
-func (a API) routes(mux *http.ServeMux) {
-	mux.Handle("GET /api/v1/explain", a.guarded(a.explain))
-	mux.Handle("GET /api/v1/whitelist", a.guarded(list(a.Whitelist)))
-	mux.Handle("DELETE /api/v1/whitelist/{which...}", a.guarded(remove(a.Revoke)))
-	mux.Handle("GET /api/v1/bans", a.guarded(list(a.Bans)))
-	mux.Handle("DELETE /api/v1/bans/{which...}", a.guarded(remove(a.Lift)))
-	mux.Handle("/api/", a.guarded(http.NotFound))
+// Errors of API's functions, by what they mean to a client.
+var (
+	ErrInput    = errors.New("bad request")
+	ErrNotFound = errors.New("not found")
+)
+
+// failure is an error that wraps one of those above without its text.
+type failure struct {
+	kind error
+	text string
 }
 
-// guarded lets nobody in without the token. Without one in the settings there
-// is no API: 404.
-func (a API) guarded(h http.HandlerFunc) http.Handler {
+func (f failure) Error() string { return f.text }
+func (f failure) Unwrap() error { return f.kind }
+
+// BadInput is an error that says what is wrong with a question.
+func BadInput(text string) error { return failure{ErrInput, text} }
+
+// NotFound is an error for what is not there.
+func NotFound(text string) error { return failure{ErrNotFound, text} }
+
+// maxBody bounds a request's body, in bytes.
+const maxBody = 64 << 10
+
+// call is one request to an operation.
+type call struct {
+	*http.Request
+	query url.Values
+}
+
+// body reads the request's JSON. A field that is not known is an error: it
+// would have no effect.
+func (c call) body(into any) error {
+	d := json.NewDecoder(io.LimitReader(c.Body, maxBody))
+	d.DisallowUnknownFields()
+	if err := d.Decode(into); err != nil {
+		return BadInput("the body is not the JSON that is expected: " + strings.TrimPrefix(err.Error(), "json: "))
+	}
+	if d.More() {
+		return BadInput("there is more than one JSON value in the body")
+	}
+	return nil
+}
+
+// routes adds the API's operations to a mux, each behind the token.
+func (s *Server) routes(mux *http.ServeMux) {
+	a := s.options.API
+	for _, op := range operations {
+		handler := answering(op, a)
+		if op.stream != nil {
+			handler = func(w http.ResponseWriter, r *http.Request) { op.stream(a, w, r) }
+		}
+		mux.Handle(op.method+" "+op.path, s.withToken(handler))
+	}
+	mux.Handle("/api/", s.withToken(func(w http.ResponseWriter, _ *http.Request) { fail(w, NotFound("there is no such path in the API")) }))
+}
+
+// withToken lets nobody in without the token. Without one in the settings
+// there is no API, but for the owner on the endpoint's own unix socket.
+func (s *Server) withToken(h http.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		want := ""
-		if a.Token != nil {
-			want = a.Token()
-		}
-		if want == "" {
-			text(w, http.StatusNotFound, "there is no API without admin.token_file")
-			return
-		}
-		scheme, got, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-		if !strings.EqualFold(scheme, "Bearer") || !sameToken(got, want) {
+		switch err := s.authorized(r); {
+		case errors.Is(err, ErrNotFound):
+			fail(w, err)
+		case err != nil:
+			// Not Basic for the page's own questions: a browser would ask.
 			w.Header().Set("WWW-Authenticate", `Bearer realm="cleversocks"`)
-			text(w, http.StatusUnauthorized, "the token is missing or wrong")
-			return
+			writeJSON(w, http.StatusUnauthorized, Failure{err.Error()})
+		default:
+			h(w, r)
 		}
-		h(w, r)
 	})
+}
+
+var (
+	errNoToken = NotFound("there is no API without admin.token_file")
+	errToken   = errors.New("the token is missing or wrong")
+)
+
+// authorized is nil for who may use the API.
+func (s *Server) authorized(r *http.Request) error {
+	if isOwner(r) {
+		return nil
+	}
+	want := s.options.API.token()
+	if want == "" {
+		return errNoToken
+	}
+	got := ""
+	if _, password, ok := r.BasicAuth(); ok { // a browser, for the page
+		got = password
+	} else if scheme, rest, _ := strings.Cut(r.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "Bearer") {
+		got = rest
+	}
+	if !sameToken(got, want) {
+		return errToken
+	}
+	return nil
+}
+
+func (a API) token() string {
+	if a.Token == nil {
+		return ""
+	}
+	return a.Token()
 }
 
 // sameToken compares hashes, so that its time tells neither the length nor a
@@ -64,36 +168,52 @@ func sameToken(got, want string) bool {
 	return subtle.ConstantTimeCompare(a[:], b[:]) == 1
 }
 
-func (a API) explain(w http.ResponseWriter, r *http.Request) {
-	answer, err := a.Explain(r.Context(), r.URL.Query())
-	if err != nil {
-		text(w, http.StatusBadRequest, err.Error())
-		return
-	}
-	text(w, http.StatusOK, strings.TrimSuffix(answer, "\n"))
-}
-
-func list(f func() any) http.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) {
-		body, err := json.MarshalIndent(f(), "", "  ")
-		if err != nil {
-			text(w, http.StatusInternalServerError, err.Error())
-			return
-		}
-		w.Header().Set("Content-Type", "application/json")
-		_, _ = w.Write(append(body, '\n')) // the client left: nothing to do
-	}
-}
-
-func remove(f func(string) (bool, error)) http.HandlerFunc {
+// answering is the handler of an operation. One whose answer is nil says 204.
+func answering(op operation, a API) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		switch was, err := f(r.PathValue("which")); {
-		case err != nil:
-			text(w, http.StatusBadRequest, err.Error())
-		case !was:
-			text(w, http.StatusNotFound, "there is no such entry")
+		answer, err := op.answer(a, call{r, r.URL.Query()})
+		switch answer := answer.(type) {
+		case nil:
+			if err == nil {
+				w.WriteHeader(http.StatusNoContent)
+				return
+			}
+			fail(w, err)
+		case plainText:
+			text(w, http.StatusOK, string(answer))
 		default:
-			w.WriteHeader(http.StatusNoContent)
+			if err != nil {
+				fail(w, err)
+				return
+			}
+			writeJSON(w, http.StatusOK, answer)
 		}
 	}
+}
+
+// plainText is an answer that is not JSON.
+type plainText string
+
+func fail(w http.ResponseWriter, err error) {
+	status := http.StatusInternalServerError
+	switch {
+	case errors.Is(err, ErrInput):
+		status = http.StatusBadRequest
+	case errors.Is(err, ErrNotFound):
+		status = http.StatusNotFound
+	}
+	writeJSON(w, status, Failure{err.Error()})
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	body, err := json.MarshalIndent(v, "", "  ") // people read it with curl
+	if _, large := v.(SessionPage); large {
+		body, err = json.Marshal(v)
+	}
+	if err != nil {
+		status, body = http.StatusInternalServerError, []byte(`{"error":"the answer is no JSON"}`)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_, _ = w.Write(append(body, '\n')) // the client left: nothing to do
 }

@@ -1,0 +1,84 @@
+package conn
+
+import (
+	"context"
+	"log/slog"
+
+	"cleversocks/conn/relay"
+	"cleversocks/metrics"
+)
+
+// Sessions are the connections of now, in no order. Of those that still shake
+// hands only the client is known.
+func (g *Group) Sessions() []*Record {
+	g.mu.Lock()
+	list := make([]*session, 0, len(g.sessions))
+	for s := range g.sessions {
+		list = append(list, s)
+	}
+	g.mu.Unlock()
+	records := make([]*Record, 0, len(list))
+	for _, s := range list {
+		records = append(records, s.glance())
+	}
+	return records
+}
+
+// glance is what may be read of a session from any goroutine.
+func (s *session) glance() *Record {
+	if s.relaying.Load() {
+		return s.progress()
+	}
+	return &Record{ID: s.ID(), Listener: s.listener, Client: s.client, Started: s.started, Handshake: true}
+}
+
+// Kill ends the connections that match, as revoked ones, and returns how many.
+func (g *Group) Kill(ctx context.Context, matches func(*Record) bool) int {
+	g.mu.Lock()
+	list := make([]*session, 0, len(g.sessions))
+	for s := range g.sessions {
+		list = append(list, s)
+	}
+	g.mu.Unlock()
+	n := 0
+	for _, s := range list {
+		if r := s.glance(); matches(r) {
+			s.cancel(relay.ErrRevoked)
+			n++
+			g.log.LogAttrs(ctx, slog.LevelInfo, "session closed by an operator",
+				slog.String("id", r.ID), slog.String("client", r.Client.String()), slog.String("user", r.User), slog.String("target", r.Target.String()))
+		}
+	}
+	return n
+}
+
+// Accepted is how many connections have come so far, refused ones included.
+func (g *Group) Accepted() uint64 { return g.nextID.Load() }
+
+// Limit is how many connections there may be.
+func (g *Group) Limit() int { return int(g.limit.Load()) }
+
+// Watch has f told of every connection that ends, recorded or not, and while
+// wanted says so of those that begin to relay. It is called by one goroutine,
+// AccessLog.Serve's, and must not wait. Call it before Serve.
+func (a *AccessLog) Watch(f func(*Record), wanted func() bool) {
+	a.watcher, a.wanted = f, wanted
+}
+
+// opened tells the watcher of a session that begins to relay.
+func (a *AccessLog) opened(s *session) {
+	if a != nil && a.watcher != nil && a.wanted() {
+		r := s.progress()
+		r.Opened = true
+		a.enqueue(r)
+	}
+}
+
+// Denied is where the rule stands that refused the request ("file:line", or ""
+// when it has no line), and whether rules refused it.
+func (r *Record) Denied() (where string, denied bool) {
+	if r.Cause != metrics.CauseDenied {
+		return "", false
+	}
+	return r.where, true
+}

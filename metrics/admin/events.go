@@ -1,0 +1,125 @@
+package admin
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Events hands events to whoever listens at /api/v1/events. A listener that is
+// too slow loses some, and is told how many.
+type Events struct {
+	count atomic.Int64 // of listeners
+	mu    sync.Mutex
+	all   map[*listening]struct{}
+}
+
+// listening is one stream.
+type listening struct {
+	queue chan message // eventQueue
+	lost  atomic.Uint64
+	types []string // nil: all
+}
+
+type message struct {
+	name string
+	body []byte
+}
+
+// Bounds of the streams: each has a connection of the endpoint's few.
+const (
+	maxStreams = 8
+	eventQueue = 1024
+	keepAlive  = 15 * time.Second
+)
+
+// NewEvents has no listeners yet.
+func NewEvents() *Events { return &Events{all: make(map[*listening]struct{})} }
+
+// Wanted says whether anybody listens.
+func (e *Events) Wanted() bool { return e.count.Load() > 0 }
+
+// Publish hands an event to all listeners. It does not wait.
+func (e *Events) Publish(name string, event Event) {
+	if !e.Wanted() {
+		return
+	}
+	body, err := json.Marshal(event)
+	if err != nil {
+		return // its types are ours: it cannot be
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for l := range e.all {
+		if l.types != nil && !slices.Contains(l.types, name) {
+			continue
+		}
+		select {
+		case l.queue <- message{name, body}:
+		default:
+			l.lost.Add(1)
+		}
+	}
+}
+
+func (e *Events) join(types []string) *listening {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.all) >= maxStreams {
+		return nil
+	}
+	l := &listening{queue: make(chan message, eventQueue), types: types}
+	e.all[l] = struct{}{}
+	e.count.Store(int64(len(e.all)))
+	return l
+}
+
+func (e *Events) leave(l *listening) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.all, l)
+	e.count.Store(int64(len(e.all)))
+}
+
+// streamEvents writes events as they come (server-sent events, the HTML
+// standard §9.2) until the client leaves or the endpoint ends.
+func (a API) streamEvents(w http.ResponseWriter, r *http.Request) {
+	var types []string
+	if t := r.URL.Query().Get("type"); t != "" {
+		types = strings.Split(t, ",")
+	}
+	l := a.Events.join(types)
+	if l == nil {
+		writeJSON(w, http.StatusServiceUnavailable, Failure{fmt.Sprintf("there are %d streams already", maxStreams)})
+		return
+	}
+	defer a.Events.leave(l)
+	control := http.NewResponseController(w)
+	w.Header().Set("Content-Type", "text/event-stream")
+	// A client that does not read for a minute loses the stream, not before.
+	write := func(text string) bool {
+		_ = control.SetWriteDeadline(time.Now().Add(answerTimeout)) // else the write fails later
+		_, err := w.Write([]byte(text))
+		return err == nil && control.Flush() == nil
+	}
+	tick := time.NewTicker(keepAlive)
+	defer tick.Stop()
+	for ok := write(": CleverSocks\n\n"); ok; {
+		select {
+		case m := <-l.queue:
+			ok = write("event: " + m.name + "\ndata: " + string(m.body) + "\n\n")
+			if n := l.lost.Swap(0); n > 0 && ok {
+				ok = write(fmt.Sprintf("event: lost\ndata: {\"events\":%d}\n\n", n))
+			}
+		case <-tick.C:
+			ok = write(": still here\n\n")
+		case <-r.Context().Done():
+			return
+		}
+	}
+}

@@ -1,0 +1,265 @@
+package admin
+
+import (
+	"cmp"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// operation is one row of the API: the server's paths and the OpenAPI document
+// both come from the table, so that they cannot differ.
+type operation struct {
+	method, path string
+	summary      string
+	query        []parameter
+	body         any // an example of its type; nil: none
+	result       any // likewise; nil: 204
+	answer       func(API, call) (any, error)
+	// stream answers by itself, in the place of answer.
+	stream func(API, http.ResponseWriter, *http.Request)
+}
+
+type parameter struct{ name, doc string }
+
+var sessionFilter = []parameter{
+	{"user", "the user's name"},
+	{"client", "the client's address"},
+	{"target", "a part of the target"},
+	{"listener", "the listener's name"},
+}
+
+var operations = []operation{
+	{
+		method: "GET", path: "/api/v1/status", summary: "The daemon at a glance", result: Status{},
+		answer: func(a API, _ call) (any, error) { return a.Status(), nil },
+	},
+	{
+		method: "GET", path: "/api/v1/sessions", summary: "Connections of now", result: SessionPage{},
+		query: append([]parameter{
+			{"sort", "age (oldest first, the default), bytes or rate (most first)"},
+			{"limit", "how many at most"}, {"offset", "how many to leave out first"},
+		}, sessionFilter...),
+		answer: listSessions,
+	},
+	{
+		method: "GET", path: "/api/v1/sessions/{id}", summary: "One connection", result: Session{},
+		answer: func(a API, c call) (any, error) {
+			all := a.Sessions()
+			i := slices.IndexFunc(all, func(s Session) bool { return s.ID == c.PathValue("id") })
+			if i < 0 {
+				return nil, NotFound("there is no such session")
+			}
+			return all[i], nil
+		},
+	},
+	{
+		method: "DELETE", path: "/api/v1/sessions/{id}", summary: "Close one connection", result: Closed{},
+		answer: func(a API, c call) (any, error) {
+			n := a.CloseSessions(c.Context(), func(s *Session) bool { return s.ID == c.PathValue("id") })
+			if n == 0 {
+				return nil, NotFound("there is no such session")
+			}
+			return Closed{n}, nil
+		},
+	},
+	{
+		method: "DELETE", path: "/api/v1/sessions", summary: "Close the connections that match; at least one condition is needed", result: Closed{}, query: sessionFilter,
+		answer: func(a API, c call) (any, error) {
+			if !slices.ContainsFunc(sessionFilter, func(p parameter) bool { return c.query.Get(p.name) != "" }) {
+				return nil, BadInput("which ones? give user, client, target or listener")
+			}
+			return Closed{a.CloseSessions(c.Context(), matching(c))}, nil
+		},
+	},
+	{
+		method: "GET", path: "/api/v1/users", summary: "Users, their connections, and what is left of their quotas", result: []User{},
+		answer: func(a API, _ call) (any, error) { return a.Users(), nil },
+	},
+	{
+		method: "GET", path: "/api/v1/explain", summary: "What the rules decide about a request, in words", result: plainText(""),
+		query: []parameter{{"to", "the target, HOST:PORT"}, {"user", "the user's name"}, {"from", "the client's address"}, {"command", "connect, udp or bind"}},
+		answer: func(a API, c call) (any, error) {
+			answer, err := a.Explain(c.Context(), c.query)
+			if err != nil {
+				return nil, BadInput(err.Error())
+			}
+			return plainText(strings.TrimSuffix(answer, "\n")), nil
+		},
+	},
+	{
+		method: "GET", path: "/api/v1/whitelist", summary: "Addresses that auth-once lets in", result: []WhitelistEntry{},
+		answer: func(a API, _ call) (any, error) { return a.Whitelist(), nil },
+	},
+	{
+		method: "POST", path: "/api/v1/whitelist", summary: "Let an address in, as a user", body: Admission{}, result: WhitelistEntry{},
+		answer: func(a API, c call) (any, error) {
+			var admission Admission
+			if err := c.body(&admission); err != nil {
+				return nil, err
+			}
+			return a.Admit(admission)
+		},
+	},
+	{
+		method: "DELETE", path: "/api/v1/whitelist/{address...}", summary: "Take an address out of auth-once",
+		answer: func(a API, c call) (any, error) { return nil, removed(a.Revoke(c.PathValue("address"))) },
+	},
+	{
+		method: "GET", path: "/api/v1/bans", summary: "Sources that are kept out", result: []Ban{},
+		answer: func(a API, _ call) (any, error) { return a.Bans(), nil },
+	},
+	{
+		method: "POST", path: "/api/v1/bans", summary: "Keep a source out", body: Imposition{}, result: Ban{},
+		answer: func(a API, c call) (any, error) {
+			var b Imposition
+			if err := c.body(&b); err != nil {
+				return nil, err
+			}
+			var length time.Duration
+			if b.Duration != "" {
+				var err error
+				if length, err = time.ParseDuration(b.Duration); err != nil || length <= 0 {
+					return nil, BadInput("duration: " + strconv.Quote(b.Duration) + ` is not a duration such as "10m"`)
+				}
+			}
+			return a.Impose(b.Source, length)
+		},
+	},
+	{
+		method: "DELETE", path: "/api/v1/bans/{source...}", summary: "End a ban",
+		answer: func(a API, c call) (any, error) { return nil, removed(a.Lift(c.PathValue("source"))) },
+	},
+	{
+		method: "GET", path: "/api/v1/upstreams", summary: "Upstreams, their members and health", result: []Upstream{},
+		answer: func(a API, _ call) (any, error) { return a.Upstreams(), nil },
+	},
+	{
+		method: "PUT", path: "/api/v1/upstreams/{name}/drain", summary: "Have no new tunnels go through a member, or go there again", body: MemberDrain{},
+		answer: func(a API, c call) (any, error) {
+			var m MemberDrain
+			if err := c.body(&m); err != nil {
+				return nil, err
+			}
+			return nil, a.DrainMember(c.PathValue("name"), m)
+		},
+	},
+	{
+		method: "GET", path: "/api/v1/dns", summary: "The resolver's cache", result: []CachedName{}, query: []parameter{{"name", "one name"}},
+		answer: func(a API, c call) (any, error) { return a.Names(c.query.Get("name")), nil },
+	},
+	{
+		method: "DELETE", path: "/api/v1/dns", summary: "Drop answers from the resolver's cache", result: Flushed{}, query: []parameter{{"name", "one name; all of them without it"}},
+		answer: func(a API, c call) (any, error) { return Flushed{a.FlushNames(c.query.Get("name"))}, nil },
+	},
+	{
+		method: "GET", path: "/api/v1/config", summary: "The configuration in force as TOML, secrets masked", result: plainText(""),
+		answer: func(a API, _ call) (any, error) {
+			var b strings.Builder
+			err := a.Config(&b)
+			if err != nil {
+				return nil, err
+			}
+			return plainText(strings.TrimSuffix(b.String(), "\n")), nil
+		},
+	},
+	{
+		method: "POST", path: "/api/v1/reload", summary: "Read the configuration again", result: Reload{},
+		answer: func(a API, c call) (any, error) { return a.Reload(c.Context()), nil },
+	},
+	{
+		method: "POST", path: "/api/v1/drain", summary: "Stop: no new connections, and an end when those of now have ended",
+		answer: func(a API, _ call) (any, error) { a.Drain(); return nil, nil }, //nolint:nilnil // 204
+	},
+	{
+		method: "GET", path: "/api/v1/log", summary: "The level of the log", result: LogLevel{},
+		answer: func(a API, _ call) (any, error) { return LogLevel{a.Level()}, nil },
+	},
+	{
+		method: "PUT", path: "/api/v1/log", summary: "Set the level of the log, until the next reload", body: LogLevel{},
+		answer: func(a API, c call) (any, error) {
+			var l LogLevel
+			if err := c.body(&l); err != nil {
+				return nil, err
+			}
+			return nil, a.SetLevel(l.Level)
+		},
+	},
+	{
+		method: "GET", path: "/api/v1/denials", summary: "The latest requests that the rules refused", result: []Denial{},
+		answer: func(a API, _ call) (any, error) { return a.Denials(), nil },
+	},
+	{
+		method: "GET", path: "/api/v1/events", summary: "A stream of events: opened, closed, denied, banned, reloaded", result: Event{},
+		query: []parameter{{"type", "only these events, comma-separated"}}, stream: API.streamEvents,
+	},
+}
+
+func init() { // by itself it would refer to itself
+	operations = append(operations, operation{
+		method: "GET", path: "/api/v1/openapi.json", summary: "This API as an OpenAPI document", result: map[string]any{},
+		answer: func(API, call) (any, error) { return Document(), nil },
+	})
+}
+
+func removed(was bool, err error) error {
+	switch {
+	case err != nil:
+		return BadInput(err.Error())
+	case !was:
+		return NotFound("there is no such entry")
+	}
+	return nil
+}
+
+// matching is the filter of a call. A client matches by its address alone.
+func matching(c call) func(*Session) bool {
+	user, client, target, listener := c.query.Get("user"), c.query.Get("client"), c.query.Get("target"), c.query.Get("listener")
+	return func(s *Session) bool {
+		return (user == "" || s.User == user) &&
+			(client == "" || s.Client == client || hostOf(s.Client) == strings.Trim(client, "[]")) &&
+			(target == "" || strings.Contains(s.Target, target)) &&
+			(listener == "" || s.Listener == listener)
+	}
+}
+
+func hostOf(address string) string {
+	return strings.Trim(address[:max(strings.LastIndexByte(address, ':'), 0)], "[]")
+}
+
+func listSessions(a API, c call) (any, error) {
+	matches := matching(c)
+	list := slices.DeleteFunc(a.Sessions(), func(s Session) bool { return !matches(&s) })
+	order := map[string]func(a, b Session) int{
+		"": byAge, "age": byAge,
+		"bytes": func(a, b Session) int { return cmp.Compare(b.BytesIn+b.BytesOut, a.BytesIn+a.BytesOut) },
+		"rate":  func(a, b Session) int { return cmp.Compare(b.RateIn+b.RateOut, a.RateIn+a.RateOut) },
+	}[c.query.Get("sort")]
+	if order == nil {
+		return nil, BadInput("sort: age, bytes or rate")
+	}
+	slices.SortFunc(list, func(a, b Session) int { return cmp.Or(order(a, b), byAge(a, b)) })
+	total := len(list)
+	for _, p := range []struct {
+		name string
+		cut  func(n int)
+	}{
+		{"offset", func(n int) { list = list[min(n, len(list)):] }},
+		{"limit", func(n int) { list = list[:min(n, len(list))] }},
+	} {
+		if value := c.query.Get(p.name); value != "" {
+			n, err := strconv.Atoi(value)
+			if err != nil || n < 0 {
+				return nil, BadInput(p.name + ": a number")
+			}
+			p.cut(n)
+		}
+	}
+	return SessionPage{Sessions: list, Total: total}, nil
+}
+
+func byAge(a, b Session) int {
+	return cmp.Or(a.Started.Compare(b.Started), strings.Compare(a.ID, b.ID))
+}

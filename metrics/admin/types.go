@@ -1,0 +1,194 @@
+package admin
+
+import "time"
+
+// What the API tells, as JSON. Times are RFC 3339, sizes bytes, durations
+// seconds. A field that has nothing to say is left out. A name that is no text
+// has U+FFFD in the place of its odd bytes.
+
+// Status is the daemon at a glance.
+type Status struct {
+	Version     string    `json:"version"`
+	Commit      string    `json:"commit"`
+	Started     time.Time `json:"started"`
+	Ready       bool      `json:"ready"`
+	Reason      string    `json:"reason,omitempty"`   // why it is not ready
+	Degraded    []string  `json:"degraded,omitempty"` // what does not work, while it is ready
+	Draining    bool      `json:"draining"`
+	Generation  uint64    `json:"generation"` // of the configuration
+	Connections int       `json:"connections"`
+	Limit       int       `json:"limit"` // of connections
+	Accepted    uint64    `json:"accepted"`
+	BytesIn     uint64    `json:"bytes_in"`  // from clients
+	BytesOut    uint64    `json:"bytes_out"` // to clients
+	// Refused counts connections and requests that were refused, by reason.
+	Refused   map[string]uint64 `json:"refused"`
+	CPU       float64           `json:"cpu_seconds"`
+	Memory    uint64            `json:"memory_bytes"`
+	LogLevel  string            `json:"log_level"`
+	Listeners []string          `json:"listeners"`
+	Reload    *Reload           `json:"reload,omitempty"` // the last one
+	API       bool              `json:"api"`              // there is a token, and so an API
+}
+
+// Reload is how a reload went.
+type Reload struct {
+	Time  time.Time `json:"time"`
+	OK    bool      `json:"ok"`
+	Error string    `json:"error,omitempty"`
+}
+
+// Session is one connection.
+type Session struct {
+	ID        string    `json:"id"`
+	Listener  string    `json:"listener"`
+	Client    string    `json:"client"` // address and port
+	Started   time.Time `json:"started"`
+	Handshake bool      `json:"handshake,omitempty"` // no more is known yet
+	User      string    `json:"user,omitempty"`
+	Auth      string    `json:"auth,omitempty"`
+	Protocol  string    `json:"protocol,omitempty"`
+	Command   string    `json:"command,omitempty"`
+	Target    string    `json:"target,omitempty"`
+	HostIP    string    `json:"host_ip,omitempty"`
+	Local     string    `json:"local,omitempty"`
+	Upstream  string    `json:"upstream,omitempty"`
+	Rule      string    `json:"rule,omitempty"`
+	BytesIn   int64     `json:"bytes_in"`
+	BytesOut  int64     `json:"bytes_out"`
+	// Rates are bytes a second over the last seconds.
+	RateIn  float64 `json:"rate_in"`
+	RateOut float64 `json:"rate_out"`
+}
+
+// SessionPage is a part of the sessions.
+type SessionPage struct {
+	Sessions []Session `json:"sessions"`
+	Total    int       `json:"total"` // that match
+}
+
+// Closed is how many connections were closed.
+type Closed struct {
+	Closed int `json:"closed"`
+}
+
+// User is a user with usage.
+type User struct {
+	Name           string   `json:"name"`
+	Groups         []string `json:"groups,omitempty"`
+	Connections    int      `json:"connections"`
+	MaxConnections int      `json:"max_connections,omitempty"`
+	BytesIn        int64    `json:"bytes_in"`  // of connections that are open
+	BytesOut       int64    `json:"bytes_out"` // of connections that are open
+	Quota          *Quota   `json:"quota,omitempty"`
+	Where          string   `json:"where,omitempty"` // file and line
+}
+
+// Quota is what a user has used of a period.
+type Quota struct {
+	Limit     int64      `json:"limit"`
+	Used      int64      `json:"used"`
+	Remaining int64      `json:"remaining"`
+	Until     *time.Time `json:"until,omitempty"` // the period's end, once it has begun
+}
+
+// WhitelistEntry is an address that auth-once lets in.
+type WhitelistEntry struct {
+	Address string    `json:"address"`
+	User    string    `json:"user"`
+	Method  string    `json:"method"`
+	Since   time.Time `json:"since"`
+	Until   time.Time `json:"until"`
+}
+
+// Admission lets an address in as a user.
+type Admission struct {
+	Address string `json:"address"`
+	User    string `json:"user"`
+}
+
+// Ban is a source that is kept out.
+type Ban struct {
+	Source string    `json:"source"`
+	Since  time.Time `json:"since"`
+	Until  time.Time `json:"until"`
+	Level  int       `json:"level"`
+}
+
+// Imposition bans a source.
+type Imposition struct {
+	Source   string `json:"source"`
+	Duration string `json:"duration,omitempty"` // as "10m"; the longest ban if it is left out
+}
+
+// Upstream is an upstream and its members.
+type Upstream struct {
+	Name    string   `json:"name"`
+	Members []Member `json:"members"`
+}
+
+// Member is one way through an upstream.
+type Member struct {
+	Name    string  `json:"name"` // without credentials
+	Up      bool    `json:"up"`
+	Drained bool    `json:"drained"`
+	Active  int64   `json:"active"` // tunnels
+	Warm    int64   `json:"warm"`
+	Latency float64 `json:"latency_seconds"` // of a handshake, smoothed; 0: unknown
+}
+
+// MemberDrain says whether new tunnels go through a member.
+type MemberDrain struct {
+	Member  string `json:"member"`
+	Drained bool   `json:"drained"`
+}
+
+// CachedName is an answer in the resolver's cache.
+type CachedName struct {
+	Name      string    `json:"name"`
+	Type      string    `json:"type"`
+	Addresses []string  `json:"addresses,omitempty"`
+	Error     string    `json:"error,omitempty"`
+	Expires   time.Time `json:"expires"`
+	Stale     bool      `json:"stale,omitempty"`
+}
+
+// Flushed is how many answers were dropped.
+type Flushed struct {
+	Flushed int `json:"flushed"`
+}
+
+// Denial is a request that the rules refused.
+type Denial struct {
+	Time     time.Time `json:"time"`
+	ID       string    `json:"id"`
+	Client   string    `json:"client"`
+	User     string    `json:"user,omitempty"`
+	Listener string    `json:"listener"`
+	Command  string    `json:"command"`
+	Target   string    `json:"target"`
+	Rule     string    `json:"rule"`
+	Where    string    `json:"where,omitempty"` // the rule's file and line
+	Sentence string    `json:"sentence"`        // for a person
+	Allow    string    `json:"allow"`           // the rule that would allow it, as TOML
+}
+
+// LogLevel is the level of the log.
+type LogLevel struct {
+	Level string `json:"level"`
+}
+
+// Event is one message of the event stream: the name is the SSE event's.
+type Event struct {
+	Time    time.Time `json:"time"`
+	Session *Session  `json:"session,omitempty"`
+	Cause   string    `json:"cause,omitempty"` // of a session that has ended
+	Denial  *Denial   `json:"denial,omitempty"`
+	Ban     *Ban      `json:"ban,omitempty"`
+	Reload  *Reload   `json:"reload,omitempty"`
+}
+
+// Failure is the body of every answer that is none.
+type Failure struct {
+	Error string `json:"error"`
+}

@@ -1,0 +1,272 @@
+package supervisor
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"cleversocks/authsvc"
+	"cleversocks/conn"
+	"cleversocks/conn/upstream"
+	"cleversocks/metrics/admin"
+)
+
+// status is the daemon at a glance. It is asked every other second by each
+// page that is open.
+func (o *operator) status() admin.Status {
+	s := admin.Status{
+		Version: o.options.Version, Commit: o.options.Commit, Started: o.started, Ready: true, Degraded: o.degraded(),
+		Draining: o.phase.Load() == phaseDraining, Generation: o.group.Policy().Generation,
+		Connections: o.group.Active(), Limit: o.group.Limit(), Accepted: o.group.Accepted(),
+		BytesIn: o.metrics.Relay.BytesIn.Get(), BytesOut: o.metrics.Relay.BytesOut.Get(),
+		Refused: make(map[string]uint64), LogLevel: o.options.Level(), Listeners: []string{}, API: o.config().Admin.Token.IsSet(),
+	}
+	if err := o.ready(); err != nil {
+		s.Ready, s.Reason = false, err.Error()
+	}
+	count := func(reason string, n uint64) { s.Refused[reason] += n }
+	o.metrics.Listener.Refused.Each(count)
+	o.metrics.Conn.Refused.Each(count)
+	if names := o.names.Load(); names != nil {
+		s.Listeners = append(s.Listeners, *names...)
+	}
+	s.CPU, s.Memory = ownUsage()
+	o.mu.Lock()
+	s.Reload = o.lastReload
+	o.mu.Unlock()
+	return s
+}
+
+// ownUsage is the process's CPU time in seconds and its resident memory.
+func ownUsage() (cpu float64, memory uint64) {
+	var u syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) == nil {
+		cpu = time.Duration(u.Utime.Nano() + u.Stime.Nano()).Seconds()
+	}
+	if statm, err := os.ReadFile("/proc/self/statm"); err == nil { // proc_pid_statm(5)
+		var size, resident uint64
+		if _, err := fmt.Sscan(string(statm), &size, &resident); err == nil {
+			memory = resident * uint64(os.Getpagesize())
+		}
+	}
+	return cpu, memory
+}
+
+// degraded is what does not work while the daemon is ready: an outage that
+// every replica has must not take all of them out.
+func (o *operator) degraded() []string {
+	var all []string
+	policy := o.group.Policy()
+	if policy == nil {
+		return nil
+	}
+	for _, p := range policy.Routes.Pools() {
+		if !slices.ContainsFunc(p.Status(), memberWorks) {
+			all = append(all, "upstream "+p.Name()+" has no member that works")
+		}
+	}
+	return all
+}
+
+// sessions are the connections of now, with their rates.
+func (o *operator) sessions() []admin.Session {
+	records := o.group.Sessions()
+	list := make([]admin.Session, len(records))
+	for i, r := range records {
+		list[i] = sessionOf(r)
+	}
+	o.rates.fill(list, time.Now())
+	return list
+}
+
+func sessionOf(r *conn.Record) admin.Session {
+	s := admin.Session{
+		ID: r.ID, Listener: r.Listener, Client: r.Client.String(), Started: r.Started, Handshake: r.Handshake,
+		User: text(r.User), Auth: r.Auth, Upstream: r.Upstream, Rule: r.Rule, BytesIn: r.BytesIn, BytesOut: r.BytesOut,
+	}
+	if r.Handshake {
+		return s
+	}
+	s.Protocol, s.Command = r.Protocol.String(), commandOf(r)
+	if r.Target.IsName() || r.Target.IP.IsValid() {
+		s.Target = text(r.Target.String())
+	}
+	if r.Host.IsValid() {
+		s.HostIP = r.Host.String()
+	}
+	if r.Local.IsValid() {
+		s.Local = r.Local.String()
+	}
+	return s
+}
+
+func commandOf(r *conn.Record) string {
+	if r.Command == 0 {
+		return ""
+	}
+	return r.Command.String()
+}
+
+func (o *operator) closeSessions(ctx context.Context, matches func(*admin.Session) bool) int {
+	return o.group.Kill(ctx, func(r *conn.Record) bool {
+		s := sessionOf(r)
+		return matches(&s)
+	})
+}
+
+// listUsers is every user of the settings, by name.
+func (o *operator) listUsers() []admin.User {
+	byName := make(map[string]*admin.User)
+	o.users.Load().Accounts(func(a *authsvc.Account) {
+		byName[a.Name] = &admin.User{Name: text(a.Name), Groups: a.Groups, MaxConnections: a.MaxConnections, Quota: quotaOf(a), Where: a.Where}
+	})
+	for _, r := range o.group.Sessions() {
+		if u := byName[r.User]; u != nil && !r.Handshake {
+			u.Connections++
+			u.BytesIn += r.BytesIn
+			u.BytesOut += r.BytesOut
+		}
+	}
+	for _, used := range o.guards.Quotas.List() {
+		if u := byName[used.User]; u != nil && u.Quota != nil {
+			u.Quota.Used, u.Quota.Remaining = used.Used, max(u.Quota.Limit-used.Used, 0)
+			if !used.Since.IsZero() {
+				u.Quota.Until = &used.Until
+			}
+		}
+	}
+	list := make([]admin.User, 0, len(byName))
+	for _, name := range slices.Sorted(maps.Keys(byName)) {
+		list = append(list, *byName[name])
+	}
+	return list
+}
+
+func quotaOf(a *authsvc.Account) *admin.Quota {
+	if a.QuotaBytes <= 0 {
+		return nil
+	}
+	return &admin.Quota{Limit: a.QuotaBytes, Remaining: a.QuotaBytes}
+}
+
+// rates remembers what sessions had moved some seconds ago. The zero value
+// knows nothing.
+type rates struct {
+	mu     sync.Mutex
+	at     time.Time
+	before map[string][2]int64 // in and out, by id
+	rate   map[string][2]float64
+}
+
+// rateInterval is the least time over which rates are taken.
+const rateInterval = time.Second
+
+// fill writes the rates into a list of all sessions.
+func (r *rates) fill(list []admin.Session, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if passed := now.Sub(r.at); passed >= rateInterval {
+		moved, rate := make(map[string][2]int64, len(list)), make(map[string][2]float64, len(list))
+		for _, s := range list {
+			moved[s.ID] = [2]int64{s.BytesIn, s.BytesOut}
+			since := passed.Seconds()
+			before, known := r.before[s.ID]
+			if !known {
+				since = max(now.Sub(s.Started).Seconds(), rateInterval.Seconds())
+			}
+			rate[s.ID] = [2]float64{float64(s.BytesIn-before[0]) / since, float64(s.BytesOut-before[1]) / since}
+		}
+		r.at, r.before, r.rate = now, moved, rate
+	}
+	for i := range list {
+		rate := r.rate[list[i].ID]
+		list[i].RateIn, list[i].RateOut = rate[0], rate[1]
+	}
+}
+
+// maxDenials is how many of the latest denials are kept.
+const maxDenials = 200
+
+// denials are the latest requests that the rules refused.
+type denials struct {
+	mu   sync.Mutex
+	ring []admin.Denial
+	next int
+}
+
+func (d *denials) add(one admin.Denial) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.ring) < maxDenials {
+		d.ring = append(d.ring, one)
+		return
+	}
+	d.ring[d.next] = one
+	d.next = (d.next + 1) % maxDenials
+}
+
+// list is the latest first.
+func (d *denials) list() []admin.Denial {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := append(append([]admin.Denial{}, d.ring[d.next:]...), d.ring[:d.next]...)
+	slices.Reverse(out)
+	return out
+}
+
+// denialOf says in words who was refused what by which rule, and which rule
+// would allow it.
+func denialOf(r *conn.Record, where string, now time.Time) admin.Denial {
+	s := sessionOf(r)
+	who := "a client without a user name"
+	if s.User != "" {
+		who = "user " + s.User
+	}
+	by := "rule " + s.Rule + " denies it"
+	switch s.Rule {
+	case "default":
+		by = "no rule allows it, and acl.default is deny"
+	case "block_private":
+		by = "acl.block_private keeps clients from private addresses"
+	case "own_listener":
+		by = "it is the proxy itself"
+	}
+	if where != "" {
+		by += " (" + where + ")"
+	}
+	return admin.Denial{
+		Time: now, ID: s.ID, Client: s.Client, User: s.User, Listener: s.Listener, Command: s.Command, Target: s.Target,
+		Rule: s.Rule, Where: where, Allow: allowing(r, &s),
+		Sentence: fmt.Sprintf("%s from %s may not %s to %s: %s", who, r.Client.Addr(), s.Command, s.Target, by),
+	}
+}
+
+// allowing is the rule that would let a refused request through, to be put
+// before the one that refused it.
+func allowing(r *conn.Record, s *admin.Session) string {
+	if s.Rule == "own_listener" {
+		return "# nothing allows the proxy itself as a destination"
+	}
+	var b strings.Builder
+	b.WriteString("[[acl.rule]]\naction = \"allow\"\n")
+	if s.User != "" {
+		fmt.Fprintf(&b, "users = [%q]\n", s.User)
+	}
+	to := r.Target.Name
+	if r.Target.IP.IsValid() {
+		to = r.Target.IP.String()
+	} else if s.Rule == "block_private" {
+		b.WriteString("# block_private yields to an address alone: put that of " + text(to) + " here\n")
+		to = "192.0.2.1"
+	}
+	fmt.Fprintf(&b, "to = [%q]\nports = [%d]\n", text(to), r.Target.Port)
+	return b.String()
+}
+
+func memberWorks(m upstream.MemberStatus) bool { return m.Up && !m.Drained }
