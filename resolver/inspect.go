@@ -60,7 +60,7 @@ func (r *Resolver) Flush(name string) int {
 		s.mu.Lock()
 		for key, el := range s.entries {
 			if name == "" || key.name == name {
-				s.remove(el)
+				s.drop(el)
 				n++
 			}
 		}

@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"strings"
 	"time"
 
 	"github.com/thejerf/suture/v4"
@@ -150,13 +151,13 @@ func (s *Server) ready(w http.ResponseWriter, _ *http.Request) {
 		text(w, http.StatusServiceUnavailable, err.Error())
 		return
 	}
-	answer := "ready"
+	answer := []string{"ready"}
 	if s.options.Degraded != nil {
 		for _, what := range s.options.Degraded() {
-			answer += "\ndegraded: " + what
+			answer = append(answer, "degraded: "+what)
 		}
 	}
-	text(w, http.StatusOK, answer)
+	text(w, http.StatusOK, strings.Join(answer, "\n"))
 }
 
 func text(w http.ResponseWriter, status int, body string) {

@@ -103,7 +103,7 @@ func schemaOf(t reflect.Type, schemas map[string]any) map[string]any {
 	if _, known := schemas[t.Name()]; !known {
 		properties, required := make(map[string]any), []any{}
 		schemas[t.Name()] = nil // against a type that holds itself
-		for field := range fieldsOf(t) {
+		for field := range t.Fields() {
 			name, options, _ := strings.Cut(field.Tag.Get("json"), ",")
 			properties[name] = schemaOf(field.Type, schemas)
 			if options != "omitempty" {
@@ -115,14 +115,4 @@ func schemaOf(t reflect.Type, schemas map[string]any) map[string]any {
 		}
 	}
 	return map[string]any{"$ref": "#/components/schemas/" + t.Name()}
-}
-
-func fieldsOf(t reflect.Type) func(yield func(reflect.StructField) bool) {
-	return func(yield func(reflect.StructField) bool) {
-		for i := range t.NumField() {
-			if !yield(t.Field(i)) {
-				return
-			}
-		}
-	}
 }

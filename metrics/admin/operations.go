@@ -40,7 +40,8 @@ var operations = []operation{
 		method: "GET", path: "/api/v1/sessions", summary: "Connections of now", result: SessionPage{},
 		query: append([]parameter{
 			{"sort", "age (oldest first, the default), bytes or rate (most first)"},
-			{"limit", "how many at most"}, {"offset", "how many to leave out first"},
+			{"limit", "how many at most"},
+			{"offset", "how many to leave out first"},
 		}, sessionFilter...),
 		answer: listSessions,
 	},
