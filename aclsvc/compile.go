@@ -36,7 +36,14 @@ type Options struct {
 	// Listeners are the proxy's own, admin included: never a destination,
 	// whatever the rules say and in report-only mode too.
 	Listeners []netip.AddrPort
-	Locals    *Locals // for listeners on a wildcard address; nil: loopback only
+	// Hosts are addresses that reach this host besides those that it has:
+	// ranges to leave from, which are routed here. At a listener's port they
+	// are the listener, if that is on a wildcard address.
+	Hosts []netip.Prefix
+	// Advertised are the addresses that clients are told. A NAT brings what is
+	// sent there back to us: at any listener's port they are the listener.
+	Advertised []netip.Addr
+	Locals     *Locals // the addresses that the host has; nil: loopback only
 	// OnPanic is told of a panic in a decision, which denies. May be nil.
 	OnPanic func(recovered any, q Query)
 	// Open reads a "file:" list; nil: from the file system.
@@ -49,10 +56,12 @@ type Policy struct {
 	rules      []rule
 	index      index
 	fallback   Decision
-	block      *bart.Lite // nil: private addresses are like others
+	block      *specialTable // nil: private addresses are like others
 	reportOnly bool
 	embeddings []embedding
 	listeners  []netip.AddrPort
+	hosts      bart.Lite
+	advertised []netip.Addr
 	locals     *Locals
 	onPanic    func(any, Query)
 }
@@ -87,10 +96,16 @@ func Compile(o Options) (*Policy, error) {
 		onPanic:    o.OnPanic,
 	}
 	if o.BlockPrivate {
-		p.block = blockList()
+		p.block = newSpecialTable()
 	}
 	for _, l := range o.Listeners {
 		p.listeners = append(p.listeners, netip.AddrPortFrom(l.Addr().Unmap().WithZone(""), l.Port()))
+	}
+	for _, h := range o.Hosts {
+		p.hosts.Insert(h.Masked())
+	}
+	for _, a := range o.Advertised {
+		p.advertised = append(p.advertised, a.Unmap().WithZone(""))
 	}
 	b := newBuilder(&p.index, o.Open)
 	for i := range o.Rules {

@@ -8,17 +8,20 @@ import (
 // embedding is a range of IPv6 addresses whose packets end up at the IPv4
 // address that they carry.
 type embedding struct {
-	prefix netip.Prefix
-	bits   [4]uint8 // where each of the four bytes is
+	prefix   netip.Prefix
+	bits     [4]uint8 // where each of the four bytes is
+	inverted bool     // each of their bits is
 }
 
 // wellKnown are the embeddings of every network: NAT64 (RFC 6052 §2.1), 6to4
-// (RFC 3056 §2), SIIT's translated form (RFC 2765 §2.1) and IPv4-compatible
-// addresses (RFC 4291 §2.5.5.1). IPv4-mapped ones are unmapped before.
+// (RFC 3056 §2), Teredo (RFC 4380 §4), SIIT's translated form (RFC 2765 §2.1)
+// and IPv4-compatible addresses (RFC 4291 §2.5.5.1). IPv4-mapped ones are
+// unmapped before.
 func wellKnown() []embedding {
 	return []embedding{
 		rfc6052(netip.MustParsePrefix("64:ff9b::/96")),
-		{netip.MustParsePrefix("2002::/16"), [4]uint8{2, 3, 4, 5}},
+		{prefix: netip.MustParsePrefix("2002::/16"), bits: [4]uint8{2, 3, 4, 5}},
+		{prefix: netip.MustParsePrefix("2001::/32"), bits: [4]uint8{12, 13, 14, 15}, inverted: true},
 		rfc6052(netip.MustParsePrefix("::ffff:0:0:0/96")),
 		rfc6052(netip.MustParsePrefix("::/96")),
 	}
@@ -68,7 +71,29 @@ func (p *Policy) unwrap(addr netip.Addr) (netip.Addr, int) {
 			continue
 		}
 		b := addr.As16()
-		return netip.AddrFrom4([4]byte{b[e.bits[0]], b[e.bits[1]], b[e.bits[2]], b[e.bits[3]]}), e.prefix.Bits()
+		v4 := [4]byte{b[e.bits[0]], b[e.bits[1]], b[e.bits[2]], b[e.bits[3]]}
+		if e.inverted {
+			for i := range v4 {
+				v4[i] = ^v4[i]
+			}
+		}
+		return netip.AddrFrom4(v4), e.prefix.Bits()
+	}
+	if isISATAP(addr) {
+		b := addr.As16()
+		return netip.AddrFrom4([4]byte(b[12:])), isatapBits
 	}
 	return addr, 0
+}
+
+// isatapBits is the part of an ISATAP address that says that it is one: any
+// /64, and half of the interface identifier.
+const isatapBits = 96
+
+// isISATAP reports whether the interface identifier is ISATAP's, which any
+// prefix may be in front of (RFC 5214 §6.1): 0000:5efe or 0200:5efe, and an
+// IPv4 address.
+func isISATAP(addr netip.Addr) bool {
+	b := addr.As16()
+	return b[8]&^0x02 == 0 && b[9] == 0 && b[10] == 0x5e && b[11] == 0xfe
 }

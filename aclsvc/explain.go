@@ -22,7 +22,7 @@ func (p *Policy) Explain(q *Query, addrs []netip.Addr) string {
 	fmt.Fprintf(&b, "%s from %s: %s port %d\n", who, q.Source, q.Command, q.Port)
 	if q.Name != "" {
 		d, certain := p.DecideName(q)
-		fmt.Fprintf(&b, "  name %s: %s%s\n", q.Name, p.words(d), certainty(d, certain))
+		fmt.Fprintf(&b, "  name %s: %s%s\n", q.Name, p.words(d, netip.Addr{}), certainty(d, certain))
 		if certain && !d.Allow {
 			b.WriteString("result: deny, before DNS is asked\n")
 			return b.String()
@@ -34,7 +34,7 @@ func (p *Policy) Explain(q *Query, addrs []netip.Addr) string {
 		if d.Allow {
 			allowed++
 		}
-		fmt.Fprintf(&b, "  address %s%s: %s\n", addr, p.nature(addr), p.words(d))
+		fmt.Fprintf(&b, "  address %s%s: %s\n", addr, p.nature(addr), p.words(d, addr))
 	}
 	switch {
 	case len(addrs) == 0:
@@ -54,8 +54,9 @@ func certainty(d Decision, certain bool) string {
 	return "; each address is judged once it is known (an upstream that resolves has only this)"
 }
 
-// words is "deny by acl.rules[3] (file:12)".
-func (p *Policy) words(d Decision) string {
+// words is "deny by acl.rules[3] (file:12)". addr is the address that was
+// judged, or invalid.
+func (p *Policy) words(d Decision, addr netip.Addr) string {
 	s := "deny"
 	if d.Allow {
 		s = "allow"
@@ -68,11 +69,25 @@ func (p *Policy) words(d Decision) string {
 	case d.Where != "":
 		s += " (" + d.Where + ")"
 	case d.Rule == ByBlockPrivate:
-		s += " (only a rule that allows it by CIDR lifts that)"
+		s += " (" + p.whyBlocked(addr) + "only a rule that allows it by CIDR lifts that)"
 	case d.Rule == ByOwnListener:
 		s += " (the proxy itself; nothing lifts that)"
 	}
 	return s
+}
+
+// whyBlocked is what the registries call an address that block_private denies.
+func (p *Policy) whyBlocked(addr netip.Addr) string {
+	if !addr.IsValid() {
+		return ""
+	}
+	t := p.target(addr)
+	for _, a := range []netip.Addr{t.inner, t.outer} {
+		if p.block.denies(a) {
+			return p.block.name(a) + "; "
+		}
+	}
+	return "an address of this host; "
 }
 
 // nature says what an address was taken for.

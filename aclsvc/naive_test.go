@@ -29,7 +29,7 @@ func naive(o Options, q *Query, addr netip.Addr) Decision {
 		b := outer.As16()
 		inner, carrier = netip.AddrFrom4([4]byte(b[2:6])), 16
 	}
-	private := o.BlockPrivate && blockList().Contains(inner)
+	private := o.BlockPrivate && naiveSpecial(inner)
 	for i, r := range o.Rules {
 		if !naiveConcerns(r, q) {
 			continue
@@ -43,6 +43,17 @@ func naive(o Options, q *Query, addr netip.Addr) Decision {
 		return Decision{Rule: ByBlockPrivate}
 	}
 	return Decision{Allow: o.DefaultAllow, Rule: ByDefault}
+}
+
+// naiveSpecial looks for the longest range by trying all.
+func naiveSpecial(addr netip.Addr) bool {
+	longest, private := -1, false
+	for _, s := range specials {
+		if p := netip.MustParsePrefix(s.prefix); p.Contains(addr) && p.Bits() > longest {
+			longest, private = p.Bits(), !s.public
+		}
+	}
+	return private
 }
 
 func naiveConcerns(r Rule, q *Query) bool {

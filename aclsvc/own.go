@@ -5,24 +5,29 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
+
+	"github.com/gaissmai/bart"
 )
 
 // Locals is a snapshot of the host's own addresses, for listeners on a
 // wildcard address. Serve keeps it fresh; reading it takes no lock.
 type Locals struct {
 	interval time.Duration
-	list     func() ([]net.Addr, error)
+	list     func() ([]netip.Prefix, error)
 	onError  func(error)
-	addrs    atomic.Pointer[map[netip.Addr]struct{}]
+	ranges   atomic.Pointer[bart.Lite]
 }
 
 // LocalsOptions says how the host's addresses are found.
 type LocalsOptions struct {
-	Interval time.Duration              // between two looks; 0: 10 s
-	List     func() ([]net.Addr, error) // nil: net.InterfaceAddrs
-	OnError  func(error)                // told when a look fails; the last snapshot stays
+	Interval time.Duration // between two looks; 0: 10 s
+	// List gives the addresses and ranges that the host takes for its own; nil:
+	// what the kernel's local table holds, and the interfaces' addresses.
+	List    func() ([]netip.Prefix, error)
+	OnError func(error) // told when a look fails; the last snapshot stays
 }
 
 // NewLocals takes the first snapshot.
@@ -32,7 +37,7 @@ func NewLocals(o LocalsOptions) (*Locals, error) {
 		l.interval = 10 * time.Second
 	}
 	if l.list == nil {
-		l.list = net.InterfaceAddrs
+		l.list = hostRanges
 	}
 	return l, l.Refresh()
 }
@@ -43,16 +48,30 @@ func (l *Locals) Refresh() error {
 	if err != nil {
 		return fmt.Errorf("own addresses: %w", err)
 	}
-	addrs := make(map[netip.Addr]struct{}, len(list))
+	ranges := new(bart.Lite)
+	for _, p := range list {
+		ranges.Insert(p.Masked())
+	}
+	l.ranges.Store(ranges)
+	return nil
+}
+
+// interfaceAddrs are the addresses of the host's interfaces.
+func interfaceAddrs() ([]netip.Prefix, error) {
+	list, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, err
+	}
+	var out []netip.Prefix
 	for _, a := range list {
 		if n, ok := a.(*net.IPNet); ok {
 			if ip, ok := netip.AddrFromSlice(n.IP); ok {
-				addrs[ip.Unmap()] = struct{}{}
+				ip = ip.Unmap()
+				out = append(out, netip.PrefixFrom(ip, ip.BitLen()))
 			}
 		}
 	}
-	l.addrs.Store(&addrs)
-	return nil
+	return out, nil
 }
 
 // Serve refreshes the snapshot until ctx ends.
@@ -75,7 +94,8 @@ func (l *Locals) Serve(ctx context.Context) error {
 func (l *Locals) String() string { return "own addresses" }
 
 // Contains reports whether addr (unmapped, without a zone) is this host:
-// loopback, unspecified, or an interface's. A nil Locals knows the first two.
+// loopback, unspecified, an interface's, or routed here as a local one. A nil
+// Locals knows the first two.
 func (l *Locals) Contains(addr netip.Addr) bool {
 	if addr.IsLoopback() || addr.IsUnspecified() {
 		return true
@@ -83,12 +103,13 @@ func (l *Locals) Contains(addr netip.Addr) bool {
 	if l == nil {
 		return false
 	}
-	addrs := l.addrs.Load()
-	if addrs == nil {
-		return false
-	}
-	_, ok := (*addrs)[addr]
-	return ok
+	ranges := l.ranges.Load()
+	return ranges != nil && ranges.Contains(addr)
+}
+
+// isHost reports whether addr reaches this host, as far as it can know.
+func (p *Policy) isHost(addr netip.Addr) bool {
+	return p.locals.Contains(addr) || p.hosts.Contains(addr) || slices.Contains(p.advertised, addr)
 }
 
 // IsOwn reports whether a connection to addr and port would reach one of the
@@ -109,7 +130,9 @@ func (p *Policy) isOwn(addr netip.Addr, port uint16) bool {
 		switch own := l.Addr(); {
 		case own == addr, addr.IsUnspecified():
 			return true
-		case own.IsUnspecified() && p.locals.Contains(addr):
+		case slices.Contains(p.advertised, addr):
+			return true
+		case own.IsUnspecified() && p.isHost(addr):
 			return true
 		}
 	}

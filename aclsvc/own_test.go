@@ -3,7 +3,6 @@ package aclsvc
 import (
 	"context"
 	"errors"
-	"net"
 	"net/netip"
 	"sync/atomic"
 	"testing"
@@ -21,12 +20,13 @@ func TestLocalsFollowTheHost(t *testing.T) {
 		var host atomic.Pointer[string] // its address; nil: the look fails
 		set := func(addr string) { host.Store(&addr) }
 		set("192.0.2.1")
-		list := func() ([]net.Addr, error) {
+		list := func() ([]netip.Prefix, error) {
 			addr := host.Load()
 			if addr == nil {
 				return nil, errors.New("netlink")
 			}
-			return []net.Addr{&net.IPNet{IP: net.ParseIP(*addr), Mask: net.CIDRMask(64, 128)}}, nil
+			ip := netip.MustParseAddr(*addr)
+			return []netip.Prefix{netip.PrefixFrom(ip, ip.BitLen())}, nil
 		}
 		var told atomic.Int64
 		l, err := NewLocals(LocalsOptions{

@@ -7,8 +7,8 @@ import (
 
 // Decide judges a request for one resolved address; q.Name is the name it was
 // resolved from, if any. Rules are taken in order, and the first that matches
-// decides. A private address under block_private can only be allowed by a
-// rule whose "to" names it by CIDR, so for it the rules that allow a name, or
+// decides. A private address, or one of this host's, under block_private can
+// only be allowed by a rule whose "to" names it by CIDR, so for it the rules that allow a name, or
 // anything, are passed over. An address that carries an IPv4 address (NAT64,
 // 6to4) is judged by that one; a denial may name either.
 func (p *Policy) Decide(q *Query, addr netip.Addr) (d Decision) {
@@ -92,13 +92,27 @@ type target struct {
 	outer   netip.Addr // as it would be dialed, unmapped
 	inner   netip.Addr // where it ends up: the IPv4 address carried, or outer
 	bits    int        // length of the prefix that carries; 0: nothing is carried
-	blocked bool       // private, and block_private is on
+	blocked bool       // private or this host's, and block_private is on
 }
 
 func (p *Policy) target(addr netip.Addr) target {
 	outer := addr.Unmap().WithZone("")
 	inner, bits := p.unwrap(outer)
-	return target{outer, inner, bits, p.block != nil && p.block.Contains(inner)}
+	return target{outer, inner, bits, p.isBlocked(outer, inner, bits)}
+}
+
+// isBlocked reports whether block_private denies an address: it is no host on
+// the internet, or it is one of this host's, whose services may be kept from
+// the outside by a firewall that sees us as an insider.
+func (p *Policy) isBlocked(outer, inner netip.Addr, bits int) bool {
+	if p.block == nil {
+		return false
+	}
+	// In front of what ISATAP carries stands any prefix, a private one too.
+	if bits != 0 && isISATAP(outer) && p.block.denies(outer) {
+		return true
+	}
+	return p.block.denies(inner) || p.isHost(inner) || bits != 0 && p.isHost(outer)
 }
 
 // first is the number of the first rule that matches, or that of no rule.

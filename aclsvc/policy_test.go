@@ -163,10 +163,69 @@ func TestDecideName(t *testing.T) {
 	}
 }
 
+func localsOf(t *testing.T, ranges ...string) *Locals {
+	t.Helper()
+	var list []netip.Prefix
+	for _, r := range ranges {
+		list = append(list, netip.MustParsePrefix(r))
+	}
+	l, err := NewLocals(LocalsOptions{List: func() ([]netip.Prefix, error) { return list, nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// TestHostsReachTheListeners: with a range routed here (ip route add local), or
+// behind a NAT that brings the advertised address back, a client reached the
+// proxy through itself, and the admin endpoint.
+func TestHostsReachTheListeners(t *testing.T) {
+	p := compile(t, Options{
+		DefaultAllow: true, Locals: localsOf(t, "198.51.100.0/25"),
+		Hosts:      []netip.Prefix{netip.MustParsePrefix("2001:db8:7::/48")},
+		Advertised: []netip.Addr{netip.MustParseAddr("203.0.113.7")},
+		Listeners:  []netip.AddrPort{netip.MustParseAddrPort("0.0.0.0:1080"), netip.MustParseAddrPort("[::]:1081"), netip.MustParseAddrPort("127.0.0.1:9180")},
+	})
+	for target, own := range map[string]bool{
+		"198.51.100.77:1080": true, "198.51.100.200:1080": false, "[2001:db8:7::5]:1081": true, "[2001:db8:8::5]:1081": false,
+		"203.0.113.7:1080": true, "203.0.113.7:9180": true, "203.0.113.7:443": false, "203.0.113.8:1080": false,
+	} {
+		ap := netip.MustParseAddrPort(target)
+		if d := p.Decide(query("", ap.Port()), ap.Addr()); (d.Rule == ByOwnListener) != own {
+			t.Errorf("%s: %+v", target, d)
+		}
+	}
+}
+
+// TestOwnPublicAddresses: a service that a firewall keeps from the outside was
+// reached through the proxy by the host's public address, with block_private
+// on. A rule that names the address lifts it, one that names a host does not.
+func TestOwnPublicAddresses(t *testing.T) {
+	o := Options{DefaultAllow: true, BlockPrivate: true, Locals: localsOf(t, "93.184.216.34/32")}
+	host, other := netip.MustParseAddr("93.184.216.34"), netip.MustParseAddr("93.184.216.35")
+	named := query("www.example.com", 443)
+	if d := compile(t, o).Decide(named, host); d.Allow || d.Rule != ByBlockPrivate {
+		t.Errorf("%+v", d)
+	}
+	if d := compile(t, o).Decide(named, other); !d.Allow {
+		t.Errorf("%+v", d)
+	}
+	o.Rules = []Rule{{Action: "allow", To: []string{"www.example.com"}}}
+	if d := compile(t, o).Decide(named, host); d.Allow {
+		t.Errorf("a name lifts it: %+v", d)
+	}
+	o.Rules = []Rule{{Action: "allow", To: []string{"93.184.216.34"}, Ports: []string{"443"}}}
+	if d := compile(t, o).Decide(named, host); !d.Allow {
+		t.Errorf("an address does not lift it: %+v", d)
+	}
+	o.BlockPrivate = false
+	if d := compile(t, o).Decide(query("", 22), host); !d.Allow {
+		t.Errorf("%+v", d)
+	}
+}
+
 func TestOwnListeners(t *testing.T) {
-	locals := &Locals{}
-	local := map[netip.Addr]struct{}{netip.MustParseAddr("192.0.2.1"): {}}
-	locals.addrs.Store(&local)
+	locals := localsOf(t, "192.0.2.1/32")
 	p := compile(t, Options{
 		Rules:        []Rule{{Action: "allow", To: []string{"0.0.0.0/0", "::/0"}}},
 		DefaultAllow: true, ReportOnly: true, Locals: locals,
@@ -216,7 +275,7 @@ func TestExplain(t *testing.T) {
 	want := `user "alice" from 192.0.2.7: connect port 443
   name a.example: allow by default; each address is judged once it is known (an upstream that resolves has only this)
   address 64:ff9b::808:808 (is 8.8.8.8, listed as 8.8.0.0/16): allow by acl.rules[1] (c.toml:9)
-  address 10.0.0.1 (private): deny by block_private (only a rule that allows it by CIDR lifts that)
+  address 10.0.0.1 (private): deny by block_private (Private-Use (RFC 1918); only a rule that allows it by CIDR lifts that)
 result: allow, to 1 of 2 addresses
 `
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -74,6 +74,9 @@ cache = { serve_stale = "0s", prefetch = false }
 [[acl.rule]]
 action = "allow"
 to = ["rebind.example"]
+[[acl.rule]] # the test's outside is this host and a TEST-NET, which block_private denies
+action = "allow"
+to = ["192.0.2.1"]
 `, server))
 	ask := func() (net.Conn, byte) {
 		c := dialProxy(t, d.address)

@@ -158,6 +158,8 @@ func ruleOptions(cfg *config.Config, own []netip.AddrPort, locals *aclsvc.Locals
 		BlockPrivate: cfg.ACL.BlocksPrivate(),
 		ReportOnly:   cfg.ACL.ReportOnly,
 		Listeners:    own,
+		Hosts:        cfg.EgressRanges(),
+		Advertised:   cfg.Advertised(),
 		Locals:       locals,
 		NAT64:        config.Prefixes(cfg.Resolver.NAT64),
 	}

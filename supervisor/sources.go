@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
 	"syscall"
 
 	"cleversocks/supervisor/config"
@@ -16,17 +15,10 @@ import (
 // dial from them fails. They may be meant all the same, and come with an
 // interface that is not up yet. Of a range nobody expects all addresses here.
 func foreignSources(ctx context.Context, cfg *config.Config) []string {
-	sources := cfg.Egress.Address
-	for _, u := range cfg.Users {
-		sources = append(slices.Clip(sources), u.Egress...)
-	}
-	for _, f := range cfg.Forwards {
-		sources = append(slices.Clip(sources), f.Egress.Address...)
-	}
 	var warnings []string
-	for _, s := range sources {
+	for _, s := range cfg.EgressRanges() {
 		if s.IsSingleIP() && isForeign(ctx, s.Addr()) {
-			warnings = append(warnings, fmt.Sprintf("no interface of this machine has the source address %s: connections from it will fail, unless it is to come", s))
+			warnings = append(warnings, fmt.Sprintf("no interface of this machine has the source address %s: connections from it will fail, unless it is to come", s.Addr()))
 		}
 	}
 	return warnings

@@ -93,10 +93,22 @@ func NormalizeName(raw string) (string, error) {
 		}
 		last = label
 	}
-	if _, err := strconv.ParseUint(last, 0, 64); err == nil {
+	if isNumber(last) {
 		return "", fmt.Errorf("%w: %q: ends in a number, yet is no IP address", ErrBadName, clip(raw))
 	}
 	return name, nil
+}
+
+// isNumber reports whether a last label makes a name one that inet_aton(3) or a
+// browser may take for an IPv4 address: digits alone, whatever their number and
+// whether or not they are octal ("10.0.0.08"), or 0x and hexadecimal digits (the
+// URL standard's "ends in a number").
+func isNumber(label string) bool {
+	const digits = "0123456789"
+	if hex, ok := strings.CutPrefix(label, "0x"); ok {
+		return strings.Trim(hex, digits+"abcdef") == ""
+	}
+	return strings.Trim(label, digits) == ""
 }
 
 // clip bounds what an error repeats of a peer's bytes.

@@ -42,7 +42,7 @@ func (a *ACL) keys() []Key {
 		},
 		{
 			Name: "block_private", Value: &a.BlockPrivate, Default: "auto",
-			Doc: "Refuses loopback, RFC 1918, link-local, ULA, CGNAT, cloud metadata and other addresses that are no host on the internet. `auto`: once there is an `[[acl.rule]]`; the value in force is logged. Only a rule whose `to` names the address by CIDR lifts it, a rule that allows a name never does.",
+			Doc: "Refuses loopback, RFC 1918, link-local, ULA, CGNAT, cloud metadata and the other addresses that the IANA special-purpose registries do not call globally reachable, also where an IPv6 address carries one (NAT64, 6to4, Teredo, ISATAP); and all addresses of this host, public ones too, as its services may be firewalled from outside alone. `auto`: once there is an `[[acl.rule]]`; the value in force is logged. Only a rule whose `to` names the address or a CIDR lifts it, a rule that allows a name never does.",
 		},
 		{
 			Name: "report_only", Value: &a.ReportOnly, Default: "false",

@@ -1,5 +1,7 @@
 package config
 
+import "net/netip"
+
 const egressDoc = "How connections leave for their targets, and for upstreams. A user's addresses come before these, and those of a [[forward]] rule before both."
 
 // Egress is the [egress] section, and a rule's or a user's exception to it.
@@ -53,4 +55,17 @@ func (f *finisher) checkEgress(path string, e *Egress) {
 		key := path + ".interface"
 		f.add(f.cfg.originOf(key), key, "%q is longer than an interface's name can be, %d bytes", clip(e.Interface), maxInterface)
 	}
+}
+
+// EgressRanges are all source addresses of the settings: what is sent to one of
+// them comes back to this host.
+func (c *Config) EgressRanges() []netip.Prefix {
+	ranges := Prefixes(c.Egress.Address)
+	for i := range c.Users {
+		ranges = append(ranges, Prefixes(c.Users[i].Egress)...)
+	}
+	for i := range c.Forwards {
+		ranges = append(ranges, Prefixes(c.Forwards[i].Egress.Address)...)
+	}
+	return ranges
 }

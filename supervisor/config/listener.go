@@ -1,6 +1,9 @@
 package config
 
-import "fmt"
+import (
+	"fmt"
+	"net/netip"
+)
 
 const listenerDoc = "A socket that clients connect to. Without any, there is one on 127.0.0.1:1080. `-i` and `-p` replace all of them by one."
 
@@ -90,3 +93,14 @@ func (p *Protocol) UnmarshalText(text []byte) error {
 func (p Protocol) MarshalText() ([]byte, error) { return []byte(p), nil }
 
 func (Protocol) accepts() string { return `"socks5", "socks4" or "http"` }
+
+// Advertised are the addresses that clients are told instead of our own.
+func (c *Config) Advertised() []netip.Addr {
+	var list []netip.Addr
+	for i := range c.Listeners {
+		if a := c.Listeners[i].Advertise.Addr; a.IsValid() {
+			list = append(list, a)
+		}
+	}
+	return list
+}
