@@ -17,6 +17,7 @@ type ACL struct {
 	Default      string // allow or deny
 	BlockPrivate AutoBool
 	ReportOnly   bool
+	Strict       bool
 	Rules        []Rule
 }
 
@@ -47,6 +48,10 @@ func (a *ACL) keys() []Key {
 		{
 			Name: "report_only", Value: &a.ReportOnly, Default: "false",
 			Doc: "Logs what the rules would deny, and allows it.",
+		},
+		{
+			Name: "strict", Value: &a.Strict, Default: "false",
+			Doc: "Refuses settings whose rules or forwarding rules name a user or a group that does not exist, which is otherwise a warning: a slip in a denial opens what it should close.",
 		},
 	}
 }

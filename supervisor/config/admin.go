@@ -30,7 +30,7 @@ func (a *Admin) keys() []Key {
 			Doc: "Serves Go's profiles under /debug/pprof/.",
 		},
 		{
-			Name: "hosts", Value: &a.Hosts, Default: "[]",
+			Name: "hosts", Value: &a.Hosts, Default: "",
 			Doc: `Names by which clients may call the endpoint, as "proxy.example.org" behind a reverse proxy. Addresses, names without a dot and names that the public DNS cannot hold (localhost, .local, .internal, .svc, .cluster.local, .test, .home.arpa) need no mention. Others are refused, since a web page can make its own name point here; /healthz and /readyz answer to any.`,
 		},
 		{

@@ -37,7 +37,8 @@ type Config struct {
 	// Warnings are sentences that an operator should read after each load.
 	Warnings []string
 
-	origins map[string]origin
+	origins  map[string]origin
+	subjects *subjects // nil: unknown, as something is wrong with the users
 }
 
 // sections binds the rows of all settings to c, in the order of the
@@ -78,6 +79,7 @@ func (c *Config) finishers() []func(*finisher) {
 		c.finishResolver,
 		c.finishEgress,
 		c.finishRoutes,
+		c.finishSubjects,
 		c.finishAdmin,
 		c.finishSecrets,
 	}

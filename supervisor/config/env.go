@@ -27,6 +27,7 @@ func (r *run) loadEnv(environ []string) {
 		known[envName(k.path)] = k.path
 		names = append(names, envName(k.path))
 	}
+	r.slips(environ, names)
 	r.load(env.Provider(".", env.Opt{
 		Prefix:      envPrefix,
 		EnvironFunc: func() []string { return environ },
@@ -42,6 +43,35 @@ func (r *run) loadEnv(environ []string) {
 			return path, value
 		},
 	}), nil, source{text: true, origin: func(path string) origin { return envOrigin(envName(path)) }})
+}
+
+// slips looks for variables that would be a setting if some of their
+// underscores were doubled, as CLEVERSOCKS_AUTH_REQUIRED. Where the setting that
+// was meant keeps people out, the proxy would be open without it: that is an
+// error. Others are warned of.
+func (r *run) slips(environ, names []string) {
+	single := make(map[string]string, len(names)) // by the name with single underscores
+	for _, name := range names {
+		single[strings.ReplaceAll(name, "__", "_")] = name
+	}
+	for _, e := range environ {
+		name, _, _ := strings.Cut(e, "=")
+		meant, ok := single[strings.ReplaceAll(strings.ToUpper(name), "__", "_")]
+		if !ok || name == meant || strings.HasPrefix(name, envPrefix) && strings.Contains(name[len(envPrefix):], "__") {
+			continue // the last are unknown settings, and refused as such
+		}
+		if opensWithout(meant) {
+			r.add(envOrigin(name), "", "is no setting, and the proxy would be open without the one that is meant: write %s", meant)
+			continue
+		}
+		r.cfg.Warnings = append(r.cfg.Warnings, envOrigin(name).where+" is ignored: the setting's variable is "+meant)
+	}
+}
+
+// opensWithout reports whether a variable is of a section that says who may
+// come in and where to.
+func opensWithout(name string) bool {
+	return strings.HasPrefix(name, envName("auth")+"__") || strings.HasPrefix(name, envName("acl")+"__")
 }
 
 func envOrigin(name string) origin {

@@ -127,6 +127,7 @@ func (c *Config) finishUsers(f *finisher) {
 		return
 	}
 	c.warnPowerless(f, users)
+	c.subjects = c.subjectsOf(users)
 	if n := users.Schemes(); n > 2 {
 		f.warn("passwords are hashed in %d ways, and each failed log-in costs all of them: give all hashes the same parameters", n)
 	}

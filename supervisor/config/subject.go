@@ -1,0 +1,74 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"cleversocks/authsvc"
+)
+
+// subjects are the users and groups that there are, for rules that name them.
+type subjects struct {
+	users, groups map[string]bool
+	// open: others may log in whom only their authenticator knows.
+	open bool
+}
+
+// subjectsOf lists the names of the users that the settings know.
+func (c *Config) subjectsOf(users *authsvc.Users) *subjects {
+	s := &subjects{users: make(map[string]bool), groups: make(map[string]bool), open: c.hasForeignUsers()}
+	users.Accounts(func(a *authsvc.Account) {
+		s.users[a.Name] = true
+		for _, g := range a.Groups {
+			s.groups[g] = true
+		}
+	})
+	return s
+}
+
+// hasForeignUsers reports whether somebody else says who the users are, so that
+// a name that the settings do not know may be one. An authenticator of that
+// kind is a line here.
+func (c *Config) hasForeignUsers() bool { return false }
+
+// maxUnknown bounds the messages about names that are nobody's.
+const maxUnknown = 20
+
+// finishSubjects warns of rules for users and groups that do not exist, since a
+// slip in a denial opens what it should close. With acl.strict it is an error.
+func (c *Config) finishSubjects(f *finisher) {
+	if c.subjects == nil || c.subjects.open {
+		return // not known, for what is wrong with them is said already
+	}
+	unknown := 0
+	check := func(at, kind string, names []string, known map[string]bool) {
+		for _, name := range names {
+			if known[name] {
+				continue
+			}
+			if unknown++; unknown > maxUnknown {
+				continue
+			}
+			text := fmt.Sprintf("there is no %s %q%s", kind, clip(name), didYouMean(name, slices.Sorted(maps.Keys(known))))
+			origin := c.originOf(at)
+			if c.ACL.Strict {
+				f.add(origin, at, "%s", text)
+				continue
+			}
+			f.warn("%s", problem{origin: origin, key: at, text: text + "; the rule does not apply to anybody of that name (acl.strict makes this an error)"})
+		}
+	}
+	for i, r := range c.ACL.Rules {
+		at := element("acl.rule", i)
+		check(at+".users", "user", r.Users, c.subjects.users)
+		check(at+".groups", "group", r.Groups, c.subjects.groups)
+	}
+	for i, w := range c.Forwards {
+		at := element("forward", i)
+		check(at+".users", "user", w.Users, c.subjects.users)
+	}
+	if more := unknown - maxUnknown; more > 0 {
+		f.warn("%d more names in rules are nobody's", more)
+	}
+}
