@@ -14,6 +14,7 @@ import (
 
 	"cleversocks/aclsvc"
 	"cleversocks/authsvc"
+	"cleversocks/conn/task"
 	"cleversocks/conn/wire"
 	"cleversocks/metrics"
 )
@@ -358,4 +359,32 @@ func TestPeerIsJudgedByItsName(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A panic while a BIND waits ends that wait: it is counted, the client is told,
+// the port is closed, and the user's place is free again.
+func TestPanicEndsOneWait(t *testing.T) {
+	m := metrics.New()
+	panics := &task.Reporter{Count: func(where string) { m.Conn.Panics.Of(where).Inc() }}
+	s := New(ServerOptions{MaxPerUser: 1, Metrics: m, Panics: panics})
+	h := start(t, s, "127.0.0.1", func(session *Session) {
+		session.Decide = func(wire.Addr, netip.Addr) aclsvc.Decision { panic("a defect") }
+	})
+	first := h.reply(t)
+	dialFrom(t, "127.0.0.1", first.addr)
+	if r := h.reply(t); r.code != wire.ReplyGeneralFailure {
+		t.Errorf("reply %v", r.code)
+	}
+	if r := h.result(t); r.Peer != nil || r.Cause != metrics.CauseError {
+		t.Errorf("%+v", r)
+	}
+	if n := m.Conn.Panics.Of("bind").Get(); n != 1 {
+		t.Errorf("%d panics counted, want 1", n)
+	}
+	again := start(t, s, "127.0.0.1", nil)
+	if r := again.reply(t); r.code != wire.ReplySucceeded {
+		t.Errorf("the next BIND of the user: %v", r.code)
+	}
+	_ = again.control.Close()
+	again.result(t)
 }

@@ -16,6 +16,9 @@ const (
 	outIovs     = 512
 	// maxSegments is the kernel's UDP_MAX_SEGMENTS before 6.9.
 	maxSegments = 64
+	// staleTries is how often a message is tried again after an error that may
+	// be an earlier one's: several may be on their way.
+	staleTries = 4
 	// firstGSO is the largest datagram that is sent by segmentation before a
 	// socket has learnt better: a jumbo frame's.
 	firstGSO = 8972
@@ -49,7 +52,7 @@ type sendQueue struct {
 	// The state of a flush.
 	sock   *socket
 	pos    int
-	again  bool // the message at pos was tried once, and an earlier one's error came back
+	tries  int  // of the message at pos that brought back what may be an earlier one's error
 	stale  bool // such an error came back during this flush
 	result flushResult
 	step   func(fd uintptr) bool // sendStep, bound once
@@ -130,7 +133,7 @@ func (q *sendQueue) flush(s *socket) flushResult {
 		for i := range q.n {
 			q.prepare(i)
 		}
-		q.sock, q.pos, q.again, q.stale = s, 0, false, false
+		q.sock, q.pos, q.tries, q.stale = s, 0, 0, false
 		if err := s.rc.Write(q.step); err != nil { // closed
 			for ; q.pos < q.n; q.pos++ {
 				q.result.failed += q.msgs[q.pos].segs
@@ -178,7 +181,7 @@ func (q *sendQueue) sendStep(fd uintptr) bool {
 				q.result.bytes += m.payload
 				q.pos++
 			}
-			q.again = false
+			q.tries = 0
 			continue
 		}
 		switch m := &q.msgs[q.pos]; {
@@ -186,10 +189,11 @@ func (q *sendQueue) sendStep(fd uintptr) bool {
 			return false
 		case errno == unix.EINTR:
 			continue
-		case !q.again && transient(errno):
+		case q.tries < staleTries && transient(errno):
 			// Perhaps an ICMP error of an earlier datagram, reported late: then
 			// the call sent nothing and cleared it.
-			q.again, q.stale = true, true
+			q.tries++
+			q.stale = true
 			continue
 		case m.segs > 1:
 			q.sock.degrade(errno, m.size)
@@ -198,7 +202,7 @@ func (q *sendQueue) sendStep(fd uintptr) bool {
 			q.fail(errno)
 		}
 		q.pos++
-		q.again = false
+		q.tries = 0
 	}
 	return true
 }
