@@ -115,9 +115,8 @@ func (g *Group) Admit(c *net.TCPConn, listener string) (refused string) {
 	return ""
 }
 
-// handshakeTask is a connection's task up to its relay, and through the first
-// moments of that. It does not stay longer: its stack has grown, and an idle
-// tunnel would keep it.
+// handshakeTask is a connection's task up to its relay. It does not stay
+// longer: its stack has grown, and an idle tunnel would keep it.
 func (g *Group) handshakeTask(s *session) {
 	growStack(0)
 	if !g.handler.establish(s) {

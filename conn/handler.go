@@ -208,7 +208,7 @@ func (h *Handler) passAhead(hs *handshake, more []byte) bool {
 }
 
 // relay has the bytes moved until the tunnel ends, both sides are closed, and
-// end is called. It returns when the tunnel has ended or is no longer young.
+// end is called. It returns at once.
 func (h *Handler) relay(s *session, end func(*session)) {
 	options := s.policy.Relay
 	options.Counters = &s.counters

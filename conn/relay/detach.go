@@ -37,14 +37,7 @@ func (p *pump) detach() {
 	go p.runDetached()
 }
 
-// stayDetached is for a young relay's pump, before it runs.
-func (p *pump) stayDetached() {
-	p.detached, p.young = true, true
-	p.s.callbacks.Add(1)
-}
-
-// runDetached is the goroutine of a bulk transfer, and of a young relay's
-// direction.
+// runDetached is the goroutine of a bulk transfer.
 func (p *pump) runDetached() {
 	if p.ride() {
 		p.s.finish()
@@ -66,7 +59,7 @@ func (p *pump) ride() (last bool) {
 func (p *pump) attach() (last bool) {
 	p.s.pumps.Lock()
 	defer func() { last = p.s.settle(recover()) }()
-	p.detached, p.young = false, false
+	p.detached = false
 	if !p.quiet || p.halted {
 		p.halt()
 		p.checkReset() // no turn has looked while the goroutine was there

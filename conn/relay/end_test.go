@@ -33,7 +33,7 @@ func TestCancel(t *testing.T) {
 	for _, tt := range tests {
 		for _, k := range kinds {
 			t.Run(tt.name+" "+k.name, func(t *testing.T) {
-				tun := open(t, k.pair, Options{Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors, Young: k.young})})
+				tun := open(t, k.pair, Options{Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors})})
 				send(t, tun.client, []byte("x"))
 				wantRead(t, tun.server, "x")
 				tun.cancel(tt.with)
@@ -71,7 +71,7 @@ func TestCancelledBefore(t *testing.T) {
 func TestCancelWhileBlocked(t *testing.T) {
 	for _, k := range kinds {
 		t.Run(k.name, func(t *testing.T) {
-			tun := open(t, k.pair, Options{Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors, Young: k.young})})
+			tun := open(t, k.pair, Options{Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors})})
 			fill(t, tun)
 			tun.cancel(ErrDrained)
 			tun.wantEnd(t, metrics.CauseDrained)
@@ -104,7 +104,7 @@ func fill(t *testing.T, tun *tunnel) int {
 func TestReceiverThatDoesNotRead(t *testing.T) {
 	for _, k := range kinds {
 		t.Run(k.name, func(t *testing.T) {
-			tun := open(t, k.pair, Options{Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors, Young: k.young})})
+			tun := open(t, k.pair, Options{Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors})})
 			// Queues of four sockets, autotuned, and one pipe.
 			if n := fill(t, tun); n > 64<<20 {
 				t.Errorf("took %d bytes for a client that does not read", n)
@@ -151,7 +151,7 @@ func TestIdle(t *testing.T) {
 func TestIdleSockets(t *testing.T) {
 	for _, k := range kinds {
 		t.Run(k.name, func(t *testing.T) {
-			tun := open(t, k.pair, Options{Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors, Young: k.young}), Idle: 40 * time.Millisecond})
+			tun := open(t, k.pair, Options{Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors}), Idle: 40 * time.Millisecond})
 			closeWrite(t, tun.client)
 			wantEOF(t, tun.server)
 			tun.wantEnd(t, metrics.CauseIdle)
@@ -198,7 +198,7 @@ func TestCancelDuringPause(t *testing.T) {
 	for _, k := range kinds {
 		t.Run(k.name, func(t *testing.T) {
 			paused := make(chan struct{})
-			tun := open(t, k.pair, Options{Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors, Young: k.young}), Meter: func(Direction, int) (time.Duration, error) {
+			tun := open(t, k.pair, Options{Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors}), Meter: func(Direction, int) (time.Duration, error) {
 				close(paused)
 				return time.Hour, nil
 			}})
@@ -216,7 +216,7 @@ func TestPanic(t *testing.T) {
 		t.Run(k.name, func(t *testing.T) {
 			var told atomic.Value
 			tun := open(t, k.pair, Options{
-				Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors, Young: k.young}),
+				Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors}),
 				Meter:    func(Direction, int) (time.Duration, error) { panic("boom") },
 				Panicked: func(v any) { told.Store(v) },
 			})

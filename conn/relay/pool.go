@@ -12,16 +12,12 @@ const (
 	// DefaultPipes stays under fs.pipe-user-pages-soft: past it, an
 	// unprivileged user's pipes shrink to two pages.
 	DefaultPipes = 192
-	// DefaultYoung bounds the goroutines of young relays, each with the stack
-	// of a handshake.
-	DefaultYoung = 256
 )
 
 // PoolOptions bounds what Pools keeps.
 type PoolOptions struct {
 	IdleBuffers int // free buffers kept; 0: DefaultIdleBuffers
-	Reactors    int // goroutines that watch idle relays for all; 0: one per processor; below 0: each relay has its own two
-	Young       int // relays at once that begin on two goroutines; 0: DefaultYoung; below 0: none; nothing without reactors
+	Reactors    int // goroutines that move the bytes of all relays; 0: one for two processors; below 0: each relay has its own two
 	Pipes       int // pipes in existence, free or in use, each 2 descriptors and 256 KiB; 0: DefaultPipes; below 0: none
 }
 
@@ -32,7 +28,6 @@ type PoolOptions struct {
 type Pools struct {
 	o        PoolOptions
 	reactors reactorSet
-	nursery  nursery
 
 	mu      sync.Mutex
 	buffers [][]byte
@@ -49,11 +44,10 @@ func NewPools(o PoolOptions) *Pools {
 	if o.Pipes == 0 {
 		o.Pipes = DefaultPipes
 	}
-	if o.Young == 0 {
-		o.Young = DefaultYoung
-	}
 	if o.Reactors == 0 {
-		o.Reactors = runtime.GOMAXPROCS(0)
+		// One that does not get a processor holds up all of its relays, and the
+		// programs at the other end of them want processors too.
+		o.Reactors = max(1, runtime.GOMAXPROCS(0)/2)
 	}
 	p := &Pools{o: o}
 	p.startReactors(o.Reactors)
@@ -67,7 +61,6 @@ func (p *Pools) Close() {
 	p.closed, p.buffers = true, nil
 	p.closePipes()
 	p.mu.Unlock()
-	p.nursery.close()
 	p.stopReactors()
 }
 

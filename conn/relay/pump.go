@@ -45,7 +45,6 @@ type pump struct {
 	clean    bool  // with an end of stream
 	blocks   bool  // the destination has had no room once
 	detached bool  // it has a goroutine for now, which alone touches the rest
-	young    bool  // it is detached since the relay began, whatever it moves
 	halted   bool  // that goroutine is to end the pump
 	quiet    bool  // that goroutine found nothing more to do
 	streak   uint8 // large chunks in a row

@@ -19,7 +19,7 @@ func (p *Pools) reactorsRunning() int { return len(p.reactors.all) }
 func TestBulkDetaches(t *testing.T) {
 	for _, after := range []string{"small messages", "silence"} {
 		t.Run(after, func(t *testing.T) {
-			tun := open(t, tcpPair, Options{Idle: time.Second, Pools: NewPools(PoolOptions{Reactors: 1, Young: -1})})
+			tun := open(t, tcpPair, Options{Idle: time.Second, Pools: NewPools(PoolOptions{Reactors: 1})})
 			before := runtime.NumGoroutine()
 			block := make([]byte, 1<<20)
 			sent := make(chan struct{})
@@ -73,7 +73,7 @@ func TestEndDuringBulk(t *testing.T) {
 		{name: "meter fails", meter: meterUntil(32<<20, fire), cause: metrics.CauseError},
 		{name: "meter panics", meter: meterUntil(32<<20, nil), cause: metrics.CauseError},
 	}
-	for _, o := range []PoolOptions{{Reactors: 1, Young: -1}, {Reactors: 1}, {Reactors: -1}} {
+	for _, o := range []PoolOptions{{Reactors: 1}, {Reactors: -1}} {
 		for _, tt := range tests {
 			t.Run(tt.name, func(t *testing.T) {
 				tun := open(t, tcpPair, Options{Meter: tt.meter, Pools: NewPools(o)})

@@ -12,10 +12,8 @@
 // On Linux two sockets are joined by splice(2), with small messages read and
 // written. Buffers and pipes are taken when a socket is readable and given
 // back when it runs dry, so an idle relay holds its two sockets and nothing
-// else. With Pools, a relay has two goroutines while it is young, which costs
-// the many short ones least, and a few that are busy keep them; then one
-// goroutine per processor waits for all of them, and only a bulk transfer has a
-// goroutine of its own, while it lasts.
+// else. With Pools, one goroutine for two processors moves the bytes of all
+// relays, and only a bulk transfer has a goroutine of its own, while it lasts.
 // Without Pools, or for a conn that is no socket, a relay has two to its end.
 package relay
 
@@ -117,18 +115,17 @@ type Result struct {
 // been delivered.
 //
 // Run keeps the caller's stack, which a handshake has grown, for as long as
-// the relay lasts. Start does not, or for a moment only.
+// the relay lasts. Start does not.
 func Run(ctx context.Context, client, server net.Conn, o Options) Result {
 	ended := make(chan Result, 1)
 	Start(ctx, client, server, o, func(r Result) { ended <- r })
 	return <-ended
 }
 
-// Start is Run for a caller that goes away: it returns at once, or moves bytes
-// until the relay has ended, or is 100 ms old and not one of the few that are
-// busy. done is called once, when both conns are closed, by Start or on a
-// relay goroutine that ends with it. The caller must wait for done before it
-// calls the relay over. A panic in done is not recovered.
+// Start is Run for a caller that goes away: it returns at once. done is called
+// once, when both conns are closed, on a relay goroutine that ends with it. The
+// caller must wait for done before it calls the relay over. A panic in done is
+// not recovered.
 func Start(ctx context.Context, client, server net.Conn, o Options, done func(Result)) {
 	newSession(ctx, client, server, o, done).start()
 }

@@ -31,19 +31,16 @@ var kinds = []struct {
 	name     string
 	engine   Engine
 	reactors int
-	young    int
 	pair     func(*testing.T) (peer, relayed net.Conn)
 }{
-	{"tcp auto", EngineAuto, 1, -1, tcpPair},
-	{"tcp splice", EngineSplice, 1, -1, tcpPair},
-	{"tcp copy", EngineCopy, 1, -1, tcpPair},
-	{"tcp without readiness", EngineAuto, 1, -1, opaquePair},
-	{"tcp auto on goroutines", EngineAuto, -1, -1, tcpPair},
-	{"tcp copy on goroutines", EngineCopy, -1, -1, tcpPair},
-	{"tcp auto while young", EngineAuto, 1, 0, tcpPair},
-	{"tcp copy while young", EngineCopy, 1, 0, tcpPair},
-	{"unix auto", EngineAuto, 1, -1, unixPair},
-	{"unix splice on goroutines", EngineSplice, -1, -1, unixPair},
+	{"tcp auto", EngineAuto, 1, tcpPair},
+	{"tcp splice", EngineSplice, 1, tcpPair},
+	{"tcp copy", EngineCopy, 1, tcpPair},
+	{"tcp without readiness", EngineAuto, 1, opaquePair},
+	{"tcp auto on goroutines", EngineAuto, -1, tcpPair},
+	{"tcp copy on goroutines", EngineCopy, -1, tcpPair},
+	{"unix auto", EngineAuto, 1, unixPair},
+	{"unix splice on goroutines", EngineSplice, -1, unixPair},
 }
 
 // opaque hides that a conn is a socket, as TLS does.
@@ -123,12 +120,7 @@ func open(t *testing.T, pair func(*testing.T) (net.Conn, net.Conn), o Options) *
 	ctx, cancel := context.WithCancelCause(t.Context())
 	result := make(chan Result, 1)
 	tun := &tunnel{client: client, server: server, counters: o.Counters, result: result, cancel: cancel}
-	start := func() { Start(ctx, a, b, o, func(r Result) { result <- r }) }
-	if o.Pools.o.Young < 0 {
-		start() // returns
-	} else {
-		go start()
-	}
+	Start(ctx, a, b, o, func(r Result) { result <- r }) // returns
 	t.Cleanup(func() {
 		cancel(nil)
 		_ = client.Close()
@@ -223,7 +215,7 @@ func wantEOF(t *testing.T, c net.Conn) {
 func TestHalfClose(t *testing.T) {
 	for _, k := range kinds {
 		t.Run(k.name+" client first", func(t *testing.T) {
-			tun := open(t, k.pair, Options{Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors, Young: k.young})})
+			tun := open(t, k.pair, Options{Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors})})
 			send(t, tun.client, []byte("question"))
 			closeWrite(t, tun.client)
 			wantRead(t, tun.server, "question")
@@ -238,7 +230,7 @@ func TestHalfClose(t *testing.T) {
 			}
 		})
 		t.Run(k.name+" server first", func(t *testing.T) {
-			tun := open(t, k.pair, Options{Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors, Young: k.young})})
+			tun := open(t, k.pair, Options{Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors})})
 			closeWrite(t, tun.server)
 			wantEOF(t, tun.client)
 			send(t, tun.client, []byte("upload"))
@@ -262,7 +254,7 @@ func TestIntegrity(t *testing.T) {
 				if size == 1 {
 					up, down = []int{1, 2, 3}, []int{5}
 				}
-				exchange(t, k.pair, Options{Engine: k.engine, BufferSize: size, Pools: NewPools(PoolOptions{Reactors: k.reactors, Young: k.young})}, seed, up, down)
+				exchange(t, k.pair, Options{Engine: k.engine, BufferSize: size, Pools: NewPools(PoolOptions{Reactors: k.reactors})}, seed, up, down)
 			})
 		})
 	}
@@ -330,11 +322,11 @@ func hashAll(t *testing.T, c net.Conn) [32]byte {
 // TestResetIsPassedOn resets one side of an idle relay, and of one whose
 // other side has already closed its half.
 func TestResetIsPassedOn(t *testing.T) {
-	for _, k := range kinds[:8] { // unix sockets have no reset
+	for _, k := range kinds[:6] { // unix sockets have no reset
 		for _, half := range []bool{false, true} {
 			t.Run(k.name+map[bool]string{false: " open", true: " half-closed"}[half], func(t *testing.T) {
 				for _, byClient := range []bool{true, false} {
-					tun := open(t, k.pair, Options{Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors, Young: k.young})})
+					tun := open(t, k.pair, Options{Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors})})
 					from, to, cause := tun.client, tun.server, metrics.CauseClientReset
 					if !byClient {
 						from, to, cause = tun.server, tun.client, metrics.CauseServerReset
@@ -363,10 +355,10 @@ func TestResetIsPassedOn(t *testing.T) {
 // and then the peer sees a reset and not a clean end. A linger of 0 at once
 // used to deliver 128 KB of 3.9 MB.
 func TestResetComesAfterTheData(t *testing.T) {
-	for _, k := range kinds[:8] {
+	for _, k := range kinds[:6] {
 		t.Run(k.name, func(t *testing.T) {
 			const size = 3 << 20
-			tun := open(t, k.pair, Options{Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors, Young: k.young})})
+			tun := open(t, k.pair, Options{Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors})})
 			data := bytes.Repeat([]byte("0123456789abcdef"), size/16)
 			sent := make(chan error, 1)
 			go func() {

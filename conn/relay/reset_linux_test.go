@@ -40,11 +40,11 @@ func TestResetBehindEndIsPassedOn(t *testing.T) {
 			send(t, to, []byte("nobody reads this"))
 		}},
 	}
-	for _, k := range kinds[:8] { // unix sockets have no reset
+	for _, k := range kinds[:6] { // unix sockets have no reset
 		for _, w := range ways {
 			t.Run(k.name+" "+w.name, func(t *testing.T) {
 				for _, byClient := range []bool{true, false} {
-					tun := open(t, k.pair, Options{Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors, Young: k.young})})
+					tun := open(t, k.pair, Options{Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors})})
 					from, to, cause := tun.client, tun.server, metrics.CauseClientReset
 					if !byClient {
 						from, to, cause = tun.server, tun.client, metrics.CauseServerReset
@@ -74,7 +74,7 @@ func wantReset(t *testing.T, c net.Conn) {
 // TestResetBehindEndDuringBulk is the same while the other direction has a
 // goroutine of its own, which waits for more to come.
 func TestResetBehindEndDuringBulk(t *testing.T) {
-	for _, o := range []PoolOptions{{Reactors: 1, Young: -1}, {Reactors: 1}, {Reactors: -1}} {
+	for _, o := range []PoolOptions{{Reactors: 1}, {Reactors: -1}} {
 		tun := open(t, tcpPair, Options{Engine: EngineSplice, Pools: NewPools(o), Idle: time.Hour})
 		closeWrite(t, tun.client)
 		wantEOF(t, tun.server)
@@ -92,11 +92,11 @@ func TestResetBehindEndDuringBulk(t *testing.T) {
 // TestResetEndsPause: a direction that the meter held up on a goroutine kept
 // the relay, after a reset, until the pause was over.
 func TestResetEndsPause(t *testing.T) {
-	for _, k := range kinds[:8] {
+	for _, k := range kinds[:6] {
 		t.Run(k.name, func(t *testing.T) {
 			paused := make(chan struct{})
 			tun := open(t, k.pair, Options{
-				Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors, Young: k.young}),
+				Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors}),
 				Meter: func(Direction, int) (time.Duration, error) {
 					close(paused)
 					return time.Hour, nil

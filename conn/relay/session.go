@@ -29,13 +29,12 @@ type session struct {
 
 	pumps     sync.Mutex   // held by a turn, which moves the pumps of a reactor's relay
 	reactor   *reactor     // nil: each pump has a goroutine to its end
-	watched   bool         // the reactor has it: it is, or was, no young relay
+	watched   bool         // the reactor has it
 	slot      int32        // the reactor's number for this relay
 	finishing bool         // both pumps have ended
 	ends      atomic.Int32 // clean ends of stream
 	lingering atomic.Bool  // a pump on a goroutine waits for a reset, once it has ended
 	deserted  atomic.Bool  // a pump on a goroutine has ended and does not wait
-	young     place        // in the nursery
 
 	callbacks  sync.WaitGroup // the context's and the idle timer's
 	stopCancel func() bool
@@ -71,31 +70,18 @@ func newSession(ctx context.Context, client, server net.Conn, o Options, done fu
 	return s
 }
 
-// start runs a young relay until it ends or leaves the nursery. Another one's
-// pumps go to a reactor, or each to a fresh goroutine with a small stack.
+// start gives the relay's pumps to a reactor, or each to a fresh goroutine
+// with a small stack.
 func (s *session) start() {
-	switch s.begin() {
-	case begunYoung:
-		go s.out.runDetached()
-		s.in.runDetached()
-	case begunAlone:
+	if !s.begin() {
 		go s.in.run()
 		go s.out.run()
-	case begunWatched:
 	}
 }
 
-// beginning is who moves a relay's bytes at first.
-type beginning uint8
-
-const (
-	begunWatched beginning = iota // a reactor
-	begunYoung                    // two goroutines, the caller's and another
-	begunAlone                    // two fresh goroutines, to the end
-)
-
-// begin makes the relay ready to move bytes.
-func (s *session) begin() beginning {
+// begin makes the relay ready to move bytes. It says whether a reactor moves
+// them.
+func (s *session) begin() (watched bool) {
 	// Handshake deadlines must not end the relay. A conn that cannot take a
 	// deadline fails its first read too.
 	_ = s.client.conn.SetDeadline(time.Time{})
@@ -106,20 +92,12 @@ func (s *session) begin() beginning {
 	s.callbacks.Add(1)
 	s.stopCancel = context.AfterFunc(s.ctx, s.cancelled)
 	s.chooseReactor()
-	if s.reactor != nil && s.o.Pools.nursery.add(s, s.o.Pools.o.Young) {
-		s.in.stayDetached()
-		s.out.stayDetached()
-		if s.o.Idle < longIdle {
-			s.startIdleChecks()
-		}
-		return begunYoung
-	}
 	s.startIdleChecks()
 	if s.reactor != nil && s.watchPumps() {
-		return begunWatched
+		return true
 	}
 	s.reactor = nil
-	return begunAlone
+	return false
 }
 
 // startIdleChecks starts the idle timeout, unless the relay has ended.
@@ -148,9 +126,6 @@ func (s *session) finish() {
 	s.mu.Lock()
 	s.over = true
 	s.mu.Unlock()
-	if s.reactor != nil {
-		s.o.Pools.nursery.remove(s)
-	}
 	if s.timer != nil && s.timer.Stop() {
 		s.callbacks.Done()
 	}

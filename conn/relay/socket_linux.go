@@ -54,7 +54,7 @@ func (p *pump) read(fd uintptr) bool {
 			continue
 		case errno == unix.EAGAIN:
 			p.abandon()
-			if p.detached && !p.young && !p.splicing {
+			if p.detached && !p.splicing {
 				p.err = errQuiet
 				break
 			}
