@@ -1,0 +1,221 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cleversocks/supervisor/config"
+)
+
+// client is a command's way to the running daemon's API.
+type client struct {
+	app    *app
+	admin  string // --admin: "ADDR:PORT" or "unix:PATH"
+	file   string // --config
+	token  string // --token-file
+	json   bool   // --json
+	base   string // once it is connected
+	bearer string
+	http   *http.Client
+}
+
+// Bounds of one question: the daemon is near, and may be busy.
+const (
+	askTimeout = 30 * time.Second
+	maxAnswer  = 64 << 20
+)
+
+// addFlags adds what every command to a running daemon takes.
+func (c *client) addFlags(cmd *cobra.Command) {
+	flags := cmd.PersistentFlags()
+	flags.SortFlags = false
+	flags.StringVar(&c.admin, "admin", "", "The daemon's admin endpoint: `ADDR:PORT` or unix:PATH.")
+	flags.StringVar(&c.token, "token-file", "", "The `FILE` that holds the token of its API.")
+	flags.StringVar(&c.file, "config", "", "Finds both in the daemon's configuration `FILE`.")
+	flags.BoolVar(&c.json, "json", false, "Prints JSON, for programs.")
+}
+
+// connect finds out where the daemon is, from flags, or from the settings.
+func (c *client) connect(ctx context.Context) error {
+	if path, ok := strings.CutPrefix(c.admin, "unix:"); ok && c.token == "" {
+		c.overUnix(path)
+		return nil
+	}
+	environ := c.app.environ
+	for _, flag := range []struct{ value, name string }{{c.admin, "CLEVERSOCKS_ADMIN__ADDRESS"}, {c.token, "CLEVERSOCKS_ADMIN__TOKEN_FILE"}} {
+		if flag.value != "" {
+			environ = append(environ, flag.name+"="+flag.value)
+		}
+	}
+	cfg, err := config.NewLoader(config.Sources{File: c.file, Environ: environ}).Load(ctx)
+	if err != nil {
+		return err
+	}
+	c.bearer = cfg.Admin.Token.Reveal()
+	if path, ok := strings.CutPrefix(cfg.Admin.Address.String(), "unix:"); ok {
+		c.overUnix(path)
+		return nil
+	}
+	if c.bearer == "" {
+		return usageError{"the daemon wants a token: give --token-file FILE, or its settings by --config FILE"}
+	}
+	addr, err := reachable(cfg.Admin.Address.AddrPort)
+	if err != nil {
+		return err
+	}
+	c.base, c.http = "http://"+addr.String(), adminClient()
+	return nil
+}
+
+// overUnix has the daemon asked over its socket, where its owner needs no token.
+func (c *client) overUnix(path string) {
+	c.base, c.http = "http://localhost", adminClient()
+	c.http.Transport = &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", path)
+	}}
+}
+
+// request sends one request; the caller closes the answer's body.
+func (c *client) request(ctx context.Context, method, path string, body any) (*http.Response, error) {
+	if err := c.connect(ctx); err != nil {
+		return nil, err
+	}
+	var send io.Reader
+	if body != nil {
+		b, err := json.Marshal(body)
+		if err != nil {
+			return nil, err
+		}
+		send = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, send)
+	if err != nil {
+		return nil, err
+	}
+	if c.bearer != "" {
+		req.Header.Set("Authorization", "Bearer "+c.bearer)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("the daemon does not answer: %w", err)
+	}
+	if resp.StatusCode < 300 {
+		return resp, nil
+	}
+	said, _ := io.ReadAll(io.LimitReader(resp.Body, maxExplanation)) // what came of it is enough
+	_ = resp.Body.Close()                                            // read, or of no more use
+	var failure struct{ Error string }
+	if json.Unmarshal(said, &failure) != nil || failure.Error == "" {
+		failure.Error = string(bytes.TrimSpace(said))
+	}
+	return nil, fmt.Errorf("the daemon answers %s: %s", resp.Status, printable(failure.Error))
+}
+
+// ask gets an answer, shows it as JSON if that is wanted, and else decodes it
+// and has show write a table.
+func (c *client) ask(ctx context.Context, method, path string, body, into any, show func(w io.Writer)) error {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	resp, err := c.request(ctx, method, path, body)
+	if err != nil {
+		return err
+	}
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err = errors.Join(err, resp.Body.Close()); err != nil {
+		return fmt.Errorf("the daemon's answer: %w", err)
+	}
+	if c.json || into == nil {
+		if c.json && len(answer) > 0 {
+			_, err = (jsonLines{c.app.stdout}).Write(answer)
+		}
+		return err
+	}
+	if err := json.Unmarshal(answer, into); err != nil {
+		return fmt.Errorf("the daemon's answer: %w", err)
+	}
+	table := tabwriter.NewWriter(c.app.stdout, 0, 8, 2, ' ', 0)
+	show(table)
+	return table.Flush()
+}
+
+// row writes a line of a table. Nothing in it reaches the terminal as a
+// command.
+func row(w io.Writer, cells ...any) {
+	for i, cell := range cells {
+		end := "\t"
+		if i == len(cells)-1 {
+			end = "\n"
+		}
+		_, _ = io.WriteString(w, printable(fmt.Sprint(cell))+end) // Flush says what is wrong
+	}
+}
+
+// orDash is a cell that is not empty.
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+// size is bytes for a person.
+func size[N int64 | uint64 | float64](n N) string {
+	units := []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB"}
+	v, i := float64(n), 0
+	for ; v >= 1024 && i < len(units)-1; i++ {
+		v /= 1024
+	}
+	if i == 0 {
+		return fmt.Sprintf("%.0f %s", v, units[i])
+	}
+	return fmt.Sprintf("%.1f %s", v, units[i])
+}
+
+// age is a duration for a person.
+func age(d time.Duration) string {
+	switch d = d.Round(time.Second); {
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%dm%02ds", int(d.Minutes()), int(d.Seconds())%60)
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh%02dm", int(d.Hours()), int(d.Minutes())%60)
+	}
+	return fmt.Sprintf("%dd%02dh", int(d.Hours())/24, int(d.Hours())%24)
+}
+
+// queryOf is the part of a path behind the question mark.
+func queryOf(pairs ...string) string {
+	v := url.Values{}
+	for i := 0; i+1 < len(pairs); i += 2 {
+		if pairs[i+1] != "" {
+			v.Set(pairs[i], pairs[i+1])
+		}
+	}
+	if len(v) == 0 {
+		return ""
+	}
+	return "?" + v.Encode()
+}
+
+// exactly is a command's number of arguments.
+func exactly(from, to int, what string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) < from || len(args) > to {
+			return usageError{"give it " + what}
+		}
+		return nil
+	}
+}

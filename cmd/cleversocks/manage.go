@@ -1,0 +1,334 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cleversocks/metrics/admin"
+)
+
+// commandsToDaemon are the commands that ask or steer a running daemon, each
+// over its API.
+func commandsToDaemon(ctx context.Context, a *app) []*cobra.Command {
+	var all []*cobra.Command
+	for _, make := range []func(context.Context, *client) *cobra.Command{
+		newStatus, newSessions, newKill, newUsers, newBans, newWhitelist, newUpstreams, newDNS, newDenials, newEvents, newReload, newDrain, newLogLevel,
+	} {
+		c := &client{app: a}
+		cmd := make(ctx, c)
+		cmd.GroupID = groupDaemon
+		c.addFlags(cmd)
+		all = append(all, cmd)
+	}
+	return all
+}
+
+// groupDaemon is their heading in the help.
+const groupDaemon = "daemon"
+
+// aboutDaemon ends each help text.
+const aboutDaemon = `
+
+It asks the running daemon at its admin endpoint, which needs admin.token_file,
+or nothing for the owner of its unix socket. Exit status: 0 done, 1 not,
+2 usage.`
+
+// command is a command to the daemon.
+func command(use, short, long, example string, args cobra.PositionalArgs, run func(args []string) error) *cobra.Command {
+	return &cobra.Command{
+		Use: use, Short: short, Long: long + aboutDaemon, Example: example, Args: args,
+		RunE: func(_ *cobra.Command, args []string) error { return run(args) },
+	}
+}
+
+func newStatus(ctx context.Context, c *client) *cobra.Command {
+	return command("status", "Shows a running daemon at a glance", "Shows readiness, load, and the last reload.", "  cleversocks status", noArguments, func([]string) error {
+		var s admin.Status
+		return c.ask(ctx, http.MethodGet, "/api/v1/status", nil, &s, func(w io.Writer) {
+			ready := "ready"
+			if !s.Ready {
+				ready = "not ready: " + s.Reason
+			}
+			row(w, "state", ready)
+			for _, d := range s.Degraded {
+				row(w, "degraded", d)
+			}
+			row(w, "version", s.Version+" ("+s.Commit+")")
+			row(w, "up for", age(time.Since(s.Started)))
+			row(w, "connections", fmt.Sprintf("%d of %d, %d accepted", s.Connections, s.Limit, s.Accepted))
+			row(w, "from clients", size(s.BytesIn))
+			row(w, "to clients", size(s.BytesOut))
+			row(w, "memory", size(s.Memory))
+			row(w, "log level", s.LogLevel)
+			row(w, "listeners", strings.Join(s.Listeners, " "))
+			if s.Reload != nil {
+				row(w, "last reload", s.Reload.Time.Format(time.DateTime)+": "+outcome(s.Reload))
+			}
+		})
+	})
+}
+
+func outcome(r *admin.Reload) string {
+	if r.OK {
+		return "ok"
+	}
+	return r.Error
+}
+
+// sessionFlags are the conditions that sessions and kill share.
+type sessionFlags struct{ user, client, target, listener string }
+
+func (f *sessionFlags) add(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.StringVar(&f.user, "user", "", "Those of the user `NAME`.")
+	flags.StringVar(&f.client, "client", "", "Those from the address `ADDR`.")
+	flags.StringVar(&f.target, "target", "", "Those whose target has `TEXT` in it.")
+	flags.StringVar(&f.listener, "listener", "", "Those of the listener `NAME`.")
+}
+
+func (f *sessionFlags) pairs() []string {
+	return []string{"user", f.user, "client", f.client, "target", f.target, "listener", f.listener}
+}
+
+func newSessions(ctx context.Context, c *client) *cobra.Command {
+	var f sessionFlags
+	var sort string
+	var limit int
+	cmd := command("sessions", "Lists the connections of a running daemon", "Lists the connections of now, the oldest first.",
+		"  cleversocks sessions --sort rate --limit 10\n  cleversocks sessions --user alice --json", noArguments, func([]string) error {
+			var page admin.SessionPage
+			limited := ""
+			if limit > 0 {
+				limited = strconv.Itoa(limit)
+			}
+			return c.ask(ctx, http.MethodGet, "/api/v1/sessions"+queryOf(append(f.pairs(), "sort", sort, "limit", limited)...), nil, &page, func(w io.Writer) {
+				row(w, "ID", "AGE", "CLIENT", "USER", "COMMAND", "TARGET", "IN", "OUT", "RATE")
+				for _, s := range page.Sessions {
+					command := s.Command
+					if s.Handshake {
+						command = "(handshake)"
+					}
+					row(w, s.ID, age(time.Since(s.Started)), s.Client, orDash(s.User), orDash(command), orDash(s.Target),
+						size(s.BytesIn), size(s.BytesOut), size(s.RateIn+s.RateOut)+"/s")
+				}
+				if len(page.Sessions) < page.Total {
+					row(w, fmt.Sprintf("%d of %d", len(page.Sessions), page.Total))
+				}
+			})
+		})
+	f.add(cmd)
+	cmd.Flags().StringVar(&sort, "sort", "age", "By `WHAT`: age, bytes or rate.")
+	cmd.Flags().IntVar(&limit, "limit", 0, "At most `N`. (default all)")
+	return cmd
+}
+
+func newKill(ctx context.Context, c *client) *cobra.Command {
+	var f sessionFlags
+	cmd := command("kill [ID...]", "Closes connections of a running daemon", "Closes the connections with the ids given, or those that meet the conditions.\nTheir records say \"revoked\".",
+		"  cleversocks kill 2f\n  cleversocks kill --user alice", nil, func(ids []string) error {
+			paths := []string{}
+			for _, id := range ids {
+				paths = append(paths, "/api/v1/sessions/"+url.PathEscape(id))
+			}
+			if q := queryOf(f.pairs()...); q != "" {
+				paths = append(paths, "/api/v1/sessions"+q)
+			}
+			if len(paths) == 0 {
+				return usageError{"which ones? give ids, or --user, --client, --target or --listener"}
+			}
+			for _, path := range paths {
+				var n admin.Closed
+				if err := c.ask(ctx, http.MethodDelete, path, nil, &n, func(w io.Writer) { row(w, n.Closed, "closed") }); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	cmd.Args = nil
+	f.add(cmd)
+	return cmd
+}
+
+func newUsers(ctx context.Context, c *client) *cobra.Command {
+	return command("users", "Lists the users of a running daemon", "Lists users with their connections and what is left of their quotas.", "  cleversocks users", noArguments, func([]string) error {
+		var users []admin.User
+		return c.ask(ctx, http.MethodGet, "/api/v1/users", nil, &users, func(w io.Writer) {
+			row(w, "NAME", "GROUPS", "CONNECTIONS", "IN", "OUT", "QUOTA USED", "LEFT")
+			for _, u := range users {
+				used, left := "-", "-"
+				if u.Quota != nil {
+					used, left = size(u.Quota.Used), size(u.Quota.Remaining)
+				}
+				most := ""
+				if u.MaxConnections > 0 {
+					most = fmt.Sprintf("/%d", u.MaxConnections)
+				}
+				row(w, u.Name, orDash(strings.Join(u.Groups, ",")), fmt.Sprint(u.Connections)+most, size(u.BytesIn), size(u.BytesOut), used, left)
+			}
+		})
+	})
+}
+
+func newBans(ctx context.Context, c *client) *cobra.Command {
+	list := func([]string) error {
+		var bans []admin.Ban
+		return c.ask(ctx, http.MethodGet, "/api/v1/bans", nil, &bans, func(w io.Writer) {
+			row(w, "SOURCE", "SINCE", "FOR ANOTHER", "LEVEL")
+			for _, b := range bans {
+				row(w, b.Source, b.Since.Format(time.DateTime), age(time.Until(b.Until)), b.Level)
+			}
+		})
+	}
+	cmd := command("bans", "Lists, adds and lifts bans", "Lists the sources that are kept out.", "  cleversocks bans\n  cleversocks bans add 192.0.2.7 --for 10m\n  cleversocks bans lift 192.0.2.7", noArguments, list)
+	var length time.Duration
+	add := command("add SOURCE", "Keeps a source out", "Bans an address, or the /64 of an IPv6 address, for as long as\nlimits.auth_failures.ban_max allows.", "", exactly(1, 1, "one address"), func(args []string) error {
+		imposed := admin.Imposition{Source: args[0]}
+		if length > 0 {
+			imposed.Duration = length.String()
+		}
+		var b admin.Ban
+		return c.ask(ctx, http.MethodPost, "/api/v1/bans", imposed, &b, func(w io.Writer) { row(w, b.Source, "until "+b.Until.Format(time.DateTime)) })
+	})
+	add.Flags().DurationVar(&length, "for", 0, "For this `DURATION`. (default the longest)")
+	lift := command("lift SOURCE", "Ends a ban", "Ends the ban of an address, and forgets its failures.", "", exactly(1, 1, "one address"), func(args []string) error {
+		return c.ask(ctx, http.MethodDelete, "/api/v1/bans/"+args[0], nil, nil, nil)
+	})
+	cmd.AddCommand(add, lift)
+	return cmd
+}
+
+func newWhitelist(ctx context.Context, c *client) *cobra.Command {
+	cmd := command("whitelist", "Lists, adds and removes auth-once addresses", "Lists the addresses that auth-once lets in without a password.", "  cleversocks whitelist add 192.0.2.7 --as alice", noArguments, func([]string) error {
+		var list []admin.WhitelistEntry
+		return c.ask(ctx, http.MethodGet, "/api/v1/whitelist", nil, &list, func(w io.Writer) {
+			row(w, "ADDRESS", "USER", "METHOD", "SINCE", "FOR ANOTHER")
+			for _, e := range list {
+				row(w, e.Address, e.User, e.Method, e.Since.Format(time.DateTime), age(time.Until(e.Until)))
+			}
+		})
+	})
+	var user string
+	add := command("add ADDR --as USER", "Lets an address in as a user", "Lets an address in as if the user had logged in from there now.", "", exactly(1, 1, "one address"), func(args []string) error {
+		var e admin.WhitelistEntry
+		return c.ask(ctx, http.MethodPost, "/api/v1/whitelist", admin.Admission{Address: args[0], User: user}, &e, func(w io.Writer) {
+			row(w, e.Address, "as "+e.User, "until "+e.Until.Format(time.DateTime))
+		})
+	})
+	add.Flags().StringVar(&user, "as", "", "The user's `NAME`.")
+	remove := command("remove ADDR", "Takes an address out", "Takes an address out; its next connection needs a password.", "", exactly(1, 1, "one address"), func(args []string) error {
+		return c.ask(ctx, http.MethodDelete, "/api/v1/whitelist/"+args[0], nil, nil, nil)
+	})
+	cmd.AddCommand(add, remove)
+	return cmd
+}
+
+func newUpstreams(ctx context.Context, c *client) *cobra.Command {
+	cmd := command("upstreams", "Lists upstreams and drains their members", "Lists upstreams, their members and health.", "  cleversocks upstreams drain farm socks5://10.0.0.1:1080", noArguments, func([]string) error {
+		var list []admin.Upstream
+		return c.ask(ctx, http.MethodGet, "/api/v1/upstreams", nil, &list, func(w io.Writer) {
+			row(w, "UPSTREAM", "MEMBER", "STATE", "TUNNELS", "WARM", "HANDSHAKE")
+			for _, u := range list {
+				for _, m := range u.Members {
+					row(w, u.Name, m.Name, stateOf(m), m.Active, m.Warm, fmt.Sprintf("%.1f ms", m.Latency*1000))
+				}
+			}
+		})
+	})
+	drain := func(drained bool) func([]string) error {
+		return func(args []string) error {
+			return c.ask(ctx, http.MethodPut, "/api/v1/upstreams/"+url.PathEscape(args[0])+"/drain", admin.MemberDrain{Member: args[1], Drained: drained}, nil, nil)
+		}
+	}
+	two := exactly(2, 2, "an upstream and a member of it, as they are listed")
+	cmd.AddCommand(
+		command("drain UPSTREAM MEMBER", "Has no new tunnels go through a member", "Has no new tunnels go through a member; those that are open stay.", "", two, drain(true)),
+		command("undrain UPSTREAM MEMBER", "Has tunnels go through a member again", "Has tunnels go through a member again.", "", two, drain(false)),
+	)
+	return cmd
+}
+
+func stateOf(m admin.Member) string {
+	switch {
+	case m.Drained:
+		return "drained"
+	case m.Up:
+		return "up"
+	}
+	return "down"
+}
+
+func newDNS(ctx context.Context, c *client) *cobra.Command {
+	cmd := command("dns [NAME]", "Shows and flushes the resolver's cache", "Shows the answers in the resolver's cache, for one name or all.", "  cleversocks dns example.com\n  cleversocks dns flush example.com", exactly(0, 1, "one name or none"), func(args []string) error {
+		var list []admin.CachedName
+		return c.ask(ctx, http.MethodGet, "/api/v1/dns"+queryOf("name", strings.Join(args, "")), nil, &list, func(w io.Writer) {
+			row(w, "NAME", "TYPE", "ANSWER", "FOR ANOTHER")
+			for _, n := range list {
+				answer, left := strings.Join(n.Addresses, " "), age(time.Until(n.Expires))
+				if n.Error != "" {
+					answer = n.Error
+				}
+				if n.Stale {
+					left = "stale"
+				}
+				row(w, n.Name, n.Type, answer, left)
+			}
+		})
+	})
+	cmd.AddCommand(command("flush [NAME]", "Drops answers from the resolver's cache", "Drops the answers for one name, or all.", "", exactly(0, 1, "one name or none"), func(args []string) error {
+		var n admin.Flushed
+		return c.ask(ctx, http.MethodDelete, "/api/v1/dns"+queryOf("name", strings.Join(args, "")), nil, &n, func(w io.Writer) { row(w, n.Flushed, "dropped") })
+	}))
+	return cmd
+}
+
+func newDenials(ctx context.Context, c *client) *cobra.Command {
+	return command("denials", "Shows the latest requests that the rules refused", "Shows the latest refusals, each with the rule that made it and the one that\nwould allow it.", "  cleversocks denials", noArguments, func([]string) error {
+		var list []admin.Denial
+		return c.ask(ctx, http.MethodGet, "/api/v1/denials", nil, &list, func(w io.Writer) {
+			for _, d := range list {
+				row(w, d.Time.Format(time.DateTime)+"  "+d.Sentence)
+				for line := range strings.Lines(d.Allow) {
+					row(w, "    "+strings.TrimSuffix(line, "\n"))
+				}
+			}
+		})
+	})
+}
+
+func newReload(ctx context.Context, c *client) *cobra.Command {
+	return command("reload", "Has a running daemon read its settings again", "Has the daemon read its settings again, and says what came of it.", "  cleversocks reload", noArguments, func([]string) error {
+		var r admin.Reload
+		if err := c.ask(ctx, http.MethodPost, "/api/v1/reload", nil, &r, func(io.Writer) {}); err != nil || c.json {
+			return err
+		}
+		if !r.OK {
+			return fmt.Errorf("the old configuration stays: %s", printable(r.Error))
+		}
+		return nil
+	})
+}
+
+func newDrain(ctx context.Context, c *client) *cobra.Command {
+	return command("drain", "Has a running daemon end when its connections have", "Has the daemon take no new connections and end when those of now have, as\nSIGTERM does.", "  cleversocks drain", noArguments, func([]string) error {
+		return c.ask(ctx, http.MethodPost, "/api/v1/drain", nil, nil, nil)
+	})
+}
+
+func newLogLevel(ctx context.Context, c *client) *cobra.Command {
+	return command("log [LEVEL]", "Shows or sets the log level of a running daemon", "Shows the log's level, or sets it until the next reload: error, warn, info,\ndebug or trace.", "  cleversocks log debug", exactly(0, 1, "one level or none"), func(args []string) error {
+		if len(args) == 1 {
+			return c.ask(ctx, http.MethodPut, "/api/v1/log", admin.LogLevel{Level: args[0]}, nil, nil)
+		}
+		var l admin.LogLevel
+		return c.ask(ctx, http.MethodGet, "/api/v1/log", nil, &l, func(w io.Writer) { row(w, l.Level) })
+	})
+}

@@ -1,0 +1,87 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// cli runs a command against a daemon and returns what it printed and its exit
+// status.
+func (d *daemon) cli(token string, args ...string) (out string, status int) {
+	d.t.Helper()
+	args = append(args, "--admin", d.admin)
+	if token != "" {
+		args = append(args, "--token-file", writeFile(d.t, "token", token))
+	}
+	cmd := exec.Command(binary, args...)
+	var b bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &b, &b
+	_ = cmd.Run()
+	return b.String(), cmd.ProcessState.ExitCode()
+}
+
+// Each command to a running daemon does what it says, and its exit status is
+// one that scripts can use.
+func TestCommandsToADaemon(t *testing.T) {
+	d := start(t, withAPI(t, apiSettings))
+	c, target := connect2(t, d)
+	for _, tt := range []struct {
+		command string
+		status  int
+		want    string
+	}{
+		{"status", 0, "ready"},
+		{"sessions --user alice", 0, target},
+		{"sessions --user nobody", 0, "TARGET"},
+		{"sessions --json", 0, `"user":"alice"`},
+		{"sessions --sort nonsense", 1, "400 Bad Request: sort: age, bytes or rate"},
+		{"users", 0, "alice"},
+		{"users --json", 0, `"remaining"`},
+		{"bans add 192.0.2.9 --for 10m", 0, "192.0.2.9/32"},
+		{"bans", 0, "192.0.2.9/32"},
+		{"bans lift 192.0.2.9", 0, ""},
+		{"bans lift 192.0.2.9", 1, "no such entry"},
+		{"bans add", 2, "one address"},
+		{"whitelist add 192.0.2.7 --as alice", 0, "as alice"},
+		{"whitelist", 0, "192.0.2.7"},
+		{"whitelist remove 192.0.2.7", 0, ""},
+		{"upstreams drain exit socks5://127.0.0.1:1", 0, ""},
+		{"upstreams", 0, "drained"},
+		{"upstreams undrain exit socks5://127.0.0.1:1", 0, ""},
+		{"dns", 0, "NAME"},
+		{"dns flush", 0, "dropped"},
+		{"denials", 0, ""},
+		{"log debug", 0, ""},
+		{"log", 0, "debug"},
+		{"log loud", 1, "level:"},
+		{"reload", 0, ""},
+		{"kill", 2, "which ones?"},
+		{"kill nonsense", 1, "no such session"},
+		{"kill --user alice", 0, "1  closed"},
+	} {
+		if out, status := d.cli(adminToken, strings.Fields(tt.command)...); status != tt.status || !strings.Contains(out, tt.want) {
+			t.Errorf("%s: status %d, want %d and %q:\n%s", tt.command, status, tt.status, tt.want, out)
+		}
+	}
+	_ = c.Close()
+	var page struct{ Total int }
+	out, _ := d.cli(adminToken, "sessions", "--json")
+	if err := json.Unmarshal([]byte(out), &page); err != nil {
+		t.Errorf("%v in %s", err, out)
+	}
+	if out, status := d.cli("a wrong token of any length", "sessions"); status != 1 || !strings.Contains(out, "token") {
+		t.Errorf("with a wrong token: %d %s", status, out)
+	}
+	if out, status := d.cli("", "sessions"); status != 2 || !strings.Contains(out, "--token-file") {
+		t.Errorf("without a token: %d %s", status, out)
+	}
+	if out, status := d.cli(adminToken, "drain"); status != 0 {
+		t.Errorf("drain: %d %s", status, out)
+	}
+	if code := d.exitCode(); code != 0 {
+		t.Errorf("exit status %d", code)
+	}
+}
