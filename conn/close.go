@@ -20,9 +20,10 @@ const (
 
 // closePolitely ends a connection whose last reply must arrive: it shuts the
 // write side down, reads a little of what still comes, and closes.
-func closePolitely(c *net.TCPConn) {
+func closePolitely(c net.Conn) {
 	defer c.Close()
-	if c.CloseWrite() != nil {
+	half, ok := c.(halfCloser)
+	if !ok || half.CloseWrite() != nil {
 		return
 	}
 	if c.SetDeadline(time.Now().Add(lingerTime)) != nil {

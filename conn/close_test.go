@@ -25,7 +25,7 @@ func connected(t *testing.T, ahead string) (h *Handler, hs *handshake, client, s
 	toServer, server := pair(t, listen(t))
 	t.Cleanup(func() { _ = client.Close(); _ = server.Close() })
 	s := &session{
-		conn: ours, server: toServer, ctx: t.Context(), policy: g.Policy(), protocol: wire.SOCKS5,
+		socket: ours, conn: ours, server: toServer, ctx: t.Context(), policy: g.Policy(), protocol: wire.SOCKS5,
 		request: wire.Request{Protocol: wire.SOCKS5, Command: wire.CommandConnect},
 		local:   netip.MustParseAddrPort("192.0.2.1:1"),
 	}
@@ -37,7 +37,7 @@ func connected(t *testing.T, ahead string) (h *Handler, hs *handshake, client, s
 }
 
 // vanish resets a connection, and waits until its other end knows.
-func vanish(t *testing.T, c, other *net.TCPConn) {
+func vanish(t *testing.T, c *net.TCPConn, other net.Conn) {
 	t.Helper()
 	if err := c.SetLinger(0); err != nil {
 		t.Fatal(err)

@@ -53,12 +53,12 @@ func (h *Handler) forward(hs *handshake) bool {
 func (h *Handler) connectAfter(hs *handshake, head *httpproxy.Head) bool {
 	s := hs.session
 	s.started, s.policy = time.Now(), h.policy.Load()
-	defer context.AfterFunc(s.ctx, func() { s.conn.Close() })()
+	defer context.AfterFunc(s.ctx, func() { s.socket.Close() })()
 	codec := httpCodec{h}
 	if err := codec.take(hs, head); err != nil {
 		return h.handshakeFailed(hs, errors.Join(err, codec.write(hs, codec.refusal(hs, err))))
 	}
-	if err := s.conn.SetDeadline(time.Time{}); err != nil {
+	if err := s.socket.SetDeadline(time.Time{}); err != nil {
 		return h.fail(s, "handshake", err)
 	}
 	return h.serve(hs)
@@ -188,7 +188,7 @@ func (s *session) forwardCause(o httpforward.Outcome) string {
 // fork is a session of its own for one request of s's connection.
 func (s *session) fork() *session {
 	return &session{
-		id: s.id, conn: s.conn, listener: s.listener, client: s.client, started: time.Now(),
+		id: s.id, socket: s.socket, conn: s.conn, vouched: s.vouched, notes: s.notes, listener: s.listener, client: s.client, started: time.Now(),
 		ctx: s.ctx, cancel: s.cancel, policy: s.policy, protocol: s.protocol, identity: s.identity,
 	}
 }

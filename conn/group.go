@@ -94,15 +94,16 @@ func (g *Group) Changed() <-chan struct{} { return g.changed }
 // Admit takes the connection and serves it in a task of its own, or refuses
 // it: then the reason is one of metrics.Refused*, and the connection is still
 // the caller's. It does not block.
-func (g *Group) Admit(c *net.TCPConn, listener string) (refused string) {
+func (g *Group) Admit(c net.Conn, listener string) (refused string) {
 	s := &session{
 		id:       g.nextID.Add(1),
+		socket:   c,
 		conn:     c,
 		listener: listener,
 		client:   addrPort(c.RemoteAddr()),
 		started:  time.Now(),
 	}
-	if reason := g.handler.guards.enter(s); reason != "" {
+	if reason := g.handler.atAccept(s); reason != "" {
 		return reason
 	}
 	if reason := g.add(s); reason != "" {

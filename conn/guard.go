@@ -52,11 +52,32 @@ func (g *Guards) enter(s *session) (refused string) {
 	case ratelimit.TooMany:
 		return metrics.RefusedIPLimit
 	case ratelimit.Admitted:
+		s.entered = true
 	}
 	return ""
 }
 
-func (g *Guards) leave(s *session) { g.Gate.Leave(s.client.Addr()) }
+// leave gives back what enter took, if it was asked and let the client in.
+func (g *Guards) leave(s *session) {
+	if s.entered {
+		g.Gate.Leave(s.client.Addr())
+	}
+}
+
+// atAccept asks whether a connection is let in as far as its socket tells; the
+// rest waits for the door when the peer may pass on somebody else's.
+func (h *Handler) atAccept(s *session) (refused string) {
+	if policy := h.policy.Load(); policy != nil {
+		l, peer := policy.listener(s.listener), s.client.Addr()
+		if l.Refuses != nil && l.Refuses(peer) {
+			return metrics.RefusedSource
+		}
+		if s.forwarded = l.Forwards != nil && l.Forwards(peer); s.forwarded {
+			return ""
+		}
+	}
+	return h.guards.enter(s)
+}
 
 // verify asks whether credentials are right, and sets the session's identity:
 // on failure to the name that was given, for the record. It clears the

@@ -62,7 +62,6 @@ func newHandler(o Options, draining <-chan struct{}) *Handler {
 // association to serve; if not, the connection is answered and closed.
 func (h *Handler) establish(s *session) (ok bool) {
 	in := h.readers.Get().(*bufio.Reader)
-	in.Reset(s.conn)
 	hs := &handshake{session: s, in: in}
 	defer func() {
 		if p := recover(); p != nil {
@@ -76,19 +75,26 @@ func (h *Handler) establish(s *session) (ok bool) {
 		h.readers.Put(in)
 	}()
 	// A cancelled session unblocks whatever read or write it is in.
-	hs.release = context.AfterFunc(s.ctx, func() { s.conn.Close() })
+	hs.release = context.AfterFunc(s.ctx, func() { s.socket.Close() })
 	defer hs.release()
 
 	s.policy = h.policy.Load()
-	if err := s.conn.SetDeadline(s.started.Add(s.policy.Timeouts.Handshake)); err != nil {
+	if err := s.socket.SetDeadline(s.started.Add(s.policy.Timeouts.Handshake)); err != nil {
 		return h.fail(s, "handshake", err)
 	}
 	h.haste.began(s, h.draining)
+	if err := h.pass(s); err != nil {
+		if refused, ok := errors.AsType[*refusedBehind](err); ok {
+			return h.refuseBehind(s, refused)
+		}
+		return h.handshakeFailed(hs, err)
+	}
+	in.Reset(s.conn)
 	if err := h.negotiate(hs); err != nil {
 		return h.handshakeFailed(hs, err)
 	}
 	h.haste.requested(s)
-	if err := s.conn.SetDeadline(time.Time{}); err != nil {
+	if err := s.socket.SetDeadline(time.Time{}); err != nil {
 		return h.fail(s, "handshake", err)
 	}
 	h.metrics.Conn.Handshakes.Of(s.protocol.String(), "ok").Inc()
@@ -216,7 +222,7 @@ func (h *Handler) relay(s *session, end func(*session)) {
 	s.relaying.Store(true)
 	h.access.opened(s)
 	options.Panicked = func(p any) { h.panicked(s, "relay", p) }
-	relay.Start(s.ctx, s.conn, s.server, options, func(r relay.Result) {
+	relay.Start(s.ctx, bare(s.conn), s.server, options, func(r relay.Result) {
 		s.cause, s.err = r.Cause, r.Err
 		if s.cause == metrics.CauseQuota {
 			h.metrics.Auth.QuotaExceeded.Inc()
@@ -263,7 +269,8 @@ func (h *Handler) handshakeFailed(hs *handshake, err error) bool {
 func isMalformed(err error) bool {
 	_, isHTTP := errors.AsType[*httpproxy.StatusError](err)
 	_, isRefused := errors.AsType[*refusedError](err)
-	return isHTTP || isRefused || errors.Is(err, socks5.ErrMalformed) || errors.Is(err, errProtocol)
+	_, atDoor := errors.AsType[*doorError](err)
+	return isHTTP || isRefused || atDoor || errors.Is(err, socks5.ErrMalformed) || errors.Is(err, errProtocol)
 }
 
 // owesReply reports an error about a request that was read, and whose codec

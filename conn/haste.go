@@ -44,7 +44,7 @@ func (h *haste) hurry(s *session) {
 	if end := s.started.Add(s.policy.Timeouts.Handshake); end.Before(until) {
 		until = end
 	}
-	_ = s.conn.SetReadDeadline(until) // fails on a closed conn, whose handshake has ended
+	_ = s.socket.SetReadDeadline(until) // fails on a closed conn, whose handshake has ended
 }
 
 // began is for a session that has its deadline and waits for its first byte.

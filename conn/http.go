@@ -83,15 +83,14 @@ func (c httpCodec) take(hs *handshake, head *httpproxy.Head) error {
 // not looked at. It returns errLogin when there has to be one.
 func (h *Handler) httpLogin(hs *handshake, given *httpproxy.Credentials) error {
 	auth := hs.policy.Auth
-	identity, free := auth.Free(hs.client.Addr())
+	identity, free := hs.free()
 	switch {
 	case given != nil && auth.Accepts(authsvc.KindPassword):
 		return h.verify(hs, authsvc.Password{User: []byte(given.User), Password: []byte(given.Password)})
 	case !free:
 		return errLogin
 	}
-	hs.identity = identity
-	auth.Admitted(identity)
+	hs.admitted(identity)
 	return nil
 }
 

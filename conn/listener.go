@@ -13,6 +13,15 @@ type Listener struct {
 	// Advertise is the address told to clients in UDP and BIND replies
 	// instead of our own; may be invalid.
 	Advertise netip.Addr
+	// Door is what happens before the first byte of a protocol; empty: nothing.
+	Door []Step
+	// Forwards reports peers that may pass on other clients' connections: what
+	// counts by source then waits for the door to tell the client's address.
+	// nil: nobody does.
+	Forwards func(peer netip.Addr) bool
+	// Refuses reports peers that have no business here: they are reset at
+	// accept. nil: everybody may come.
+	Refuses func(peer netip.Addr) bool
 }
 
 // Protocols is a set of protocols.
@@ -44,7 +53,7 @@ func (p *Policy) listener(name string) Listener {
 // invalid. One of the other family would name a socket that is not there.
 func (s *session) advertised() netip.Addr {
 	advertise := s.policy.listener(s.listener).Advertise
-	if !advertise.IsValid() || advertise.Unmap().Is4() != addrPort(s.conn.LocalAddr()).Addr().Is4() {
+	if !advertise.IsValid() || advertise.Unmap().Is4() != addrPort(s.socket.LocalAddr()).Addr().Is4() {
 		return netip.Addr{}
 	}
 	return advertise

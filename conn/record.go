@@ -39,6 +39,7 @@ type Record struct {
 	Started   time.Time
 	Handshake bool   // nothing but the client is known yet
 	where     string // of the rule that refused it
+	Notes     string // of the listener's door: what a load balancer told
 }
 
 // record is what there is to say of a session that has ended.
@@ -57,6 +58,7 @@ func (s *session) progress() *Record {
 	return &Record{
 		ID: s.ID(), Listener: s.listener, Client: s.client,
 		User: s.identity.User, Auth: string(s.identity.Method),
+		Notes:    noted(s.notes),
 		Protocol: s.protocol, Command: s.request.Command, Target: s.request.Dest,
 		Host: s.hostIP, Local: s.local, Upstream: s.upstream, Rule: s.rule,
 		BytesIn: s.counters.In.Load(), BytesOut: s.counters.Out.Load(),
@@ -93,6 +95,7 @@ func (r *Record) attrs() []slog.Attr {
 	}
 	address("host_ip", r.Host)
 	address("local", r.Local)
+	text("door", r.Notes)
 	text("upstream", r.Upstream)
 	text("rule", r.Rule)
 	add(slog.Int64("bytes_in", r.BytesIn))

@@ -24,10 +24,17 @@ const levelTrace = slog.LevelDebug - 4
 // handshake's, then the relay's.
 type session struct {
 	id       uint64
-	conn     *net.TCPConn
+	socket   net.Conn // as accepted: for deadlines and resets, from any goroutine
+	conn     net.Conn // what the client speaks over, once it is through the door
 	listener string
 	client   netip.AddrPort // unmapped
-	started  time.Time
+	// forwarded: the peer may pass on other clients' connections, and the door
+	// has not told whose this is. Nothing counts for a source until then.
+	forwarded bool
+	entered   bool              // the guards counted the client: see Guards.leave
+	vouched   *authsvc.Identity // whom the door knows the client to be; nil: it does not
+	notes     []string          // of the door, for the record
+	started   time.Time
 
 	ctx    context.Context //nolint:containedctx // the session is the scope
 	cancel context.CancelCauseFunc

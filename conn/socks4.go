@@ -31,7 +31,7 @@ func (c socks4Codec) negotiate(hs *handshake) error {
 // no password.
 func (c socks4Codec) admit(hs *handshake, userID string) error {
 	auth := hs.policy.Auth
-	identity, free := auth.Free(hs.client.Addr())
+	identity, free := hs.free()
 	if userID != "" && auth.Accepts(authsvc.KindUserID) {
 		err := c.h.try(hs, authsvc.Attempt{Credentials: authsvc.UserID(userID), Optional: free})
 		if err == nil {
@@ -46,8 +46,7 @@ func (c socks4Codec) admit(hs *handshake, userID string) error {
 		// failed authentication.
 		return &refusedError{code: wire.ReplyNotAllowed, err: errNoMethod}
 	}
-	hs.identity = identity
-	auth.Admitted(identity)
+	hs.admitted(identity)
 	return nil
 }
 

@@ -32,7 +32,7 @@ func (c socks5Codec) negotiate(hs *handshake) error {
 	}
 	switch method {
 	case socks5.MethodNone:
-		hs.policy.Auth.Admitted(hs.identity)
+		hs.admitted(hs.identity)
 	case socks5.MethodPassword:
 		if err = c.authenticate(hs); err != nil {
 			return err
@@ -50,7 +50,7 @@ func (c socks5Codec) negotiate(hs *handshake) error {
 // log then want to know.
 func (c socks5Codec) choose(hs *handshake, offered socks5.Methods) socks5.Method {
 	auth := hs.policy.Auth
-	identity, admitted := auth.Free(hs.client.Addr())
+	identity, admitted := hs.free()
 	if admitted {
 		hs.identity = identity
 	}
@@ -74,7 +74,7 @@ func (c socks5Codec) authenticate(hs *handshake) error {
 	if auth := hs.policy.Auth; !auth.Accepts(authsvc.KindPassword) && hs.identity.Method != "" {
 		// Nobody has a password, and this client insists on giving one.
 		clear(password)
-		auth.Admitted(hs.identity)
+		hs.admitted(hs.identity)
 		return socks5.WriteStatus(hs.conn, true)
 	}
 	if err := c.h.verify(hs, authsvc.Password{User: user, Password: password}); err != nil {

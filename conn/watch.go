@@ -31,7 +31,7 @@ type clientWatch struct {
 
 // watchedDial is a dial under way.
 type watchedDial struct {
-	conn   *net.TCPConn
+	conn   net.Conn
 	cancel context.CancelCauseFunc
 	began  time.Time
 	ahead  bool          // the client has sent more than its handshake

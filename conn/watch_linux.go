@@ -3,6 +3,7 @@ package conn
 import (
 	"errors"
 	"net"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -10,22 +11,28 @@ import (
 // clientGone waits until the peer has closed or reset the connection and says
 // so, or until the read deadline passes: false. A client that sent something
 // ahead, read already or still unread, and then shut its side down has not
-// left: it may well want the answer.
-func clientGone(c *net.TCPConn, ahead bool) bool {
-	raw, err := c.SyscallConn()
+// left: it may well want the answer. That of a wrapped connection has: TLS ends
+// one direction by a message, and the socket below it only when all is over.
+func clientGone(c net.Conn, ahead bool) bool {
+	socket := socketOf(c)
+	if socket == nil {
+		return false
+	}
+	raw, err := socket.SyscallConn()
 	if err != nil {
 		return false
 	}
+	_, direct := c.(syscall.Conn)
 	gone := false
 	err = raw.Read(func(fd uintptr) bool {
-		gone = left(int(fd), ahead)
+		gone = left(int(fd), ahead, direct)
 		return gone // false: wait for the next event
 	})
 	return err == nil && gone
 }
 
 // left looks at the socket as it is now.
-func left(fd int, ahead bool) bool {
+func left(fd int, ahead, direct bool) bool {
 	var b [1]byte
 	n, _, err := unix.Recvfrom(fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
 	switch {
@@ -38,9 +45,12 @@ func left(fd int, ahead bool) bool {
 	}
 	// Unread bytes hide what came behind them; the state does not.
 	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
-	return err == nil && info.State == tcpClose
+	return err == nil && (info.State == tcpClose || !direct && info.State == tcpCloseWait)
 }
 
-// tcpClose is TCP_CLOSE of the kernel's states: reset, since nothing here has
-// closed it.
-const tcpClose = 7
+// The kernel's TCP states that matter: reset, since nothing here has closed it,
+// and half-closed by the peer.
+const (
+	tcpClose     = 7
+	tcpCloseWait = 8
+)

@@ -5,4 +5,4 @@ package conn
 import "net"
 
 // clientGone cannot be told without reading on this system.
-func clientGone(*net.TCPConn, bool) bool { return false }
+func clientGone(net.Conn, bool) bool { return false }

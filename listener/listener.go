@@ -48,7 +48,7 @@ type Keepalive struct {
 // Handler takes accepted connections. A refusal is a reason for the metric
 // (metrics.Refused*), and the connection then stays the caller's.
 type Handler interface {
-	Admit(c *net.TCPConn, listener string) (refused string)
+	Admit(c net.Conn, listener string) (refused string)
 }
 
 // Listener is one configured address: bound, and in use until Close.

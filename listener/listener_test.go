@@ -25,13 +25,13 @@ const patience = 20 * time.Second
 type door struct {
 	refuse string
 	mu     sync.Mutex
-	conns  []*net.TCPConn
+	conns  []net.Conn
 	came   chan struct{}
 }
 
 func newDoor(refuse string) *door { return &door{refuse: refuse, came: make(chan struct{}, 100)} }
 
-func (d *door) Admit(c *net.TCPConn, _ string) string {
+func (d *door) Admit(c net.Conn, _ string) string {
 	if d.refuse != "" {
 		return d.refuse
 	}
@@ -166,7 +166,7 @@ func TestSocketOptionsAreInherited(t *testing.T) {
 		t.Helper()
 		dial(t, l.Name())
 		<-d.came
-		c := d.conns[len(d.conns)-1]
+		c := d.conns[len(d.conns)-1].(*net.TCPConn)
 		raw, err := c.SyscallConn()
 		if err != nil {
 			t.Fatal(err)

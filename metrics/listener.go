@@ -11,20 +11,25 @@ const (
 	RefusedRate        = "rate"        // connection_rate
 	RefusedBanned      = "banned"      // auth_failures
 	RefusedDraining    = "draining"    // on the way out
+	RefusedSource      = "source"      // allow_from, or no trusted proxy where one is required
 	RefusedDescriptors = "descriptors" // EMFILE, ENFILE, ENOMEM
 )
 
 // Listener counts what happens before a connection is served.
 type Listener struct {
-	set     *vm.Set
-	Refused CounterVec
+	set          *vm.Set
+	Refused      CounterVec
+	ProxyHeaders CounterVec // PROXY headers of trusted peers, by outcome
+	TLS          CounterVec // TLS handshakes, by outcome
 }
 
 func newListener(set *vm.Set) Listener {
 	return Listener{
 		set: set,
 		Refused: newCounterVec(set, "cleversocks_connections_refused_total", "reason",
-			RefusedLimit, RefusedIPLimit, RefusedRate, RefusedBanned, RefusedDraining, RefusedDescriptors),
+			RefusedLimit, RefusedIPLimit, RefusedRate, RefusedBanned, RefusedDraining, RefusedDescriptors, RefusedSource),
+		ProxyHeaders: newCounterVec(set, "cleversocks_proxy_headers_total", "outcome", "ok", "absent", "malformed"),
+		TLS:          newCounterVec(set, "cleversocks_tls_handshakes_total", "outcome", "ok", "resumed", "failed", "refused"),
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 // refuser is a handler that serves nobody, and tells who came.
 type refuser chan struct{}
 
-func (r refuser) Admit(*net.TCPConn, string) string {
+func (r refuser) Admit(net.Conn, string) string {
 	r <- struct{}{}
 	return metrics.RefusedLimit
 }

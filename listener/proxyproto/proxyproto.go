@@ -101,11 +101,15 @@ type Header struct {
 
 // Read takes the header from a trusted peer's connection. present is false when
 // there is none and none is required; then nothing was taken. The caller sets
-// the deadline. An error that wraps ErrHeader is about the peer's bytes.
+// the deadline. An error that wraps ErrHeader is about the peer's bytes; io.EOF
+// is a peer that has sent none.
 func (p *Policy) Read(conn net.Conn) (h Header, present bool, err error) {
 	seen, err := peekHeader(conn)
 	if err != nil {
 		return Header{}, false, err
+	}
+	if len(seen) == 0 {
+		return Header{}, false, io.EOF // a probe, or a client that thought better of it
 	}
 	length, err := headerLength(seen)
 	switch {

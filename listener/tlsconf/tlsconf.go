@@ -155,8 +155,8 @@ func (d *Door) readCertificate(m *material, c *tls.Config) error {
 // name is ours. Its handshake was all that it wanted.
 func IsChallenge(state tls.ConnectionState) bool { return state.NegotiatedProtocol == acme.ALPNProto }
 
-// errRevoked is a client certificate on the revocation list.
-var errRevoked = errors.New("the client certificate is revoked")
+// ErrRevoked is a client certificate that is on the revocation list.
+var ErrRevoked = errors.New("the client certificate is revoked")
 
 // verify refuses client certificates that were revoked, or whose issuer was.
 func (m *material) verify(state tls.ConnectionState) error {
@@ -168,5 +168,5 @@ func (m *material) verify(state tls.ConnectionState) error {
 	if len(state.PeerCertificates) == 0 {
 		return nil
 	}
-	return errRevoked
+	return ErrRevoked
 }

@@ -313,7 +313,7 @@ func TestResumedSessionsAreRevokedToo(t *testing.T) {
 	}
 	clients.revoke(f.crl, alice)
 	k.look(t.Context())
-	if _, _, server, _ := handshake(t, d, c); !errors.Is(server, errRevoked) {
+	if _, _, server, _ := handshake(t, d, c); !errors.Is(server, ErrRevoked) {
 		t.Errorf("a revoked client's ticket: %v", server)
 	}
 }

@@ -1,0 +1,153 @@
+package conn
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+
+	"cleversocks/authsvc"
+	"cleversocks/listener/proxyproto"
+	"cleversocks/metrics"
+)
+
+// Step is one thing that a listener's door does to a connection before its
+// first byte tells the protocol: read a PROXY header, shake TLS's hands, ask the
+// kernel who the client is. Steps run in the connection's task, within the time
+// and the cancellation of its handshake, so a step may read and write. Its error
+// ends the connection without a reply.
+type Step func(ctx context.Context, e *Entrance) error
+
+// Entrance is a connection on its way through a door, and what the steps have
+// learned. A step changes it.
+type Entrance struct {
+	// Conn is what the next step, the codec and the relay read from and write
+	// to. A step that wraps it keeps the promise of the wrapper's NetConn: see
+	// socketOf. Nobody but the session closes it.
+	Conn net.Conn
+	// Client is whom limits, rules and records mean, unmapped.
+	Client netip.AddrPort
+	// Settled says that Client is the real one, where the listener's Forwards
+	// said that the peer may pass on somebody else's connection.
+	Settled bool
+	// Credentials prove who the client is, if the door knows: they are verified
+	// before the codec asks. May be nil.
+	Credentials authsvc.Credentials
+	// Notes are for the record: "key=value".
+	Notes []string
+}
+
+// doorError is a connection that did not get through its listener's door.
+type doorError struct{ err error }
+
+func (e *doorError) Error() string { return "door: " + e.err.Error() }
+func (e *doorError) Unwrap() error { return e.err }
+
+// refusedBehind is a client whose address became known in the door, and who is
+// refused as one is at accept.
+type refusedBehind struct{ reason string }
+
+func (e *refusedBehind) Error() string { return "refused: " + e.reason }
+
+// pass takes a session through its listener's door. Afterwards the session's
+// client is the real one, counted, and may have an identity.
+func (h *Handler) pass(s *session) error {
+	door := s.policy.listener(s.listener).Door
+	if len(door) == 0 {
+		return nil
+	}
+	e := Entrance{Conn: s.conn, Client: s.client}
+	for _, step := range door {
+		if err := step(s.ctx, &e); err != nil {
+			return &doorError{err}
+		}
+		s.conn = e.Conn
+		if e.Settled && s.forwarded {
+			s.client, s.forwarded = e.Client, false
+			if reason := h.guards.enter(s); reason != "" {
+				return &refusedBehind{reason}
+			}
+		}
+	}
+	s.notes = e.Notes
+	if e.Credentials == nil {
+		return nil
+	}
+	err := h.verify(&handshake{session: s}, e.Credentials)
+	if err == nil {
+		known := s.identity
+		s.vouched = &known
+	}
+	return err
+}
+
+// BehindProxies reads the PROXY header of trusted peers.
+func BehindProxies(policy *proxyproto.Policy, m *metrics.Registry) Step {
+	return func(_ context.Context, e *Entrance) error {
+		e.Settled = true
+		if !policy.Reads(e.Client.Addr()) {
+			return nil
+		}
+		header, present, err := policy.Read(e.Conn)
+		switch {
+		case errors.Is(err, proxyproto.ErrHeader):
+			m.Listener.ProxyHeaders.Of("malformed").Inc()
+			return err
+		case err != nil:
+			return err // it fell silent, or left: see handshakeFailed
+		case !present:
+			m.Listener.ProxyHeaders.Of("absent").Inc()
+			return nil
+		}
+		m.Listener.ProxyHeaders.Of("ok").Inc()
+		if header.Client.IsValid() {
+			e.Client = header.Client
+		}
+		for _, tlv := range header.TLVs {
+			e.Notes = append(e.Notes, tlv.Name+"="+tlv.Value)
+		}
+		return nil
+	}
+}
+
+// free is the identity of a client that need not log in: its door knows it, or
+// its address or nothing at all is asked for.
+func (hs *handshake) free() (id authsvc.Identity, free bool) {
+	if hs.vouched != nil {
+		return *hs.vouched, true
+	}
+	return hs.policy.Auth.Free(hs.client.Addr())
+}
+
+// admitted counts a client that free let in. One that its door knows was
+// counted there.
+func (hs *handshake) admitted(id authsvc.Identity) {
+	hs.identity = id
+	if hs.vouched == nil {
+		hs.policy.Auth.Admitted(id)
+	}
+}
+
+// refuseBehind ends a connection as the listener does with one that it refuses:
+// reset and counted, with no record.
+func (h *Handler) refuseBehind(s *session, refused *refusedBehind) bool {
+	h.metrics.Listener.Refused.Of(refused.reason).Inc()
+	if log := s.logger(h.log, slog.LevelDebug); log != nil {
+		log.Log(s.ctx, slog.LevelDebug, "refused behind a proxy", "reason", refused.reason)
+	}
+	resetSocket(s.socket)
+	return false
+}
+
+// resetSocket closes a socket so that its peer sees a reset.
+func resetSocket(c net.Conn) {
+	if tcp, ok := c.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0)
+	}
+	_ = c.Close()
+}
+
+// noted are a door's notes as a record has them.
+func noted(notes []string) string { return strings.Join(notes, " ") }

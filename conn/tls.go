@@ -1,0 +1,63 @@
+package conn
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+
+	"cleversocks/authsvc"
+	"cleversocks/listener/tlsconf"
+	"cleversocks/metrics"
+)
+
+// OverTLS shakes hands. A verified client certificate becomes credentials.
+func OverTLS(door *tlsconf.Door, m *metrics.Registry) Step {
+	return func(_ context.Context, e *Entrance) error {
+		c := tls.Server(e.Conn, door.Config())
+		// The session's deadline and its end bound the handshake. With a context
+		// of its own it would take one more goroutine to do the same.
+		if err := c.Handshake(); err != nil { //nolint:noctx // see above
+			m.Listener.TLS.Of(tlsOutcome(err)).Inc()
+			return err
+		}
+		state := c.ConnectionState()
+		if tlsconf.IsChallenge(state) {
+			return fmt.Errorf("an ACME server's challenge, answered: %w", io.EOF)
+		}
+		if state.DidResume {
+			m.Listener.TLS.Of("resumed").Inc()
+		} else {
+			m.Listener.TLS.Of("ok").Inc()
+		}
+		e.Conn = tlsConn{c}
+		if names := tlsconf.Names(state); len(names) > 0 {
+			e.Credentials = authsvc.Certificate{Names: names}
+		}
+		return nil
+	}
+}
+
+// tlsOutcome tells a client that has no acceptable certificate from one that
+// does not speak TLS, or left.
+func tlsOutcome(err error) string {
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok || errors.Is(err, tlsconf.ErrRevoked) {
+		return "refused"
+	}
+	return "failed"
+}
+
+// tlsConn takes an end of the socket for an end of the stream. By the letter
+// of RFC 8446 §6.1 the peer must send close_notify first; browsers don't, and
+// haproxy and stunnel pass it on as an end too.
+type tlsConn struct{ *tls.Conn }
+
+// Read is that of tls.Conn, but for the end.
+func (c tlsConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		err = io.EOF
+	}
+	return n, err
+}
