@@ -26,6 +26,9 @@ const (
 	// streamSilence is how long a server may leave a query without any
 	// message at all before its connection is taken for dead.
 	streamSilence = 2 * time.Second
+	// maxBarren is on how many connections that end without any answer a query
+	// is tried.
+	maxBarren = 3
 	// maxSingle bounds the connections for one query each, to a server.
 	maxSingle = 16
 )
@@ -69,8 +72,8 @@ func (s *streamTransport) exchange(ctx context.Context, q question) (*dns.Msg, e
 
 // ask sends a query, and again on a new connection when the one it was sent on
 // ended without an answer to it: a server may end a connection whenever it
-// likes (RFC 7766 §6.2.4). One that was new and brought nothing to anybody is
-// tried once more; every other round has answered somebody, and comes to an end.
+// likes (RFC 7766 §6.2.4). Connections that bring nothing to anybody are
+// tried maxBarren times; every other round has answered somebody.
 func (s *streamTransport) ask(ctx context.Context, q query) (*dns.Msg, error) {
 	for barren := 0; ; {
 		if s.isHasty(ctx) {
@@ -84,8 +87,11 @@ func (s *streamTransport) ask(ctx context.Context, q query) (*dns.Msg, error) {
 		if !errors.Is(err, errGone) || ctx.Err() != nil {
 			return reply, err
 		}
+		if c.wasCutShort() {
+			s.noteHasty(ctx)
+		}
 		if c.answers() == 0 {
-			if barren++; barren > 1 {
+			if barren++; barren >= maxBarren {
 				return nil, err
 			}
 		}
@@ -99,13 +105,8 @@ func (s *streamTransport) get(ctx context.Context) (*streamConn, error) {
 		return nil, err
 	}
 	defer s.exit()
-	if s.conn != nil {
-		if s.conn.alive() {
-			return s.conn, nil
-		}
-		if s.conn.wasCutShort() {
-			s.hasty = time.Now().Add(lapseLife)
-		}
+	if s.conn != nil && s.conn.alive() {
+		return s.conn, nil
 	}
 	c, err := s.open(ctx, s.retired)
 	if err != nil {
@@ -137,6 +138,14 @@ func (s *streamTransport) open(ctx context.Context, retired bool) (*streamConn, 
 	c := &streamConn{conn: nc, dropped: s.dropped, waiting: make(map[uint16]*waiter), retired: retired, heard: time.Now()}
 	s.scope.Go(func() error { c.read(); return nil })
 	return c, nil
+}
+
+// noteHasty remembers that the server ends connections after one answer.
+func (s *streamTransport) noteHasty(ctx context.Context) {
+	if s.enter(ctx) == nil {
+		s.hasty = time.Now().Add(lapseLife)
+		s.exit()
+	}
 }
 
 // isHasty reports a server that ends connections after one answer.
@@ -214,11 +223,12 @@ func (c *streamConn) answers() int {
 }
 
 // wasCutShort reports that the connection ended after one answer, while others
-// were awaited.
+// were awaited. That answer may not have arrived: a socket that is closed with
+// queries unread resets the connection.
 func (c *streamConn) wasCutShort() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.answered == 1 && c.unanswered > 0
+	return c.answered <= 1 && c.answered+c.unanswered > 1
 }
 
 func (c *streamConn) ask(ctx context.Context, query *dns.Msg) (*dns.Msg, error) {
