@@ -24,7 +24,7 @@ func (h *Handler) reach(ctx context.Context, s *session) error {
 		return h.reachVia(ctx, s, route)
 	}
 	server, err := s.policy.Dialer.Dial(ctx, dial.Request{
-		Dest: route.Dest, Judge: h.judgeFor(s, route.Dest), Egress: route.Egress.Or(s.egress()),
+		Dest: route.Dest, Client: s.client.Addr(), Judge: h.judgeFor(s, route.Dest), Egress: route.Egress.Or(s.egress()),
 	})
 	if err != nil {
 		return err

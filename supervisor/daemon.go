@@ -159,7 +159,7 @@ func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim)
 		status,
 		&accounts{log: log, metrics: m, guards: c.guards, queue: authsvc.NewQueue(authsvc.QueueOptions{Gauge: m.Auth.Waiting})},
 		&rules{log: log, metrics: m, locals: c.locals},
-		&outbound{log: log, metrics: m, resolver: c.resolver, history: dial.NewHistory(dialHistory), pools: c.pools},
+		&outbound{log: log, metrics: m, resolver: c.resolver, history: dial.NewHistory(dialHistory), spares: dial.NewSpares(descriptorBudget().races), panics: d.panics, pools: c.pools},
 		&routes{log: log, metrics: m, policy: policy},
 		newCommands(log, m),
 		c.guards,

@@ -9,6 +9,7 @@ import (
 	"cleversocks/conn"
 	"cleversocks/conn/dial"
 	"cleversocks/conn/relay"
+	"cleversocks/conn/task"
 	"cleversocks/metrics"
 	"cleversocks/resolver"
 	"cleversocks/supervisor/config"
@@ -20,7 +21,9 @@ type outbound struct {
 	log      *slog.Logger
 	metrics  *metrics.Registry
 	resolver *resolver.Resolver
-	history  *dial.History // outlives the policies, as do the pools
+	history  *dial.History // outlives the policies, as do the spares and the pools
+	spares   *dial.Spares
+	panics   *task.Reporter
 	pools    *relay.Pools
 }
 
@@ -64,6 +67,8 @@ func (o *outbound) dialer(cfg *config.Config) *dial.Dialer {
 		Congestion: cfg.Relay.Congestion,
 		Egress:     cfg.Egress.Options(),
 		History:    o.history,
+		Spares:     o.spares,
+		Panics:     o.panics,
 		Metrics:    o.metrics.Dial,
 	})
 }

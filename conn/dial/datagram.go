@@ -14,31 +14,26 @@ import (
 )
 
 // Resolve finds a name's addresses for datagrams, for which there is no race:
-// of the families in use, in the order of RFC 6724. The name counts as
-// complete (see Complete). Once one family has
-// addresses the other one has RFC 8305's delay to bring its own: a server that
-// never answers for AAAA holds no datagram up. The error is the most telling
-// of both families'.
+// of the families in use, in the order of RFC 6724. The name counts as complete
+// (see Complete). Once one family has addresses the other one has RFC 8305's
+// delay to bring its own: a server that never answers for AAAA holds no datagram
+// up. The error is the most telling of both families'.
 func (d *Dialer) Resolve(ctx context.Context, name string, egress Egress) ([]netip.Addr, error) {
 	if d.opts.Lookup == nil {
 		return nil, fmt.Errorf("%w: names are not resolved here", ErrNoUsableAddress)
 	}
 	egress = egress.Or(d.opts.Egress)
-	scope, inner := task.New(ctx, d.opts.Panics, "look-up")
-	answers := make(chan answer, 2) // nobody waits to be heard
-	asked := 0
-	for _, family := range [...]resolver.Family{resolver.IPv6, resolver.IPv4} {
-		if d.opts.Family.allows(family) && egress.carries(family) {
-			asked++
-			scope.Go(func() error {
-				a := answer{family: family, err: ErrNoUsableAddress} // if it panics
-				defer func() { answers <- a }()
-				a.addrs, a.err = d.opts.Lookup(inner, name, family)
-				return nil
-			})
-		}
+	families := d.families(egress)
+	scope, ctx := task.New(ctx, d.opts.Panics, "look-up")
+	answers := make(chan answer, len(families)) // nobody waits to be heard
+	for _, family := range families {
+		scope.Go(func() error {
+			addrs, err := d.lookup(ctx, name, family)
+			answers <- answer{family: family, addrs: addrs, err: err}
+			return nil
+		})
 	}
-	addrs, err := gather(answers, asked)
+	addrs, err := gather(answers, len(families))
 	scope.Cancel(context.Canceled)
 	_ = scope.Wait() // look-ups end with their context
 	if len(addrs) == 0 {
@@ -47,24 +42,26 @@ func (d *Dialer) Resolve(ctx context.Context, name string, egress Egress) ([]net
 		}
 		return nil, fmt.Errorf("resolve %s: %w", name, err)
 	}
-	source := func(dst netip.Addr) netip.Addr { return d.source(dst, egress) }
-	return order(addrs, source, netip.Addr{}, 0), nil
+	return sortAddrs(addrs, func(dst netip.Addr) netip.Addr { return d.source(dst, egress) }), nil
 }
 
-// gather is what the families' look-ups bring: all of it, or what is there
-// resolutionDelay after the first addresses.
-func gather(answers <-chan answer, asked int) (addrs []netip.Addr, err error) {
+// gather takes the families' answers. Once there is an address, the other family
+// has the resolution delay to add its own (RFC 8305 §3): a server that leaves
+// AAAA unanswered must not hold up what goes over IPv4.
+func gather(answers <-chan answer, families int) (addrs []netip.Addr, err error) {
 	var late <-chan time.Time
-	for range asked {
+	for range families {
 		select {
 		case a := <-answers:
-			err = worse(err, a.err)
 			addrs = append(addrs, a.addrs...)
-			if len(addrs) > 0 && late == nil {
-				late = time.After(resolutionDelay)
-			}
+			err = worse(err, a.err)
 		case <-late:
-			return addrs, nil
+			return addrs, err
+		}
+		if len(addrs) > 0 && late == nil {
+			timer := time.NewTimer(resolutionDelay)
+			defer timer.Stop()
+			late = timer.C
 		}
 	}
 	return addrs, err

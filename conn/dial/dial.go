@@ -67,6 +67,9 @@ type Options struct {
 	// History remembers what won. Give the same one to the Dialer that
 	// follows on a reload; nil: the Dialer makes its own.
 	History *History
+	// Spares bounds the attempts beyond the first of each race; give the same
+	// one to the Dialer that follows. Nil: no bound.
+	Spares  *Spares
 	Metrics metrics.Dial
 	// Panics hears of panics in look-ups and attempts, which fail by them. Nil:
 	// nobody does.
@@ -84,6 +87,9 @@ type Request struct {
 	// Egress says where the connection leaves from; what is zero of it is
 	// taken from Options.Egress.
 	Egress Egress
+	// Client is on whose behalf it is made, for its share of Options.Spares.
+	// Not valid: nobody's, without a share of its own.
+	Client netip.Addr
 }
 
 // Dialer makes connections. It is safe for use by many goroutines and keeps

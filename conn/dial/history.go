@@ -5,6 +5,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+
 	"cleversocks/conn/wire"
 )
 
@@ -17,11 +19,11 @@ const (
 )
 
 // History remembers which address won for a destination, for a number of
-// destinations and a while. It is safe for use by many goroutines.
+// destinations, those asked for last, and a while. It is safe for use by many
+// goroutines.
 type History struct {
-	mu   sync.Mutex
-	most int
-	won  map[wire.Addr]winner
+	mu  sync.Mutex
+	won *simplelru.LRU[wire.Addr, winner]
 }
 
 type winner struct {
@@ -31,19 +33,20 @@ type winner struct {
 
 // NewHistory makes a History of at most so many destinations.
 func NewHistory(most int) *History {
-	return &History{most: max(most, 1), won: make(map[wire.Addr]winner)}
+	won, _ := simplelru.NewLRU[wire.Addr, winner](max(most, 1), nil) // fails for sizes below 1
+	return &History{won: won}
 }
 
 // last is the address that won for a destination; invalid: none known.
 func (h *History) last(dest wire.Addr) netip.Addr {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	w, ok := h.won[dest]
+	w, ok := h.won.Get(dest)
 	if !ok {
 		return netip.Addr{}
 	}
 	if time.Since(w.at) > historyLife {
-		delete(h.won, dest)
+		h.won.Remove(dest)
 		return netip.Addr{}
 	}
 	return w.addr
@@ -54,23 +57,16 @@ func (h *History) last(dest wire.Addr) netip.Addr {
 func (h *History) record(dest wire.Addr, addr netip.Addr) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if w, ok := h.won[dest]; ok && w.addr == addr {
-		return
+	if w, ok := h.won.Peek(dest); !ok || w.addr != addr {
+		h.won.Add(dest, winner{addr: addr, at: time.Now()})
 	}
-	if len(h.won) >= h.most {
-		for old := range h.won { // any one: map order is as good as random
-			delete(h.won, old)
-			break
-		}
-	}
-	h.won[dest] = winner{addr: addr, at: time.Now()}
 }
 
 // forget drops what is known of a destination, when it was this address.
 func (h *History) forget(dest wire.Addr, addr netip.Addr) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.won[dest].addr == addr {
-		delete(h.won, dest)
+	if w, ok := h.won.Peek(dest); ok && w.addr == addr {
+		h.won.Remove(dest)
 	}
 }

@@ -138,19 +138,13 @@ func preferTrue(first bool) int {
 	return 1
 }
 
-// order sorts destinations by RFC 6724 and interleaves the families (RFC 8305
-// §4, with a First Address Family Count of 1). The address that won before,
-// if it is among them, comes first; after is the family tried last, if any,
-// so that the other one follows it.
-func order(addrs []netip.Addr, source func(netip.Addr) netip.Addr, won netip.Addr, after resolver.Family) []netip.Addr {
-	if len(addrs) < 2 {
-		return addrs
-	}
+// sortAddrs sorts destinations by RFC 6724.
+func sortAddrs(addrs []netip.Addr, source func(netip.Addr) netip.Addr) []netip.Addr {
+	sorted := slices.Clone(addrs)
 	// The sources cost a system call or three each; among global IPv4
 	// addresses they decide nothing.
-	sorted := slices.Clone(addrs)
-	if !slices.ContainsFunc(addrs, func(a netip.Addr) bool { return a.Is6() || scopeOf(a) != scopeGlobal }) {
-		return front(sorted, won)
+	if len(addrs) < 2 || !slices.ContainsFunc(addrs, func(a netip.Addr) bool { return a.Is6() || scopeOf(a) != scopeGlobal }) {
+		return sorted
 	}
 	candidates := make([]candidate, len(addrs))
 	for i, a := range addrs {
@@ -160,7 +154,18 @@ func order(addrs []netip.Addr, source func(netip.Addr) netip.Addr, won netip.Add
 	for i, c := range candidates {
 		sorted[i] = c.addr
 	}
-	sorted = front(sorted, won)
+	return sorted
+}
+
+// order sorts destinations by RFC 6724 and interleaves the families (RFC 8305
+// §4, with a First Address Family Count of 1). The address that won before,
+// if it is among them, comes first; after is the family tried last, if any,
+// so that the other one follows it.
+func order(addrs []netip.Addr, source func(netip.Addr) netip.Addr, won netip.Addr, after resolver.Family) []netip.Addr {
+	if len(addrs) < 2 {
+		return addrs
+	}
+	sorted := front(sortAddrs(addrs, source), won)
 	if sorted[0] == won {
 		return append(sorted[:1], interleave(sorted[1:], resolver.FamilyOf(won))...)
 	}

@@ -7,9 +7,9 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"sync"
 	"time"
 
+	"cleversocks/conn/task"
 	"cleversocks/resolver"
 )
 
@@ -17,6 +17,15 @@ import (
 const (
 	resolutionDelay = 50 * time.Millisecond  // for AAAA, when A came first
 	attemptDelay    = 250 * time.Millisecond // from one attempt to the next
+)
+
+const (
+	// maxAttempts bounds the attempts of one race that run at a time: a name
+	// may have dozens of addresses, none of which answers.
+	maxAttempts = 6
+	// attemptPatience is how long an attempt keeps its place when others are
+	// waiting for one: the time of two SYNs.
+	attemptPatience = 2 * time.Second
 )
 
 // race is one connection's Happy Eyeballs. It is an actor: one goroutine
@@ -28,12 +37,13 @@ type race struct {
 	answers chan answer
 	results chan result
 	timer   *time.Timer
-	tasks   sync.WaitGroup // look-ups and attempts
+	over    <-chan struct{} // nobody listens to answers and results any more
+	scope   *task.Scope     // look-ups and attempts
 
-	asked   int  // look-ups without an answer yet
-	ready   bool // an attempt may start now
-	started bool // the first attempt was allowed
-	running int  // attempts without a result yet
+	asked   int        // look-ups without an answer yet
+	ready   bool       // an attempt may start now
+	started bool       // the first attempt was allowed
+	running []*attempt // without a result yet, the oldest first
 	// exhausted: descriptors ran out, so that no more attempts are made.
 	exhausted bool
 	known     map[netip.Addr]bool
@@ -50,12 +60,24 @@ type answer struct {
 	err    error
 }
 
+// attempt is a connection that is being opened.
+type attempt struct {
+	addr    netip.Addr
+	started time.Time
+	spare   bool // it holds one of Options.Spares
+	cancel  context.CancelFunc
+	givenUp bool // for the next address's sake
+}
+
 // result is how one attempt ended.
 type result struct {
-	addr netip.Addr
+	of   *attempt
 	conn *net.TCPConn
 	err  error
 }
+
+// errGivenUp is the failure of an attempt that made place for another one.
+var errGivenUp = fmt.Errorf("%w: given up for another address", context.DeadlineExceeded)
 
 // dialName resolves a name and races its addresses.
 func (d *Dialer) dialName(ctx context.Context, req Request) (*net.TCPConn, attempts, error) {
@@ -68,8 +90,9 @@ func (d *Dialer) dialName(ctx context.Context, req Request) (*net.TCPConn, attem
 	} else {
 		ctx, cancel = context.WithCancel(ctx)
 	}
+	scope, ctx := task.New(ctx, d.opts.Panics, "dial")
 	r := &race{
-		d: d, req: req,
+		d: d, req: req, scope: scope, over: ctx.Done(),
 		answers: make(chan answer),
 		results: make(chan result),
 		timer:   time.NewTimer(time.Hour), // set where it is needed
@@ -78,14 +101,12 @@ func (d *Dialer) dialName(ctx context.Context, req Request) (*net.TCPConn, attem
 	}
 	r.timer.Stop()
 	// Losers are cancelled, closed by their own goroutines, and waited for.
-	defer r.tasks.Wait()
+	defer func() { _ = scope.Wait() }() // each has told how it ended
 	defer cancel()
 	defer r.timer.Stop()
-	for _, family := range []resolver.Family{resolver.IPv6, resolver.IPv4} {
-		if d.opts.Family.allows(family) && req.Egress.carries(family) {
-			r.asked++
-			r.tasks.Go(func() { r.lookup(ctx, family) })
-		}
+	for _, family := range d.families(req.Egress) {
+		r.asked++
+		scope.Go(func() error { r.lookup(ctx, family); return nil })
 	}
 	if r.asked == 0 {
 		r.err = fmt.Errorf("%w: no source address for the families in use", ErrNoUsableAddress)
@@ -96,7 +117,7 @@ func (d *Dialer) dialName(ctx context.Context, req Request) (*net.TCPConn, attem
 
 // lookup asks for the addresses of one family.
 func (r *race) lookup(ctx context.Context, family resolver.Family) {
-	addrs, err := r.d.opts.Lookup(ctx, r.req.Dest.Name, family)
+	addrs, err := r.d.lookup(ctx, r.req.Dest.Name, family)
 	select {
 	case r.answers <- answer{family: family, addrs: addrs, err: err}:
 	case <-ctx.Done():
@@ -112,7 +133,7 @@ func (r *race) run(ctx context.Context) (*net.TCPConn, error) {
 			}
 			r.attempt(ctx)
 		}
-		if r.running == 0 && (r.exhausted || (r.asked == 0 && len(r.pending) == 0)) {
+		if len(r.running) == 0 && (r.exhausted || (r.asked == 0 && len(r.pending) == 0)) {
 			return nil, telling(ctx, r.err)
 		}
 		select {
@@ -121,10 +142,10 @@ func (r *race) run(ctx context.Context) (*net.TCPConn, error) {
 		case <-r.timer.C:
 			r.started, r.ready = true, true
 		case res := <-r.results:
-			r.running--
+			r.running = slices.DeleteFunc(r.running, func(a *attempt) bool { return a == res.of })
 			if res.err == nil {
-				r.d.opts.History.record(r.req.Dest, res.addr)
-				r.ran.last = res.addr
+				r.d.opts.History.record(r.req.Dest, res.of.addr)
+				r.ran.last = res.of.addr
 				return res.conn, nil
 			}
 			r.fail(ctx, res)
@@ -140,7 +161,7 @@ func (r *race) run(ctx context.Context) (*net.TCPConn, error) {
 // isLast reports that one address is left and nothing else is under way: it
 // needs no race.
 func (r *race) isLast() bool {
-	return r.asked == 0 && r.running == 0 && len(r.pending) == 1
+	return r.asked == 0 && len(r.running) == 0 && len(r.pending) == 1
 }
 
 // attemptHere connects to the only address left, in this goroutine.
@@ -223,30 +244,63 @@ func (r *race) sort() {
 }
 
 // attempt starts to connect to the next address. The one after it may start
-// attemptDelay later, or as soon as an attempt fails (RFC 8305 §5).
+// attemptDelay later, or as soon as an attempt fails (RFC 8305 §5). The first one
+// may always run: its descriptor is the connection's own. Others need a place
+// among six, and one of the spare descriptors that all races share; without, the
+// oldest attempt has to end first.
 func (r *race) attempt(ctx context.Context) {
-	addr := r.pending[0]
-	r.pending = slices.Delete(r.pending, 0, 1)
-	r.ran.add(addr)
-	r.running++
 	r.ready = false
 	r.timer.Reset(attemptDelay)
-	r.tasks.Go(func() {
-		c, err := r.d.connect(ctx, netip.AddrPortFrom(addr, r.req.Dest.Port), r.req.Egress)
-		select {
-		case r.results <- result{addr: addr, conn: c, err: err}:
-		case <-ctx.Done():
-			if err == nil {
-				_ = c.Close()
-			}
+	a := &attempt{addr: r.pending[0], started: time.Now()}
+	if len(r.running) > 0 {
+		if len(r.running) >= maxAttempts || !r.d.opts.Spares.take(r.req.Client) {
+			r.makePlace()
+			return
 		}
+		a.spare = true
+	}
+	r.pending = slices.Delete(r.pending, 0, 1)
+	r.ran.add(a.addr)
+	ctx, a.cancel = context.WithCancel(ctx)
+	r.running = append(r.running, a)
+	r.scope.Go(func() error { r.connect(ctx, a); return nil })
+}
+
+// makePlace ends the oldest attempt, once it has had its time.
+func (r *race) makePlace() {
+	if oldest := r.running[0]; !oldest.givenUp && time.Since(oldest.started) >= attemptPatience {
+		oldest.givenUp = true
+		oldest.cancel()
+	}
+}
+
+// connect makes one attempt and tells how it ended. A panic fails it alone.
+func (r *race) connect(ctx context.Context, a *attempt) {
+	defer a.cancel()
+	res := result{of: a}
+	res.err = r.d.opts.Panics.Contain(ctx, "dial", func() (err error) {
+		res.conn, err = r.d.connect(ctx, netip.AddrPortFrom(a.addr, r.req.Dest.Port), r.req.Egress)
+		return err
 	})
+	if a.spare {
+		r.d.opts.Spares.give(r.req.Client)
+	}
+	select {
+	case r.results <- res:
+	case <-r.over:
+		if res.err == nil {
+			_ = res.conn.Close()
+		}
+	}
 }
 
 // fail notes a failed attempt and lets the next one start. When descriptors
 // ran out, it would only fail the same.
 func (r *race) fail(ctx context.Context, res result) {
-	r.d.opts.History.forget(r.req.Dest, res.addr)
+	r.d.opts.History.forget(r.req.Dest, res.of.addr)
+	if res.of.givenUp {
+		res.err = errGivenUp
+	}
 	r.err = worse(r.err, telling(ctx, res.err))
 	r.ready = true
 	r.exhausted = r.exhausted || isExhausted(res.err)

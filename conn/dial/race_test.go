@@ -283,8 +283,8 @@ func TestHistoryBound(t *testing.T) {
 	for port := range uint16(100) {
 		h.record(wire.Addr{Name: "x.test", Port: port}, netip.MustParseAddr("192.0.2.1"))
 	}
-	if len(h.won) != 3 {
-		t.Errorf("%d destinations remembered, want 3", len(h.won))
+	if h.won.Len() != 3 {
+		t.Errorf("%d destinations remembered, want 3", h.won.Len())
 	}
 	if got := h.last(wire.Addr{Name: "x.test", Port: 99}); !got.IsValid() {
 		t.Error("the last one is not remembered")

@@ -1,0 +1,72 @@
+package dial
+
+import (
+	"net/netip"
+	"sync"
+)
+
+// Spares are the descriptors that races may take beyond the one of their
+// connection, for all of them together, of which one client has at most a
+// quarter: names with dozens of silent addresses, asked for by one client, must
+// not take the races of the others. A nil Spares has no end.
+type Spares struct {
+	most int // for one client
+
+	mu      sync.Mutex
+	free    int
+	clients map[netip.Prefix]int // that hold some
+}
+
+// NewSpares makes so many.
+func NewSpares(n int) *Spares {
+	return &Spares{free: n, most: max(n/4, 1), clients: make(map[netip.Prefix]int)}
+}
+
+// take is one more for a client, if there is one.
+func (s *Spares) take(client netip.Addr) bool {
+	if s == nil {
+		return true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := clientKey(client)
+	if s.free == 0 || key.IsValid() && s.clients[key] >= s.most {
+		return false
+	}
+	s.free--
+	if key.IsValid() {
+		s.clients[key]++
+	}
+	return true
+}
+
+// give returns one.
+func (s *Spares) give(client netip.Addr) {
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.free++
+	key := clientKey(client)
+	if !key.IsValid() {
+		return
+	}
+	if s.clients[key]--; s.clients[key] == 0 {
+		delete(s.clients, key)
+	}
+}
+
+// clientKey is what counts as one client: an IPv4 address, or an IPv6 /64, of
+// which one subscriber has all addresses.
+func clientKey(client netip.Addr) netip.Prefix {
+	bits := 64
+	if client.Is4() {
+		bits = 32
+	}
+	key, err := client.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return key
+}
