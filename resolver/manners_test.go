@@ -106,7 +106,7 @@ func TestServersWithoutManners(t *testing.T) {
 			reply := replyTo(t, m, record)
 			reply.Truncated = true
 			write(t, w, reply)
-		}, 3}, // TCP is tried, and once more
+		}, 1 + maxBarren}, // it may have TCP the next time
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
