@@ -34,12 +34,13 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// enterNamespace runs this test binary again, in a new network namespace.
+// enterNamespace runs this test binary again, in a new network namespace, and a
+// mount namespace for the system's files about names.
 func enterNamespace() int {
 	again := exec.Command(os.Args[0], os.Args[1:]...)
 	again.Env = append(os.Environ(), inNamespace+"=1")
 	again.Stdin, again.Stdout, again.Stderr = os.Stdin, os.Stdout, os.Stderr
-	again.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	again.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS}
 	if err := again.Run(); err != nil {
 		if again.ProcessState == nil && !need.Everything() {
 			fmt.Fprintln(os.Stderr, "e2e: left out: it needs root to make a network namespace:", err)
@@ -71,21 +72,45 @@ func runInNamespace(m *testing.M) (int, error) {
 			return 1, fmt.Errorf("ip %v: %w: %s", args, err, out)
 		}
 	}
-	// Pacing congestion controls (bbr) can stall on a loaded machine's
-	// loopback, where a round trip is as long as the scheduler makes it.
-	if err := os.WriteFile("/proc/sys/net/ipv4/tcp_congestion_control", []byte("reno"), 0); err != nil {
-		return 1, err
-	}
 	dir, err := os.MkdirTemp("", "cleversocks-e2e-")
 	if err != nil {
 		return 1, err
 	}
 	defer os.RemoveAll(dir)
+	if err := ownNames(dir); err != nil {
+		return 1, err
+	}
+	// Pacing congestion controls (bbr) can stall on a loaded machine's
+	// loopback, where a round trip is as long as the scheduler makes it.
+	if err := os.WriteFile("/proc/sys/net/ipv4/tcp_congestion_control", []byte("reno"), 0); err != nil {
+		return 1, err
+	}
 	binary = filepath.Join(dir, "cleversocks")
 	if out, err := exec.Command("go", "build", "-race", "-o", binary, "cleversocks/cmd/cleversocks").CombinedOutput(); err != nil {
 		return 1, fmt.Errorf("build: %w\n%s", err, out)
 	}
 	return m.Run(), nil
+}
+
+// ownNames gives the tests a hosts file and a resolv.conf of their own, so that
+// none depends on what the machine's say of localhost, or of search domains.
+func ownNames(dir string) error {
+	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("mounts of our own: %w", err)
+	}
+	for path, text := range map[string]string{
+		"/etc/hosts":       "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n",
+		"/etc/resolv.conf": "nameserver 127.0.0.1\n", // nobody is there, unless a test is
+	} {
+		own := filepath.Join(dir, filepath.Base(path))
+		if err := os.WriteFile(own, []byte(text), 0o644); err != nil {
+			return err
+		}
+		if err := syscall.Mount(own, path, "", syscall.MS_BIND, ""); err != nil {
+			return fmt.Errorf("mount %s: %w", path, err)
+		}
+	}
+	return nil
 }
 
 // program is a program that the test cannot do without.

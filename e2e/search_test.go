@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"net"
 	"os/exec"
 	"slices"
@@ -118,6 +119,15 @@ upstream = "reject"
 			t.Errorf("%s: reply %d, want %d", tt.name, reply, tt.reply)
 		}
 		c.Close()
+	}
+	for url, code := range map[string]string{
+		"http://wiki.corp.test:%d/": "403", "http://a.b:%d/": "403",
+		"http://www.site.test.:%d/": "502", "http://web.:%d/": "502", // not the names of open.test
+	} {
+		url = fmt.Sprintf(url, echo.Port())
+		if out := mustCurl(t, "-s", "-o", "/dev/null", "-w", "%{http_code}", "--proxy", "http://"+d.address, url); !strings.HasPrefix(out, code) {
+			t.Errorf("%s: status %s, want %s", url, out, code)
+		}
 	}
 	for name, want := range map[string][]string{
 		"a.b":   {"tries a.b.corp.test: denied by acl.rules[0]", "result: deny"},

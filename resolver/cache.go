@@ -111,8 +111,8 @@ func (c *cache) postpone(key question, retry time.Time) {
 	}
 }
 
-// settle ends a prefetch that brought nothing new, so that another may follow.
-func (c *cache) settle(key question) {
+// refreshEnded ends a prefetch that brought nothing new, so that another may follow.
+func (c *cache) refreshEnded(key question) {
 	s := c.shard(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -54,7 +54,7 @@ func (g *group) ask(ctx context.Context, q question) (answer, error) {
 			timer.Reset(g.stagger)
 		case h := <-heard:
 			asking.take(h)
-			if a, settled := asking.settled(); settled {
+			if a, decided := asking.decided(); decided {
 				return a, nil
 			}
 			if h.err != nil {
@@ -151,9 +151,9 @@ func (a *asking) take(h said) {
 	}
 }
 
-// settled is the answer, if there is one that no server still to be heard could
+// decided is the answer, if there is one that no server still to be heard could
 // overrule.
-func (a *asking) settled() (answer, bool) {
+func (a *asking) decided() (answer, bool) {
 	switch {
 	case a.yes != nil:
 		return *a.yes, true

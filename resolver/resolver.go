@@ -317,7 +317,7 @@ func (r *Resolver) enqueue(st *state, q question) {
 	case r.refresh <- q:
 		st.opts.Metrics.Cache.Of(metrics.CachePrefetch).Inc()
 	default:
-		st.cache.settle(q)
+		st.cache.refreshEnded(q)
 		st.opts.Metrics.Cache.Of(metrics.CachePrefetchDropped).Inc()
 	}
 }

@@ -103,7 +103,7 @@ func (r *Resolver) refreshName(ctx context.Context, q question) {
 	select {
 	case <-f.done:
 		if f.err != nil {
-			st.cache.settle(q)
+			st.cache.refreshEnded(q)
 		}
 	case <-ctx.Done():
 	}

@@ -136,7 +136,11 @@ func (s *streamTransport) open(ctx context.Context, retired bool) (*streamConn, 
 		return nil, endOf(ctx, err)
 	}
 	c := &streamConn{conn: nc, dropped: s.dropped, waiting: make(map[uint16]*waiter), retired: retired, heard: time.Now()}
-	s.scope.Go(func() error { c.read(); return nil })
+	s.scope.Go(func() error {
+		defer c.end(errGone) // if it panics, for who waits
+		c.read()
+		return nil
+	})
 	return c, nil
 }
 

@@ -119,7 +119,11 @@ func (s *serverSockets) enter(ctx context.Context, q query) (*udpSocket, *datagr
 	s.mu.Lock()
 	s.open = append(s.open, socket)
 	s.mu.Unlock()
-	s.shared.scope.Go(func() error { socket.read(); return nil })
+	s.shared.scope.Go(func() error {
+		defer socket.end(errGone) // if it panics, for who waits
+		socket.read()
+		return nil
+	})
 	return socket, w, nil
 }
 

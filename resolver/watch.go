@@ -38,9 +38,9 @@ func (r *Resolver) watch() {
 	defer r.config.Unlock()
 	st := r.state.Load()
 	stamps := [2]stamp{stampOf(st.opts.ResolvConf), stampOf(st.opts.Hosts)}
-	settled := unchanged(r.looked, stamps)
+	stable := unchanged(r.looked, stamps)
 	r.looked = stamps
-	if !settled || unchanged(st.stamps, stamps) {
+	if !stable || unchanged(st.stamps, stamps) {
 		return
 	}
 	err := r.rebuild(st.opts)

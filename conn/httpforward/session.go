@@ -157,7 +157,7 @@ func (s *session) forward(w http.ResponseWriter, r *http.Request, dest wire.Addr
 				}
 			}
 			pr.Out.Host = pr.In.URL.Host
-			pr.Out.URL.Host = dest.String() // one form for one server
+			pr.Out.URL.Host = dest.Authority() // one form for one server
 			pr.Out.URL.Scheme = "http"
 		},
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {

@@ -54,26 +54,33 @@ func ParseHost(raw string, port uint16) (Addr, error) {
 		}
 		return Addr{IP: ip.Unmap(), Port: port}, nil
 	}
-	name, err := NormalizeName(host)
+	name, absolute, err := normalize(host)
 	if err != nil {
 		return Addr{}, err
 	}
-	return Addr{Name: name, Port: port, Absolute: strings.HasSuffix(host, ".")}, nil
+	return Addr{Name: name, Port: port, Absolute: absolute}, nil
 }
 
 // NormalizeName is the one form of a DNS name that rules, caches and logs
 // compare. It accepts what hosts files and internal zones hold (underscores,
 // a single label) and refuses what no resolver should be asked.
 func NormalizeName(raw string) (string, error) {
-	name := strings.TrimSuffix(raw, ".")
+	name, _, err := normalize(raw)
+	return name, err
+}
+
+// normalize is NormalizeName, and whether the name had its final dot, which may
+// be any that IDNA takes for one (U+3002).
+func normalize(raw string) (name string, absolute bool, err error) {
+	name, absolute = strings.CutSuffix(raw, ".")
 	if name == "" || len(name) > maxName {
-		return "", fmt.Errorf("%w: %q: length", ErrBadName, clip(raw))
+		return "", false, fmt.Errorf("%w: %q: length", ErrBadName, clip(raw))
 	}
 	ascii := true
 	for i := range len(name) {
 		switch c := name[i]; {
 		case c <= ' ' || c == 0x7f || strings.IndexByte(`/\%:@[]?#"<>^|`, c) >= 0:
-			return "", fmt.Errorf("%w: %q: character %q", ErrBadName, clip(raw), c)
+			return "", false, fmt.Errorf("%w: %q: character %q", ErrBadName, clip(raw), c)
 		case c >= 0x80:
 			ascii = false
 		}
@@ -81,22 +88,23 @@ func NormalizeName(raw string) (string, error) {
 	if !ascii {
 		puny, err := idna.Lookup.ToASCII(name)
 		if err != nil {
-			return "", fmt.Errorf("%w: %q: %w", ErrBadName, clip(raw), err)
+			return "", false, fmt.Errorf("%w: %q: %w", ErrBadName, clip(raw), err)
 		}
-		name = strings.TrimSuffix(puny, ".")
+		short, dotted := strings.CutSuffix(puny, ".")
+		name, absolute = short, absolute || dotted
 	}
 	name = strings.ToLower(name)
 	last := name
 	for label := range strings.SplitSeq(name, ".") {
 		if label == "" || len(label) > 63 {
-			return "", fmt.Errorf("%w: %q: label length", ErrBadName, clip(raw))
+			return "", false, fmt.Errorf("%w: %q: label length", ErrBadName, clip(raw))
 		}
 		last = label
 	}
 	if isNumber(last) {
-		return "", fmt.Errorf("%w: %q: ends in a number, yet is no IP address", ErrBadName, clip(raw))
+		return "", false, fmt.Errorf("%w: %q: ends in a number, yet is no IP address", ErrBadName, clip(raw))
 	}
-	return name, nil
+	return name, absolute, nil
 }
 
 // isNumber reports whether a last label makes a name one that inet_aton(3) or a
@@ -140,6 +148,15 @@ func (a Addr) Host() string {
 // String is "host:port", with brackets around an IPv6 address.
 func (a Addr) String() string {
 	return net.JoinHostPort(a.Host(), strconv.Itoa(int(a.Port)))
+}
+
+// Authority is String with the final dot of an absolute name: ParseHost makes
+// the same Addr of it.
+func (a Addr) Authority() string {
+	if a.Name != "" && a.Absolute {
+		return net.JoinHostPort(a.Name+".", strconv.Itoa(int(a.Port)))
+	}
+	return a.String()
 }
 
 // AddrPort is the address and port; invalid when the host is a name.
