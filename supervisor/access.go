@@ -117,6 +117,9 @@ func (a *accounts) Prepare(_ context.Context, d *draft) (change, error) {
 // which they are asked. A new one is a line here.
 func authenticators(cfg *config.Config, users *authsvc.Users) []authsvc.Authenticator {
 	var list []authsvc.Authenticator
+	if cfg.HasClientCA() {
+		list = append(list, authsvc.NewCertificates(users))
+	}
 	if cfg.Auth.Credential != nil || cfg.Auth.UsersFile != "" || len(cfg.Users) > 0 {
 		list = append(list, users)
 		if cfg.Auth.SOCKS4Users {

@@ -18,6 +18,7 @@ import (
 	"cleversocks/conn/relay"
 	"cleversocks/conn/task"
 	"cleversocks/conn/upstream"
+	"cleversocks/listener/tlsconf"
 	"cleversocks/metrics"
 	"cleversocks/metrics/admin"
 	"cleversocks/resolver"
@@ -73,7 +74,7 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	if err := d.reloader.install(ctx, cfg); err != nil {
 		return nil, err
 	}
-	for _, s := range []service{m.Process, c.access, c.locals, c.guards.Throttle, c.guards.once, c.guards.Quotas} {
+	for _, s := range []service{m.Process, c.access, c.locals, c.guards.Throttle, c.guards.once, c.guards.Quotas, c.tls} {
 		d.tree.add(d.tree.core, s)
 	}
 	for _, s := range c.resolver.Services() {
@@ -106,6 +107,7 @@ type core struct {
 	access   *conn.AccessLog
 	guards   *guards
 	group    *conn.Group
+	tls      *tlsconf.Keeper
 }
 
 func newCore(ctx context.Context, d *daemon, m *metrics.Registry, cfg *config.Config) (*core, error) {
@@ -122,7 +124,7 @@ func newCore(ctx context.Context, d *daemon, m *metrics.Registry, cfg *config.Co
 	access := conn.NewAccessLog(d.options.Access, m)
 	g := newGuards(ctx, cfg, d.log, m)
 	return &core{
-		locals: locals, resolver: names, access: access, guards: g,
+		tls: tlsconf.NewKeeper(d.log), locals: locals, resolver: names, access: access, guards: g,
 		pools: relay.NewPools(relay.PoolOptions{Pipes: descriptorBudget().pipes}),
 		group: conn.NewGroup(ctx, conn.Options{
 			Log: d.log, Metrics: m, Access: access, Guards: g.Guards,
@@ -156,6 +158,7 @@ func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim)
 		partFunc(staysClosed),
 		partFunc(d.prepareLog),
 		sockets,
+		&doors{log: log, metrics: m, keeper: c.tls},
 		status,
 		&accounts{log: log, metrics: m, guards: c.guards, queue: authsvc.NewQueue(authsvc.QueueOptions{Gauge: m.Auth.Waiting})},
 		&rules{log: log, metrics: m, locals: c.locals},

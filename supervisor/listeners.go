@@ -60,6 +60,8 @@ type socketChange struct {
 	order    []listenerKey // of wanted
 	added    []listenerKey
 	removed  []listenerKey
+	// policies are the draft's, by name; what follows completes them.
+	policies map[string]conn.Listener
 }
 
 // Prepare opens what the draft has and the daemon does not, once the kernel
@@ -76,7 +78,8 @@ func (ls *listeners) Prepare(ctx context.Context, d *draft) (change, error) {
 	}
 	d.sockets = c
 	d.own = append(d.own, c.addresses()...)
-	d.policy.Listeners = c.policies()
+	c.policies = c.newPolicies()
+	d.policy.Listeners = c.policies
 	return c, nil
 }
 
@@ -247,7 +250,7 @@ func (h *listenerHealth) ready() error {
 // Commit sets the options of the unchanged listeners on their live sockets.
 func (c *socketChange) Commit(ctx context.Context) {
 	for key, r := range c.next {
-		r.policy = listenerPolicy(c.settings[key])
+		r.policy = c.policies[r.Name()]
 		if slices.Contains(c.added, key) {
 			continue
 		}

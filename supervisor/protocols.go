@@ -83,9 +83,9 @@ func listenerPolicy(l config.Listener) conn.Listener {
 	return policy
 }
 
-// policies are the listeners of the change by name. Those that it closes are
+// newPolicies are the listeners of the change by name. Those that it closes are
 // among them: what they have accepted is still served.
-func (c *socketChange) policies() map[string]conn.Listener {
+func (c *socketChange) newPolicies() map[string]conn.Listener {
 	all := make(map[string]conn.Listener, len(c.next))
 	for _, r := range c.of.open {
 		all[r.Name()] = r.policy

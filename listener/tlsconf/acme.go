@@ -1,7 +1,7 @@
 package tlsconf
 
 import (
-	"sync"
+	"strings"
 
 	"golang.org/x/crypto/acme"
 	"golang.org/x/crypto/acme/autocert"
@@ -15,20 +15,24 @@ type ACME struct {
 	Email     string
 	Cache     string // directory for keys and certificates
 	Directory string // URL of the ACME server; "": Let's Encrypt
-
-	once sync.Once
-	made *autocert.Manager
 }
 
-func (a *ACME) manager() *autocert.Manager {
-	a.once.Do(func() {
-		a.made = &autocert.Manager{
+// manager is the one that renews these certificates. It lives as long as the
+// keeper, over reloads: another one for the same names would renew them too.
+func (k *Keeper) manager(a *ACME) *autocert.Manager {
+	key := strings.Join(append([]string{a.Email, a.Cache, a.Directory}, a.Domains...), "\x00")
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	m := k.managers[key]
+	if m == nil {
+		m = &autocert.Manager{
 			Prompt: autocert.AcceptTOS, HostPolicy: autocert.HostWhitelist(a.Domains...),
 			Cache: autocert.DirCache(a.Cache), Email: a.Email,
 		}
 		if a.Directory != "" {
-			a.made.Client = &acme.Client{DirectoryURL: a.Directory}
+			m.Client = &acme.Client{DirectoryURL: a.Directory}
 		}
-	})
-	return a.made
+		k.managers[key] = m
+	}
+	return m
 }

@@ -6,6 +6,8 @@ import (
 	"maps"
 	"sync"
 	"time"
+
+	"golang.org/x/crypto/acme/autocert"
 )
 
 // watchEvery is how often the files are looked at: a stat call for each.
@@ -17,13 +19,14 @@ type Keeper struct {
 	log     *slog.Logger
 	tickets *tickets
 
-	mu    sync.Mutex
-	doors map[*Door]fileStates // and what was complained of; nil: nothing
+	mu       sync.Mutex
+	doors    map[*Door]fileStates // and what was complained of; nil: nothing
+	managers map[string]*autocert.Manager
 }
 
 // NewKeeper makes a keeper without doors.
 func NewKeeper(log *slog.Logger) *Keeper {
-	return &Keeper{log: log, tickets: newTickets(), doors: make(map[*Door]fileStates)}
+	return &Keeper{log: log, tickets: newTickets(), doors: make(map[*Door]fileStates), managers: make(map[string]*autocert.Manager)}
 }
 
 // String names the service.

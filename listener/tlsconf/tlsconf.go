@@ -66,6 +66,13 @@ func (k *Keeper) Open(o Options) (*Door, error) {
 	return d, nil
 }
 
+// Check reads the files of a door that is not opened.
+func Check(o Options) error {
+	d := &Door{keeper: NewKeeper(nil), options: o}
+	_, err := d.read()
+	return err
+}
+
 // Close ends the watch over the door's files. Its connections go on.
 func (d *Door) Close() {
 	d.keeper.remove(d)
@@ -139,7 +146,7 @@ func (d *Door) read() (*material, error) {
 
 func (d *Door) readCertificate(m *material, c *tls.Config) error {
 	if a := d.options.ACME; a != nil {
-		c.GetCertificate = a.manager().GetCertificate
+		c.GetCertificate = d.keeper.manager(a).GetCertificate
 		c.NextProtos = append(c.NextProtos, acme.ALPNProto)
 		return nil
 	}

@@ -132,6 +132,7 @@ func (c *Config) configured() authsvc.Configured {
 		UsersFile:      c.isSet(usersFile),
 		NoPasswordFrom: c.isSet("auth.no_password_from"),
 		Once:           c.Auth.Once.Enabled,
+		ClientCA:       c.HasClientCA(),
 	}
 }
 
@@ -162,6 +163,7 @@ func (c *Config) Exposed(names []string) []string {
 		case l.Address.IsLoopback():
 		case !c.Auth.Required:
 			warnings = append(warnings, fmt.Sprintf("no authentication on %s: whoever reaches this address can use the proxy", at))
+		case l.TLS.Enabled():
 		default:
 			warnings = append(warnings, fmt.Sprintf("passwords cross the network in clear text on %s", at))
 		}

@@ -27,6 +27,8 @@ func RegisterFlags(fs *pflag.FlagSet, wipe func(text string)) {
 	fs.SortFlags = false
 	fs.StringP(listenFlag, "i", "127.0.0.1", "The `ADDR` to listen on: an IP address or a name. Replaces all [[listener]]s.")
 	fs.StringP(portFlag, "p", "1080", "The `PORT` to listen on. Replaces all [[listener]]s.")
+	fs.String(tlsCertFlag, "", "The certificate's PEM `FILE`: clients speak TLS on listeners that have no certificate of their own.")
+	fs.String(tlsKeyFlag, "", "The PEM `FILE` of the certificate's key.")
 	var c Config
 	for _, k := range plainKeys(c.sections()) {
 		if k.Flag == "" {

@@ -13,10 +13,15 @@ type Listener struct {
 	ReusePort int // accept sockets; 1: no SO_REUSEPORT
 	Protocols []Protocol
 	Advertise IP // told to clients in UDP and BIND replies
+	// ProxyProtocol is off, optional or required; TrustedProxies whose headers
+	// are believed.
+	ProxyProtocol  string
+	TrustedProxies []Prefix
+	TLS            TLS
 }
 
 func (l *Listener) keys() []Key {
-	return []Key{
+	return append([]Key{
 		{
 			Name: "address", Value: &l.Address, Default: "127.0.0.1:1080",
 			Doc: "Where to listen. `0.0.0.0:1080` is IPv4 alone, `[::]:1080` both families, port 0 any free port.",
@@ -33,13 +38,22 @@ func (l *Listener) keys() []Key {
 			Name: "reuse_port", Value: &l.ReusePort, Default: "1", Min: "1", Max: "64",
 			Doc: "How many sockets accept, by SO_REUSEPORT. With 1 a second daemon on the port fails loudly.",
 		},
-	}
+		{
+			Name: "proxy_protocol", Value: &l.ProxyProtocol, Default: "off", Choices: []string{"off", "optional", "required"},
+			Doc: "Whether a load balancer in front tells whose connection it passes on, by a PROXY header of version 1 or 2. Limits, rules, bans and logs then mean that client. `required` refuses whoever is not in trusted_proxies, or sends no header.",
+		},
+		{
+			Name: "trusted_proxies", Value: &l.TrustedProxies, Default: "",
+			Doc: "The CIDRs of the load balancers whose PROXY header is believed. Nobody else's is: anyone could claim any address with one.",
+		},
+	}, l.TLS.keys()...)
 }
 
 func (c *Config) finishListeners(f *finisher) {
 	if len(c.Listeners) == 0 {
 		f.add(c.origins["listener"], "listener", "must have at least one element, or be left out for 127.0.0.1:1080")
 	}
+	c.takeTLSFlags(f.flags)
 	seen := make(map[ListenAddress]int, len(c.Listeners))
 	for i := range c.Listeners {
 		l := &c.Listeners[i]
@@ -55,6 +69,8 @@ func (c *Config) finishListeners(f *finisher) {
 		}
 		f.resolve(key, o, &l.Address)
 		l.finishProtocols(f, element)
+		l.finishProxies(f, element)
+		l.finishTLS(f, element)
 		first, double := seen[l.Address]
 		if double && l.Address.AddrPort.Port() != 0 {
 			f.add(o, key, "%s is listener[%d].address already; for more accept sockets set reuse_port", l.Address, first)
