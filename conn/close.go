@@ -52,6 +52,8 @@ func (h *Handler) closeRefused(s *session) {
 	switch {
 	case s.cause == metrics.CauseServerReset:
 		relay.Reset(s.ctx, s.conn)
+	case atDoor(s.err):
+		closePolitely(s.socket) // TLS has words of its own for what was wrong
 	case s.protocol == wire.ProtocolUnknown:
 		s.conn.Close() // no reply is on its way
 	default:

@@ -45,6 +45,12 @@ type doorError struct{ err error }
 func (e *doorError) Error() string { return "door: " + e.err.Error() }
 func (e *doorError) Unwrap() error { return e.err }
 
+// atDoor reports an error of a door's.
+func atDoor(err error) bool {
+	_, ok := errors.AsType[*doorError](err)
+	return ok
+}
+
 // refusedBehind is a client whose address became known in the door, and who is
 // refused as one is at accept.
 type refusedBehind struct{ reason string }
