@@ -49,4 +49,9 @@ type Query struct {
 	Command  wire.Command
 	Name     string
 	Port     uint16
+	// Asked is the name as the client asked for it, where a search list made
+	// Name of it. If it is a single label, rules that have it in "to" concern the
+	// request as well: who allows "wiki" means the host that it stands for. A name
+	// with dots is a name of its own, which a search list must not stretch.
+	Asked string
 }

@@ -147,13 +147,17 @@ func (p *Policy) byAddr(addr netip.Addr, best int, q *Query, allowFrom int, oute
 	return best
 }
 
-// byName looks among the rules that name q.Name, exactly or by suffix.
+// byName looks among the rules that name q.Name, exactly or by suffix, or
+// q.Asked if that is a single label.
 func (p *Policy) byName(q *Query, best int, denyOnly bool) int {
 	if q.Name == "" {
 		return best
 	}
 	if list, ok := p.index.exact[q.Name]; ok {
 		best = p.scan(list, best, q, denyOnly)
+	}
+	if q.Asked != "" && strings.IndexByte(q.Asked, '.') < 0 {
+		best = p.scan(p.index.exact[q.Asked], best, q, denyOnly)
 	}
 	// From the right, so that a name of a hundred labels costs no more than
 	// the longest suffix.

@@ -101,6 +101,9 @@ func (p *Policy) refuses(s *session) (rule, where string) {
 	}
 	var d aclsvc.Decision
 	q.Name, q.Port = dest.Name, dest.Port
+	if !s.named.IsZero() && dest.Name == s.named.Name {
+		q.Asked = s.request.Dest.Name
+	}
 	switch {
 	case s.request.Command == wire.CommandUDPAssociate:
 		d = p.ACL.DecideUnknown(&q) // each datagram is judged by itself

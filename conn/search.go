@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"sync"
 
 	"cleversocks/aclsvc"
 	"cleversocks/conn/upstream"
@@ -41,7 +42,9 @@ func (p *Policy) JudgeSearched(q aclsvc.Query, name string) error {
 }
 
 func (p *Policy) judgeSearchedByRules(q aclsvc.Query, name string) error {
-	q.Name = name
+	if q.Name != name {
+		q.Name, q.Asked = name, q.Name
+	}
 	if d, certain := p.ACL.DecideName(&q); certain && !d.Allow {
 		return &deniedError{rule: d.Rule, where: d.Where}
 	}
@@ -117,7 +120,7 @@ func (h *Handler) completeNow(s *session) func(context.Context, wire.Addr) (wire
 		if rule := s.astray(policy, dest); rule != "" {
 			return wire.Addr{}, &deniedError{rule: rule} // not even a name server is to hear of it
 		}
-		return policy.Dialer.Complete(ctx, dest, s.egress(), func(name string) error {
+		full, err := policy.Dialer.Complete(ctx, dest, s.egress(), func(name string) error {
 			if err := policy.JudgeSearched(q, name); err != nil {
 				return err
 			}
@@ -126,5 +129,34 @@ func (h *Handler) completeNow(s *session) func(context.Context, wire.Addr) (wire
 			}
 			return nil
 		})
+		if err == nil && full.Name != dest.Name {
+			s.asked.note(full.Name, dest.Name)
+		}
+		return full, err
 	}
+}
+
+// maxAsked bounds what a session remembers of the names that it asked for.
+const maxAsked = 256
+
+// askedNames are the names as a client asked for them, by the complete ones, for
+// what judges these later. The zero value is ready.
+type askedNames struct {
+	mu sync.Mutex
+	by map[string]string
+}
+
+func (a *askedNames) note(full, asked string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.by == nil || len(a.by) >= maxAsked {
+		a.by = make(map[string]string)
+	}
+	a.by[full] = asked
+}
+
+func (a *askedNames) of(full string) string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.by[full]
 }

@@ -46,6 +46,7 @@ type session struct {
 
 	server   net.Conn       // after a successful dial
 	named    wire.Addr      // request.Dest by the name that answered, if a search list made one of it
+	asked    askedNames     // of an association's datagrams
 	dest     wire.Addr      // judged in the end: named, after rewriting, or a BIND's peer; zero: request.Dest
 	hostIP   netip.AddrPort // the address dialed
 	local    netip.AddrPort // our end of that

@@ -118,6 +118,9 @@ func explain(ctx context.Context, p *conn.Policy, look lookup, ask Question) (st
 		if denied {
 			return head.String(), nil
 		}
+		if full.Name != dest.Name {
+			q.Asked = dest.Name
+		}
 		dest, q.Name = full, full.Name
 		if d, certain := p.ACL.DecideName(&q); !certain || d.Allow {
 			addrs = resolveAll(ctx, look, dest.Name, &head)
