@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"strings"
+
+	"cleversocks/conn/textfile"
 )
 
 const (
@@ -20,7 +22,7 @@ const (
 // follows a # are ignored. The error names the line.
 func readList(r io.Reader) ([]entry, error) {
 	limited := &io.LimitedReader{R: r, N: maxListBytes + 1}
-	lines := bufio.NewScanner(limited)
+	lines := bufio.NewScanner(textfile.NewReader(limited))
 	lines.Buffer(make([]byte, 0, maxListLine), maxListLine)
 	var entries []entry
 	n := 0

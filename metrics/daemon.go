@@ -1,6 +1,9 @@
 package metrics
 
 import (
+	"sync/atomic"
+	"time"
+
 	vm "github.com/VictoriaMetrics/metrics"
 )
 
@@ -8,10 +11,36 @@ import (
 type Daemon struct {
 	set     *vm.Set
 	Reloads CounterVec // by outcome
+	loads   *loads
+}
+
+// loads is what the last loading of the configuration came to.
+type loads struct {
+	successful atomic.Bool
+	at         atomic.Int64 // of the last one that was, in Unix nanoseconds
 }
 
 func newDaemon(set *vm.Set) Daemon {
-	return Daemon{set: set, Reloads: newCounterVec(set, "cleversocks_reloads_total", "outcome", "ok", "failed")}
+	d := Daemon{set: set, Reloads: newCounterVec(set, "cleversocks_reloads_total", "outcome", "ok", "failed"), loads: new(loads)}
+	set.NewGauge("cleversocks_config_last_reload_successful", func() float64 {
+		if d.loads.successful.Load() {
+			return 1
+		}
+		return 0
+	})
+	set.NewGauge("cleversocks_config_last_reload_success_timestamp_seconds", func() float64 {
+		return float64(d.loads.at.Load()) / 1e9
+	})
+	return d
+}
+
+// Loaded notes whether the configuration could be put in force: at the start,
+// and on each reload.
+func (d Daemon) Loaded(successful bool) {
+	if successful {
+		d.loads.at.Store(time.Now().UnixNano())
+	}
+	d.loads.successful.Store(successful)
 }
 
 // Restarts counts how often a service was started again after it failed. The

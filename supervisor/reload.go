@@ -86,6 +86,7 @@ func (r *reloader) reload(ctx context.Context) error {
 	}
 	if err != nil {
 		r.metrics.Daemon.Reloads.Of("failed").Inc()
+		r.metrics.Daemon.Loaded(false)
 		r.noted(err)
 		r.log.LogAttrs(ctx, slog.LevelError, "reload failed: the old configuration stays", slog.Any("err", err))
 		return err
@@ -121,6 +122,7 @@ func (r *reloader) install(ctx context.Context, cfg *config.Config) error {
 		return err
 	}
 	r.installed, r.generated = cfg, d.policy.Generation
+	r.metrics.Daemon.Loaded(true)
 	if r.started == nil {
 		r.started = cfg
 	}

@@ -24,13 +24,13 @@ file, environment or --admin as the daemon. Exit status: 0 healthy, 1 not,
 	sources := a.addConfigFlags(cmd)
 	timeout := cmd.Flags().Duration("timeout", 3*time.Second, "Gives up after this `DURATION`.")
 	cmd.RunE = func(*cobra.Command, []string) error {
-		cfg, err := sources().Load(ctx)
+		endpoint, err := sources().LoadAdmin(ctx)
 		if err != nil {
 			return err
 		}
 		asking, cancel := context.WithTimeout(ctx, *timeout)
 		defer cancel()
-		return checkHealth(asking, cfg.Admin.Address.AddrPort)
+		return checkHealth(asking, endpoint.Address.AddrPort)
 	}
 	return cmd
 }

@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"strings"
+
+	"cleversocks/conn/textfile"
 )
 
 // maxMemberFile bounds a file of members.
@@ -66,7 +68,10 @@ func readMemberFile(path string) ([]string, error) {
 // and those that begin with # left out. Every URL is checked here, where the
 // line is known.
 func parseMembers(b []byte) ([]string, error) {
-	b = bytes.TrimPrefix(b, []byte("\xef\xbb\xbf"))
+	b, err := textfile.Trim(b)
+	if err != nil {
+		return nil, err
+	}
 	if trimmed := bytes.TrimSpace(b); len(trimmed) > 0 && trimmed[0] == '[' {
 		var urls []string
 		if err := json.Unmarshal(trimmed, &urls); err != nil {

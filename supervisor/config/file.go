@@ -5,17 +5,20 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"sort"
 	"strings"
 
-	"github.com/knadh/koanf/parsers/toml/v2"
-	"github.com/knadh/koanf/providers/rawbytes"
+	"github.com/knadh/koanf/providers/confmap"
 	gotoml "github.com/pelletier/go-toml/v2"
 	"github.com/pelletier/go-toml/v2/unstable"
+
+	"cleversocks/conn/textfile"
 )
 
 // maxFile bounds the configuration file.
-const maxFile = 1 << 20
+const maxFile = 16 << 20
 
 // file is the configuration file over all loads.
 type file struct {
@@ -59,6 +62,9 @@ func (f *file) load() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if doc, err = textfile.Trim(doc); err != nil {
+		return nil, err
+	}
 	empty := len(bytes.TrimSpace(doc)) == 0
 	switch {
 	case empty && mode&os.ModeNamedPipe != 0:
@@ -73,13 +79,16 @@ func (f *file) load() ([]byte, error) {
 }
 
 func (r *run) loadTOML(path string, doc []byte) {
-	var any map[string]any
-	if err := gotoml.Unmarshal(doc, &any); err != nil {
+	var tables map[string]any
+	if err := gotoml.Unmarshal(doc, &tables); err != nil {
 		r.add(syntaxOrigin(path, err), "", "%s", strings.TrimPrefix(err.Error(), "toml: "))
 		return
 	}
+	if r.only != "" {
+		maps.DeleteFunc(tables, func(name string, _ any) bool { return name != r.only })
+	}
 	at := positions(doc)
-	r.load(rawbytes.Provider(doc), toml.Parser(), source{origin: func(key string) origin {
+	r.load(confmap.Provider(tables, ""), nil, source{origin: func(key string) origin {
 		return fileOrigin(path, at, key)
 	}})
 }
@@ -94,7 +103,7 @@ func syntaxOrigin(path string, err error) origin {
 }
 
 // fileOrigin is the position of a key, or of the nearest table around it.
-func fileOrigin(path string, at map[string]unstable.Position, key string) origin {
+func fileOrigin(path string, at map[string]position, key string) origin {
 	for key != "" {
 		if p, ok := at[key]; ok {
 			return origin{
@@ -139,8 +148,8 @@ func bare(err error) error {
 
 // positions maps each key and table of a document that parses to its place:
 // "log.level", "listener[1]", "listener[1].address".
-func positions(doc []byte) map[string]unstable.Position {
-	ix := &indexer{at: make(map[string]unstable.Position), elements: make(map[string]int)}
+func positions(doc []byte) map[string]position {
+	ix := &indexer{at: make(map[string]position), elements: make(map[string]int), lines: lineStarts(doc)}
 	ix.p.Reset(doc)
 	prefix := ""
 	for ix.p.NextExpression() {
@@ -160,9 +169,24 @@ func positions(doc []byte) map[string]unstable.Position {
 	return ix.at
 }
 
+// position is a place in a document; lines and columns begin at 1.
+type position struct{ Line, Column int }
+
+// lineStarts are the offsets at which the lines of a document begin.
+func lineStarts(doc []byte) []int {
+	starts := []int{0}
+	for i, c := range doc {
+		if c == '\n' {
+			starts = append(starts, i+1)
+		}
+	}
+	return starts
+}
+
 type indexer struct {
 	p        unstable.Parser
-	at       map[string]unstable.Position
+	lines    []int // see lineStarts; the parser itself counts from the top for each key
+	at       map[string]position
 	elements map[string]int // of each array of tables so far
 }
 
@@ -176,9 +200,14 @@ func (ix *indexer) key(prefix string, parts unstable.Iterator) string {
 			path = fmt.Sprintf("%s[%d]", path, count-1)
 		}
 		path = join(path, string(n.Data))
-		ix.at[path] = ix.p.Shape(n.Raw).Start
+		ix.at[path] = ix.position(int(n.Raw.Offset))
 	}
 	return path
+}
+
+func (ix *indexer) position(offset int) position {
+	line := sort.Search(len(ix.lines), func(i int) bool { return ix.lines[i] > offset })
+	return position{line, offset - ix.lines[line-1] + 1}
 }
 
 func (ix *indexer) keyValue(prefix string, e *unstable.Node) {

@@ -70,11 +70,34 @@ func (l *Loader) Load(ctx context.Context) (*Config, error) {
 	return r.cfg, nil
 }
 
+// LoadAdmin reads the management endpoint's settings alone, without its token
+// and without judging others, for a program that only asks a running daemon.
+// What the daemon would refuse elsewhere is no reason not to ask it.
+func (l *Loader) LoadAdmin(ctx context.Context) (Admin, error) {
+	r := &run{cfg: &Config{origins: make(map[string]origin)}, k: newKoanf(), only: "admin"}
+	r.loadDefaults()
+	if l.sources.File != "" {
+		r.loadFile(&l.file)
+	}
+	r.loadEnv(l.sources.Environ)
+	if l.sources.Flags != nil {
+		r.loadFlags(l.sources.Flags)
+	}
+	r.decode()
+	r.list = slices.DeleteFunc(r.list, func(p problem) bool {
+		return !strings.HasPrefix(p.key, "admin.") && (p.key != "" || p.origin.layer != fromFile)
+	})
+	f := &finisher{problems: &r.problems, ctx: ctx, cfg: r.cfg}
+	f.resolve("admin.address", r.cfg.originOf("admin.address"), &r.cfg.Admin.Address)
+	return r.cfg.Admin, r.err()
+}
+
 // run is one Load: a fresh koanf, and what was found wrong so far.
 type run struct {
 	problems
-	cfg *Config
-	k   *koanf.Koanf
+	cfg  *Config
+	k    *koanf.Koanf
+	only string // the one section that the file is read for; "": all
 }
 
 func (r *run) loadDefaults() {

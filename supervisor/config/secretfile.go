@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"cleversocks/conn/textfile"
 )
 
 // maxSecret bounds a file that holds one secret.
@@ -45,7 +47,7 @@ func openSecret(path string, worldReadable bool) (io.ReadCloser, error) {
 	if err = checkSecretFile(f, worldReadable); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return f, nil
+	return textfile.Wrap(f), nil
 }
 
 // checkSecretPath is checkSecretFile for a file that somebody else reads.
