@@ -195,7 +195,13 @@ func (a *Admission) failed(ctx context.Context, try *Attempt, err error, ban Ban
 		return
 	}
 	a.count(method, outcomeFailed)
-	if refusal.Reason != ReasonRepeated && refusal.Reason != ReasonBanned {
+	switch {
+	case refusal.Reason == ReasonRepeated, refusal.Reason == ReasonBanned:
+	case !refusal.guess():
+		// No line for fail2ban: a clock that is wrong guesses nothing.
+		a.log.WarnContext(ctx, "authentication refused", slog.String("client", try.Source.String()),
+			slog.String("method", string(method)), slog.String("reason", string(refusal.Reason)), slog.Any("err", refusal.Err))
+	default:
 		LogFailure(ctx, a.log, try.Source, []byte(try.Credentials.Name()), method, refusal.Reason)
 	}
 	if !ban.Until.IsZero() {

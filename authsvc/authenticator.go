@@ -61,6 +61,12 @@ type Credentials interface {
 // Password is RFC 1929, or HTTP Basic. Both are raw bytes as sent.
 type Password struct{ User, Password []byte }
 
+// Token is a client's token of GSSAPI.
+type Token struct {
+	Bytes     []byte
+	Negotiate bool // of HTTP Negotiate (RFC 4559), not of SOCKS5 (RFC 1961)
+}
+
 // UserID is what a SOCKS4 client calls itself. Nothing proves it.
 type UserID string
 
@@ -82,7 +88,37 @@ type Grant struct {
 	// Reply is what the client is sent with its success, if the credentials
 	// were a token that wants an answer.
 	Reply []byte
+	// Security protects what follows, if the log-in agreed on keys; else nil.
+	Security Security
 }
+
+// Security protects the messages that follow a log-in. Its methods may be
+// called at the same time.
+type Security interface {
+	// Wrap appends the token of a message to dst; seal encrypts it.
+	Wrap(dst, message []byte, seal bool) []byte
+	// Unwrap is the message of a token, in the token's own memory, and whether
+	// it was sealed.
+	Unwrap(token []byte) (message []byte, sealed bool, err error)
+	// Overhead is how many bytes a token has more than its message.
+	Overhead(seal bool) int
+	// Datagrams lets messages be lost and overtake each other from here on.
+	Datagrams()
+}
+
+// Kind is KindToken.
+func (Token) Kind() Kind { return KindToken }
+
+// Name is nobody's: the token has to be decrypted first.
+func (Token) Name() string { return "" }
+
+func (t Token) tag(seed maphash.Seed) uint64 { return tagOf(seed, KindToken, t.Bytes) }
+
+// String keeps the token out of logs.
+func (Token) String() string { return "(token)" }
+
+// GoString keeps the token out of %#v.
+func (Token) GoString() string { return "(token)" }
 
 // Kind is KindPassword.
 func (Password) Kind() Kind { return KindPassword }

@@ -26,6 +26,24 @@ const (
 	ReasonRepeated Reason = "repeated"
 	// ReasonUnavailable: what knows the answer cannot be asked now.
 	ReasonUnavailable Reason = "unavailable"
+	// ReasonMalformed: the token is none.
+	ReasonMalformed Reason = "malformed"
+	// ReasonMechanism: the token is of NTLM, or of nothing.
+	ReasonMechanism Reason = "mechanism"
+	// ReasonTicket: the ticket is not one of ours, or not the client's.
+	ReasonTicket Reason = "ticket"
+	// ReasonService: the ticket is for another service or realm.
+	ReasonService Reason = "service"
+	// ReasonKey: the service's key was changed, here or at the KDC.
+	ReasonKey Reason = "key"
+	// ReasonExpired: the ticket is not valid any more.
+	ReasonExpired Reason = "expired"
+	// ReasonClock: the clocks of client and server differ too much.
+	ReasonClock Reason = "clock_skew"
+	// ReasonReplay: somebody sends again what a client has sent.
+	ReasonReplay Reason = "replay"
+	// ReasonLevel: the client insists on a protection that is not allowed.
+	ReasonLevel Reason = "protection"
 	// ReasonRequired: the client has to log in now, and has not.
 	ReasonRequired Reason = "authentication"
 	// ReasonUser: the user is gone, has another password, or may not come
@@ -61,7 +79,17 @@ func (r *Refusal) Error() string {
 
 // guess reports whether the attempt may have been somebody who tries
 // passwords, and counts towards a ban.
-func (r *Refusal) guess() bool { return r.Reason == ReasonCredentials || r.Reason == ReasonBusy }
+//
+// An expired ticket, a clock that is wrong, a service under another name: a
+// client of good will does all of these, again and again.
+func (r *Refusal) guess() bool {
+	switch r.Reason {
+	case ReasonCredentials, ReasonBusy, ReasonMalformed, ReasonTicket, ReasonReplay:
+		return true
+	default:
+		return false
+	}
+}
 
 // Unwrap is the detail.
 func (r *Refusal) Unwrap() error { return r.Err }
