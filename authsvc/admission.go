@@ -184,6 +184,12 @@ func (a *Admission) withAccount(id Identity, source netip.Addr) (Identity, error
 	return id, nil
 }
 
+// Refused counts and logs an attempt that was granted, and then refused for
+// what the client wanted next. It counts towards no ban.
+func (a *Admission) Refused(ctx context.Context, try *Attempt, err error) {
+	a.failed(ctx, try, err, Ban{})
+}
+
 // failed counts a failure and logs it, for fail2ban too, and the ban that it
 // brought. What may have been a guess is logged; that time was up says nothing
 // of the password, and the same wrong one once more says nothing new.

@@ -86,17 +86,18 @@ func (h *Handler) verify(hs *handshake, credentials authsvc.Credentials) error {
 	if given, ok := credentials.(authsvc.Password); ok {
 		defer clear(given.Password)
 	}
-	return h.try(hs, authsvc.Attempt{Credentials: credentials})
+	_, err := h.try(hs, &authsvc.Attempt{Credentials: credentials})
+	return err
 }
 
-func (h *Handler) try(hs *handshake, a authsvc.Attempt) error {
+func (h *Handler) try(hs *handshake, a *authsvc.Attempt) (authsvc.Grant, error) {
 	ctx, cancel := context.WithDeadline(hs.ctx, hs.started.Add(hs.policy.Timeouts.Handshake))
 	defer cancel()
 	a.Source, a.Listener = hs.client.Addr(), hs.listener
-	grant, err := hs.policy.Auth.Verify(ctx, &a)
+	grant, err := hs.policy.Auth.Verify(ctx, a)
 	if err == nil {
 		hs.identity = grant.Identity
-		return nil
+		return grant, nil
 	}
 	if !a.Optional {
 		hs.identity = authsvc.Identity{User: a.Credentials.Name()}
@@ -104,5 +105,5 @@ func (h *Handler) try(hs *handshake, a authsvc.Attempt) error {
 	if log := hs.logger(h.log, slog.LevelDebug); log != nil {
 		log.Log(hs.ctx, slog.LevelDebug, "not authenticated", "err", err)
 	}
-	return fmt.Errorf("%w: %w", errCredentials, err)
+	return grant, fmt.Errorf("%w: %w", errCredentials, err)
 }

@@ -3,6 +3,8 @@ package conn
 import (
 	"net/netip"
 
+	"cleversocks/authsvc"
+	"cleversocks/authsvc/gssapi"
 	"cleversocks/conn/wire"
 )
 
@@ -13,6 +15,11 @@ type Listener struct {
 	// Advertise is the address told to clients in UDP and BIND replies
 	// instead of our own; may be invalid.
 	Advertise netip.Addr
+	// Auth are the kinds of credentials that SOCKS5 and HTTP clients may log in
+	// with there, the preferred one first; nil: all that there are.
+	Auth []authsvc.Kind
+	// Protection is what is granted to clients that log in by GSSAPI.
+	Protection gssapi.Protection
 	// Door is what happens before the first byte of a protocol; empty: nothing.
 	Door []Step
 	// Forwards reports peers that may pass on other clients' connections: what

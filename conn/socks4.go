@@ -33,7 +33,7 @@ func (c socks4Codec) admit(hs *handshake, userID string) error {
 	auth := hs.policy.Auth
 	identity, free := hs.free()
 	if userID != "" && auth.Accepts(authsvc.KindUserID) {
-		err := c.h.try(hs, authsvc.Attempt{Credentials: authsvc.UserID(userID), Optional: free})
+		_, err := c.h.try(hs, &authsvc.Attempt{Credentials: authsvc.UserID(userID), Optional: free})
 		if err == nil {
 			return nil
 		}

@@ -37,6 +37,10 @@ func (c socks5Codec) negotiate(hs *handshake) error {
 		if err = c.authenticate(hs); err != nil {
 			return err
 		}
+	case socks5.MethodGSSAPI:
+		if err = c.gssapi(hs); err != nil {
+			return err
+		}
 	default:
 		return errNoMethod
 	}
@@ -44,22 +48,29 @@ func (c socks5Codec) negotiate(hs *handshake) error {
 	return err
 }
 
-// choose picks the method. Without a need for one, none is taken where it is
+// choose picks the method. Of those that log in, the listener's order counts,
+// not the client's: curl offers no authentication first whatever it was given. Without a need for one, none is taken where it is
 // offered (Java's client always offers a password too, a made-up one), unless
 // nobody has to log in and yet there are users, whose names the rules and the
 // log then want to know.
 func (c socks5Codec) choose(hs *handshake, offered socks5.Methods) socks5.Method {
-	auth := hs.policy.Auth
 	identity, admitted := hs.free()
 	if admitted {
 		hs.identity = identity
 	}
-	anonymous := identity.Method == authsvc.MethodNone && auth.Accepts(authsvc.KindPassword)
-	switch {
-	case admitted && !anonymous && offered.Has(socks5.MethodNone):
+	ways := hs.ways()
+	anonymous := identity.Method == authsvc.MethodNone && len(ways) > 0
+	if admitted && !anonymous && offered.Has(socks5.MethodNone) {
 		return socks5.MethodNone
-	case offered.Has(socks5.MethodPassword):
-		return socks5.MethodPassword
+	}
+	for _, kind := range ways {
+		if offered.Has(methodOf[kind]) {
+			return methodOf[kind]
+		}
+	}
+	switch {
+	case len(ways) == 0 && offered.Has(socks5.MethodPassword):
+		return socks5.MethodPassword // nobody has one, and this client insists
 	case admitted && offered.Has(socks5.MethodNone):
 		return socks5.MethodNone
 	}

@@ -9,6 +9,7 @@ import (
 	"cleversocks/aclsvc"
 	"cleversocks/aclsvc/ratelimit"
 	"cleversocks/authsvc"
+	"cleversocks/authsvc/gssapi"
 	"cleversocks/conn"
 	"cleversocks/metrics"
 	"cleversocks/supervisor/config"
@@ -77,8 +78,9 @@ type accounts struct {
 	log     *slog.Logger
 	metrics *metrics.Registry
 	guards  *guards
-	queue   *authsvc.Queue // of passwords that are being checked, of all policies
-	inFile  int            // users that the users file had at the last change
+	queue   *authsvc.Queue      // of passwords that are being checked, of all policies
+	replays *gssapi.ReplayCache // of Kerberos, over all reloads
+	inFile  int                 // users that the users file had at the last change
 }
 
 // errEmptied refuses a users file that was cut short while it was written, or
@@ -100,7 +102,7 @@ func (a *accounts) Prepare(_ context.Context, d *draft) (change, error) {
 	admission := authsvc.AdmissionOptions{
 		Required:       cfg.Auth.Required,
 		Whitelist:      authsvc.NewWhitelist(config.Prefixes(cfg.Auth.NoPasswordFrom)),
-		Authenticators: authenticators(cfg, users),
+		Authenticators: authenticators(cfg, users, a.replays),
 		Accounts:       users.Account,
 		Throttle:       a.guards.Throttle,
 		Log:            a.log,
@@ -115,7 +117,7 @@ func (a *accounts) Prepare(_ context.Context, d *draft) (change, error) {
 
 // authenticators are the ways to log in that are configured, in the order in
 // which they are asked. A new one is a line here.
-func authenticators(cfg *config.Config, users *authsvc.Users) []authsvc.Authenticator {
+func authenticators(cfg *config.Config, users *authsvc.Users, replays *gssapi.ReplayCache) []authsvc.Authenticator {
 	var list []authsvc.Authenticator
 	if cfg.HasClientCA() {
 		list = append(list, authsvc.NewCertificates(users))
@@ -125,6 +127,9 @@ func authenticators(cfg *config.Config, users *authsvc.Users) []authsvc.Authenti
 		if cfg.Auth.SOCKS4Users {
 			list = append(list, authsvc.NewUserIDs(users))
 		}
+	}
+	if g := cfg.Auth.GSSAPI; g.Keytab != nil {
+		list = append(list, gssapi.NewAcceptor(gssapi.Options{Keytab: g.Keytab, Service: g.Service, Skew: g.ClockSkew.D(), Mapping: g.Mapping, Replays: replays}))
 	}
 	return list
 }

@@ -13,6 +13,7 @@ import (
 
 	"cleversocks/aclsvc"
 	"cleversocks/authsvc"
+	"cleversocks/authsvc/gssapi"
 	"cleversocks/conn"
 	"cleversocks/conn/dial"
 	"cleversocks/conn/relay"
@@ -160,7 +161,7 @@ func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim)
 		sockets,
 		&doors{log: log, metrics: m, keeper: c.tls},
 		status,
-		&accounts{log: log, metrics: m, guards: c.guards, queue: authsvc.NewQueue(authsvc.QueueOptions{Gauge: m.Auth.Waiting})},
+		&accounts{log: log, metrics: m, guards: c.guards, replays: gssapi.NewReplayCache(), queue: authsvc.NewQueue(authsvc.QueueOptions{Gauge: m.Auth.Waiting})},
 		&rules{log: log, metrics: m, locals: c.locals},
 		&outbound{log: log, metrics: m, resolver: c.resolver, history: dial.NewHistory(dialHistory), spares: dial.NewSpares(descriptorBudget().races), panics: d.panics, pools: c.pools},
 		&routes{log: log, metrics: m, policy: policy},

@@ -76,7 +76,7 @@ var protocolNames = map[config.Protocol]wire.Protocol{"socks5": wire.SOCKS5, "so
 
 // listenerPolicy is what a listener's settings mean to its connections.
 func listenerPolicy(l config.Listener) conn.Listener {
-	policy := conn.Listener{Advertise: l.Advertise.Addr}
+	policy := conn.Listener{Advertise: l.Advertise.Addr, Auth: l.Kinds(), Protection: l.Protection}
 	for _, p := range l.Protocols {
 		policy.Protocols |= conn.ProtocolsOf(protocolNames[p])
 	}

@@ -52,6 +52,9 @@ func (l Level) String() string {
 // has room to encrypt in place.
 var frames = sync.Pool{New: func() any { return new([maxFrame + block]byte) }}
 
+// IsMalformed reports an error about bytes that are not of RFC 1961.
+func IsMalformed(err error) bool { return errors.Is(err, errMalformed) || errors.Is(err, errToken) }
+
 // errLevel is a message that is not encrypted where that was agreed on.
 var errLevel = errors.New("a message is not encrypted")
 
@@ -71,11 +74,8 @@ func ReadToken(r io.Reader, kind byte) ([]byte, error) {
 }
 
 func readHeader(r io.Reader, header *[frameHeader]byte, kind byte) (length int, err error) {
-	if _, err := io.ReadFull(r, header[:1]); err != nil {
+	if _, err := io.ReadFull(r, header[:]); err != nil {
 		return 0, err // io.EOF between two messages
-	}
-	if _, err := io.ReadFull(r, header[1:]); err != nil {
-		return 0, noEOF(err)
 	}
 	if header[0] != version || header[1] != kind {
 		return 0, fmt.Errorf("%w: version %d, type %d", errMalformed, header[0], header[1])

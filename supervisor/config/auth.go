@@ -26,6 +26,7 @@ type Auth struct {
 
 	// Credential is the one user, wherever it was written; nil: none.
 	Credential *Credential
+	GSSAPI     GSSAPI
 	// Required says that a client must authenticate.
 	Required bool
 }
@@ -44,6 +45,10 @@ type Once struct {
 }
 
 func (a *Auth) keys() []Key {
+	return append(a.ownKeys(), a.GSSAPI.keys()...)
+}
+
+func (a *Auth) ownKeys() []Key {
 	return []Key{
 		{
 			Name: "required", Value: &a.Mode, Default: "auto",
@@ -113,9 +118,10 @@ func (c *Config) finishAuth(f *finisher) {
 	c.Auth.Required = c.Auth.Mode.Or(configured.Required())
 	if c.Auth.Required && !configured.Required() && !f.within("auth") {
 		f.add(c.origins["auth.required"], "auth.required",
-			"nobody could log in: set auth.user and auth.password, auth.credentials_file, auth.users_file or a [[user]]")
+			"nobody could log in: set auth.user and auth.password, auth.credentials_file, auth.users_file, a [[user]] or auth.gssapi.keytab")
 	}
 	c.needPassword(f)
+	c.finishGSSAPI(f)
 	if key := "auth.once.max"; c.State.Directory != "" && c.Auth.Once.Enabled && c.Auth.Once.Max > authsvc.MaxSavedOnce {
 		f.add(c.origins[key], key, "must be at most %d with state.directory: the file there holds no more", authsvc.MaxSavedOnce)
 	}
@@ -133,13 +139,14 @@ func (c *Config) configured() authsvc.Configured {
 		NoPasswordFrom: c.isSet("auth.no_password_from"),
 		Once:           c.Auth.Once.Enabled,
 		ClientCA:       c.HasClientCA(),
+		GSSAPI:         c.isSet(keytabKey),
 	}
 }
 
 // needPassword refuses -1 and -w where there is no password to do without, as
 // microsocks does: it is most likely forgotten.
 func (c *Config) needPassword(f *finisher) {
-	if c.Auth.Credential != nil || len(c.Users) > 0 || c.isSet(usersFile) {
+	if c.Auth.Credential != nil || len(c.Users) > 0 || c.isSet(usersFile) || c.isSet(keytabKey) {
 		return
 	}
 	for _, key := range []string{"auth.once.enabled", "auth.no_password_from"} {

@@ -3,6 +3,8 @@ package config
 import (
 	"fmt"
 	"net/netip"
+
+	"cleversocks/authsvc/gssapi"
 )
 
 const listenerDoc = "A socket that clients connect to. Without any, there is one on 127.0.0.1:1080. `-i` and `-p` replace all of them by one."
@@ -18,6 +20,11 @@ type Listener struct {
 	ProxyProtocol  string
 	TrustedProxies []Prefix
 	TLS            TLS
+	Auth           []Login
+
+	GSSAPIProtection []Protection // empty: auth.gssapi.protection
+	GSSAPINEC        bool
+	Protection       gssapi.Protection // what both mean
 }
 
 func (l *Listener) keys() []Key {
@@ -33,6 +40,18 @@ func (l *Listener) keys() []Key {
 		{
 			Name: "advertise", Value: &l.Advertise, Default: "",
 			Doc: "The address that clients are told in UDP ASSOCIATE and BIND replies, behind NAT or in a container. It is for clients that came over the same family, IPv4 or IPv6; others, and all without it, are told the address at which they reached this daemon.",
+		},
+		{
+			Name: "auth", Value: &l.Auth, Default: "",
+			Doc: "How clients may log in here, the preferred way first: `gssapi` and `password`. Left out: all that are configured, in this order. SOCKS4 user ids are refused where it is given.",
+		},
+		{
+			Name: "gssapi_protection", Value: &l.GSSAPIProtection, Default: "",
+			Doc: "In place of auth.gssapi.protection. `none` may be among them: it is outside of RFC 1961, and all that curl can do.",
+		},
+		{
+			Name: "gssapi_nec", Value: &l.GSSAPINEC, Default: "false",
+			Doc: "Takes the level of protection as one bare byte from clients that send it so, as NEC's server did; curl does with `--socks5-gssapi-nec`. Nothing keeps that byte from being changed on its way.",
 		},
 		{
 			Name: "reuse_port", Value: &l.ReusePort, Default: "1", Min: "1", Max: "64",

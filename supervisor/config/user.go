@@ -136,7 +136,7 @@ func (c *Config) finishUsers(f *finisher) {
 // warnPowerless warns of users who cannot log in: most likely their password
 // was forgotten.
 func (c *Config) warnPowerless(f *finisher, users *authsvc.Users) {
-	if c.Auth.SOCKS4Users {
+	if c.Auth.SOCKS4Users || c.isSet(keytabKey) {
 		return
 	}
 	names := users.Powerless()

@@ -1,0 +1,197 @@
+package e2e
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// kdc is MIT's, with a realm of its own that nothing is left of.
+type kdc struct {
+	t    *testing.T
+	dir  string
+	etc  []string // the environment of everything that speaks Kerberos
+	name string   // of the proxy's host
+}
+
+const realm = "TEST.EXAMPLE"
+
+// startKDC makes a realm with the user alice (password "secret") and the
+// service rcmd, and serves it on loopback.
+func startKDC(t *testing.T) *kdc {
+	t.Helper()
+	server, util := program(t, "krb5kdc", "krb5-kdc"), program(t, "kdb5_util", "krb5-kdc")
+	k := &kdc{t: t, dir: t.TempDir(), name: "localhost"}
+	port := freePort(t)
+	k.write("krb5.conf", fmt.Sprintf(`[libdefaults]
+	default_realm = %[1]s
+	dns_lookup_kdc = false
+	dns_lookup_realm = false
+	rdns = false
+	dns_canonicalize_hostname = false
+	udp_preference_limit = 1
+	permitted_enctypes = aes256-cts-hmac-sha384-192 aes256-cts-hmac-sha1-96 aes128-cts-hmac-sha256-128 aes128-cts-hmac-sha1-96
+[realms]
+	%[1]s = {
+		kdc = 127.0.0.1:%[2]s
+	}
+[domain_realm]
+	localhost = %[1]s
+`, realm, port))
+	k.write("kdc.conf", fmt.Sprintf(`[realms]
+	%s = {
+		database_name = %s/principal
+		key_stash_file = %[2]s/stash
+		acl_file = %[2]s/acl
+		kdc_listen = 127.0.0.1:%[3]s
+		kdc_tcp_listen = 127.0.0.1:%[3]s
+		supported_enctypes = aes256-cts-hmac-sha384-192:normal aes256-cts-hmac-sha1-96:normal aes128-cts-hmac-sha256-128:normal aes128-cts-hmac-sha1-96:normal
+	}
+`, realm, k.dir, port))
+	k.etc = []string{
+		"KRB5_CONFIG=" + filepath.Join(k.dir, "krb5.conf"), "KRB5_KDC_PROFILE=" + filepath.Join(k.dir, "kdc.conf"),
+		"KRB5CCNAME=" + filepath.Join(k.dir, "cc"), "KRB5RCACHETYPE=none",
+	}
+	k.run("", util, "create", "-s", "-r", realm, "-P", "master")
+	k.admin("addprinc -pw secret alice")
+	k.admin("addprinc -randkey rcmd/localhost")
+	k.admin("addprinc -randkey HTTP/localhost")
+	k.admin("addprinc -randkey host/localhost")
+	cmd := exec.CommandContext(t.Context(), server, "-n")
+	cmd.Env = append(os.Environ(), k.etc...)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	eventually(t, "the KDC answers", func() bool {
+		c, err := net.DialTimeout("tcp", "127.0.0.1:"+port, time.Second)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+	return k
+}
+
+func (k *kdc) write(name, text string) string {
+	k.t.Helper()
+	path := filepath.Join(k.dir, name)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		k.t.Fatal(err)
+	}
+	return path
+}
+
+func (k *kdc) run(stdin, name string, args ...string) string {
+	k.t.Helper()
+	cmd := exec.CommandContext(k.t.Context(), name, args...)
+	cmd.Env, cmd.Stdin = append(os.Environ(), k.etc...), strings.NewReader(stdin)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		k.t.Fatalf("%s %v: %v\n%s", name, args, err, out)
+	}
+	return string(out)
+}
+
+func (k *kdc) admin(query string) {
+	k.t.Helper()
+	k.run("", program(k.t, "kadmin.local", "krb5-kdc"), "-r", realm, "-q", query)
+}
+
+// keytab adds new keys of services to the file.
+func (k *kdc) keytab(services ...string) string {
+	k.t.Helper()
+	path := filepath.Join(k.dir, "keytab")
+	for _, s := range services {
+		k.admin("ktadd -k " + path + " " + s)
+	}
+	return path
+}
+
+// login gets alice a ticket, with options of kinit.
+func (k *kdc) login(options ...string) {
+	k.t.Helper()
+	k.run("secret\n", program(k.t, "kinit", "krb5-user"), append(options, "alice")...)
+}
+
+// compile makes the C client.
+func (k *kdc) compile() string {
+	k.t.Helper()
+	flags := strings.Fields(k.run("", program(k.t, "krb5-config", "libkrb5-dev"), "--cflags", "--libs", "gssapi"))
+	path := filepath.Join(k.dir, "gssclient")
+	k.run("", program(k.t, "gcc", "gcc"), append([]string{"-Wall", "-o", path, "testdata/gssclient.c"}, flags...)...)
+	return path
+}
+
+// gssclient runs the C client and returns what it says, and its exit status.
+func (k *kdc) gssclient(client, proxy, service, level string, to netip.AddrPort, bytes int) (string, int) {
+	k.t.Helper()
+	host, port, _ := net.SplitHostPort(proxy)
+	cmd := exec.CommandContext(k.t.Context(), client, host, port, service+"@"+k.name, level, to.Addr().String(), strconv.Itoa(int(to.Port())), strconv.Itoa(bytes))
+	cmd.Env = append(os.Environ(), k.etc...)
+	out, _ := cmd.CombinedOutput()
+	return string(out), cmd.ProcessState.ExitCode()
+}
+
+// A client on MIT's library logs in, and everything after that is protected as
+// it asked for: three megabytes in messages of all sizes come back as they went.
+func TestKerberosWithMIT(t *testing.T) {
+	k := startKDC(t)
+	client, echo := k.compile(), echoServer(t, "127.0.0.1:0")
+	keytab := k.keytab("rcmd/localhost")
+	d := start(t, `
+[auth.gssapi]
+keytab = "`+keytab+`"
+[[listener]]
+address = "127.0.0.1:0"
+[[listener]]
+address = "127.0.0.1:0"
+gssapi_protection = ["none", "integrity"]
+gssapi_nec = true
+`)
+	lenient := ""
+	d.find("of the second listener", func(l line) bool {
+		if l["msg"] == "proxy listens" && l.text("address") != d.address {
+			lenient = l.text("address")
+		}
+		return lenient != ""
+	})
+	k.login()
+	for _, tt := range []struct {
+		name, proxy, service, level, want string
+		status                            int
+	}{
+		{"confidentiality", d.address, "rcmd", "2", "level 2\nok 3000000\n", 0},
+		{"integrity", d.address, "rcmd", "1", "level 1\nok 3000000\n", 0},
+		{"none asked for, integrity granted", d.address, "rcmd", "0", "level 1\nok 3000000\n", 0},
+		{"none", lenient, "rcmd", "0", "level 0\nok 3000000\n", 0},
+		{"as NEC did", lenient, "rcmd", "nec", "level 0\nok 3000000\n", 0},
+		{"more than is allowed", lenient, "rcmd", "2", "refused\n", 3},
+		{"as NEC did, where it is not allowed", d.address, "rcmd", "nec", "refused\n", 3},
+		{"a ticket for another service", d.address, "host", "2", "refused\n", 3},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			out, status := k.gssclient(client, tt.proxy, tt.service, tt.level, echo, 3_000_000)
+			if out != tt.want || status != tt.status {
+				t.Errorf("%q, status %d; want %q, %d", out, status, tt.want, tt.status)
+			}
+		})
+	}
+	record := d.record(echo.String())
+	if record.text("user") != "alice" || record.text("auth") != "gssapi" || record.text("cause") != "client_closed" {
+		t.Errorf("%v", record)
+	}
+	for _, reason := range []string{"protection", "service"} {
+		d.find("that refuses for "+reason, func(l line) bool { return l["msg"] == "authentication refused" && l["reason"] == reason })
+	}
+	if d.metric("cleversocks_bans_active") != "0" || d.metric(`cleversocks_auth_total{method="gssapi",outcome="failed"}`) != "3" {
+		t.Errorf("%s refused", d.metric(`cleversocks_auth_total{method="gssapi",outcome="failed"}`))
+	}
+}
