@@ -28,6 +28,7 @@ type Usage struct {
 	period time.Duration
 	start  time.Time // of the current period; zero: nothing was moved yet
 	used   int64
+	booked int64 // reserved, and not settled yet
 }
 
 // UsageReport is a user's count at one moment.
@@ -118,6 +119,37 @@ func (u *Usage) Moved(n int64) bool {
 		u.dirty()
 	}
 	return u.limit <= 0 || u.used < u.limit
+}
+
+// Reserve books up to n bytes that are about to move: what is left of the quota
+// at most. It reports how many, and whether any are left beyond what others
+// have booked: if so, 0 means to ask again in a moment. Settle ends a booking.
+func (u *Usage) Reserve(n int64) (granted int64, left bool) {
+	if u == nil {
+		return n, true
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.roll(time.Now())
+	if u.limit > 0 {
+		n = max(min(n, u.limit-u.used-u.booked), 0)
+		if u.used >= u.limit {
+			return 0, false
+		}
+	}
+	u.booked += n
+	return n, true
+}
+
+// Settle counts the bytes of a booking that moved.
+func (u *Usage) Settle(granted, moved int64) {
+	if u == nil {
+		return
+	}
+	u.mu.Lock()
+	u.booked -= granted
+	u.mu.Unlock()
+	u.Moved(moved)
 }
 
 // roll begins a new period if the last is over. Periods follow each other

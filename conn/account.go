@@ -1,6 +1,7 @@
 package conn
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"net/netip"
@@ -60,27 +61,69 @@ func (c *charge) release() {
 	c.metrics.Active.Add(-1)
 }
 
-// meter is what the relay of a session tells of bytes; nil when nobody is to
+// meter is what the relay of a session asks about bytes; nil when nobody is to
 // be charged. It is there for every user with an account, limited or not:
 // a reload may set a limit while the relay runs.
 func (c *charge) meter() relay.Meter {
 	if c.user == nil {
 		return nil
 	}
-	return c.moved
+	return c
 }
 
-// moved charges n bytes that went in a direction.
-func (c *charge) moved(d relay.Direction, n int) (pause time.Duration, err error) {
-	bucket, counter := &c.user.Up, c.metrics.BytesIn
+// quotaRetry is when to ask again for the last bytes of a quota, which another
+// connection has booked and may give back.
+const quotaRetry = 5 * time.Millisecond
+
+// lane is what a direction is limited and counted by.
+func (c *charge) lane(d relay.Direction) (*ratelimit.Bucket, *metrics.Counter) {
 	if d == relay.Out {
-		bucket, counter = &c.user.Down, c.metrics.BytesOut
+		return &c.user.Down, c.metrics.BytesOut
 	}
-	counter.Add(n)
-	if !c.usage.Moved(int64(n)) {
-		return 0, relay.ErrQuota
+	return &c.user.Up, c.metrics.BytesIn
+}
+
+// Reserve books bytes of the user's quota and bandwidth, before they move: all
+// connections together then never get more of either.
+func (c *charge) Reserve(d relay.Direction, n int) (granted int, wait time.Duration, err error) {
+	bucket, _ := c.lane(d)
+	left, more := c.usage.Reserve(int64(n))
+	switch {
+	case !more:
+		return 0, 0, relay.ErrQuota
+	case left == 0:
+		return 0, quotaRetry, nil
 	}
-	return bucket.Moved(int64(n)), nil
+	granted, wait = bucket.Reserve(int(left))
+	if int64(granted) < left {
+		c.usage.Settle(left-int64(granted), 0)
+	}
+	return granted, wait, nil
+}
+
+// Settle charges what moved of a booking.
+func (c *charge) Settle(d relay.Direction, granted, moved int) {
+	bucket, counter := c.lane(d)
+	bucket.Settle(granted, moved)
+	c.usage.Settle(int64(granted), int64(moved))
+	counter.Add(moved)
+}
+
+// pay charges n bytes that are in hand, as fast as the user may move them.
+func (c *charge) pay(ctx context.Context, d relay.Direction, n int) error {
+	if c.user == nil {
+		return nil
+	}
+	return relay.Pay(c, d, n, func(wait time.Duration) error {
+		timer := time.NewTimer(wait)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	})
 }
 
 // datagram charges a datagram's payload. One that is over the bandwidth is
@@ -89,10 +132,11 @@ func (c *charge) datagram(d udprelay.Direction, n int) udprelay.MeterVerdict {
 	if c.user == nil {
 		return udprelay.MeterPass
 	}
-	bucket, counter := &c.user.Up, c.metrics.BytesIn
+	way := relay.In
 	if d == udprelay.ToClient {
-		bucket, counter = &c.user.Down, c.metrics.BytesOut
+		way = relay.Out
 	}
+	bucket, counter := c.lane(way)
 	switch {
 	case !bucket.Take(int64(n)):
 		return udprelay.MeterDrop

@@ -1,6 +1,7 @@
 package conn
 
 import (
+	"errors"
 	"io"
 	"net"
 	"time"
@@ -67,6 +68,15 @@ func (h *Handler) clientLost(s *session, err error) bool {
 	h.fail(s, "reply", err)
 	if s.ctx.Err() == nil {
 		s.cause = metrics.CauseClientReset
+	}
+	return false
+}
+
+// notPaid ends a connection whose user may not move the client's first bytes.
+func (h *Handler) notPaid(s *session, err error) bool {
+	h.fail(s, "first bytes", err)
+	if ended, ok := errors.AsType[*relay.EndError](err); ok && s.ctx.Err() == nil {
+		s.cause = ended.Cause
 	}
 	return false
 }

@@ -192,7 +192,7 @@ func TestForwardedPauseEndsWithTheConnection(t *testing.T) {
 	paused := make(chan struct{})
 	c := &forwardConn{
 		Conn: ours, h: g.handler, route: &session{ctx: t.Context()}, closed: make(chan struct{}),
-		meter: func(relay.Direction, int) (time.Duration, error) { close(paused); return time.Hour, nil },
+		meter: pausing(paused),
 	}
 	c.judged.Store(g.Policy())
 	if _, err := theirs.Write([]byte("x")); err != nil {
@@ -213,6 +213,16 @@ func TestForwardedPauseEndsWithTheConnection(t *testing.T) {
 		t.Error("the pause goes on")
 	}
 }
+
+// pausing is a meter that closes the channel and then lets nothing move.
+type pausing chan struct{}
+
+func (p pausing) Reserve(_ relay.Direction, n int) (int, time.Duration, error) {
+	close(p)
+	return n, time.Hour, nil
+}
+
+func (p pausing) Settle(relay.Direction, int, int) {}
 
 // The library dials in a goroutine of its own, where nobody recovered: one
 // panic under a plain request ended the daemon. One in a decision kept what

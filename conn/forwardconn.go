@@ -61,10 +61,11 @@ func (c *forwardConn) moved(d relay.Direction, n int, err error) error {
 	if c.meter == nil {
 		return nil
 	}
-	pause, err := c.meter(d, n)
-	if err != nil || pause <= 0 {
-		return c.ended(err)
-	}
+	return c.ended(relay.Pay(c.meter, d, n, c.sleep))
+}
+
+// sleep waits out a pause of the meter's, as long as the connection lasts.
+func (c *forwardConn) sleep(pause time.Duration) error {
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
 	select {

@@ -202,13 +202,13 @@ func (h *Handler) passAhead(hs *handshake, more []byte) bool {
 		if len(ahead) == 0 {
 			continue
 		}
+		if err := hs.charge.pay(hs.ctx, relay.In, len(ahead)); err != nil {
+			return h.notPaid(hs.session, err)
+		}
 		if _, err := hs.server.Write(ahead); err != nil {
 			return h.serverLost(hs.session, err)
 		}
 		hs.counters.In.Add(int64(len(ahead)))
-		if meter := hs.charge.meter(); meter != nil {
-			_, _ = meter(relay.In, len(ahead)) // the relay meets what it says with the next bytes
-		}
 	}
 	return true
 }

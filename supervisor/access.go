@@ -57,6 +57,7 @@ func (g *guards) set(cfg *config.Config, users *authsvc.Users) {
 	})
 	g.Throttle.Set(throttleOptions(cfg))
 	g.once.Set(onceOptions(cfg))
+	g.Users.SetBurst(limits.BandwidthBurst.D())
 	g.Users.Set(users)
 	g.Quotas.Set(users)
 }

@@ -12,6 +12,7 @@ import (
 type Users struct {
 	mu    sync.Mutex
 	users map[string]*User
+	burst time.Duration // of every bucket; 0: DefaultBurst
 }
 
 // User is one user's limits, shared by all of the user's connections and
@@ -39,6 +40,7 @@ func (t *Users) Enter(a *authsvc.Account) *User {
 	u := t.users[a.Name]
 	if u == nil {
 		u = new(User)
+		u.setBurst(t.burst)
 		u.set(a) // later ones come by Set: a connection of before a reload undoes none
 		t.users[a.Name] = u
 	}
@@ -70,6 +72,21 @@ func (u *User) Open() int {
 	return u.open
 }
 
+// SetBurst changes how far ahead of their rates users may be; 0: DefaultBurst.
+func (t *Users) SetBurst(d time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.burst = d
+	for _, u := range t.users {
+		u.setBurst(d)
+	}
+}
+
+func (u *User) setBurst(d time.Duration) {
+	u.Up.SetBurst(d)
+	u.Down.SetBurst(d)
+}
+
 func (u *User) set(a *authsvc.Account) {
 	u.Up.Set(a.Up)
 	u.Down.Set(a.Down)
@@ -93,61 +110,4 @@ func (t *Users) Set(users *authsvc.Users) {
 			delete(t.users, name)
 		}
 	}
-}
-
-// Bucket spreads bytes over time: a second's worth at once, then the rate.
-// The zero value limits nothing.
-type Bucket struct {
-	mu   sync.Mutex
-	rate int64     // bytes a second; 0: no limit
-	due  time.Time // when all that was moved would have been, at the rate
-}
-
-// burst is how far ahead of the rate a user may be.
-const burst = time.Second
-
-// maxPause bounds one pause below the idle timeout's default. A relay moves at
-// most 256 KiB at a time, so rates down to some 440 bytes a second hold.
-const maxPause = 10 * time.Minute
-
-// Set changes the rate, in bytes a second; 0 or less: no limit. What was
-// moved before counts no further.
-func (b *Bucket) Set(rate int64) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if rate = max(rate, 0); rate != b.rate {
-		b.rate, b.due = rate, time.Time{}
-	}
-}
-
-// Take counts n bytes that are about to move, if they may now; else they are
-// to be dropped, and count for nothing.
-func (b *Bucket) Take(n int64) bool {
-	b.mu.Lock()
-	late := b.rate > 0 && time.Until(b.due) > burst
-	b.mu.Unlock()
-	if late {
-		return false
-	}
-	b.Moved(n)
-	return true
-}
-
-// Moved counts n bytes that have been moved and says how long to wait before
-// the next; 0: not at all. All connections of a user share the wait: each
-// adds to what is due. It is the shape of the relay's meter.
-func (b *Bucket) Moved(n int64) (pause time.Duration) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.rate == 0 {
-		return 0
-	}
-	now := time.Now()
-	if b.due.Before(now) {
-		b.due = now
-	}
-	// Whole seconds apart, and bounded, so that nothing overflows.
-	b.due = b.due.Add(time.Duration(min(n/b.rate, 3600)) * time.Second).
-		Add(time.Duration(float64(n%b.rate) / float64(b.rate) * float64(time.Second)))
-	return min(max(b.due.Sub(now)-burst, 0), maxPause)
 }

@@ -50,6 +50,7 @@ func (p *pump) ride() (last bool) {
 	defer p.s.callbacks.Done()
 	defer func() { last = p.attach() }()
 	defer p.s.guard()
+	defer func() { p.settleGrant(0) }()
 	p.move()
 	return false
 }

@@ -167,7 +167,7 @@ func TestMeterPause(t *testing.T) {
 		client, a := net.Pipe()
 		server, b := net.Pipe()
 		var metered atomic.Int64
-		meter := func(d Direction, n int) (time.Duration, error) {
+		meter := meterFunc(func(d Direction, n int) (time.Duration, error) {
 			if d != Out {
 				t.Errorf("metered %v", d)
 			}
@@ -175,16 +175,17 @@ func TestMeterPause(t *testing.T) {
 				return 0, ErrQuota
 			}
 			return time.Hour, nil
-		}
+		})
 		result := make(chan Result, 1)
 		go func() { result <- Run(t.Context(), a, b, Options{Idle: time.Minute, Meter: meter}) }()
 		begin := time.Now()
-		for range 4 {
+		for range 3 {
 			send(t, server, []byte("x"))
 			wantRead(t, client, "x")
 		}
+		send(t, server, []byte("x")) // is not delivered
 		r := <-result
-		if r.Cause != metrics.CauseQuota || !errors.Is(r.Err, ErrQuota) || r.Out != 4 {
+		if r.Cause != metrics.CauseQuota || !errors.Is(r.Err, ErrQuota) || r.Out != 3 {
 			t.Errorf("got %+v", r)
 		}
 		if took := time.Since(begin); took < 3*time.Hour {
@@ -198,10 +199,7 @@ func TestCancelDuringPause(t *testing.T) {
 	for _, k := range kinds {
 		t.Run(k.name, func(t *testing.T) {
 			paused := make(chan struct{})
-			tun := open(t, k.pair, Options{Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors}), Meter: func(Direction, int) (time.Duration, error) {
-				close(paused)
-				return time.Hour, nil
-			}})
+			tun := open(t, k.pair, Options{Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors}), Meter: holdsUp(paused)})
 			send(t, tun.client, []byte("x"))
 			<-paused
 			tun.cancel(ErrRevoked)
@@ -217,7 +215,7 @@ func TestPanic(t *testing.T) {
 			var told atomic.Value
 			tun := open(t, k.pair, Options{
 				Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors}),
-				Meter:    func(Direction, int) (time.Duration, error) { panic("boom") },
+				Meter:    broken{},
 				Panicked: func(v any) { told.Store(v) },
 			})
 			send(t, tun.client, []byte("x"))

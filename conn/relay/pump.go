@@ -32,13 +32,15 @@ type pump struct {
 	err        error // what the source or the destination said
 	onReadable func(fd uintptr) bool
 	onWritable func(fd uintptr) bool
-	first      []byte // firstRead bytes, only for a source without readiness
+	granted    int           // bytes that the meter has booked for the next chunk
+	wait       time.Duration // how long the meter says to wait, with errPaused
+	unbooked   bool          // granted is for the end of stream alone
+	first      []byte        // firstRead bytes, only for a source without readiness
 	dir        Direction
 
 	// For a reactor, under s.pumps.
 	tryRead  func(fd uintptr)
 	tryWrite func(fd uintptr)
-	metered  int         // bytes of the chunk in hand
 	pause    *time.Timer // the meter's; nil: none
 	went     bool        // the last try did not have to wait
 	ended    bool
@@ -68,6 +70,7 @@ func (p *pump) run() {
 	defer p.s.pumpEnded()
 	defer p.s.guard()
 	defer p.abandon()
+	defer func() { p.settleGrant(0) }()
 	p.move()
 	p.linger()
 }
@@ -75,20 +78,33 @@ func (p *pump) run() {
 // move moves chunks until the pump has ended, or leaves its goroutine.
 func (p *pump) move() {
 	for {
-		if err := p.receive(); err != nil {
-			if !p.becomesQuiet(err) {
-				p.sourceEnded(err)
-			}
+		err := p.receive()
+		if errors.Is(err, errPaused) && p.sleep(p.wait) {
+			continue
+		}
+		if err == nil {
+			err = p.payBlocking()
+		}
+		if err != nil {
+			p.notReceived(err)
 			return
 		}
-		n := p.left
 		if err := p.deliver(); err != nil {
 			p.destinationFailed(err)
 			return
 		}
-		if p.s.o.Meter != nil && !p.meter(n) {
-			return
-		}
+	}
+}
+
+// notReceived is for the end of a pump's goroutine, of one kind or another.
+func (p *pump) notReceived(err error) {
+	said, isMeter := errors.AsType[meterError](err)
+	switch {
+	case isMeter:
+		p.s.stop(meterVerdict(said.error))
+	case errors.Is(err, errPaused): // the relay ended during the pause
+	case !p.becomesQuiet(err):
+		p.sourceEnded(err)
 	}
 }
 
@@ -165,30 +181,6 @@ func (p *pump) delivered(n int) {
 	}
 }
 
-// meter reports n bytes and waits as long as it is told to. It says whether
-// the relay goes on.
-func (p *pump) meter(n int) bool {
-	pause, err := p.s.o.Meter(p.dir, n)
-	if err != nil {
-		p.s.stop(verdict{cause: causeOf(err, metrics.CauseError), err: err, abort: true})
-		return false
-	}
-	if pause <= 0 {
-		return true
-	}
-	p.abandon() // a paused direction holds nothing either
-	p.s.pausing.Add(1)
-	defer p.s.pausing.Add(-1)
-	timer := time.NewTimer(pause)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-p.s.stopped:
-		return false
-	}
-}
-
 // sourceEnded passes on that nothing more comes from the source.
 func (p *pump) sourceEnded(err error) {
 	reset := !errors.Is(err, io.EOF)
@@ -223,9 +215,10 @@ func (p *pump) sourceEnded(err error) {
 
 // checkReset is for a pump that has ended: its source may be reset behind its
 // end of stream, which nothing would read any more. Then nobody takes what the
-// other direction waits for. The caller holds s.pumps.
+// other direction waits for. So it is for one that its meter holds up, whose
+// peer has lost interest in what it still says. The caller holds s.pumps.
 func (p *pump) checkReset() {
-	if p.ended && !p.opposite().ended && p.src.resetBehindEnd() {
+	if (p.ended && !p.opposite().ended || p.pause != nil) && p.src.resetBehindEnd() {
 		p.sourceEnded(p.src.failure())
 	}
 }

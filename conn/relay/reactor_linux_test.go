@@ -64,7 +64,7 @@ func TestEndDuringBulk(t *testing.T) {
 	tests := []struct {
 		name  string
 		end   func(*testing.T, *tunnel)
-		meter Meter
+		meter func() Meter
 		cause string
 	}{
 		{name: "cancel", end: func(_ *testing.T, tun *tunnel) { tun.cancel(ErrRevoked) }, cause: metrics.CauseRevoked},
@@ -76,7 +76,11 @@ func TestEndDuringBulk(t *testing.T) {
 	for _, o := range []PoolOptions{{Reactors: 1}, {Reactors: -1}} {
 		for _, tt := range tests {
 			t.Run(tt.name, func(t *testing.T) {
-				tun := open(t, tcpPair, Options{Meter: tt.meter, Pools: NewPools(o)})
+				options := Options{Pools: NewPools(o)}
+				if tt.meter != nil {
+					options.Meter = tt.meter()
+				}
+				tun := open(t, tcpPair, options)
 				sent := make(chan struct{})
 				go func() {
 					defer close(sent)
@@ -102,16 +106,24 @@ func TestEndDuringBulk(t *testing.T) {
 }
 
 // meterUntil lets some bytes by, then fails, or panics when there is no error.
-func meterUntil(limit int64, failure error) Meter {
-	var moved atomic.Int64
-	return func(_ Direction, n int) (time.Duration, error) {
-		if moved.Add(int64(n)) < limit {
-			return 0, nil
-		}
-		moved.Store(0)
-		if failure == nil {
-			panic("boom")
-		}
-		return 0, failure
-	}
+func meterUntil(limit int64, failure error) func() Meter {
+	return func() Meter { return &untilMeter{limit: limit, failure: failure} }
 }
+
+type untilMeter struct {
+	limit   int64
+	failure error
+	moved   atomic.Int64
+}
+
+func (m *untilMeter) Reserve(_ Direction, n int) (int, time.Duration, error) {
+	if m.moved.Load() < m.limit {
+		return n, 0, nil
+	}
+	if m.failure == nil {
+		panic("boom")
+	}
+	return 0, 0, m.failure
+}
+
+func (m *untilMeter) Settle(_ Direction, _, moved int) { m.moved.Add(int64(moved)) }

@@ -77,13 +77,6 @@ type Counters struct {
 	Out atomic.Int64 // server to client
 }
 
-// Meter is told of n bytes that went in a direction, on that direction's
-// goroutine: its two directions run at the same time. That direction then
-// moves nothing for pause. An error ends the relay; its cause is that of an
-// *EndError in its chain, else "error". At most 256 KiB move between two calls.
-// It must return at once: other relays may wait for it.
-type Meter func(d Direction, n int) (pause time.Duration, err error)
-
 // Options is what a relay may be told. The zero value works.
 type Options struct {
 	Engine     Engine

@@ -97,10 +97,7 @@ func TestResetEndsPause(t *testing.T) {
 			paused := make(chan struct{})
 			tun := open(t, k.pair, Options{
 				Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors}),
-				Meter: func(Direction, int) (time.Duration, error) {
-					close(paused)
-					return time.Hour, nil
-				},
+				Meter: holdsUp(paused),
 			})
 			send(t, tun.server, []byte("x"))
 			<-paused

@@ -175,9 +175,10 @@ func (s *session) checkIdle() {
 		return
 	}
 	step := s.idleStep()
-	if s.moved() {
+	switch {
+	case s.moved():
 		s.quiet = 0
-	} else {
+	case s.pausing.Load() == 0: // a pause is no silence of the peers', and no sign of life
 		s.quiet += step
 	}
 	expired, still := s.quiet >= s.o.Idle, s.quiet > 0
@@ -195,12 +196,11 @@ func (s *session) checkIdle() {
 }
 
 // moved says whether anything happened since it was last asked. A slow peer
-// that drains its queue without making room for a write moves too, and so
-// does a direction that the meter holds up.
+// that drains its queue without making room for a write moves too.
 func (s *session) moved() bool {
 	bytes := s.o.Counters.In.Load() + s.o.Counters.Out.Load()
 	queued := s.client.queued() + s.server.queued()
-	moved := bytes != s.seen || queued != s.queued || s.pausing.Load() > 0
+	moved := bytes != s.seen || queued != s.queued
 	s.seen, s.queued = bytes, queued
 	return moved
 }

@@ -47,12 +47,20 @@ func (p *pump) initReadiness() {
 // Its system calls do not block, so they are raw: telling the scheduler costs
 // up to 45 % more CPU at small chunks.
 func (p *pump) read(fd uintptr) bool {
+	ok, dry := p.book(fd)
+	if !ok && !dry {
+		return true // p.err says why
+	}
 	for {
-		n, errno := p.fill(fd)
+		n, errno := 0, unix.EAGAIN
+		if !dry {
+			n, errno = p.fill(fd)
+		}
 		switch {
 		case errno == unix.EINTR:
 			continue
 		case errno == unix.EAGAIN:
+			p.settleGrant(0)
 			p.abandon()
 			if p.detached && !p.splicing {
 				p.err = errQuiet
@@ -64,6 +72,7 @@ func (p *pump) read(fd uintptr) bool {
 		case n == 0:
 			p.err = io.EOF
 		}
+		p.settleGrant(n)
 		p.off, p.left = 0, n
 		return true
 	}
@@ -72,8 +81,8 @@ func (p *pump) read(fd uintptr) bool {
 // fill takes a chunk by splice or by read, and learns which is right for the
 // next one.
 func (p *pump) fill(fd uintptr) (int, unix.Errno) {
-	if p.splicing && p.takePipe() {
-		n, errno := splice(fd, p.pipe.w, p.pipe.size)
+	if p.splicing && p.limit(pipeSize) >= p.s.o.BufferSize && p.takePipe() {
+		n, errno := splice(fd, p.pipe.w, p.limit(p.pipe.size))
 		if errno != unix.EINVAL {
 			p.pipe.filled = n
 			p.sized(n)
@@ -84,7 +93,7 @@ func (p *pump) fill(fd uintptr) (int, unix.Errno) {
 		p.dropPipe()
 	}
 	b := p.takeBuffer()
-	n, errno := rawIO(unix.SYS_READ, fd, b)
+	n, errno := rawIO(unix.SYS_READ, fd, b[:p.limit(len(b))])
 	if n == len(b) && p.canSplice {
 		p.splicing = p.unpiped == 0
 		p.unpiped -= min(p.unpiped, 1)
@@ -158,6 +167,15 @@ func rawIO(call, fd uintptr, b []byte) (int, unix.Errno) {
 		return 0, errno
 	}
 	return int(n), 0
+}
+
+const errAgain = unix.EAGAIN
+
+// peek says how many bytes wait in the socket, of one, and takes none.
+func peek(fd uintptr) (int, unix.Errno) {
+	var b [1]byte
+	n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&b[0])), 1, unix.MSG_PEEK|unix.MSG_DONTWAIT, 0, 0) //nolint:gosec // the kernel gets b's own bounds
+	return int(n), errno
 }
 
 // splice moves up to n bytes between a pipe and a socket.

@@ -22,6 +22,13 @@ func (e *end) failure() error { return syscall.ECONNRESET }
 // awaitReset does not wait here.
 func (e *end) awaitReset() bool { return false }
 
+const errAgain = syscall.EAGAIN
+
+// peek is not asked here: no source tells when it is readable.
+func peek(uintptr) (int, syscall.Errno) { return 0, 0 }
+
+const pipeSize = 0
+
 // pipe is Linux's alone.
 type pipe struct{}
 

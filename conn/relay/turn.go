@@ -1,9 +1,7 @@
 package relay
 
 import (
-	"time"
-
-	"cleversocks/metrics"
+	"errors"
 )
 
 // chunksPerTurn bounds what a pump moves before other relays get their turn:
@@ -90,6 +88,7 @@ func (p *pump) halt() {
 		return
 	}
 	p.ended = true
+	p.settleGrant(0)
 	p.abandon()
 	if p.pause != nil && p.pause.Stop() {
 		p.s.pausing.Add(-1)
@@ -129,15 +128,12 @@ func (p *pump) advance(ready readiness) readiness {
 func (p *pump) step() bool {
 	if p.left == 0 {
 		if err := p.try(p.src, p.tryRead); err != nil {
-			p.sourceEnded(err)
-			p.halt()
-			p.checkReset() // its event may have come with that of the end
+			p.receiveFailed(err)
 			return false
 		}
 		if !p.went {
 			return false
 		}
-		p.metered = p.left
 	}
 	p.dst.writing.Store(true)
 	if err := p.try(p.dst, p.tryWrite); err != nil {
@@ -150,10 +146,23 @@ func (p *pump) step() bool {
 		p.blocks = true
 		p.s.rewatchPumps()
 	}
-	if p.went && p.s.o.Meter != nil {
-		return p.meterTurn(p.metered)
-	}
 	return p.went
+}
+
+// receiveFailed ends the pump, or has it pause. The caller holds s.pumps.
+func (p *pump) receiveFailed(err error) {
+	if errors.Is(err, errPaused) {
+		p.pauseTurns(p.wait)
+		return
+	}
+	if said, ok := errors.AsType[meterError](err); ok {
+		p.s.note(meterVerdict(said.error))
+		p.s.halt()
+		return
+	}
+	p.sourceEnded(err)
+	p.halt()
+	p.checkReset() // its event may have come with that of the end
 }
 
 func (p *pump) try(e *end, f func(uintptr)) error {
@@ -163,41 +172,4 @@ func (p *pump) try(e *end, f func(uintptr)) error {
 	err := p.err
 	p.err = nil
 	return err
-}
-
-// meterTurn is meter for a pump that may not wait.
-func (p *pump) meterTurn(n int) bool {
-	pause, err := p.s.o.Meter(p.dir, n)
-	if err != nil {
-		p.s.note(verdict{rank: rankFinal, cause: causeOf(err, metrics.CauseError), err: err, abort: true})
-		p.s.halt()
-		return false
-	}
-	if pause <= 0 {
-		return true
-	}
-	p.abandon()
-	p.s.pausing.Add(1)
-	p.s.callbacks.Add(1)
-	p.pause = time.AfterFunc(pause, p.resume)
-	return false
-}
-
-// resume goes on after a pause.
-func (p *pump) resume() {
-	defer p.s.callbacks.Done()
-	p.s.pumps.Lock()
-	p.pause = nil
-	p.s.pumps.Unlock()
-	p.s.pausing.Add(-1)
-	// What came meanwhile was not waited for.
-	var in, out readiness
-	if p.dir == In {
-		in = readable
-	} else {
-		out = readable
-	}
-	for in|out != 0 {
-		in, out = p.s.turn(in, out)
-	}
 }

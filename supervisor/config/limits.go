@@ -12,6 +12,7 @@ type Limits struct {
 
 	MaxConnectionsPerIP int // an IPv6 client counts by its /64; 0: any number
 	ConnectionRate      ConnectionRate
+	BandwidthBurst      Duration
 	AuthFailures        AuthFailures
 	Exempt              []Prefix // free of the rate and of bans
 }
@@ -65,6 +66,10 @@ func (l *Limits) keys() []Key {
 		{
 			Name: "connection_rate.burst", Value: &l.ConnectionRate.Burst, Default: "0", Min: "0", Max: "1000000",
 			Doc: "How many of them may come at once; 0: as many as in a second.",
+		},
+		{
+			Name: "bandwidth_burst", Value: &l.BandwidthBurst, Default: "500ms", Min: "100ms", Max: "1m",
+			Doc: "How far ahead of their bandwidth users may be after a rest: 500ms lets half a second's worth through at once, then the rate. Within ten seconds the default carries the rate to within 3 percent; more lets short answers come faster.",
 		},
 		{
 			Name: "auth_failures.max", Value: &l.AuthFailures.Max, Default: "5", Min: "0", Max: "100",
