@@ -119,7 +119,8 @@ func (s *Server) hangUp(r *http.Request) {
 // handler maps the paths. Everything but the API answers GET and HEAD alone.
 func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /{$}", s.index)
+	mux.HandleFunc("GET /{$}", s.page)
+	mux.HandleFunc("GET /status", s.status)
 	mux.HandleFunc("GET /metrics", s.metrics)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { text(w, http.StatusOK, "ok") })
 	mux.HandleFunc("GET /readyz", s.ready)
@@ -131,14 +132,6 @@ func (s *Server) handler() http.Handler {
 		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	}
 	return mux
-}
-
-func (s *Server) index(w http.ResponseWriter, _ *http.Request) {
-	text(w, http.StatusOK, "CleverSocks "+s.options.Version+"\n\n"+
-		"/metrics  Prometheus metrics\n"+
-		"/healthz  the process answers\n"+
-		"/readyz   it takes new connections\n"+
-		"/api/v1/  explain, whitelist, bans; with a token")
 }
 
 func (s *Server) metrics(w http.ResponseWriter, _ *http.Request) {

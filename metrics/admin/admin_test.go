@@ -47,7 +47,7 @@ func TestPaths(t *testing.T) {
 		status       int
 		body         string
 	}{
-		{"GET", "/", 200, "1.2.3"},
+		{"GET", "/", 200, "<title>CleverSocks</title>"},
 		{"GET", "/metrics", 200, "some_metric 1"},
 		{"HEAD", "/metrics", 200, ""},
 		{"GET", "/healthz", 200, "ok"},

@@ -1,0 +1,210 @@
+package e2e
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+)
+
+// tab is a page in a Chromium with a fresh profile.
+type tab struct {
+	t   *testing.T
+	ctx context.Context
+}
+
+type act = chromedp.Action[chromedp.Void]
+
+// browse opens a page. What its console says fails the test: a policy that the
+// page itself breaks is said there.
+func browse(t *testing.T, url string) tab {
+	t.Helper()
+	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(program(t, "chromium", "chromium")), chromedp.NoSandbox,
+		chromedp.DisableGPU, chromedp.Flag("disable-background-networking", true), chromedp.Flag("disable-dev-shm-usage", true),
+		chromedp.UserDataDir(t.TempDir()), chromedp.WSURLReadTimeout(time.Minute))
+	allocator, cancel := chromedp.NewExecAllocator(t.Context(), options...)
+	t.Cleanup(cancel)
+	ctx, cancel := chromedp.NewContext(allocator)
+	t.Cleanup(cancel)
+	ctx, cancel = context.WithTimeout(ctx, 2*time.Minute)
+	t.Cleanup(cancel)
+	b := tab{t, ctx}
+	b.do(chromedp.EmulateViewport(1280, 1000))
+	if err := chromedp.Listen(ctx, func(event any) {
+		switch event := event.(type) {
+		case *runtime.EventExceptionThrown:
+			t.Errorf("the page: %v", event.ExceptionDetails)
+		case *runtime.EventConsoleAPICalled:
+			t.Errorf("the console: %v", event.Args)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	b.do(chromedp.Navigate(url))
+	return b
+}
+
+func (b tab) do(acts ...act) {
+	b.t.Helper()
+	for _, a := range acts {
+		if _, err := chromedp.Run(b.ctx, a); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+}
+
+// ask evaluates an expression in the page.
+func ask[T any](b tab, expression string) T {
+	b.t.Helper()
+	v, err := chromedp.Run(b.ctx, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
+	if err != nil {
+		b.t.Fatalf("%s: %v", expression, err)
+	}
+	return v
+}
+
+// until waits for an expression to be true in the page.
+func (b tab) until(expression string) {
+	b.t.Helper()
+	eventually(b.t, expression, func() bool { return ask[bool](b, "Boolean("+expression+")") })
+}
+
+// visible waits for an element, by its CSS selector.
+func (b tab) visible(selector string) {
+	b.t.Helper()
+	b.until("document.querySelector(" + strconv.Quote(selector) + ")?.getClientRects().length")
+}
+
+// press types into an element, as a person at a keyboard does.
+func (b tab) press(selector, keys string) {
+	b.t.Helper()
+	b.until("(e => e && (e.focus(), document.activeElement === e))(document.querySelector(" + strconv.Quote(selector) + "))")
+	b.do(chromedp.KeyEvent(keys))
+}
+
+// shot keeps a picture where CLEVERSOCKS_SCREENSHOTS says, for people.
+func (b tab) shot(name string) {
+	b.t.Helper()
+	dir := os.Getenv("CLEVERSOCKS_SCREENSHOTS")
+	if dir == "" {
+		return
+	}
+	picture, err := chromedp.Run(b.ctx, chromedp.FullScreenshot(90))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, name+".jpg"), picture, 0o600); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// scheme has the page believe that the person likes it light or dark.
+func scheme(value string) act {
+	return chromedp.Func(func(ctx context.Context, t *chromedp.Target) error {
+		_, err := cdp.Call(ctx, t, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+			Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: value}},
+		})
+		return err
+	})
+}
+
+// An operator logs in, sees sessions and denials, filters, and closes one by
+// keyboard; on a phone nothing is wider than the page.
+func TestStatusPage(t *testing.T) {
+	d := start(t, withAPI(t, apiSettings))
+	for range 40 {
+		c, _ := connect2(t, d)
+		defer c.Close()
+	}
+	denied := login(t, d.address, "127.0.0.1", "alice", "correct horse")
+	if _, err := denied.Write([]byte{5, 1, 0, 1, 127, 0, 0, 9, 0, 80}); err != nil {
+		t.Fatal(err)
+	}
+	readReply(t, denied)
+	b := browse(t, "http://"+d.admin+"/")
+	b.do(scheme("light"))
+	b.visible("#login")
+	b.shot("login")
+	b.press("#token", "not the token\r")
+	b.until(`$("login-error").textContent.includes("not the token")`)
+	_ = ask[string](b, `$("token").value = ""`)
+	b.press("#token", adminToken+"\r")
+	b.visible("#rows .row")
+	b.visible("#denials details")
+	b.until(`$("session-count").textContent === "40"`)
+	b.until(`$("rate").textContent.endsWith("/s")`)
+	if n := ask[int](b, `document.querySelectorAll("#rows .row").length`); n < 5 || n > 30 {
+		t.Errorf("%d rows of 40 are drawn", n)
+	}
+	if first := ask[string](b, `$("denials").textContent`); !strings.Contains(first, "user alice from 127.0.0.1 may not connect to 127.0.0.9:80") {
+		t.Errorf("the denial: %q", first)
+	}
+	b.shot("light")
+	b.do(scheme("dark"))
+	b.shot("dark")
+	b.do(chromedp.EmulateViewport(390, 844))
+	b.shot("phone")
+	if wide := ask[int](b, `document.documentElement.scrollWidth`); wide > 390 {
+		t.Errorf("%d pixels wide on a phone of 390", wide)
+	}
+	if p := ask[string](b, `fetch("/").then(r => r.headers.get("Content-Security-Policy"))`); !strings.Contains(p, "default-src 'none'") || strings.Contains(p, "unsafe") {
+		t.Errorf("policy %q", p)
+	}
+	b.closeOne()
+	d.find("of a revoked session", func(l line) bool { return l["msg"] == "connection" && l["cause"] == "revoked" })
+}
+
+// closeOne closes a session by keyboard.
+func (b tab) closeOne() {
+	b.t.Helper()
+	b.do(chromedp.EmulateViewport(1280, 1000))
+	b.press("#filter", "alice")
+	b.press("#rows .row button", "\r")
+	b.until(`$("ask").open`)
+	b.shot("question")
+	b.do(chromedp.KeyEvent("\t"), chromedp.KeyEvent("\r"))
+	b.until(`$("message").textContent.startsWith("Closed")`)
+	b.until(`$("session-count").textContent === "39"`)
+}
+
+// Every control has a name for a screen reader.
+func TestStatusPageForScreenReaders(t *testing.T) {
+	d := start(t, withAPI(t, apiSettings))
+	b := browse(t, "http://"+d.admin+"/")
+	b.visible("#login")
+	if nameless := ask[string](b, `[...document.querySelectorAll("button, input, svg, section, table, [role=table], [tabindex]")].filter(e => !(e.getAttribute("aria-label") || e.getAttribute("aria-labelledby") || e.textContent.trim() || e.labels?.length || e.id === "private")).map(e => e.outerHTML).join("\n")`); nameless != "" {
+		t.Errorf("without a name:\n%s", nameless)
+	}
+	if lang := ask[string](b, `document.documentElement.lang`); lang != "en" {
+		t.Errorf("language %q", lang)
+	}
+}
+
+// At 10,000 sessions the page draws those in view.
+func TestStatusPageWithManySessions(t *testing.T) {
+	d := start(t, withAPI(t, apiSettings))
+	b := browse(t, "http://"+d.admin+"/")
+	b.visible("#login")
+	b.press("#token", adminToken+"\r")
+	b.visible("#table")
+	b.press("#pause", "\r")
+	took := ask[float64](b, `(() => {
+		const t = performance.now();
+		sessions = Array.from({length: 10000}, (_, i) => ({id: "s" + i, listener: "l", client: "192.0.2.1:" + i, started: new Date().toISOString(), user: "u" + i % 100, target: "host" + i + ".example:443", bytes_in: i, bytes_out: 2 * i, rate_in: i % 7, rate_out: 0}));
+		arrange(); $("scroll").scrollTop = 100000; rows();
+		return performance.now() - t;
+	})()`)
+	if n := ask[int](b, `document.querySelectorAll("#rows .row").length`); n == 0 || n > 40 {
+		t.Errorf("%d rows are drawn", n)
+	}
+	b.shot("many")
+	t.Logf("10,000 sessions sorted and drawn in %.0f ms", took)
+}
