@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"cleversocks/aclsvc"
+	"cleversocks/authsvc/gssapi"
 	"cleversocks/conn/upstream"
 	"cleversocks/conn/wire"
 	"cleversocks/conn/wire/socks5"
@@ -22,6 +23,10 @@ func (h *Handler) associate(s *session) {
 			h.panicked(s, "conn", p)
 		}
 	}()
+	var protect udprelay.Protection
+	if wrapped, ok := s.conn.(*gssapi.Conn); ok {
+		protect = wrapped.Datagrams()
+	}
 	result := s.policy.UDP.Serve(s.ctx, udprelay.Session{
 		ID: s.ID(), Control: s.conn, Client: s.client, Requested: s.request.Dest, Identity: s.identity,
 		Advertise:  s.advertised(),
@@ -38,7 +43,7 @@ func (h *Handler) associate(s *session) {
 			s.replied = err == nil
 			return err
 		},
-		Meter: s.countDatagram,
+		Meter: s.countDatagram, Protect: protect,
 		Listen: func(ctx context.Context, network string, last netip.AddrPort) (*net.UDPConn, error) {
 			egress := s.policy.Routes.RouteDatagrams(s.identity.User).Egress
 			return s.policy.Dialer.ListenUDP(ctx, network, egress.Or(s.egress()), last)

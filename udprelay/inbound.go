@@ -58,6 +58,13 @@ func (p *inbound) handle(b *batch, n int) {
 
 // datagram handles one of the client's address.
 func (p *inbound) datagram(from *endpoint, b []byte) {
+	if protect := p.a.s.Protect; protect != nil {
+		var err error
+		if b, err = protect.UnwrapDatagram(b); err != nil {
+			p.tally[malformed]++
+			return
+		}
+	}
 	if n := p.memoed; n > 0 && *from == p.from && len(b) >= n && bytes.Equal(b[2:n], p.memo[2:n]) {
 		p.send(b[n:])
 		return

@@ -16,6 +16,8 @@ type outbound struct {
 	// The last sender of this batch, and what the filter said of it.
 	from endpoint
 	what outcome
+
+	plain, wrapped []byte // of the last protected reply
 }
 
 func newOutbound(a *association, p *clientPort) *outbound { return &outbound{a: a, port: p} }
@@ -84,12 +86,31 @@ func (p *outbound) datagram(from *endpoint, b []byte) {
 		p.tally[what]++
 		return
 	}
+	if p.a.s.Protect != nil {
+		p.protected(head, b)
+		return
+	}
 	if !p.out.add(p.a.relay, p.to, head, b) {
 		p.flush()
 		head = append(p.out.arena.room(), head...) // flush emptied the arena
 		p.out.add(p.a.relay, p.to, head, b)
 	}
 	p.out.arena.took(len(head))
+}
+
+// protected sends a reply wrapped, by itself: each has another length.
+func (p *outbound) protected(head, payload []byte) {
+	p.plain = append(append(p.plain[:0], head...), payload...)
+	p.wrapped = p.a.s.Protect.WrapDatagram(p.wrapped[:0], p.plain)
+	switch {
+	case len(p.wrapped) == 0:
+		p.tally[tooBig]++
+	case p.a.relay.sendOne(p.to, nil, p.wrapped) != nil:
+		p.tally[failed]++
+	default:
+		p.tally[relayed]++
+		p.bytes += len(payload)
+	}
 }
 
 func (p *outbound) flush() {

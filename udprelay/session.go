@@ -61,8 +61,20 @@ type Session struct {
 	// this session go through; it is called for each of the client's ports,
 	// the first time before the reply. Names are then not resolved here.
 	Upstream func(ctx context.Context) (Upstream, error)
+	// Protect, if not nil, wraps what goes to the client and unwraps what comes
+	// from it, header and payload. It is called from several goroutines.
+	Protect Protection
 	// ReplyCode maps an error of Upstream. Nil: general failure.
 	ReplyCode func(error) wire.ReplyCode
+}
+
+// Protection is how a client's datagrams are protected (RFC 1961 §5).
+type Protection interface {
+	// WrapDatagram appends a datagram's message to dst; nothing, if it is too
+	// large for one.
+	WrapDatagram(dst, datagram []byte) []byte
+	// UnwrapDatagram is the datagram in a message, in the message's memory.
+	UnwrapDatagram(message []byte) ([]byte, error)
 }
 
 // Control is what an association needs of its control connection.

@@ -214,6 +214,13 @@ func (c *Conn) MaxDatagram() int {
 	return maxToken - c.security.Overhead(c.level == LevelConfidentiality)
 }
 
+// Datagrams is c for the datagrams of an association, which share its
+// sequence: from here on messages may be lost and overtake each other.
+func (c *Conn) Datagrams() *Conn {
+	c.security.Datagrams()
+	return c
+}
+
 // WrapDatagram appends the message of a datagram to dst; nothing, if it is
 // too large for one.
 func (c *Conn) WrapDatagram(dst, datagram []byte) []byte {
