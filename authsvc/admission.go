@@ -24,6 +24,7 @@ type Admission struct {
 	throttle  *Throttle
 	log       *slog.Logger
 	outcomes  metrics.CounterVec2 // by method and outcome
+	refused   metrics.CounterVec2 // by method and reason
 	seed      maphash.Seed        // of this generation: a reload may make wrong credentials right
 }
 
@@ -41,13 +42,14 @@ type AdmissionOptions struct {
 	Throttle *Throttle    // bans; nil: nobody is banned
 	Log      *slog.Logger // failures, for fail2ban; nil: nowhere
 	Outcomes metrics.CounterVec2
+	Refused  metrics.CounterVec2
 }
 
 // NewAdmission makes an Admission.
 func NewAdmission(o AdmissionOptions) *Admission {
 	a := &Admission{
 		required: o.Required, whitelist: o.Whitelist, once: o.Once, list: slices.Clone(o.Authenticators),
-		accounts: o.Accounts, throttle: o.Throttle, log: o.Log, outcomes: o.Outcomes, seed: maphash.MakeSeed(),
+		accounts: o.Accounts, throttle: o.Throttle, log: o.Log, outcomes: o.Outcomes, refused: o.Refused, seed: maphash.MakeSeed(),
 	}
 	if a.accounts == nil {
 		a.accounts = func(string) *Account { return nil }
@@ -56,6 +58,17 @@ func NewAdmission(o AdmissionOptions) *Admission {
 		a.log = slog.New(slog.DiscardHandler)
 	}
 	return a
+}
+
+// Describe is what the ways to log in say of themselves, a line each, for
+// `explain`.
+func (a *Admission) Describe() (lines []string) {
+	for _, one := range a.list {
+		if d, ok := one.(interface{ Describe() []string }); ok {
+			lines = append(lines, d.Describe()...)
+		}
+	}
+	return lines
 }
 
 // Required reports whether clients that nothing lets in are refused.
@@ -198,9 +211,15 @@ func (a *Admission) failed(ctx context.Context, try *Attempt, err error, ban Ban
 	refusal, refused := errors.AsType[*Refusal](err)
 	if !refused || refusal.Reason == ReasonUnavailable {
 		a.count(method, outcomeError)
+		if refused {
+			a.log.ErrorContext(ctx, "authentication not possible", slog.String("method", string(method)), slog.Any("err", refusal.Err))
+		}
 		return
 	}
 	a.count(method, outcomeFailed)
+	if c := a.refused.Of(string(method), string(refusal.Reason)); c != nil {
+		c.Inc()
+	}
 	switch {
 	case refusal.Reason == ReasonRepeated, refusal.Reason == ReasonBanned:
 	case !refusal.guess():

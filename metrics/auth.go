@@ -13,6 +13,7 @@ type Auth struct {
 	Remembered *Counter // passwords known from less than ten minutes ago
 	Busy       *Counter // turned away because too many wait for a hash
 	Waiting    *atomic.Int64
+	Refused    CounterVec2 // by method and reason
 
 	Bans            *Counter
 	BansActive      *atomic.Int64
@@ -46,10 +47,16 @@ const (
 
 func newAuth(set *vm.Set) Auth {
 	return Auth{
-		Hashed:           set.NewCounter("cleversocks_auth_hashes_total"),
-		Remembered:       set.NewCounter("cleversocks_auth_remembered_total"),
-		Busy:             set.NewCounter("cleversocks_auth_busy_total"),
-		Waiting:          newGauge(set, "cleversocks_auth_waiting"),
+		Hashed:     set.NewCounter("cleversocks_auth_hashes_total"),
+		Remembered: set.NewCounter("cleversocks_auth_remembered_total"),
+		Busy:       set.NewCounter("cleversocks_auth_busy_total"),
+		Waiting:    newGauge(set, "cleversocks_auth_waiting"),
+		Refused: newCounterVec2(set, "cleversocks_auth_refused_total", [2]string{"method", "reason"},
+			[]string{"password", "socks4", "gssapi", "certificate"},
+			[]string{
+				"credentials", "busy", "banned", "repeated", "unavailable", "malformed", "mechanism", "ticket", "service", "key",
+				"expired", "clock_skew", "replay", "protection",
+			}),
 		Bans:             set.NewCounter("cleversocks_bans_total"),
 		BansActive:       newGauge(set, "cleversocks_bans_active"),
 		ThrottleEvicted:  set.NewCounter("cleversocks_throttle_evicted_total"),

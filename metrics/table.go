@@ -41,6 +41,7 @@ var Table = []Family{
 	{"cleversocks_dial_attempts", Histogram, "How many addresses of a family one connection took."},
 
 	{"cleversocks_auth_total", CounterType, "Authentications, by method and outcome."},
+	{"cleversocks_auth_refused_total", CounterType, "Log-ins refused, by method and reason."},
 	{"cleversocks_auth_hashes_total", CounterType, "Passwords that were hashed to be compared."},
 	{"cleversocks_auth_remembered_total", CounterType, "Passwords known from a hash of the last minutes."},
 	{"cleversocks_auth_busy_total", CounterType, "Log-ins turned away because too many wait for a hash."},

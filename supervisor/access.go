@@ -108,6 +108,7 @@ func (a *accounts) Prepare(_ context.Context, d *draft) (change, error) {
 		Throttle:       a.guards.Throttle,
 		Log:            a.log,
 		Outcomes:       a.metrics.Conn.Auth,
+		Refused:        a.metrics.Auth.Refused,
 	}
 	if cfg.Auth.Once.Enabled {
 		admission.Once = a.guards.once

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"cleversocks/conn/relay"
@@ -78,6 +79,13 @@ func InForce(cfg *config.Config) map[string]string {
 	}
 	if cfg.UDP.MaxPerUser == 0 {
 		notes["udp.max_associations_per_user"] = strconv.Itoa(udpShare(cmp.Or(cfg.UDP.MaxAssociations, b.udp)))
+	}
+	if k := cfg.Auth.GSSAPI.Keytab; k != nil {
+		var entries []string
+		for _, e := range k.Entries() {
+			entries = append(entries, e.String())
+		}
+		notes["auth.gssapi.keytab"] = strings.Join(entries, "; ")
 	}
 	return notes
 }

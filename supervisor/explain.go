@@ -111,6 +111,9 @@ func explain(ctx context.Context, p *conn.Policy, look lookup, ask Question) (st
 			fmt.Fprintf(&head, "user %q is unknown, or may not come from %s: no password lets this client in\n", ask.User, q.Source)
 		}
 	}
+	for _, line := range p.Auth.Describe() {
+		fmt.Fprintln(&head, line)
+	}
 	addrs := []netip.Addr{dest.IP}
 	if dest.IsName() {
 		addrs = nil

@@ -100,6 +100,15 @@ func (a *Acceptor) Authenticate(_ context.Context, try *authsvc.Attempt) (authsv
 	return grant, nil
 }
 
+// Describe is the keys that clients' tickets may be for, never themselves.
+func (a *Acceptor) Describe() []string {
+	var lines []string
+	for _, e := range a.keytab.Entries() {
+		lines = append(lines, "keytab: "+e.String())
+	}
+	return lines
+}
+
 // Holds does not ask the KDC: an identity holds as long as there is a keytab.
 func (a *Acceptor) Holds(id authsvc.Identity, _ netip.Addr) (authsvc.Identity, error) {
 	return id, nil

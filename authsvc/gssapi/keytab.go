@@ -35,6 +35,15 @@ type Entry struct {
 	Usable    bool // false: an encryption type that is not accepted, as RC4
 }
 
+// String is an entry as klist would show it.
+func (e Entry) String() string {
+	text := fmt.Sprintf("%s, version %d, %s", e.Principal, e.KVNO, e.EType)
+	if !e.Usable {
+		text += " (not accepted)"
+	}
+	return text
+}
+
 // ReadKeytab reads a keytab, of which open gives the bytes; nil: the file
 // system. The error says what is wrong and has no key in it.
 func ReadKeytab(path string, open func(string) (io.ReadCloser, error)) (k *Keytab, err error) {
