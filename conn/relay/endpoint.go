@@ -29,6 +29,7 @@ func (e *end) init(conn net.Conn) {
 	}
 	e.tcp, _ = conn.(*net.TCPConn)
 	e.initReadiness()
+	e.readUrgentInPlace()
 }
 
 // resetBehindEnd says whether the peer was reset after its end of stream, and

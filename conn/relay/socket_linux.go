@@ -83,14 +83,17 @@ func (p *pump) read(fd uintptr) bool {
 func (p *pump) fill(fd uintptr) (int, unix.Errno) {
 	if p.splicing && p.limit(pipeSize) >= p.s.o.BufferSize && p.takePipe() {
 		n, errno := splice(fd, p.pipe.w, p.limit(p.pipe.size))
-		if errno != unix.EINVAL {
+		if errno == unix.EAGAIN && !urgent(fd) || errno != 0 && errno != unix.EAGAIN && errno != unix.EINVAL || n > 0 {
 			p.pipe.filled = n
 			p.sized(n)
 			return n, errno
 		}
-		// This kind of socket cannot be spliced.
-		p.canSplice, p.splicing = false, false
-		p.dropPipe()
+		if errno == unix.EINVAL { // this kind of socket cannot be spliced
+			p.canSplice, p.splicing = false, false
+			p.dropPipe()
+		}
+		// An end of stream, or an urgent byte, which splice stops at for ever: a
+		// read tells, and passes it.
 	}
 	b := p.takeBuffer()
 	n, errno := rawIO(unix.SYS_READ, fd, b[:p.limit(len(b))])
@@ -176,6 +179,20 @@ func peek(fd uintptr) (int, unix.Errno) {
 	var b [1]byte
 	n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&b[0])), 1, unix.MSG_PEEK|unix.MSG_DONTWAIT, 0, 0) //nolint:gosec // the kernel gets b's own bounds
 	return int(n), errno
+}
+
+// urgent says whether a socket that splice called dry has bytes all the same:
+// splice does not pass an urgent byte.
+func urgent(fd uintptr) bool {
+	n, errno := peek(fd)
+	return n > 0 && errno == 0
+}
+
+// readUrgentInPlace has the socket deliver urgent bytes (RFC 9293 §3.8.5) in
+// their place among the others. Telnet's and FTP's interrupts depend on them,
+// and by default a read drops them.
+func (e *end) readUrgentInPlace() {
+	e.control(func(fd int) { _ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1) }) // fails on no TCP socket
 }
 
 // splice moves up to n bytes between a pipe and a socket.

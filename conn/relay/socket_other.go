@@ -16,6 +16,9 @@ func (e *end) queued() int { return 0 }
 // disconnected is unknown here.
 func (e *end) disconnected() bool { return false }
 
+// readUrgentInPlace is left to the system here.
+func (e *end) readUrgentInPlace() {}
+
 // failure is why a conn is disconnected.
 func (e *end) failure() error { return syscall.ECONNRESET }
 
