@@ -1,6 +1,10 @@
 package relay
 
-import "golang.org/x/sys/unix"
+import (
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
 
 const (
 	// pipeSize is what one splice moves: 64 KiB cost 1.9 times the CPU, and
@@ -22,6 +26,8 @@ type pipe struct {
 type pipeList struct {
 	free []*pipe
 	open int // free and in use
+	// stuck are those in use that a destination takes nothing of.
+	stuck atomic.Int32
 	// pipe2 is the system call, unless a test puts another one here.
 	pipe2 func(fds []int, flags int) error
 }

@@ -53,6 +53,7 @@ type pump struct {
 
 	canSplice bool
 	splicing  bool
+	stuck     bool  // the destination takes nothing of what is in the pipe
 	small     uint8 // chunks in a row too small for splice
 	unpiped   uint8 // full reads to go until a pipe is asked for again
 }
@@ -296,12 +297,15 @@ func (p *pump) takeBuffer() []byte {
 
 func (p *pump) dropBuffer() {
 	if p.buf != nil {
-		p.s.o.Pools.giveBuffer(p.buf)
+		if len(p.buf) == p.s.o.BufferSize { // another one held what was in a pipe
+			p.s.o.Pools.giveBuffer(p.buf)
+		}
 		p.buf = nil
 	}
 }
 
 func (p *pump) dropPipe() {
+	p.pipeMoves()
 	if p.pipe != nil {
 		p.s.o.Pools.givePipe(p.pipe)
 		p.pipe = nil

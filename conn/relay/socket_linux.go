@@ -81,8 +81,8 @@ func (p *pump) read(fd uintptr) bool {
 // fill takes a chunk by splice or by read, and learns which is right for the
 // next one.
 func (p *pump) fill(fd uintptr) (int, unix.Errno) {
-	if p.splicing && p.limit(pipeSize) >= p.s.o.BufferSize && p.takePipe() {
-		n, errno := splice(fd, p.pipe.w, p.limit(p.pipe.size))
+	if room := p.spliceRoom(); p.splicing && p.limit(room) >= p.s.o.BufferSize && p.takePipe() {
+		n, errno := splice(fd, p.pipe.w, p.limit(min(p.pipe.size, room)))
 		if errno == unix.EAGAIN && !urgent(fd) || errno != 0 && errno != unix.EAGAIN && errno != unix.EINVAL || n > 0 {
 			p.pipe.filled = n
 			p.sized(n)
@@ -95,6 +95,7 @@ func (p *pump) fill(fd uintptr) (int, unix.Errno) {
 		// An end of stream, or an urgent byte, which splice stops at for ever: a
 		// read tells, and passes it.
 	}
+	p.dropPipe()
 	b := p.takeBuffer()
 	n, errno := rawIO(unix.SYS_READ, fd, b[:p.limit(len(b))])
 	if n == len(b) && p.canSplice {
@@ -141,12 +142,14 @@ func (p *pump) write(fd uintptr) bool {
 			p.delivered(n)
 		case unix.EINTR:
 		case unix.EAGAIN:
+			p.pipeStuck()
 			return false
 		default:
 			p.err = errno
 			return true
 		}
 	}
+	p.pipeMoves()
 	if !p.splicing {
 		p.dropPipe()
 	}

@@ -32,6 +32,8 @@ func peek(uintptr) (int, syscall.Errno) { return 0, 0 }
 
 const pipeSize = 0
 
+func (p *pump) pipeMoves() {}
+
 // pipe is Linux's alone.
 type pipe struct{}
 
