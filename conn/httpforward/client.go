@@ -2,327 +2,118 @@ package httpforward
 
 import (
 	"bufio"
-	"bytes"
 	"errors"
-	"fmt"
-	"io"
 	"net"
-	"os"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"cleversocks/conn/wire/httpproxy"
 )
 
-// maxTrailer bounds a chunk's size line, and a body's trailer as a whole.
-const maxTrailer = 4 << 10
+// lastWord is how long the answer to an idle connection may take to be sent.
+const lastWord = time.Second
 
-// part is where in a request the reader stands.
-type part uint8
+// client is the client's connection. Its deadlines pass through here, because
+// a connection that has expired takes no others.
+type client struct {
+	conn    net.Conn
+	r       *bufio.Reader
+	moved   func()
+	in, out atomic.Int64 // bytes of requests and answers
 
-const (
-	partHead part = iota
-	partBody
-	partChunkSize
-	partChunkData
-	partChunkEnd
-	partTrailer
-)
-
-// errBody is a body whose framing is broken.
-var errBody = errors.New("malformed request body")
-
-// clientConn is the client's connection as the http.Server sees it: only
-// requests that passed httpproxy's checks come out of Read. It does not close
-// the connection that it wraps.
-type clientConn struct {
-	net.Conn
-	r     *bufio.Reader
-	touch func()
-
-	// Owned by whoever is in Read, one at a time, and after settle by Serve.
-	reading sync.Mutex
-	over    bool
-	heads   httpproxy.HeadReader
-	pending []byte // checked, to be handed out
-	at      part
-	left    int64  // of the body or the chunk
-	line    []byte // read so far of a line of the chunked coding
-	trailer int    // bytes of it
-	next    *httpproxy.Head
-	bad     *httpproxy.StatusError
-
-	in, out  atomic.Int64
-	inFlight atomic.Bool // a request is out of Read, its response under way
-	raw      atomic.Bool // after an upgrade: bytes pass as they are
-	badBody  atomic.Bool
-
-	mu    sync.Mutex
-	ended bool          // expired for good
-	abort chan struct{} // closed while a deadline in the past is set
+	mu      sync.Mutex
+	expired bool
 }
 
-func newClientConn(conn net.Conn, r *bufio.Reader, first *httpproxy.Head) *clientConn {
-	c := &clientConn{Conn: conn, r: r, touch: func() {}, abort: make(chan struct{})}
-	c.begin(first)
-	return c
-}
-
-// begin hands out a head and sets about its body.
-func (c *clientConn) begin(h *httpproxy.Head) {
-	c.pending = h.Raw
-	c.inFlight.Store(true)
-	switch {
-	case h.Chunked:
-		c.at = partChunkSize
-	case h.Length > 0:
-		c.at, c.left = partBody, h.Length
-	default:
-		c.at = partHead
-	}
-}
-
-// Read hands out checked bytes.
-func (c *clientConn) Read(p []byte) (int, error) {
-	c.reading.Lock()
-	defer c.reading.Unlock()
-	if c.over {
-		return 0, io.EOF
-	}
-	for {
-		if len(c.pending) > 0 {
-			n := copy(p, c.pending)
-			c.pending = c.pending[n:]
-			c.in.Add(int64(n))
-			c.touch()
-			return n, nil
-		}
-		switch {
-		case c.raw.Load():
-			return c.pass(p)
-		case c.next != nil || c.bad != nil:
-			return c.end()
-		case c.at == partBody || c.at == partChunkData:
-			return c.passBody(p)
-		}
-		if err := c.step(); err != nil {
-			return 0, err
-		}
-	}
-}
-
-func (c *clientConn) pass(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	if n > 0 {
-		c.in.Add(int64(n))
-		c.touch()
-	}
-	return n, err
-}
-
-func (c *clientConn) passBody(p []byte) (int, error) {
-	n, err := c.pass(p[:min(int64(len(p)), c.left)])
-	if c.left -= int64(n); c.left == 0 {
-		if c.at == partBody {
-			c.at = partHead
-		} else {
-			c.at = partChunkEnd
-		}
-	}
-	return n, err
-}
-
-// step reads the next head or line. Whatever it has read when a deadline
-// strikes is kept for the next call.
-func (c *clientConn) step() error {
-	if c.at != partHead {
-		line, err := c.readLine()
-		if err != nil {
-			return err
-		}
-		if err = c.chunkLine(line); err != nil {
-			c.badBody.Store(true)
-		}
-		return err
-	}
-	h, err := c.heads.Read(c.r)
-	if err != nil {
-		if se, ok := errors.AsType[*httpproxy.StatusError](err); ok {
-			c.bad = se
-			return nil
-		}
-		return err
-	}
-	if h.IsConnect() {
-		c.next = h
-		return nil
-	}
-	if _, err := h.Request(); err != nil {
-		if se, ok := errors.AsType[*httpproxy.StatusError](err); ok {
-			c.bad = se
-			return nil
-		}
-	}
-	c.begin(h)
-	return nil
-}
-
-// end is what Read says when no more requests come out. While a response is
-// under way an EOF would cancel it: wait until the server calls the read off.
-func (c *clientConn) end() (int, error) {
-	c.mu.Lock()
-	abort := c.abort
-	c.mu.Unlock()
-	if c.inFlight.Load() {
-		<-abort
-		return 0, os.ErrDeadlineExceeded
-	}
-	return 0, io.EOF
-}
-
-// readLine reads a line of the chunked coding, without its CRLF.
-func (c *clientConn) readLine() (string, error) {
-	for {
-		b, err := c.r.ReadSlice('\n')
-		c.line = append(c.line, b...)
-		if len(c.line) > maxTrailer {
-			c.badBody.Store(true)
-			return "", errBody
-		}
-		if errors.Is(err, bufio.ErrBufferFull) {
-			continue
-		}
-		if errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
-		}
-		if err != nil {
-			return "", err
-		}
-		line, ok := bytes.CutSuffix(c.line, []byte("\r\n"))
-		text := string(line)
-		c.line = c.line[:0]
-		if !ok {
-			c.badBody.Store(true)
-			return "", errBody
-		}
-		return text, nil
-	}
-}
-
-// chunkLine takes in one line of the chunked coding (RFC 9112 §7.1). Sizes
-// are written anew and extensions and trailers left out: nothing that a
-// server could read otherwise passes.
-func (c *clientConn) chunkLine(line string) error {
-	switch c.at {
-	case partChunkSize:
-		size, _, _ := strings.Cut(line, ";")
-		size = strings.TrimRight(size, " \t")
-		n, err := strconv.ParseUint(size, 16, 62)
-		if err != nil || strings.ContainsAny(size, "+-_") || len(size) > 15 {
-			return errBody
-		}
-		c.left = int64(n)
-		c.pending = fmt.Appendf(nil, "%x\r\n", n)
-		c.at = partChunkData
-		if n == 0 {
-			c.at, c.trailer = partTrailer, 0
-		}
-	case partChunkEnd:
-		if line != "" {
-			return errBody
-		}
-		c.pending = []byte("\r\n")
-		c.at = partChunkSize
-	case partTrailer:
-		if c.trailer += len(line) + 2; c.trailer > maxTrailer {
-			return errBody
-		}
-		if line == "" {
-			c.pending = []byte("\r\n")
-			c.at = partHead
-		}
-	case partHead, partBody, partChunkData:
-	}
-	return nil
-}
-
-// Write counts what goes to the client.
-func (c *clientConn) Write(p []byte) (int, error) {
-	n, err := c.Conn.Write(p)
+// write sends bytes of an answer.
+func (c *client) write(p []byte) (int, error) {
+	n, err := c.conn.Write(p)
 	if n > 0 {
 		c.out.Add(int64(n))
-		c.touch()
+		c.moved()
 	}
 	return n, err
 }
 
-// Close ends what waits in Read; the connection stays open, it is the
-// caller's.
-func (c *clientConn) Close() error {
-	_ = c.SetReadDeadline(time.Unix(1, 0))
-	return nil
+// took notes n bytes of a request.
+func (c *client) took(n int) {
+	if n > 0 {
+		c.in.Add(int64(n))
+		c.moved()
+	}
 }
 
-// SetDeadline is both deadlines.
-func (c *clientConn) SetDeadline(t time.Time) error {
-	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
-}
-
-// SetReadDeadline also calls off a Read that waits for no byte.
-func (c *clientConn) SetReadDeadline(t time.Time) error {
+// readBy bounds the reads from now on; a zero time does not.
+func (c *client) readBy(t time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.ended {
-		return nil
+	if !c.expired {
+		_ = c.conn.SetReadDeadline(t) // a conn that cannot fails its next read too
 	}
-	past := !t.IsZero() && !t.After(time.Now())
-	select {
-	case <-c.abort:
-		if !past {
-			c.abort = make(chan struct{})
-		}
-	default:
-		if past {
-			close(c.abort)
-		}
-	}
-	return c.Conn.SetReadDeadline(t)
 }
 
-// SetWriteDeadline does nothing once the connection has expired for good.
-func (c *clientConn) SetWriteDeadline(t time.Time) error {
+// over reports whether it has expired.
+func (c *client) over() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.ended {
-		return nil
-	}
-	return c.Conn.SetWriteDeadline(t)
+	return c.expired
 }
 
-// expire ends every read and write for good: no deadline that the server sets
-// later takes it back.
-func (c *clientConn) expire() {
-	past := time.Unix(1, 0)
-	_ = c.SetReadDeadline(past)
-	_ = c.SetWriteDeadline(past)
+// interruptRead ends a read that waits.
+func (c *client) interruptRead() { c.readBy(time.Unix(1, 0)) }
+
+// expire ends every read and write for good. One that was idle may still be
+// told of it.
+func (c *client) expire(cause error) {
 	c.mu.Lock()
-	c.ended = true
-	c.mu.Unlock()
-	_ = c.Conn.SetDeadline(past)
+	defer c.mu.Unlock()
+	c.expired = true
+	_ = c.conn.SetDeadline(time.Unix(1, 0))
+	if errors.Is(cause, errIdle) {
+		_ = c.conn.SetWriteDeadline(time.Now().Add(lastWord))
+	}
 }
 
-// settle ends a Read that the server has left behind (it reads ahead for a
-// next request, and after a panic does not wait for that), and every later
-// one: the reader is the caller's again.
-func (c *clientConn) settle() {
-	_ = c.SetReadDeadline(time.Unix(1, 0))
-	c.reading.Lock()
-	defer c.reading.Unlock()
-	c.over = true
+// restore takes the deadlines off.
+func (c *client) restore() { _ = c.conn.SetDeadline(time.Time{}) }
+
+// closeWrite tells the client that the answer has ended.
+func (c *client) closeWrite() {
+	if half, ok := c.conn.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite() // fails on one that is gone
+	}
 }
 
-// restore takes the deadlines off for what comes after.
-func (c *clientConn) restore() { _ = c.SetDeadline(time.Time{}) }
+// idleTimer calls a function when nothing has moved for a time. A touch costs
+// next to nothing: the timer itself looks only when it fires.
+type idleTimer struct {
+	after  time.Duration
+	begun  time.Time
+	last   atomic.Int64 // since begun
+	expire func()
+
+	mu    sync.Mutex
+	timer *time.Timer
+}
+
+func newIdleTimer(after time.Duration, expire func()) *idleTimer {
+	t := &idleTimer{after: after, begun: time.Now(), expire: expire}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.timer = time.AfterFunc(after, t.look)
+	return t
+}
+
+func (t *idleTimer) touch() { t.last.Store(int64(time.Since(t.begun))) }
+
+func (t *idleTimer) look() {
+	left := t.after - (time.Since(t.begun) - time.Duration(t.last.Load()))
+	if left <= 0 {
+		t.expire()
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.timer.Reset(left)
+}
+
+func (t *idleTimer) stop() { t.timer.Stop() }

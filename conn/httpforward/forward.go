@@ -1,11 +1,13 @@
 // Package httpforward carries plain HTTP requests in absolute-form, the
-// http_proxy use, from one client connection to wherever they go. The
-// forwarding is the standard library's reverse proxy; in front of it stands a
-// reader that lets no request through which two parsers could read apart.
+// http_proxy use, from one client connection to wherever they go. It speaks
+// HTTP/1.1 by itself: heads pass as bytes with what concerns one connection
+// taken out, bodies by their framing. No request passes that two parsers could
+// read apart; servers are read as leniently as other proxies do.
 //
 //	end := forwarder.Serve(ctx, conn, r, head)
-//	if end.Next != nil {
-//		// the client went over to CONNECT: go on with r
+//	switch {
+//	case end.Upgrade != nil: // join conn and end.Upgrade.Server
+//	case end.Next != nil: // the client went over to CONNECT: go on with r
 //	}
 //
 // It adds no Via and no X-Forwarded-For, against RFC 9110 §7.6.3: who uses
@@ -16,29 +18,38 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"log/slog"
 	"net"
-	"net/http"
-	"sync"
 	"time"
 
+	"cleversocks/conn/task"
 	"cleversocks/conn/wire"
 	"cleversocks/conn/wire/httpproxy"
 )
 
-// Options is what a Forwarder needs. All but Realm and Drain are required.
+// Options is what a Forwarder needs. Decide, Refusal and IdleTimeout are
+// required.
 type Options struct {
 	// Decide judges one request before anything is opened for it.
 	Decide func(ctx context.Context, r Request) Verdict
-	// ReplyCode maps an error of a Verdict's Dial.
-	ReplyCode func(err error) wire.ReplyCode
-	Realm     string // of the 407
+	// Refusal is what the client is told of an error of a Verdict's Dial.
+	Refusal func(err error) (wire.ReplyCode, httpproxy.Refusal)
+	// Watch looks after the client while nobody reads from it, until stop: it
+	// ends Serve's context when the client is gone. One that has half-closed is
+	// not. nil: nobody does.
+	Watch func() (stop func())
+	Realm string // of the 407
 	// IdleTimeout ends a connection on which nothing moves, neither to the
 	// client nor to a server.
 	IdleTimeout time.Duration
-	// Drain, once closed, ends connections after the response under way.
-	Drain  <-chan struct{}
-	Logger *slog.Logger
+	// HeadTimeout bounds a request's head from its first byte on; 0: the same.
+	HeadTimeout time.Duration
+	// Drain, once it ends, ends connections after the response under way; nil:
+	// never.
+	Drain context.Context //nolint:containedctx // an event, not a scope
+	// Heads bounds the memory of large heads; nil: unbounded.
+	Heads *httpproxy.Budget
+	// Panics hears of those of this package's goroutines.
+	Panics *task.Reporter
 }
 
 // Request is what Decide judges.
@@ -55,20 +66,39 @@ type Verdict struct {
 	AskLogin bool
 	// Close ends the connection with a 407.
 	Close bool
-	// Busy answers 503 instead, and ends the connection: nobody looked at the
-	// credentials, and after a 407 a browser forgets them.
-	Busy bool
-	// Reply, if not ReplySucceeded, is answered as an HTTP status.
-	Reply wire.ReplyCode
+	// Reply, if not ReplySucceeded, is answered as Refusal says.
+	Reply   wire.ReplyCode
+	Refusal httpproxy.Refusal
 	// Dial opens a connection to the destination, which the forwarder
 	// closes. It is not called when one that an earlier request with the
 	// same Key opened is still there.
-	Dial func(ctx context.Context, dest wire.Addr) (net.Conn, error)
+	Dial func(ctx context.Context, dest wire.Addr) (Server, error)
 	// Key names what a kept server connection may be used again for: the
 	// identity and the route. Connections of one Key never serve another.
 	Key string
-	// Done, if set, is called once when the response has ended.
+	// Done, if set, is called once when the response has ended, unless it was
+	// an upgrade: its end is End.Upgrade's.
 	Done func(Outcome)
+}
+
+// Server is a connection to a request's destination, or to a proxy that is
+// asked for it.
+type Server struct {
+	net.Conn
+	Parent *Parent // nil: it is the destination's
+	// Again says that the connection may have gone stale before its use.
+	Again bool
+}
+
+// Parent is an HTTP proxy that gets requests in absolute-form.
+type Parent struct {
+	// Authority is asked for instead of the client's host; "": that one.
+	Authority string
+	// Authorization is the value of Proxy-Authorization; "": none.
+	Authorization string
+	// Refused is told of a proxy that refuses us, not the request, and is the
+	// error of it.
+	Refused func(status int) error
 }
 
 // Outcome says how one request ended.
@@ -87,13 +117,30 @@ type Outcome struct {
 // ErrCutShort is a response that ended before its end.
 var ErrCutShort = errors.New("the response was cut short")
 
+// errIdle ends a connection on which nothing moves.
+var errIdle = errors.New("nothing moved for too long")
+
 // End says how a connection ended.
 type End struct {
 	// Next is a CONNECT that the client sent after its plain requests; the
 	// reader stands behind its head.
-	Next              *httpproxy.Head
+	Next *httpproxy.Head
+	// Upgrade is the last request's, when its server switched protocols: from
+	// here on bytes pass as they are, those that the reader holds first.
+	Upgrade *Upgrade
+	// Broken says that the last answer was cut short where only a reset shows
+	// it.
+	Broken            bool
 	BytesIn, BytesOut int64 // from and to the client, Next's head excluded
 	Requests          int
+}
+
+// Upgrade is a connection that speaks something else than HTTP now. Its server
+// is the caller's to close.
+type Upgrade struct {
+	Server  net.Conn
+	Ahead   []byte // what the server sent behind its answer, for the client
+	Outcome Outcome
 }
 
 // Forwarder serves connections; it holds nothing of any of them.
@@ -102,87 +149,118 @@ type Forwarder struct {
 }
 
 // New is a Forwarder with the given options.
-func New(opts Options) *Forwarder { return &Forwarder{opts: opts} }
+func New(opts Options) *Forwarder {
+	if opts.HeadTimeout <= 0 {
+		opts.HeadTimeout = opts.IdleTimeout
+	}
+	if opts.Watch == nil {
+		opts.Watch = func() func() { return func() {} }
+	}
+	if opts.Drain == nil {
+		opts.Drain = context.Background()
+	}
+	return &Forwarder{opts: opts}
+}
 
 // Serve serves one client connection, keep-alive included, until either side
-// ends it, ctx ends, it idles, or a CONNECT comes. r reads conn and may hold
-// bytes of it already; first is the head that was read from r. It neither
-// closes conn nor leaves work behind: every server connection is closed.
+// ends it, ctx ends, it idles, or a CONNECT or an upgrade comes. r reads conn
+// and may hold bytes of it already; first is the head that was read from r. It
+// neither closes conn nor leaves work behind: every server connection is
+// closed but that of an upgrade.
 func (f *Forwarder) Serve(ctx context.Context, conn net.Conn, r *bufio.Reader, first *httpproxy.Head) End {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	client := newClientConn(conn, r, first)
-	s := &session{over: ctx.Done(), opts: &f.opts, client: client, backends: make(map[*serverConn]struct{})}
-	stop := context.AfterFunc(ctx, client.expire)
-	s.idle = time.AfterFunc(f.opts.IdleTimeout, cancel)
-	defer s.idle.Stop()
-	client.touch = s.touch
-
-	l := &listener{conn: client, gone: make(chan struct{})}
-	srv := &http.Server{
-		Handler:           s,
-		BaseContext:       func(net.Listener) context.Context { return ctx },
-		ConnState:         l.watch,
-		IdleTimeout:       f.opts.IdleTimeout,
-		ReadHeaderTimeout: f.opts.IdleTimeout,
-		MaxHeaderBytes:    2 * httpproxy.MaxHead,
-		ErrorLog:          slog.NewLogLogger(f.opts.Logger.Handler(), slog.LevelDebug),
-	}
-	srv.Protocols = new(http.Protocols)
-	srv.Protocols.SetHTTP1(true)
-	var wg sync.WaitGroup
-	wg.Go(func() { f.drainOn(srv, l.gone) })
-	_ = srv.Serve(l) // returns once the connection is gone
-	s.handlers.Wait()
-	wg.Wait()
-	client.settle()
-	if stop() {
-		client.restore()
-		// What the client did wrong after its last good request, it is told.
-		if bad := client.bad; bad != nil {
-			_, _ = client.Write(httpproxy.AppendError(nil, bad.Status, bad.Reason, false))
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	s := &session{opts: &f.opts, heads: httpproxy.HeadReader{Budget: f.opts.Heads}}
+	s.idle = newIdleTimer(f.opts.IdleTimeout, func() { cancel(errIdle) })
+	defer s.idle.stop()
+	s.client = &client{conn: conn, r: r, moved: s.idle.touch}
+	stop := context.AfterFunc(ctx, func() { s.client.expire(context.Cause(ctx)) })
+	defer s.kept.closeAll()
+	defer s.heads.Release()
+	for head := first; head != nil && !head.IsConnect(); head = s.next(ctx) {
+		if !s.serve(ctx, head) {
+			break
 		}
 	}
-	cancel()
-	s.closeBackends()
-	return End{Next: client.next, BytesIn: client.in.Load(), BytesOut: client.out.Load(), Requests: s.requests}
-}
-
-// drainOn ends keep-alive when the drain begins.
-func (f *Forwarder) drainOn(srv *http.Server, gone <-chan struct{}) {
-	select {
-	case <-f.opts.Drain:
-		srv.SetKeepAlivesEnabled(false)
-	case <-gone:
+	if stop() {
+		s.client.restore() // for what comes after
+	}
+	return End{
+		Next: s.connect, Upgrade: s.upgrade, Broken: s.broken, Requests: s.requests,
+		BytesIn: s.client.in.Load(), BytesOut: s.client.out.Load(),
 	}
 }
 
-// listener hands one connection to an http.Server and then waits for its end.
-type listener struct {
-	conn net.Conn
-	once bool
-	gone chan struct{}
+// session is one client connection's requests, one after the other.
+type session struct {
+	opts     *Options
+	client   *client
+	idle     *idleTimer
+	heads    httpproxy.HeadReader
+	kept     kept
+	requests int
+	in, out  int64           // bytes from and to the client up to the last request's end
+	connect  *httpproxy.Head // what ended it
+	upgrade  *Upgrade
+	broken   bool
 }
 
-// Accept is called by one goroutine, the server's.
-func (l *listener) Accept() (net.Conn, error) {
-	if !l.once {
-		l.once = true
-		return l.conn, nil
+func (s *session) draining() bool { return s.opts.Drain.Err() != nil }
+
+// next reads the head of the next request; nil: there is none to be served
+// here.
+func (s *session) next(ctx context.Context) *httpproxy.Head {
+	if !s.awaitByte(ctx) {
+		return nil
 	}
-	<-l.gone
-	return nil, net.ErrClosed
+	s.client.readBy(time.Now().Add(s.opts.HeadTimeout))
+	head, err := s.heads.Read(s.client.r)
+	s.client.readBy(time.Time{})
+	if bad, ok := errors.AsType[*httpproxy.StatusError](err); ok {
+		// What the client did wrong after its last good request, it is told.
+		_, _ = s.client.write(httpproxy.AppendError(nil, bad.Status, bad.Reason, false))
+	}
+	if err != nil {
+		return nil
+	}
+	if head.IsConnect() {
+		s.connect = head
+		return nil
+	}
+	return head
 }
 
-func (l *listener) Close() error   { return nil }
-func (l *listener) Addr() net.Addr { return l.conn.LocalAddr() }
-
-// watch is told of the connection's end: the last that the server does with
-// it, unless a handler took it over.
-func (l *listener) watch(_ net.Conn, state http.ConnState) {
-	switch state {
-	case http.StateClosed, http.StateHijacked:
-		close(l.gone)
-	case http.StateNew, http.StateActive, http.StateIdle:
+// awaitByte waits for the next request to begin. Server connections that
+// nobody has used for a while are closed meanwhile.
+func (s *session) awaitByte(ctx context.Context) bool {
+	if s.client.r.Buffered() > 0 {
+		return !s.draining()
 	}
+	awake := context.AfterFunc(s.opts.Drain, s.client.interruptRead)
+	for {
+		var until time.Time
+		if s.kept.any() {
+			until = time.Now().Add(keptIdle)
+		}
+		s.client.readBy(until)
+		if s.draining() {
+			return false
+		}
+		_, err := s.client.r.Peek(1)
+		switch {
+		case err == nil:
+			s.idle.touch()
+			return awake()
+		case isTimeout(err) && ctx.Err() == nil && !s.draining():
+			s.kept.closeAll()
+		default:
+			awake()
+			return false
+		}
+	}
+}
+
+func isTimeout(err error) bool {
+	ne, ok := errors.AsType[net.Error](err)
+	return ok && ne.Timeout()
 }

@@ -95,31 +95,16 @@ func TestLogin(t *testing.T) {
 	}
 }
 
-// TestBusyLogin: a later request of a connection whose login could not be
-// looked at was told 407, as the first never is, and a browser dropped the
-// right password.
-func TestBusyLogin(t *testing.T) {
-	g := newRig(t, func(g *rig) {
-		g.opts.Decide = func(context.Context, httpforward.Request) httpforward.Verdict {
-			return httpforward.Verdict{AskLogin: true, Close: true, Busy: true}
-		}
-	})
-	out := g.talk(t, "GET http://a.test/ HTTP/1.1\r\nHost: a\r\n\r\n")
-	if !strings.HasPrefix(out, "HTTP/1.1 503 ") || strings.Contains(out, "Proxy-Authenticate") {
-		t.Errorf("%q", out)
-	}
-}
-
 func TestRefusals(t *testing.T) {
-	failing := func(err error) func(context.Context, wire.Addr) (net.Conn, error) {
-		return func(context.Context, wire.Addr) (net.Conn, error) { return nil, err }
+	failing := func(err error) func(context.Context, wire.Addr) (httpforward.Server, error) {
+		return func(context.Context, wire.Addr) (httpforward.Server, error) { return httpforward.Server{}, err }
 	}
 	mute := backend(t, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
 	tests := map[string]struct {
 		verdict httpforward.Verdict
 		want    int
 	}{
-		"policy":    {httpforward.Verdict{Reply: wire.ReplyNotAllowed}, 403},
+		"policy":    {httpforward.Verdict{Reply: wire.ReplyNotAllowed, Refusal: httpproxy.Refusal{Status: 403, Reason: "No."}}, 403},
 		"refused":   {httpforward.Verdict{Dial: failing(syscall.ECONNREFUSED)}, 502},
 		"timed out": {httpforward.Verdict{Dial: failing(os.ErrDeadlineExceeded)}, 504},
 		"hangs up":  {httpforward.Verdict{Dial: allow}, 502},
@@ -129,12 +114,12 @@ func TestRefusals(t *testing.T) {
 			g := newRig(t, func(g *rig) {
 				tt.verdict.Done = g.note
 				g.opts.Decide = func(context.Context, httpforward.Request) httpforward.Verdict { return tt.verdict }
-				g.opts.ReplyCode = func(err error) wire.ReplyCode {
+				g.opts.Refusal = refusal(func(err error) wire.ReplyCode {
 					if errors.Is(err, os.ErrDeadlineExceeded) {
 						return wire.ReplyTTLExpired
 					}
 					return wire.ReplyConnectionRefused
-				}
+				})
 			})
 			client := g.client(t)
 			code, body, _ := get(t, client, mute)
@@ -205,10 +190,10 @@ func TestEnds(t *testing.T) {
 		<-g.ends
 	})
 	t.Run("drain", func(t *testing.T) {
-		drain := make(chan struct{})
+		drain, begin := context.WithCancel(t.Context())
 		g := newRig(t, func(g *rig) { g.opts.Drain = drain })
 		get(t, g.client(t), u)
-		close(drain)
+		begin()
 		<-g.ends
 	})
 	t.Run("context", func(t *testing.T) {
@@ -228,20 +213,6 @@ func TestEnds(t *testing.T) {
 		if _, err := ours.Write([]byte("x")); err == nil {
 			t.Error("the connection still takes writes: its deadline was taken back")
 		}
-	})
-	t.Run("client gone", func(t *testing.T) {
-		here, gone := make(chan struct{}), make(chan struct{})
-		hang := backend(t, func(_ http.ResponseWriter, r *http.Request) { close(here); <-r.Context().Done(); close(gone) })
-		g := newRig(t, nil)
-		c, err := net.Dial("tcp", g.addr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, _ = io.WriteString(c, "GET "+hang+"/ HTTP/1.1\r\nHost: a\r\n\r\n")
-		<-here
-		_ = c.Close()
-		<-gone
-		<-g.ends
 	})
 }
 

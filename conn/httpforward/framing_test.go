@@ -186,6 +186,7 @@ func TestUpgrade(t *testing.T) {
 	if line, err := r.ReadString('\n'); err != nil || line != "got bare\x00line\n" {
 		t.Errorf("%q, %v", line, err)
 	}
+	_ = c.(*net.TCPConn).CloseWrite()
 	<-g.ends
 	if len(g.done) != 1 || g.done[0].Status != 101 {
 		t.Errorf("%+v", g.done)
@@ -248,7 +249,7 @@ func TestUnreadBody(t *testing.T) {
 			g.opts.Decide = func(_ context.Context, r httpforward.Request) httpforward.Verdict {
 				dial := g.dial
 				if r.Method == http.MethodPost {
-					dial = func(context.Context, wire.Addr) (net.Conn, error) { return nil, dead }
+					dial = func(context.Context, wire.Addr) (httpforward.Server, error) { return httpforward.Server{}, dead }
 				}
 				return httpforward.Verdict{Dial: dial, Key: r.Method}
 			}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -32,8 +31,9 @@ type rig struct {
 	done  []httpforward.Outcome
 }
 
-func allow(ctx context.Context, dest wire.Addr) (net.Conn, error) {
-	return new(net.Dialer).DialContext(ctx, "tcp", dest.String())
+func allow(ctx context.Context, dest wire.Addr) (httpforward.Server, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", dest.String())
+	return httpforward.Server{Conn: conn}, err
 }
 
 func newRig(t *testing.T, change func(*rig)) *rig {
@@ -43,10 +43,9 @@ func newRig(t *testing.T, change func(*rig)) *rig {
 		Decide: func(context.Context, httpforward.Request) httpforward.Verdict {
 			return httpforward.Verdict{Dial: g.dial, Done: g.note}
 		},
-		ReplyCode:   func(error) wire.ReplyCode { return wire.ReplyConnectionRefused },
+		Refusal:     refusal(func(error) wire.ReplyCode { return wire.ReplyConnectionRefused }),
 		IdleTimeout: time.Minute,
 		Realm:       "test",
-		Logger:      slog.New(slog.DiscardHandler),
 	}
 	if change != nil {
 		change(g)
@@ -71,7 +70,7 @@ func newRig(t *testing.T, change func(*rig)) *rig {
 	return g
 }
 
-func (g *rig) dial(ctx context.Context, dest wire.Addr) (net.Conn, error) {
+func (g *rig) dial(ctx context.Context, dest wire.Addr) (httpforward.Server, error) {
 	g.dials.Add(1)
 	return allow(ctx, dest)
 }
@@ -90,11 +89,37 @@ func (g *rig) handle(ctx context.Context, c net.Conn) {
 		return
 	}
 	end := httpforward.New(g.opts).Serve(ctx, c, r, head)
+	if end.Upgrade != nil {
+		g.join(c, r, end.Upgrade)
+	}
 	if end.Next != nil {
 		_, _ = c.Write(httpproxy.AppendEstablished(nil))
 		_, _ = io.Copy(c, r) // the tunnel: an echo
 	}
 	g.ends <- end
+}
+
+// join is the tunnel of an upgrade, half-close included.
+func (g *rig) join(c net.Conn, r *bufio.Reader, u *httpforward.Upgrade) {
+	g.note(u.Outcome)
+	defer func() { _ = u.Server.Close() }()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_, _ = io.Copy(u.Server, r)
+		_ = u.Server.(*net.TCPConn).CloseWrite()
+	})
+	_, _ = c.Write(u.Ahead)
+	_, _ = io.Copy(c, u.Server)
+	_ = c.(*net.TCPConn).CloseWrite()
+	wg.Wait()
+}
+
+// refusal tells a client of an error by the code that it is mapped to.
+func refusal(code func(error) wire.ReplyCode) func(error) (wire.ReplyCode, httpproxy.Refusal) {
+	return func(err error) (wire.ReplyCode, httpproxy.Refusal) {
+		c := code(err)
+		return c, httpproxy.Refusal{Status: httpproxy.Status(c), Reason: httpproxy.Reason(c)}
+	}
 }
 
 func (g *rig) client(t *testing.T) *http.Client {

@@ -1,7 +1,6 @@
 package httpproxy
 
 import (
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -18,8 +17,7 @@ func AppendConnect(b []byte, dest wire.Addr, c *Credentials) []byte {
 	host := dest.String()
 	b = fmt.Appendf(b, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n", host, host)
 	if c != nil {
-		token := base64.StdEncoding.EncodeToString([]byte(c.User + ":" + c.Password))
-		b = append(b, "Proxy-Authorization: Basic "+token+"\r\n"...)
+		b = append(c.AppendBasic(append(b, "Proxy-Authorization: "...)), "\r\n"...)
 	}
 	return append(b, "\r\n"...)
 }

@@ -14,20 +14,10 @@ package httpproxy
 
 import (
 	"bufio"
-	"bytes"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strconv"
 	"strings"
-)
-
-// Bounds of a request head.
-const (
-	MaxHead   = 8 << 10 // bytes, request line and header together
-	maxFields = 100
-	maxMethod = 32
 )
 
 // StatusError is a request that is answered with an HTTP status and one line
@@ -54,12 +44,14 @@ type Head struct {
 	Target string // as sent
 	Minor  int    // HTTP/1.Minor, 0 or 1
 	Fields []Field
-	// Raw is the head's bytes, from the method to the empty line's end.
-	Raw []byte
+	Size   int // bytes, from the method to the empty line's end
 	// Length is the body's Content-Length, 0 without one. Chunked says that
 	// the body tells its own length; never both.
-	Length  int64
-	Chunked bool
+	Length    int64
+	HasLength bool
+	Chunked   bool
+	// The head's Release gives back what it took of its reader's Budget.
+	share
 }
 
 // IsConnect reports whether the request asks for a tunnel.
@@ -80,83 +72,29 @@ func (h *Head) Get(name string) (string, bool) {
 // *StatusError; anything else is the reader's own error.
 func ReadHead(r *bufio.Reader) (*Head, error) { return new(HeadReader).Read(r) }
 
-// HeadReader is a ReadHead that may be taken up again after a time-out: what
-// was read by then is kept. The zero value is ready.
-type HeadReader struct {
-	buf  []byte
-	line int // where the line being read begins
-}
-
-// Read reads on until the head is complete, then starts over.
-func (hr *HeadReader) Read(r *bufio.Reader) (*Head, error) {
-	for {
-		part, err := r.ReadSlice('\n')
-		if len(hr.buf)+len(part) > MaxHead {
-			return nil, &StatusError{http.StatusRequestHeaderFieldsTooLarge, "The request head is too large."}
-		}
-		hr.buf = append(hr.buf, part...)
-		switch {
-		case errors.Is(err, bufio.ErrBufferFull) && len(hr.buf) < MaxHead:
-			continue
-		case errors.Is(err, bufio.ErrBufferFull): // at least a line's end is still to come
-			return nil, &StatusError{http.StatusRequestHeaderFieldsTooLarge, "The request head is too large."}
-		case errors.Is(err, io.EOF) && len(hr.buf) > 0:
-			return nil, io.ErrUnexpectedEOF
-		case err != nil:
-			return nil, err
-		}
-		line := hr.buf[hr.line:]
-		if !bytes.HasSuffix(line, []byte("\r\n")) {
-			return nil, badRequest("A line of the request head does not end with CRLF.")
-		}
-		switch {
-		case len(line) > 2:
-			if hr.line == 0 {
-				// Judged at once: a peer that speaks another protocol may
-				// never send the empty line.
-				if err := new(Head).requestLine(string(line[:len(line)-2])); err != nil {
-					return nil, err
-				}
-			}
-			hr.line = len(hr.buf)
-		case hr.line == 0:
-			// RFC 9112 §2.2: ignore an empty line before the request line.
-			// One only, so that a flood of them ends.
-			hr.buf, hr.line = hr.buf[:0], 0
-			next, err := r.Peek(1)
-			if err != nil {
-				return nil, err
-			}
-			if next[0] == '\r' {
-				return nil, badRequest("The request begins with empty lines.")
-			}
-		default:
-			raw := hr.buf
-			hr.buf, hr.line = nil, 0
-			return parse(raw)
-		}
-	}
-}
-
-// Started reports whether a part of a head is held.
-func (hr *HeadReader) Started() bool { return len(hr.buf) > 0 }
-
 // parse takes a complete head apart.
-func parse(raw []byte) (*Head, error) {
-	h := &Head{Raw: raw}
-	lines := strings.Split(strings.TrimSuffix(string(raw), "\r\n\r\n"), "\r\n")
-	if err := h.requestLine(lines[0]); err != nil {
+func parse(text string) (*Head, error) {
+	h := &Head{Size: len(text)}
+	first, rest, _ := strings.Cut(text, "\r\n")
+	if err := h.requestLine(first); err != nil {
 		return nil, err
 	}
-	if len(lines)-1 > maxFields {
+	count := strings.Count(rest, "\n") - 1 // the empty line is none
+	if count > maxFields {
 		return nil, &StatusError{http.StatusRequestHeaderFieldsTooLarge, "The request has too many header fields."}
 	}
-	for _, line := range lines[1:] {
+	h.Fields = make([]Field, 0, count)
+	for {
+		line, more, _ := strings.Cut(rest, "\r\n")
+		if line == "" {
+			break
+		}
 		f, err := parseField(line)
 		if err != nil {
 			return nil, err
 		}
 		h.Fields = append(h.Fields, f)
+		rest = more
 	}
 	if err := h.framing(); err != nil {
 		return nil, err
@@ -165,7 +103,7 @@ func parse(raw []byte) (*Head, error) {
 }
 
 func (h *Head) requestLine(line string) error {
-	parts := strings.Split(line, " ")
+	parts := strings.SplitN(line, " ", 4)
 	if len(parts) != 3 {
 		return badRequest("The request line is not method, target and version.")
 	}
@@ -173,8 +111,14 @@ func (h *Head) requestLine(line string) error {
 	if len(h.Method) > maxMethod || !isToken(h.Method) {
 		return badRequest("The method is malformed.")
 	}
-	if h.Target == "" || strings.ContainsFunc(h.Target, func(c rune) bool { return c <= ' ' || c >= 0x7f }) {
-		return badRequest("The request target is malformed.")
+	for i := range len(h.Target) {
+		// Bytes outside ASCII pass: servers see them as their clients sent them.
+		if c := h.Target[i]; c <= ' ' || c == 0x7f {
+			return badRequest("The request target has a control character in it.")
+		}
+	}
+	if h.Target == "" {
+		return badRequest("The request has no target.")
 	}
 	switch parts[2] {
 	case "HTTP/1.1":
@@ -239,7 +183,7 @@ func (h *Head) framing() error {
 		if err != nil {
 			return &StatusError{http.StatusRequestEntityTooLarge, "The request's body is too large."}
 		}
-		h.Length = n
+		h.Length, h.HasLength = n, true
 	}
 	if h.IsConnect() && (h.Chunked || h.Length > 0) {
 		// RFC 9110 §9.3.6: what it would mean is not defined.

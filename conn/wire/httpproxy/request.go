@@ -2,6 +2,7 @@ package httpproxy
 
 import (
 	"encoding/base64"
+	"net/http"
 	"net/netip"
 	"net/url"
 	"strconv"
@@ -23,29 +24,80 @@ func (h *Head) Request() (wire.Request, error) {
 	if h.IsConnect() {
 		req.Dest, err = parseAuthority(h.Target, 0)
 	} else {
-		req.Dest, err = h.absolute()
+		var a Absolute
+		a, err = h.Absolute()
+		req.Dest = a.Dest
 	}
 	return req, err
 }
 
-// absolute is the destination of a target in absolute-form, RFC 9112 §3.2.2.
-func (h *Head) absolute() (wire.Addr, error) {
-	scheme, _, ok := strings.Cut(h.Target, "://")
+// Absolute is a target in absolute-form (RFC 9112 §3.2.2), taken apart and
+// otherwise as it came: what a path means is between client and server.
+type Absolute struct {
+	Dest wire.Addr
+	// Host is the value of the field Host that the server gets.
+	Host string
+	// Origin is the target in origin-form: path and query, or "*".
+	Origin string
+	// Login is the "user:password" before the host, percent-decoded; nil
+	// without one. It is for the server.
+	Login *Credentials
+}
+
+// Absolute takes the target of a plain request apart. The error is a
+// *StatusError.
+func (h *Head) Absolute() (Absolute, error) {
+	scheme, rest, ok := strings.Cut(h.Target, "://")
 	switch {
 	case !ok:
-		return wire.Addr{}, badRequest("This is a proxy: the target must be an absolute http:// URL.")
+		return Absolute{}, badRequest("This is a proxy: the target must be an absolute http:// URL.")
 	case !strings.EqualFold(scheme, "http"):
-		return wire.Addr{}, badRequest("Only http:// URLs are forwarded; use CONNECT for others.")
+		return Absolute{}, badRequest("Only http:// URLs are forwarded; use CONNECT for others.")
 	}
-	u, err := url.Parse(h.Target)
-	if err != nil || u.Host == "" || u.Opaque != "" {
-		return wire.Addr{}, badRequest("The request target is no valid URL.")
+	var a Absolute
+	authority := rest
+	if end := strings.IndexAny(rest, "/?#"); end >= 0 {
+		authority, a.Origin = rest[:end], rest[end:]
 	}
-	if u.User != nil {
-		// RFC 9110 §4.2.4: userinfo in a received http URI is an error.
-		return wire.Addr{}, badRequest("The request target carries a user name.")
+	if at := strings.LastIndexByte(authority, '@'); at >= 0 {
+		login := authority[:at]
+		authority = authority[at+1:]
+		if strings.ContainsAny(login, "@\\") {
+			// Parsers disagree on which host such a target means.
+			return Absolute{}, badRequest("The user in the target is not percent-encoded.")
+		}
+		user, password, _ := strings.Cut(login, ":")
+		a.Login = &Credentials{User: unescape(user), Password: unescape(password)}
 	}
-	return parseAuthority(u.Host, 80)
+	var err error
+	if a.Dest, err = parseAuthority(authority, 80); err != nil {
+		return Absolute{}, err
+	}
+	a.Host = authority
+	if strings.ContainsFunc(authority, func(c rune) bool { return c >= 0x80 }) {
+		a.Host = a.Dest.String() // punycode
+	}
+	switch {
+	case a.Origin == "" && h.Method == http.MethodOptions:
+		a.Origin = "*" // RFC 9112 §3.2.4
+	case a.Origin == "" || a.Origin[0] != '/':
+		a.Origin = "/" + a.Origin
+	}
+	return a, nil
+}
+
+// unescape decodes percent signs, and leaves alone what is not well-formed.
+func unescape(s string) string {
+	if out, err := url.PathUnescape(s); err == nil {
+		return out
+	}
+	return s
+}
+
+// AppendBasic appends the value of an authorization field.
+func (c *Credentials) AppendBasic(b []byte) []byte {
+	b = append(b, "Basic "...)
+	return base64.StdEncoding.AppendEncode(b, []byte(c.User+":"+c.Password))
 }
 
 // parseAuthority reads "host:port", IPv6 in brackets (RFC 9110 §7.1). Without

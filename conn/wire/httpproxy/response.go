@@ -14,19 +14,52 @@ func AppendEstablished(b []byte) []byte {
 	return append(b, "HTTP/1.1 200 Connection established\r\n\r\n"...)
 }
 
-// AppendError appends a whole response with a status and one line that says
-// why. With keep the connection goes on to another request, if the client is
-// one of HTTP/1.1.
-func AppendError(b []byte, status int, reason string, keep bool) []byte {
-	return appendResponse(b, status, "", reason, keep)
+// Refusal is an answer of the proxy's own: a status and one line that says
+// why, which repeats nothing that the client sent.
+type Refusal struct {
+	Status int
+	Reason string
+	// Fields, each with its line's end, go with it: a challenge, Proxy-Status.
+	Fields string
+	// Keep says that another request may follow, if the client is one of
+	// HTTP/1.1.
+	Keep bool
 }
 
-// AppendAuthRequired appends a 407 that asks for Basic credentials. Keep the
-// connection: clients that ask first log in on the same one (git, Java,
+// Append appends the answer to a request with a method: that to a HEAD has no
+// body.
+func (r Refusal) Append(b []byte, method string) []byte {
+	connection, body := "close", r.Reason+"\n"
+	if r.Keep {
+		connection = "keep-alive"
+	}
+	if method == http.MethodHead {
+		body = ""
+	}
+	return fmt.Appendf(b, "HTTP/1.1 %d %s\r\n%sContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n"+
+		"Cache-Control: no-store\r\nConnection: %s\r\n\r\n%s",
+		r.Status, http.StatusText(r.Status), r.Fields, len(r.Reason)+1, connection, body)
+}
+
+// AuthRequired is a 407 that asks for Basic credentials. Keep the connection:
+// clients that ask first log in on the same one (git, Java,
 // curl --proxy-anyauth).
+func AuthRequired(realm string, keep bool) Refusal {
+	return Refusal{
+		Status: http.StatusProxyAuthRequired, Reason: "This proxy needs a user and a password.",
+		Fields: "Proxy-Authenticate: " + Challenge(realm) + "\r\n", Keep: keep,
+	}
+}
+
+// AppendError appends a whole response with a status and one line that says
+// why.
+func AppendError(b []byte, status int, reason string, keep bool) []byte {
+	return Refusal{Status: status, Reason: reason, Keep: keep}.Append(b, "")
+}
+
+// AppendAuthRequired appends the answer of [AuthRequired].
 func AppendAuthRequired(b []byte, realm string, keep bool) []byte {
-	return appendResponse(b, http.StatusProxyAuthRequired, "Proxy-Authenticate: "+Challenge(realm)+"\r\n",
-		"This proxy needs a user and a password.", keep)
+	return AuthRequired(realm, keep).Append(b, "")
 }
 
 // Challenge is the value of Proxy-Authenticate for a realm (RFC 7617
@@ -39,16 +72,6 @@ func Challenge(realm string) string {
 		return c
 	}, realm)
 	return `Basic realm="` + clean + `", charset="UTF-8"`
-}
-
-func appendResponse(b []byte, status int, fields, reason string, keep bool) []byte {
-	connection := "close"
-	if keep {
-		connection = "keep-alive"
-	}
-	return fmt.Appendf(b, "HTTP/1.1 %d %s\r\n%sContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n"+
-		"Cache-Control: no-store\r\nConnection: %s\r\n\r\n%s\n",
-		status, http.StatusText(status), fields, len(reason)+1, connection, reason)
 }
 
 // Status is the HTTP status that tells a client of a reply code.

@@ -89,7 +89,7 @@ func TestReadConnectReply(t *testing.T) {
 		"status 999":   {in: "HTTP/1.1 999 OK\r\n\r\n", err: httpproxy.ErrMalformedReply},
 		"HTTP/1.":      {in: "HTTP/1.\r\n\r\n", err: httpproxy.ErrMalformedReply},
 		"cut":          {in: "HTTP/1.1 200 OK\r\n", err: io.ErrUnexpectedEOF},
-		"endless":      {in: "HTTP/1.1 200 " + strings.Repeat("x", 9000), err: httpproxy.ErrMalformedReply},
+		"endless":      {in: "HTTP/1.1 200 " + strings.Repeat("x", httpproxy.MaxHead), err: httpproxy.ErrMalformedReply},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
