@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"net"
 	"net/http"
 	"strconv"
 	"time"
@@ -12,6 +11,7 @@ import (
 	"cleversocks/authsvc"
 	"cleversocks/conn/httpforward"
 	"cleversocks/conn/relay"
+	"cleversocks/conn/task"
 	"cleversocks/conn/wire"
 	"cleversocks/conn/wire/httpproxy"
 	"cleversocks/metrics"
@@ -22,30 +22,50 @@ import (
 const forwardIdle = 15 * time.Minute
 
 // forwarding is one connection's plain HTTP requests. Each is judged, dialed,
-// counted and recorded by itself; what they share is the client.
+// counted and recorded by itself; what they share is the client, and the one
+// connection that it counts for its user.
 type forwarding struct {
 	h     *Handler
 	hs    *handshake
-	known bool // the next request's client is the one of the handshake
+	known bool     // the next request's client is the one of the handshake
+	place charge   // of the user, as long as the client's connection is there
+	whose string   // that user
+	last  *session // the last request that was judged
 }
 
-// forward serves plain requests until the connection ends, or the client goes
-// over to CONNECT: then it reports whether there is a tunnel.
+// forward serves plain requests until the connection ends, or goes over to
+// something else: then it reports whether there is a tunnel.
 func (h *Handler) forward(hs *handshake) bool {
 	s := hs.session
 	hs.release() // the forwarder ends with the context by itself, and may answer first
 	f := &forwarding{h: h, hs: hs, known: true}
+	defer func() { f.place.release() }() // of the user at the end
 	end := httpforward.New(httpforward.Options{
-		Decide: f.decide, ReplyCode: replyCode, Realm: httpRealm,
-		IdleTimeout: cmp.Or(s.policy.Relay.Idle, forwardIdle), Drain: h.draining, Logger: h.log,
+		Decide: f.decide, Refusal: f.refusal, Realm: httpRealm,
+		Watch:       func() func() { return h.watch.client(s, true) },
+		IdleTimeout: cmp.Or(s.policy.Relay.Idle, forwardIdle), HeadTimeout: s.policy.Timeouts.Handshake,
+		Drain: h.draining, Heads: h.heads, Panics: h.panics(),
 	}).Serve(s.ctx, s.conn, hs.in, hs.head)
 	hs.head = nil
 	// Every request has its record.
 	s.cause = ""
-	if end.Next == nil || s.ctx.Err() != nil {
+	switch {
+	case end.Upgrade != nil:
+		return f.upgraded(end.Upgrade)
+	case s.ctx.Err() != nil:
 		return false
+	case end.Next != nil:
+		f.leave()
+		return h.connectAfter(hs, end.Next)
+	case end.Broken:
+		relay.Reset(s.ctx, s.conn)
 	}
-	return h.connectAfter(hs, end.Next)
+	return false
+}
+
+// panics hears of panics on the goroutines of a connection's requests.
+func (h *Handler) panics() *task.Reporter {
+	return &task.Reporter{Log: h.log, Count: func(string) { h.metrics.Conn.Panics.Of("conn").Inc() }}
 }
 
 // connectAfter serves the CONNECT that a client sent behind plain requests.
@@ -64,36 +84,84 @@ func (h *Handler) connectAfter(hs *handshake, head *httpproxy.Head) bool {
 	return h.serve(hs)
 }
 
+// upgraded makes the last request the session's own: its server switched
+// protocols, and what follows is a tunnel like any other.
+func (f *forwarding) upgraded(up *httpforward.Upgrade) bool {
+	h, s, one := f.h, f.hs.session, f.last
+	to, ok := up.Server.(*forwardConn)
+	if !ok {
+		return h.fail(s, "upgrade", errors.New("a server of nobody's"))
+	}
+	h.forwards.remove(to)
+	s.started, s.policy, s.identity, s.request, s.method = one.started, one.policy, one.identity, one.request, one.method
+	s.server, s.dest, s.leaveUpstream = to.Conn, to.route.dest, to.route.leaveUpstream
+	s.hostIP, s.local, s.rule, s.upstream = to.route.hostIP, to.route.local, to.route.rule, to.route.upstream
+	s.charge, f.place = f.place, charge{} // the tunnel's end gives it back
+	s.counters.In.Store(up.Outcome.BytesIn)
+	s.counters.Out.Store(up.Outcome.BytesOut)
+	s.replied = true
+	h.metrics.Conn.Requests.Of(s.request.Command.String(), wire.ReplySucceeded.String()).Inc()
+	if err := s.server.SetDeadline(time.Time{}); err != nil {
+		return h.fail(s, "upgrade", err)
+	}
+	if err := s.charge.pay(s.ctx, relay.Out, len(up.Ahead)); err != nil {
+		return h.notPaid(s, err)
+	}
+	if _, err := s.conn.Write(up.Ahead); err != nil {
+		return h.clientLost(s, err)
+	}
+	s.counters.Out.Add(int64(len(up.Ahead)))
+	return h.passAhead(f.hs, nil)
+}
+
 // decide judges one request.
 func (f *forwarding) decide(ctx context.Context, r httpforward.Request) (v httpforward.Verdict) {
 	one := f.hs.fork()
-	one.request, one.policy = r.Request, f.h.policy.Load()
+	one.request, one.method, one.policy = r.Request, r.Method, f.h.policy.Load()
+	f.last = one
 	v.Done = func(o httpforward.Outcome) { f.ended(one, o) }
 	defer func() {
-		// The HTTP server would recover as well, yet nobody would give back what
-		// was taken of the user, nor hear of it.
+		// Who contains it further up knows neither the request nor its client.
 		if p := recover(); p != nil {
 			f.h.panicked(one, "conn", p)
 			v.Reply = wire.ReplyGeneralFailure
+			v.Refusal = httpRefusal(one, nil, v.Reply)
 		}
 	}()
 	if err := f.login(one, r.Credentials); err != nil { //nolint:contextcheck // the session's bounds it, as in the handshake
 		one.err, one.cause = err, metrics.CauseDenied
-		v.AskLogin, v.Close, v.Busy = true, !errors.Is(err, errLogin), errors.Is(err, authsvc.ErrBusy)
+		if errors.Is(err, authsvc.ErrBusy) {
+			// Not a 407: nobody looked at the password, which a browser would
+			// forget.
+			v.Reply, v.Refusal = wire.ReplyGeneralFailure, busyRefusal
+			return v
+		}
+		v.AskLogin, v.Close = true, !errors.Is(err, errLogin)
 		return v
 	}
-	err := f.h.enterUser(one)
+	err := f.enter(one)
 	if err == nil {
 		err = f.h.judgeName(one)
 	}
 	if err != nil {
 		one.err, v.Reply = err, replyCode(err)
+		v.Refusal = httpRefusal(one, err, v.Reply)
+		v.Refusal.Keep = true
 		return v
 	}
 	// A connection is used again by its user alone, and not past a reload.
 	v.Key = strconv.FormatUint(one.policy.Generation, 36) + " " + one.identity.User
-	v.Dial = func(ctx context.Context, dest wire.Addr) (net.Conn, error) { return f.dial(ctx, one, dest) }
+	v.Dial = func(ctx context.Context, dest wire.Addr) (httpforward.Server, error) { return f.dial(ctx, one, dest) }
 	return v
+}
+
+// busyRefusal is for a client whose password nobody had the time to look at.
+var busyRefusal = httpproxy.Refusal{Status: http.StatusServiceUnavailable, Reason: "Too many log in at this time."}
+
+// refusal is what the client is told of an error of dial.
+func (f *forwarding) refusal(err error) (wire.ReplyCode, httpproxy.Refusal) {
+	code := replyCode(err)
+	return code, httpRefusal(f.last, err, code)
 }
 
 // login sets a request's identity. The first one's was checked with the
@@ -106,24 +174,59 @@ func (f *forwarding) login(one *session, given *httpproxy.Credentials) error {
 	return f.h.httpLogin(&handshake{session: one, in: f.hs.in}, given)
 }
 
+// enter takes a connection of the request's user, unless this one is taken
+// already: it counts from its first request to its end, idle or not.
+func (f *forwarding) enter(one *session) error {
+	account := one.identity.Account
+	if account == nil || f.place.user == nil || f.whose != account.Name {
+		f.leave()
+		if err := f.h.enterUser(one); err != nil {
+			return err
+		}
+		if f.place = one.charge; account != nil {
+			f.whose = account.Name
+		}
+		return nil
+	}
+	f.place.usage = f.h.guards.Quotas.Of(account) // a reload may have changed it
+	if !f.place.usage.Moved(0) {
+		return errQuota
+	}
+	one.charge = f.place
+	return nil
+}
+
+// leave gives the user's connection back.
+func (f *forwarding) leave() {
+	f.place.release()
+	f.place = charge{}
+}
+
 // dial opens a connection for a request and for those after it that may use
 // it again.
-func (f *forwarding) dial(ctx context.Context, one *session, dest wire.Addr) (net.Conn, error) {
-	to := one.fork() // a dial may outlive its request
-	to.identity, to.policy = one.identity, one.policy
+func (f *forwarding) dial(ctx context.Context, one *session, dest wire.Addr) (httpforward.Server, error) {
+	to := one.fork() // the connection may outlive its request
+	to.identity, to.policy, to.method = one.identity, one.policy, one.method
 	to.request = wire.Request{Protocol: wire.HTTP, Command: wire.CommandConnect, Dest: dest}
 	if err := f.h.reachSafely(ctx, to); err != nil {
-		return nil, err
+		return httpforward.Server{}, err
 	}
 	c := &forwardConn{Conn: to.server, h: f.h, route: to, meter: one.charge.meter(), closed: make(chan struct{})}
 	c.judged.Store(to.policy)
 	f.h.forwards.add(c)
 	c.judge() // a reload may have passed meanwhile
-	return c, nil
+	server := httpforward.Server{Conn: c}
+	if to.parent != nil {
+		server.Again = true // it may have waited for somebody to need it
+		server.Parent = &httpforward.Parent{Authorization: to.parent.Authorization, Refused: to.parent.Refused}
+		if to.dest != dest {
+			server.Parent.Authority = to.dest.String()
+		}
+	}
+	return server, nil
 }
 
-// reachSafely is reach in a goroutine of the standard library's, where nobody
-// recovers: a panic there would end the daemon.
+// reachSafely is reach whose panic is a failed request, recorded as such.
 func (h *Handler) reachSafely(ctx context.Context, s *session) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -163,7 +266,6 @@ func (f *forwarding) ended(one *session, o httpforward.Outcome) {
 		one.code = wire.ReplyNotAllowed
 	}
 	f.h.metrics.Conn.Requests.Of(one.request.Command.String(), one.code.String()).Inc()
-	one.charge.release()
 	f.h.access.Log(one.record())
 }
 

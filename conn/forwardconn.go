@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"cleversocks/conn/relay"
+	"cleversocks/conn/upstream"
 )
 
 // forwardConn is a server's connection that counts, meters and ends like a
@@ -35,6 +36,9 @@ func (c *forwardConn) Close() error {
 	}
 	return c.Conn.Close()
 }
+
+// Quiet reports whether the server has said nothing since it was last read.
+func (c *forwardConn) Quiet() bool { return c.end.Load() == nil && upstream.Quiet(c.Conn) }
 
 // Read counts what goes to the client.
 func (c *forwardConn) Read(p []byte) (int, error) {

@@ -45,16 +45,16 @@ type Group struct {
 	mu       sync.Mutex
 	sessions map[*session]struct{}
 	draining bool
-	ending   chan struct{} // closed when draining
+	ending   func()        // tells connections that the drain has begun
 	empty    chan struct{} // closed when draining and empty
 }
 
 // NewGroup makes a group that admits nobody until SetPolicy and SetLimit.
 func NewGroup(ctx context.Context, o Options) *Group {
 	base, endAll := context.WithCancelCause(context.WithoutCancel(ctx))
-	ending := make(chan struct{})
+	draining, ending := context.WithCancel(base)
 	return &Group{
-		handler:  newHandler(o, ending),
+		handler:  newHandler(draining, o),
 		ending:   ending,
 		access:   o.Access,
 		log:      o.Log,
@@ -204,7 +204,7 @@ func (g *Group) startDraining() (left int) {
 	defer g.mu.Unlock()
 	if !g.draining {
 		g.draining = true
-		close(g.ending)
+		g.ending()
 		for s := range g.sessions {
 			g.handler.haste.hurry(s)
 		}

@@ -42,17 +42,23 @@ type Handler struct {
 	haste   haste
 	// forwards are the connections of plain requests, which no session holds.
 	forwards forwardConns
-	// draining is closed when connections should come to their end.
-	draining <-chan struct{}
+	// draining ends when connections should come to their end.
+	draining context.Context //nolint:containedctx // an event, not a scope
+	// heads bounds the memory of large HTTP heads.
+	heads *httpproxy.Budget
 }
+
+// headBudget is how many bytes of large HTTP heads there are at most at a time,
+// over all connections.
+const headBudget = 16 << 20
 
 // handshakeBuffer is what a handshake reads ahead at most, in bytes.
 const handshakeBuffer = 4096
 
 var _ [handshakeBuffer - socks5.MinBuffer]byte // it holds every SOCKS5 message
 
-func newHandler(o Options, draining <-chan struct{}) *Handler {
-	return &Handler{log: o.Log, metrics: o.Metrics, guards: o.Guards.orNone(o.Metrics), access: o.Access, draining: draining, readers: sync.Pool{
+func newHandler(draining context.Context, o Options) *Handler {
+	return &Handler{log: o.Log, metrics: o.Metrics, guards: o.Guards.orNone(o.Metrics), access: o.Access, draining: draining, heads: httpproxy.NewBudget(headBudget), readers: sync.Pool{
 		New: func() any { return bufio.NewReaderSize(nil, handshakeBuffer) },
 	}}
 }
@@ -68,6 +74,9 @@ func (h *Handler) establish(s *session) (ok bool) {
 			h.panicked(s, "conn", p)
 			ok = false
 		}
+		if hs.head != nil {
+			hs.head.Release()
+		}
 		if !ok {
 			h.closeRefused(s)
 		}
@@ -82,7 +91,7 @@ func (h *Handler) establish(s *session) (ok bool) {
 	if err := s.socket.SetDeadline(s.started.Add(s.policy.Timeouts.Handshake)); err != nil {
 		return h.fail(s, "handshake", err)
 	}
-	h.haste.began(s, h.draining)
+	h.haste.began(s, h.draining.Done())
 	if err := h.pass(s); err != nil {
 		if refused, ok := errors.AsType[*refusedBehind](err); ok {
 			return h.refuseBehind(s, refused)

@@ -6,10 +6,10 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"strings"
 	"time"
 
 	"cleversocks/authsvc"
+	"cleversocks/conn/upstream"
 	"cleversocks/conn/wire"
 	"cleversocks/conn/wire/httpproxy"
 )
@@ -33,15 +33,16 @@ type httpCodec struct{ h *Handler }
 func (c httpCodec) negotiate(hs *handshake) error {
 	asked := false
 	for {
-		var heads httpproxy.HeadReader
+		heads := httpproxy.HeadReader{Budget: c.h.heads}
 		head, err := heads.Read(hs.in)
+		heads.Release()
 		if err == nil {
 			err = c.take(hs, head)
 		}
 		switch {
 		case err == nil:
 			return nil
-		case errors.Is(err, errLogin) && keepsAlive(head):
+		case errors.Is(err, errLogin) && staysFor407(head):
 			asked = true
 			if err := c.write(hs, httpproxy.AppendAuthRequired(nil, httpRealm, true)); err != nil {
 				return err
@@ -58,6 +59,11 @@ func (c httpCodec) negotiate(hs *handshake) error {
 // left in hs.head.
 func (c httpCodec) take(hs *handshake, head *httpproxy.Head) error {
 	var err error
+	defer func() {
+		if err != nil {
+			head.Release()
+		}
+	}()
 	if hs.request, err = head.Request(); err != nil {
 		return err
 	}
@@ -69,12 +75,14 @@ func (c httpCodec) take(hs *handshake, head *httpproxy.Head) error {
 	if given {
 		login = &credentials
 	}
-	if err := c.h.httpLogin(hs, login); err != nil {
+	if err = c.h.httpLogin(hs, login); err != nil {
 		return err
 	}
-	if !head.IsConnect() {
-		hs.head = head
+	if head.IsConnect() {
+		head.Release()
+		return nil
 	}
+	hs.head = head
 	return nil
 }
 
@@ -128,31 +136,38 @@ func (c httpCodec) write(hs *handshake, answer []byte) error {
 func (c httpCodec) reply(hs *handshake, code wire.ReplyCode, _ netip.AddrPort) error {
 	answer := httpproxy.AppendEstablished(nil)
 	if code != wire.ReplySucceeded {
-		answer = httpproxy.AppendError(nil, httpproxy.Status(code), httpproxy.Reason(code), false)
+		answer = httpRefusal(hs.session, hs.err, code).Append(nil, http.MethodConnect)
 	}
 	_, err := hs.conn.Write(answer)
 	return err
 }
 
-// keepsAlive reports whether another request may follow a refusal: the client
-// said so, nothing of this one is left to be read, and it reads the line that
+// httpRefusal is what a client of HTTP is told of an error and the code that it
+// is mapped to: which upstream refused and why, and by Proxy-Status what a
+// program can read. Only who has logged in hears of a rule's name.
+func httpRefusal(s *session, err error, code wire.ReplyCode) httpproxy.Refusal {
+	r := httpproxy.Refusal{Status: httpproxy.Status(code), Reason: httpproxy.Reason(code)}
+	status := httpproxy.ProxyStatus{Error: httpproxy.ProxyError(code)}
+	denied, isDenied := errors.AsType[*deniedError](err)
+	via, isVia := errors.AsType[*upstream.Error](err)
+	switch {
+	case isVia:
+		r.Reason = via.Sentence()
+		status.NextHop, status.ReceivedStatus = via.Upstream, via.Status
+	case errors.Is(err, errUserLimit):
+		r.Reason, status.Error = "The user has too many connections.", "connection_limit_reached"
+	case errors.Is(err, errQuota):
+		r.Reason = "The user's quota is used up."
+	case isDenied && s.identity.User != "":
+		status.Details = denied.rule
+	}
+	r.Fields = status.Line()
+	return r
+}
+
+// staysFor407 reports whether a client may log in on the same connection: it
+// stays, nothing of this request is left to be read, and it reads the line that
 // says why, which the answer to a HEAD has not.
-func keepsAlive(h *httpproxy.Head) bool {
-	if h.Length > 0 || h.Chunked || h.Method == http.MethodHead {
-		return false
-	}
-	for _, f := range h.Fields {
-		if !strings.EqualFold(f.Name, "Connection") && !strings.EqualFold(f.Name, "Proxy-Connection") {
-			continue
-		}
-		for option := range strings.SplitSeq(f.Value, ",") {
-			switch strings.ToLower(strings.TrimSpace(option)) {
-			case "close":
-				return false
-			case "keep-alive":
-				return true
-			}
-		}
-	}
-	return h.Minor >= 1 // RFC 9112 §9.3
+func staysFor407(h *httpproxy.Head) bool {
+	return h.Length == 0 && !h.Chunked && h.Method != http.MethodHead && h.KeepsAlive()
 }

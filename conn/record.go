@@ -21,6 +21,7 @@ type Record struct {
 	Auth     string
 	Protocol wire.Protocol
 	Command  wire.Command
+	Method   string         // of a plain HTTP request
 	Target   wire.Addr      // as requested
 	Host     netip.AddrPort // as dialed
 	Local    netip.AddrPort // our end of that
@@ -59,7 +60,7 @@ func (s *session) progress() *Record {
 		ID: s.ID(), Listener: s.listener, Client: s.client,
 		User: s.identity.User, Auth: string(s.identity.Method),
 		Notes:    noted(s.notes),
-		Protocol: s.protocol, Command: s.request.Command, Target: s.request.Dest,
+		Protocol: s.protocol, Command: s.request.Command, Method: s.method, Target: s.request.Dest,
 		Host: s.hostIP, Local: s.local, Upstream: s.upstream, Rule: s.rule,
 		BytesIn: s.counters.In.Load(), BytesOut: s.counters.Out.Load(),
 		Duration: time.Since(s.started), Started: s.started,
@@ -90,6 +91,7 @@ func (r *Record) attrs() []slog.Attr {
 	if r.Command != 0 {
 		text("command", r.Command.String())
 	}
+	text("method", r.Method)
 	if r.Target.IsName() || r.Target.IP.IsValid() {
 		text("target", r.Target.String())
 	}

@@ -46,12 +46,16 @@ func (h *Handler) reachVia(ctx context.Context, s *session, route upstream.Route
 	if err != nil {
 		return err
 	}
-	server, info, err := route.Dial(ctx, dests...)
+	dial := route.Dial
+	if s.method != "" {
+		dial = route.DialPlain
+	}
+	server, info, err := dial(ctx, dests...)
 	if err != nil {
 		return err
 	}
 	s.server, s.leaveUpstream = server, info.Release
-	s.upstream = info.Path()
+	s.upstream, s.parent = info.Path(), info.Parent
 	s.hostIP = info.Dest.AddrPort() // not valid when the upstream resolved
 	if s.hostIP.IsValid() {
 		s.noteRule(route.Dest)

@@ -12,6 +12,7 @@ import (
 
 	"cleversocks/authsvc"
 	"cleversocks/conn/relay"
+	"cleversocks/conn/upstream"
 	"cleversocks/conn/wire"
 	"cleversocks/conn/wire/httpproxy"
 )
@@ -53,6 +54,10 @@ type session struct {
 	rule     string
 	upstream string         // "name" or "name/member"
 	bound    netip.AddrPort // what the upstream bound, if it told
+	// method is a plain HTTP request's, which may go to a parent in
+	// absolute-form; parent is that parent.
+	method string
+	parent *upstream.Parent
 	// leaveUpstream tells the pool that the tunnel has ended; nil: not through
 	// one.
 	leaveUpstream func()

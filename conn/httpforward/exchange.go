@@ -258,6 +258,7 @@ func (x *exchange) failed(ctx context.Context, err error) (goesOn bool) {
 	default:
 		if x.outcome.Reply, refusal = x.opts.Refusal(err); !dialled && x.outcome.Reply == wire.ReplyGeneralFailure && refusal.Reason == httpproxy.Reason(wire.ReplyGeneralFailure) {
 			refusal.Reason = "The destination's answer was cut short or malformed."
+			refusal.Fields = httpproxy.ProxyStatus{Error: "http_protocol_error"}.Line()
 		}
 		refusal.Keep = true
 	}

@@ -184,6 +184,8 @@ func (f *Forwarder) Serve(ctx context.Context, conn net.Conn, r *bufio.Reader, f
 	}
 	if stop() {
 		s.client.restore() // for what comes after
+	} else {
+		s.client.expire(context.Cause(ctx)) // nobody waits for the callback
 	}
 	return End{
 		Next: s.connect, Upgrade: s.upgrade, Broken: s.broken, Requests: s.requests,
@@ -224,6 +226,7 @@ func (s *session) next(ctx context.Context) *httpproxy.Head {
 		return nil
 	}
 	if head.IsConnect() {
+		head.Release()
 		s.connect = head
 		return nil
 	}
@@ -236,7 +239,7 @@ func (s *session) awaitByte(ctx context.Context) bool {
 	if s.client.r.Buffered() > 0 {
 		return !s.draining()
 	}
-	awake := context.AfterFunc(s.opts.Drain, s.client.interruptRead)
+	awake := context.AfterFunc(s.opts.Drain, s.client.interruptRead) //nolint:contextcheck // an event of the daemon's
 	for {
 		var until time.Time
 		if s.kept.any() {

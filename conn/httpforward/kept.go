@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -88,12 +89,11 @@ func (k *kept) any() bool { return len(k.list) > 0 }
 // again may turn out to be closed, which a request that cannot be repeated
 // must not meet: it gets only one that its server knows the user by.
 func (k *kept) take(key string, dest wire.Addr, repeatable bool) *server {
-	for i := len(k.list) - 1; i >= 0; i-- {
-		v := k.list[i]
+	for i, v := range slices.Backward(k.list) {
 		if v.key != key || v.dest != dest || !repeatable && !v.pinned {
 			continue
 		}
-		k.list = append(k.list[:i], k.list[i+1:]...)
+		k.list = slices.Delete(k.list, i, i+1)
 		if v.alive() {
 			return v
 		}

@@ -79,9 +79,7 @@ func (x *exchange) requestHead(v *server) []byte {
 		}
 		b = append(append(b, "http://"...), host...)
 	}
-	if parent == nil || x.to.Origin != "*" { // RFC 9112 §3.2.4
-		b = append(b, x.to.Origin...)
-	}
+	b = append(b, x.to.Origin...)
 	b = append(b, " HTTP/1.1\r\nHost: "...)
 	b = append(append(b, host...), "\r\n"...)
 	named := options(h.Fields)

@@ -39,6 +39,7 @@ func (r Route) Associate(ctx context.Context) (control net.Conn, relay netip.Add
 	if fail != nil {
 		return nil, netip.AddrPort{}, Info{}, fail
 	}
+	info.member.granted()
 	info.Bound = relay
 	return got.conn, relay, info, nil
 }

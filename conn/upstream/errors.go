@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
+	"strings"
 
 	"cleversocks/conn/wire"
 )
@@ -30,6 +32,7 @@ type Error struct {
 	// HopFault says that the hop itself does not work, as opposed to a
 	// destination that cannot be reached behind it.
 	HopFault bool
+	Status   int // of an HTTP hop that refused; 0: none
 	Err      error
 }
 
@@ -40,6 +43,31 @@ func (e *Error) Error() string {
 // Unwrap is the cause. A hop's own errno is not to be mistaken for the
 // destination's: map the error by [Error.Code].
 func (e *Error) Unwrap() error { return e.Err }
+
+// refusesUs reports a hop that works and wants nothing to do with us: whatever
+// the destination, it will say the same.
+func (e *Error) refusesUs() bool {
+	return e.HopFault && (errors.Is(e.Err, ErrRefused) || errors.Is(e.Err, ErrCredentials))
+}
+
+// Sentence tells a client which upstream failed, and why. It names no address:
+// those are the operator's.
+func (e *Error) Sentence() string {
+	why := "failed"
+	switch {
+	case errors.Is(e.Err, ErrCredentials):
+		why = "does not accept this proxy's credentials"
+	case e.Status != 0:
+		why = fmt.Sprintf("refused: HTTP status %d %s", e.Status, http.StatusText(e.Status))
+	case errors.Is(e.Err, ErrRefused):
+		why = "refused: " + strings.ReplaceAll(e.Code.String(), "_", " ")
+	case e.Code == wire.ReplyTTLExpired:
+		why = "did not answer in time"
+	case e.Stage == "dial":
+		why = "cannot be reached"
+	}
+	return fmt.Sprintf("The upstream %q %s.", e.Upstream, why)
+}
 
 // ReplyCode is what to tell the client.
 func (e *Error) ReplyCode() wire.ReplyCode { return e.Code }

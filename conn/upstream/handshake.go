@@ -139,14 +139,27 @@ func httpConnect(conn net.Conn, hop Hop, dest wire.Addr) *Error {
 		return hopError(hop, "request", err)
 	}
 	code := httpproxy.ReplyCode(status)
-	switch {
-	case code == wire.ReplySucceeded:
+	if code == wire.ReplySucceeded {
 		return nil
-	case status == http.StatusProxyAuthRequired:
-		return hopError(hop, "authentication", ErrCredentials)
-	default:
-		e := replyError(hop, code)
-		e.Err = fmt.Errorf("%w: HTTP status %d", ErrRefused, status)
-		return e
 	}
+	return statusError(hop, status, code)
+}
+
+// statusError is a hop's refusal by an HTTP status. Some are about us whatever
+// the destination: money, a rate, a method that it does not know.
+func statusError(hop Hop, status int, code wire.ReplyCode) *Error {
+	err := fmt.Errorf("%w: HTTP status %d", ErrRefused, status)
+	var e *Error
+	switch status {
+	case http.StatusProxyAuthRequired:
+		return hopError(hop, "authentication", ErrCredentials)
+	case http.StatusUnauthorized, http.StatusPaymentRequired, http.StatusMethodNotAllowed, http.StatusTooManyRequests,
+		http.StatusNotImplemented, http.StatusHTTPVersionNotSupported:
+		e = hopError(hop, "request", err)
+	default:
+		e = replyError(hop, code)
+		e.Err = err
+	}
+	e.Status = status
+	return e
 }

@@ -31,14 +31,20 @@ type state struct {
 	failures int // in a row
 	smoothed time.Duration
 	drained  bool // an operator wants no new tunnels through it
+	// refusals are the requests in a row that the member refused by itself,
+	// which a probe does not see: it asks for nothing.
+	refusals  int
+	refusedAt time.Time
 }
 
 func (m *member) last() Hop { return m.hops[len(m.hops)-1] }
 
-func (s *state) isUp() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.up
+// isUp reports whether the member is one to choose. One that refuses us is out,
+// and gets a request an interval later, which tells whether it still does.
+func (m *member) isUp() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.up && (m.refusals < m.health.Failures || time.Since(m.refusedAt) >= m.health.Interval)
 }
 
 func (s *state) latency() time.Duration {
@@ -48,11 +54,7 @@ func (s *state) latency() time.Duration {
 }
 
 // usable reports whether new tunnels may go through the member.
-func (s *state) usable() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.up && !s.drained
-}
+func (m *member) usable() bool { return m.isUp() && !m.isDrained() }
 
 func (s *state) isDrained() bool {
 	s.mu.Lock()
@@ -72,14 +74,18 @@ func (m *member) worked(took time.Duration) {
 	m.mu.Lock()
 	came := !m.up
 	m.up, m.failures = true, 0
+	refuses := m.refusals >= m.health.Failures
 	if m.smoothed == 0 {
 		m.smoothed = took
 	} else {
 		m.smoothed += (took - m.smoothed) / 4
 	}
 	m.mu.Unlock()
-	m.metrics.Up.Store(1)
 	m.metrics.Latency.Update(took.Seconds())
+	if refuses {
+		return // a handshake is all that works
+	}
+	m.metrics.Up.Store(1)
 	if came {
 		m.log.Info("upstream is up", "member", m.label)
 	}
@@ -105,6 +111,33 @@ func (m *member) failed(err error) {
 	}
 }
 
+// granted notes a request that the member did not refuse by itself.
+func (m *member) granted() {
+	m.mu.Lock()
+	came := m.refusals >= m.health.Failures
+	m.refusals = 0
+	up := m.up
+	m.mu.Unlock()
+	if came && up {
+		m.metrics.Up.Store(1)
+		m.log.Info("upstream is up", "member", m.label)
+	}
+}
+
+// refused notes a request that the member refused by itself.
+func (m *member) refused(err error) {
+	m.mu.Lock()
+	m.refusals++
+	m.refusedAt = time.Now()
+	went := m.up && m.refusals == m.health.Failures
+	m.mu.Unlock()
+	m.metrics.Failures.Inc()
+	if went {
+		m.metrics.Up.Store(0)
+		m.log.Warn("upstream is down: it refuses us", "member", m.label, "error", err)
+	}
+}
+
 // probeSoon asks for a probe at once; one that is asked for already serves.
 func (m *member) probeSoon() {
 	select {
@@ -123,7 +156,8 @@ func (m *member) reach(ctx context.Context, want ask) (_ *prepared, warm bool, _
 			return p, true, nil
 		}
 		p.close()
-		if !fail.HopFault || ctx.Err() != nil {
+		if !fail.HopFault || fail.refusesUs() || ctx.Err() != nil {
+			m.met(ctx, fail)
 			return nil, true, named(fail, m.last())
 		}
 	}
@@ -140,15 +174,26 @@ func (m *member) reach(ctx context.Context, want ask) (_ *prepared, warm bool, _
 	}
 	if fail = want(ctx, p, m.last()); fail != nil {
 		p.close()
-		if fail.HopFault && ctx.Err() == nil {
-			// A destination can provoke this, so that it is no proof; the
-			// probe will tell.
-			m.metrics.Failures.Inc()
-			m.probeSoon()
-		}
+		m.met(ctx, fail)
 		return nil, false, named(fail, m.last())
 	}
 	return p, false, nil
+}
+
+// met notes a request that failed.
+func (m *member) met(ctx context.Context, fail *Error) {
+	switch {
+	case ctx.Err() != nil:
+	case fail.refusesUs():
+		m.refused(fail)
+	case fail.HopFault:
+		// A destination can provoke this, so that it is no proof; the probe
+		// will tell.
+		m.metrics.Failures.Inc()
+		m.probeSoon()
+	default:
+		m.granted() // its word about the destination
+	}
 }
 
 // fresh opens a connection and notes that it worked.

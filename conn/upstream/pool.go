@@ -91,8 +91,9 @@ type ask func(ctx context.Context, p *prepared, hop Hop) *Error
 func (p *Pool) through(ctx context.Context, want ask) (*prepared, Info, *Error) {
 	var tried []*member
 	var first *Error
+	start := p.start()
 	for range maxTries {
-		m := p.pick(tried)
+		m := p.pick(start, tried)
 		if m == nil {
 			break
 		}
@@ -100,7 +101,10 @@ func (p *Pool) through(ctx context.Context, want ask) (*prepared, Info, *Error) 
 		if fail == nil {
 			m.metrics.Active.Add(1)
 			release := sync.OnceFunc(func() { m.metrics.Active.Add(-1) })
-			return got, Info{Upstream: p.name, Member: m.label, single: len(p.plan.upstream.Via) > 0, Local: got.local(), Warm: warm, release: release}, nil
+			return got, Info{
+				Upstream: p.name, Member: m.label, single: len(p.plan.upstream.Via) > 0,
+				Local: got.local(), Warm: warm, release: release, member: m,
+			}, nil
 		}
 		fail.Upstream = p.name
 		if first == nil || !fail.HopFault {
@@ -131,6 +135,7 @@ func (p *Pool) connect(ctx context.Context, dests []wire.Addr) (net.Conn, Info, 
 			return fail
 		})
 		if fail == nil {
+			info.member.granted()
 			info.Bound, info.Dest = bound, dest
 			return got.conn, info, nil
 		}

@@ -25,14 +25,19 @@ func (s Strategy) check() error {
 	return fmt.Errorf("strategy: %q: want round_robin, random, least_connections or fastest", s)
 }
 
+// start is where a request begins to look for a member. The next request
+// begins one further, however many members this one tries.
+func (p *Pool) start() uint64 {
+	if p.strategy == Random {
+		return rand.Uint64N(uint64(len(p.members))) //nolint:gosec // spreads load, keeps no secret
+	}
+	return p.turn.Add(1) - 1
+}
+
 // pick chooses a member that was not tried yet. When all are down one is
 // tried all the same, and one only: better a slow failure than a certain one.
-func (p *Pool) pick(tried []*member) *member {
+func (p *Pool) pick(start uint64, tried []*member) *member {
 	n := uint64(len(p.members))
-	start := p.turn.Add(1) - 1
-	if p.strategy == Random {
-		start = rand.Uint64N(n) //nolint:gosec // spreads load, keeps no secret
-	}
 	var best, fallback *member
 	for i := range n {
 		m := p.members[(start+i)%n]

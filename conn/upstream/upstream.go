@@ -100,7 +100,9 @@ type Info struct {
 	Warm     bool           // whether a connection was ready
 	Bound    netip.AddrPort // what the last hop said it bound, if it did
 	Dest     wire.Addr      // the one of Dial's destinations that was reached
+	Parent   *Parent        // the last hop, when [Route.DialPlain] left the request to the caller
 	single   bool           // the upstream is a chain, not a pool
+	member   *member
 	release  func()
 }
 

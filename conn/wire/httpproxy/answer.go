@@ -171,12 +171,12 @@ func clean(s string) string { return strings.ReplaceAll(s, "\r", " ") }
 
 // framing finds where the body ends (RFC 9112 §6.3).
 func (a *Answer) framing(method string) error {
-	coded, chunked, err := a.codings()
+	chunked, err := a.codings()
 	if err != nil {
 		return err
 	}
 	length, hasLength, err := a.contentLength()
-	if err != nil && !coded {
+	if err != nil && !chunked {
 		return err
 	}
 	a.Reusable = keepsAlive(a.Minor, a.Fields)
@@ -185,20 +185,20 @@ func (a *Answer) framing(method string) error {
 		// No body, whatever the fields say.
 	case chunked:
 		a.Chunked = true
-	case coded || !hasLength:
+	case !hasLength:
 		a.Length, a.Reusable = UntilClose, false
 	default:
 		a.Length = length
 	}
-	if coded && (hasLength || a.Minor == 0) {
+	if chunked && (hasLength || a.Minor == 0) {
 		a.Reusable = false // RFC 9112 §6.1: possibly an attempt to split
 	}
 	return nil
 }
 
-// codings reads Transfer-Encoding: whether there is one that matters, and
-// whether the last is chunked.
-func (a *Answer) codings() (coded, chunked bool, err error) {
+// codings reads Transfer-Encoding. Only chunked may be used with a client that
+// offers no other, and none is offered from here.
+func (a *Answer) codings() (chunked bool, err error) {
 	for _, f := range a.Fields {
 		if !strings.EqualFold(f.Name, "Transfer-Encoding") {
 			continue
@@ -207,16 +207,13 @@ func (a *Answer) codings() (coded, chunked bool, err error) {
 			switch coding = strings.ToLower(strings.TrimSpace(coding)); coding {
 			case "", "identity": // of RFC 2616: nothing
 			case "chunked":
-				coded, chunked = true, true
+				chunked = true
 			default:
-				if chunked {
-					return true, false, malformed("a transfer coding follows chunked")
-				}
-				coded = true
+				return false, malformed("an unknown transfer coding")
 			}
 		}
 	}
-	return coded, chunked, nil
+	return chunked, nil
 }
 
 // contentLength reads Content-Length, which may be told several times as long

@@ -2,7 +2,6 @@ package httpproxy
 
 import (
 	"encoding/base64"
-	"net/http"
 	"net/netip"
 	"net/url"
 	"strconv"
@@ -37,7 +36,7 @@ type Absolute struct {
 	Dest wire.Addr
 	// Host is the value of the field Host that the server gets.
 	Host string
-	// Origin is the target in origin-form: path and query, or "*".
+	// Origin is the target in origin-form: path and query.
 	Origin string
 	// Login is the "user:password" before the host, percent-decoded; nil
 	// without one. It is for the server.
@@ -77,10 +76,7 @@ func (h *Head) Absolute() (Absolute, error) {
 	if strings.ContainsFunc(authority, func(c rune) bool { return c >= 0x80 }) {
 		a.Host = a.Dest.String() // punycode
 	}
-	switch {
-	case a.Origin == "" && h.Method == http.MethodOptions:
-		a.Origin = "*" // RFC 9112 §3.2.4
-	case a.Origin == "" || a.Origin[0] != '/':
+	if !strings.HasPrefix(a.Origin, "/") {
 		a.Origin = "/" + a.Origin
 	}
 	return a, nil
