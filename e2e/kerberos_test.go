@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -121,11 +122,11 @@ func (k *kdc) login(options ...string) {
 	k.run("secret\n", program(k.t, "kinit", "krb5-user"), append(options, "alice")...)
 }
 
-// compile makes the C client.
-func (k *kdc) compile() string {
+// compile makes the C client, on the library whose program tells its flags.
+func (k *kdc) compile(config, debianPackage string) string {
 	k.t.Helper()
-	flags := strings.Fields(k.run("", program(k.t, "krb5-config", "libkrb5-dev"), "--cflags", "--libs", "gssapi"))
-	path := filepath.Join(k.dir, "gssclient")
+	flags := strings.Fields(k.run("", program(k.t, config, debianPackage), "--cflags", "--libs", "gssapi"))
+	path := filepath.Join(k.dir, config+"-client")
 	k.run("", program(k.t, "gcc", "gcc"), append([]string{"-Wall", "-o", path, "testdata/gssclient.c"}, flags...)...)
 	return path
 }
@@ -144,7 +145,7 @@ func (k *kdc) gssclient(client, proxy, service, level string, to netip.AddrPort,
 // it asked for: three megabytes in messages of all sizes come back as they went.
 func TestKerberosWithMIT(t *testing.T) {
 	k := startKDC(t)
-	client, echo := k.compile(), echoServer(t, "127.0.0.1:0")
+	client, echo := k.compile("krb5-config.mit", "libkrb5-dev"), echoServer(t, "127.0.0.1:0")
 	keytab := k.keytab("rcmd/localhost")
 	d := start(t, `
 [auth.gssapi]
@@ -193,5 +194,75 @@ gssapi_nec = true
 	}
 	if d.metric("cleversocks_bans_active") != "0" || d.metric(`cleversocks_auth_total{method="gssapi",outcome="failed"}`) != "3" {
 		t.Errorf("%s refused", d.metric(`cleversocks_auth_total{method="gssapi",outcome="failed"}`))
+	}
+}
+
+// The same client on Heimdal's library, which rotates its messages, with each
+// encryption type.
+func TestKerberosWithHeimdal(t *testing.T) {
+	k := startKDC(t)
+	client, echo := k.compile("krb5-config.heimdal", "heimdal-multidev"), echoServer(t, "127.0.0.1:0")
+	keytab := k.keytab("rcmd/localhost")
+	d := start(t, "[auth.gssapi]\nkeytab = \""+keytab+"\"\n")
+	k.login()
+	for _, level := range []string{"1", "2"} {
+		want := "level " + level + "\nok 1000000\n"
+		if out, status := k.gssclient(client, d.address, "rcmd", level, echo, 1_000_000); out != want || status != 0 {
+			t.Errorf("%q, status %d; want %q", out, status, want)
+		}
+	}
+}
+
+// A key is changed: a reload takes the keytab that has both, tickets for the
+// old one go on, and so do tunnels. When the old key is gone its tickets are
+// refused, with the reason; expired ones are as well. None of it is a guess.
+func TestKerberosKeysChange(t *testing.T) {
+	k := startKDC(t)
+	client, echo := k.compile("krb5-config.mit", "libkrb5-dev"), echoServer(t, "127.0.0.1:0")
+	keytab := k.keytab("rcmd/localhost")
+	d := start(t, "[auth.gssapi]\nkeytab = \""+keytab+"\"\nclock_skew = \"1s\"\n")
+	log := func(what string, status int) {
+		t.Helper()
+		if out, got := k.gssclient(client, d.address, "rcmd", "2", echo, 100_000); got != status {
+			t.Fatalf("%s: %q, status %d, want %d", what, out, got, status)
+		}
+	}
+	k.login()
+	log("before", 0)
+	k.keytab("rcmd/localhost") // the next version, in the same file
+	reloads := 0
+	reload := func() {
+		t.Helper()
+		reloads++
+		d.signal(syscall.SIGHUP)
+		eventually(t, "the reload", func() bool { return strings.Count(d.log(), `"msg":"reloaded"`) == reloads })
+	}
+	reload()
+	log("a ticket for the old key", 0)
+	k.login() // with the new key
+	log("a ticket for the new key", 0)
+	k.run("", program(t, "kadmin.local", "krb5-kdc"), "-r", realm, "-q", "ktrem -k "+keytab+" rcmd/localhost old")
+	reload()
+	log("after the old key was removed", 0)
+	if err := os.Remove(keytab); err != nil {
+		t.Fatal(err)
+	}
+	k.keytab("rcmd/localhost")
+	k.run("", program(t, "kadmin.local", "krb5-kdc"), "-r", realm, "-q", "ktrem -k "+keytab+" rcmd/localhost old")
+	reload()
+	log("a ticket for a key that is gone", 3)
+	d.find("for the key", func(l line) bool { return l["msg"] == "authentication refused" && l["reason"] == "key" })
+	k.login("-l", "2s")
+	log("a short ticket", 0)
+	eventually(t, "the ticket is over", func() bool {
+		_, status := k.gssclient(client, d.address, "rcmd", "2", echo, 1)
+		return status != 0
+	})
+	out, _ := run(t, nil, binary, "check", "--config", writeFile(t, "c.toml", "[auth.gssapi]\nkeytab = \""+keytab+"\"\n"))
+	if !strings.Contains(string(out), "rcmd/localhost@"+realm+", version") || !strings.Contains(string(out), "aes256-cts-hmac-sha384-192") {
+		t.Errorf("check prints %s", out)
+	}
+	if d.metric("cleversocks_bans_active") != "0" {
+		t.Error("banned")
 	}
 }

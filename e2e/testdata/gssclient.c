@@ -51,10 +51,13 @@ static int get(void *data, size_t n) {
 	return 0;
 }
 
+/* putframe writes at once: two writes would wait for each other's ACK. */
 static void putframe(int type, const void *token, size_t n) {
-	unsigned char header[4] = {1, type, n >> 8, n & 0xff};
-	put(header, 4);
-	put(token, n);
+	static unsigned char out[4 + 65535];
+	out[0] = 1, out[1] = type, out[2] = n >> 8, out[3] = n & 0xff;
+	if (n > 65535) fail("too large for a frame");
+	memcpy(out + 4, token, n);
+	put(out, 4 + n);
 }
 
 static unsigned char frame[65536];
