@@ -3,7 +3,9 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -83,5 +85,48 @@ func TestCommandsToADaemon(t *testing.T) {
 	}
 	if code := d.exitCode(); code != 0 {
 		t.Errorf("exit status %d", code)
+	}
+}
+
+// On its unix socket the daemon's owner needs no token, others do; a socket that
+// a daemon which was killed left behind is no obstacle, and a live one is.
+func TestAdminOnAUnixSocket(t *testing.T) {
+	dir, err := os.MkdirTemp("", "admin-") // t.TempDir is closed to others
+	if err == nil {
+		t.Cleanup(func() { os.RemoveAll(dir) })
+		err = os.Chmod(dir, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(dir, "admin.sock")
+	config := writeFile(t, "c.toml", "[[listener]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"unix:"+socket+"\"\n")
+	for range 2 {
+		d := startProgram(t, "--config", config, "--log-format", "json")
+		if info, err := os.Stat(socket); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%v, %v", info, err)
+		}
+		d.admin = "unix:" + socket
+		for _, command := range []string{"sessions", "healthcheck", "explain --to 192.0.2.1:80"} {
+			if out, status := d.cli("", strings.Fields(command)...); status != 0 {
+				t.Errorf("%s: status %d: %s", command, status, out)
+			}
+		}
+		if err := os.Chmod(socket, 0o666); err != nil { // whoever may connect is still not the owner
+			t.Fatal(err)
+		}
+		nobody := exec.Command("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
+			program(t, "curl", "curl"), "-s", "-o", "/dev/null", "-w", "%{http_code}", "--unix-socket", socket, "http://localhost/api/v1/status")
+		if out, err := nobody.Output(); string(out) != "404" {
+			t.Errorf("another user, without a token: %s, %v", out, err)
+		}
+		second := exec.Command(binary, "--config", config)
+		if out, err := second.CombinedOutput(); err == nil || !strings.Contains(string(out), "another daemon answers there") {
+			t.Errorf("a second daemon: %v, %s", err, out)
+		}
+		if err := d.cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		<-d.exited
 	}
 }

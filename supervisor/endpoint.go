@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"syscall"
 
 	"cleversocks/metrics/admin"
@@ -74,6 +75,14 @@ func (e *endpoint) open(ctx context.Context, d *draft) (net.Listener, error) {
 		e.opened = true
 		return nil, nil //nolint:nilnil // see above
 	}
+	if at.Address.Socket != "" {
+		socket, err := listenUnix(ctx, at.Address.Socket)
+		if err != nil {
+			return nil, fmt.Errorf("admin.address: %s: %w", at.Address, err)
+		}
+		e.opened, e.at = true, socket.Addr()
+		return socket, nil
+	}
 	var lc net.ListenConfig
 	lc.SetMultipathTCP(false)
 	address := at.Address.String()
@@ -94,7 +103,27 @@ func (e *endpoint) open(ctx context.Context, d *draft) (net.Listener, error) {
 	return socket, nil
 }
 
-func adminNetwork(a config.ListenAddress) string {
+// listenUnix opens a socket for its owner alone. A file that a daemon which has
+// ended left there is replaced; one that somebody answers at is not.
+func listenUnix(ctx context.Context, path string) (net.Listener, error) {
+	var dialer net.Dialer
+	if c, err := dialer.DialContext(ctx, "unix", path); err == nil {
+		_ = c.Close() // it was only knocked at
+		return nil, fmt.Errorf("%w: another daemon answers there", syscall.EADDRINUSE)
+	} else if errors.Is(err, syscall.ECONNREFUSED) {
+		if info, err := os.Lstat(path); err == nil && info.Mode()&os.ModeSocket != 0 {
+			_ = os.Remove(path) // else the bind says why not
+		}
+	}
+	// Linux gives the file the mode that the socket has when it is bound: there
+	// is no moment in which others may connect.
+	lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) (err error) {
+		return errors.Join(raw.Control(func(fd uintptr) { err = syscall.Fchmod(int(fd), 0o600) }), err)
+	}}
+	return lc.Listen(ctx, "unix", path)
+}
+
+func adminNetwork(a config.AdminAddress) string {
 	if a.AddrPort.Addr().Is4() {
 		return "tcp4"
 	}

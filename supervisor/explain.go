@@ -89,7 +89,7 @@ func listening(cfg *config.Config) []netip.AddrPort {
 	for _, l := range cfg.Listeners {
 		own = append(own, l.Address.AddrPort)
 	}
-	if !cfg.Admin.Address.IsZero() {
+	if !cfg.Admin.Address.ListenAddress.IsZero() {
 		own = append(own, cfg.Admin.Address.AddrPort)
 	}
 	return own

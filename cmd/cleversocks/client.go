@@ -7,10 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
-	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -49,10 +47,6 @@ func (c *client) addFlags(cmd *cobra.Command) {
 
 // connect finds out where the daemon is, from flags, or from the settings.
 func (c *client) connect(ctx context.Context) error {
-	if path, ok := strings.CutPrefix(c.admin, "unix:"); ok && c.token == "" {
-		c.overUnix(path)
-		return nil
-	}
 	environ := c.app.environ
 	for _, flag := range []struct{ value, name string }{{c.admin, "CLEVERSOCKS_ADMIN__ADDRESS"}, {c.token, "CLEVERSOCKS_ADMIN__TOKEN_FILE"}} {
 		if flag.value != "" {
@@ -64,27 +58,11 @@ func (c *client) connect(ctx context.Context) error {
 		return err
 	}
 	c.bearer = cfg.Admin.Token.Reveal()
-	if path, ok := strings.CutPrefix(cfg.Admin.Address.String(), "unix:"); ok {
-		c.overUnix(path)
-		return nil
-	}
-	if c.bearer == "" {
+	if c.bearer == "" && cfg.Admin.Address.Socket == "" {
 		return usageError{"the daemon wants a token: give --token-file FILE, or its settings by --config FILE"}
 	}
-	addr, err := reachable(cfg.Admin.Address.AddrPort)
-	if err != nil {
-		return err
-	}
-	c.base, c.http = "http://"+addr.String(), adminClient()
-	return nil
-}
-
-// overUnix has the daemon asked over its socket, where its owner needs no token.
-func (c *client) overUnix(path string) {
-	c.base, c.http = "http://localhost", adminClient()
-	c.http.Transport = &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", path)
-	}}
+	c.base, c.http, err = adminAt(cfg.Admin.Address)
+	return err
 }
 
 // request sends one request; the caller closes the answer's body.

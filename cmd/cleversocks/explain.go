@@ -77,21 +77,21 @@ answer; 1 no answer; 2 configuration or usage.`,
 
 // askDaemon asks the running daemon by its API.
 func askDaemon(ctx context.Context, endpoint config.Admin, q supervisor.Question) (string, error) {
-	if !endpoint.Token.IsSet() {
+	if !endpoint.Token.IsSet() && endpoint.Address.Socket == "" {
 		return "", usageError{"give --config FILE to ask settings, or --token-file FILE to ask the running daemon"}
 	}
 	ctx, cancel := context.WithTimeout(ctx, explainTimeout)
 	defer cancel()
-	addr, err := reachable(endpoint.Address.AddrPort)
+	base, client, err := adminAt(endpoint.Address)
 	if err != nil {
 		return "", err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr.String()+"/api/v1/explain?"+q.Values().Encode(), nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"/api/v1/explain?"+q.Values().Encode(), nil)
 	if err != nil {
 		return "", err
 	}
 	req.Header.Set("Authorization", "Bearer "+endpoint.Token.Reveal())
-	resp, err := adminClient().Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		return "", fmt.Errorf("no answer: %w", err)
 	}
@@ -100,7 +100,7 @@ func askDaemon(ctx context.Context, endpoint config.Admin, q supervisor.Question
 		return "", fmt.Errorf("no answer: %w", err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		return "", fmt.Errorf("%s answers %s: %s", addr, resp.Status, bytes.TrimSpace(body))
+		return "", fmt.Errorf("%s answers %s: %s", endpoint.Address, resp.Status, bytes.TrimSpace(body))
 	}
 	return string(body), nil
 }

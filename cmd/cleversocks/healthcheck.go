@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/netip"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"cleversocks/supervisor/config"
 )
 
 // newHealthcheck is `cleversocks healthcheck`, for images without a shell.
@@ -30,22 +33,22 @@ file, environment or --admin as the daemon. Exit status: 0 healthy, 1 not,
 		}
 		asking, cancel := context.WithTimeout(ctx, *timeout)
 		defer cancel()
-		return checkHealth(asking, endpoint.Address.AddrPort)
+		return checkHealth(asking, endpoint.Address)
 	}
 	return cmd
 }
 
 // checkHealth is nil when the admin endpoint at addr says that all is well.
-func checkHealth(ctx context.Context, addr netip.AddrPort) error {
-	addr, err := reachable(addr)
+func checkHealth(ctx context.Context, addr config.AdminAddress) error {
+	base, client, err := adminAt(addr)
 	if err != nil {
 		return err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr.String()+"/healthz", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"/healthz", nil)
 	if err != nil {
 		return err
 	}
-	resp, err := adminClient().Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		return fmt.Errorf("unhealthy: %w", err)
 	}
@@ -56,6 +59,19 @@ func checkHealth(ctx context.Context, addr netip.AddrPort) error {
 		return fmt.Errorf("unhealthy: %s answers %s", addr, resp.Status)
 	}
 	return nil
+}
+
+// adminAt is how a client on this machine asks the admin endpoint.
+func adminAt(addr config.AdminAddress) (base string, _ *http.Client, _ error) {
+	client := adminClient()
+	if addr.Socket != "" {
+		client.Transport = &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", addr.Socket)
+		}}
+		return "http://localhost", client, nil
+	}
+	to, err := reachable(addr.AddrPort)
+	return "http://" + to.String(), client, err
 }
 
 // reachable is the admin endpoint's address as a client on this machine dials

@@ -1,12 +1,16 @@
 package config
 
-import "fmt"
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+)
 
 const adminDoc = "The management endpoint: metrics, health and, with a token, an API."
 
 // Admin is the [admin] section.
 type Admin struct {
-	Address ListenAddress // the zero address: off
+	Address AdminAddress // the zero address: off
 	Pprof   bool
 	Hosts   []string // names by which it may be called
 
@@ -19,11 +23,48 @@ type Admin struct {
 	Configured bool
 }
 
+// AdminAddress is an address to listen on, or a unix socket.
+type AdminAddress struct {
+	ListenAddress
+	Socket string // its path; "": none
+}
+
+const unixPrefix = "unix:"
+
+// IsZero reports whether there is nothing to listen on.
+func (a AdminAddress) IsZero() bool { return a.Socket == "" && a.ListenAddress.IsZero() }
+
+// String is what UnmarshalText reads.
+func (a AdminAddress) String() string {
+	if a.Socket != "" {
+		return unixPrefix + a.Socket
+	}
+	return a.ListenAddress.String()
+}
+
+// MarshalText is String.
+func (a AdminAddress) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
+
+// UnmarshalText reads HOST:PORT, or unix: and the absolute path of a socket.
+func (a *AdminAddress) UnmarshalText(text []byte) error {
+	path, ok := strings.CutPrefix(string(text), unixPrefix)
+	if !ok {
+		a.Socket = ""
+		return a.ListenAddress.UnmarshalText(text)
+	}
+	const most = 107 // unix(7): sun_path, less its end
+	if !filepath.IsAbs(path) || len(path) > most || strings.HasSuffix(path, "/") {
+		return fmt.Errorf("%q: must be the absolute path of a socket, at most %d bytes", clip(path), most)
+	}
+	*a = AdminAddress{Socket: filepath.Clean(path)}
+	return nil
+}
+
 func (a *Admin) keys() []Key {
 	return []Key{
 		{
 			Name: "address", Value: &a.Address, Default: "127.0.0.1:9180", Flag: "admin", Arg: "ADDR:PORT",
-			Doc: "Where metrics and health are served; empty: nowhere. When the default port is taken, or given to a listener, the daemon warns and goes on without; an address that is set and can't be had is an error.",
+			Doc: "Where metrics, health, the status page and the API are served: HOST:PORT, or unix:PATH, a socket whose owner needs no token; empty: nowhere. When the default port is taken, or given to a listener, the daemon warns and goes on without; an address that is set and can't be had is an error.",
 		},
 		{
 			Name: "pprof", Value: &a.Pprof, Default: "false",
@@ -44,18 +85,18 @@ func (c *Config) finishAdmin(f *finisher) {
 	const key = "admin.address"
 	c.Admin.Configured = c.isSet(key)
 	c.Admin.readToken(f, c)
-	f.resolve(key, c.origins[key], &c.Admin.Address)
-	if c.Admin.Address.IsZero() || c.Admin.Address.AddrPort.Port() == 0 {
+	f.resolve(key, c.origins[key], &c.Admin.Address.ListenAddress)
+	if c.Admin.Address.ListenAddress.IsZero() || c.Admin.Address.AddrPort.Port() == 0 {
 		return
 	}
 	for i, l := range c.Listeners {
-		if l.Address != c.Admin.Address {
+		if l.Address != c.Admin.Address.ListenAddress {
 			continue
 		}
 		o := c.origins[key]
 		if o.layer == fromDefault { // it is to be in nobody's way
 			f.warn("%s is also the default of admin.address: there is no admin endpoint; set admin.address to have one", l.Address)
-			c.Admin.Address = ListenAddress{}
+			c.Admin.Address = AdminAddress{}
 			return
 		}
 		f.add(o, fmt.Sprintf("listener[%d].address", i), "%s is also admin.address: give one of them another port", l.Address)

@@ -88,7 +88,7 @@ func (l *Loader) LoadAdmin(ctx context.Context) (Admin, error) {
 		return !strings.HasPrefix(p.key, "admin.") && (p.key != "" || p.origin.layer != fromFile)
 	})
 	f := &finisher{problems: &r.problems, ctx: ctx, cfg: r.cfg}
-	f.resolve("admin.address", r.cfg.originOf("admin.address"), &r.cfg.Admin.Address)
+	f.resolve("admin.address", r.cfg.originOf("admin.address"), &r.cfg.Admin.Address.ListenAddress)
 	return r.cfg.Admin, r.err()
 }
 
