@@ -81,6 +81,9 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	for _, s := range c.resolver.Services() {
 		d.tree.add(d.tree.core, s)
 	}
+	for _, s := range c.pools.Reactors() {
+		d.tree.add(d.tree.core, s)
+	}
 	d.tree.add(d.tree.control, d.reloader)
 	for _, s := range []service{c.group, d.idle, interim} {
 		d.tree.add(d.tree.flows, s)

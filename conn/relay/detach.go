@@ -59,7 +59,7 @@ func (p *pump) ride() (last bool) {
 // has ended with it.
 func (p *pump) attach() (last bool) {
 	p.s.pumps.Lock()
-	defer func() { last = p.s.settle(recover()) }()
+	defer func() { last = p.s.release(recover()) }()
 	p.detached = false
 	if !p.quiet || p.halted {
 		p.halt()
@@ -93,7 +93,7 @@ var errWatch = errors.New("relay lost its reactor")
 // fold has detached pumps attach once they have nothing to do.
 func (s *session) fold() {
 	s.pumps.Lock()
-	defer s.turned()
+	defer s.released()
 	for _, p := range []*pump{&s.in, &s.out} {
 		if p.detached {
 			_ = p.src.conn.SetReadDeadline(past())

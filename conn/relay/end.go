@@ -63,7 +63,7 @@ func (s *session) stop(v verdict) {
 	v.rank = rankFinal
 	s.note(v)
 	s.pumps.Lock()
-	defer s.turned()
+	defer s.released()
 	if s.reactor != nil {
 		s.halt()
 		return

@@ -33,7 +33,7 @@ func TestCancel(t *testing.T) {
 	for _, tt := range tests {
 		for _, k := range kinds {
 			t.Run(tt.name+" "+k.name, func(t *testing.T) {
-				tun := open(t, k.pair, Options{Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors})})
+				tun := open(t, k.pair, Options{Engine: k.engine, Pools: servedPools(PoolOptions{Reactors: k.reactors})})
 				send(t, tun.client, []byte("x"))
 				wantRead(t, tun.server, "x")
 				tun.cancel(tt.with)
@@ -62,7 +62,7 @@ func TestCancelledBefore(t *testing.T) {
 	server, b := tcpPair(t)
 	defer shut(client)
 	defer shut(server)
-	if r := Run(ctx, a, b, Options{}); r.Cause != metrics.CauseRevoked {
+	if r := run(ctx, a, b, Options{}); r.Cause != metrics.CauseRevoked {
 		t.Errorf("got %+v", r)
 	}
 }
@@ -71,7 +71,7 @@ func TestCancelledBefore(t *testing.T) {
 func TestCancelWhileBlocked(t *testing.T) {
 	for _, k := range kinds {
 		t.Run(k.name, func(t *testing.T) {
-			tun := open(t, k.pair, Options{Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors})})
+			tun := open(t, k.pair, Options{Engine: k.engine, Pools: servedPools(PoolOptions{Reactors: k.reactors})})
 			fill(t, tun)
 			tun.cancel(ErrDrained)
 			tun.wantEnd(t, metrics.CauseDrained)
@@ -104,7 +104,7 @@ func fill(t *testing.T, tun *tunnel) int {
 func TestReceiverThatDoesNotRead(t *testing.T) {
 	for _, k := range kinds {
 		t.Run(k.name, func(t *testing.T) {
-			tun := open(t, k.pair, Options{Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors})})
+			tun := open(t, k.pair, Options{Engine: k.engine, Pools: servedPools(PoolOptions{Reactors: k.reactors})})
 			// Queues of four sockets, autotuned, and one pipe.
 			if n := fill(t, tun); n > 64<<20 {
 				t.Errorf("took %d bytes for a client that does not read", n)
@@ -129,7 +129,7 @@ func TestIdle(t *testing.T) {
 		client, a := net.Pipe()
 		server, b := net.Pipe()
 		result := make(chan Result, 1)
-		go func() { result <- Run(t.Context(), a, b, Options{Idle: idle}) }()
+		go func() { result <- run(t.Context(), a, b, Options{Idle: idle}) }()
 		for range 10 {
 			time.Sleep(idle * 9 / 10) //nolint:forbidigo // moves the fake clock
 			send(t, server, []byte("x"))
@@ -151,7 +151,7 @@ func TestIdle(t *testing.T) {
 func TestIdleSockets(t *testing.T) {
 	for _, k := range kinds {
 		t.Run(k.name, func(t *testing.T) {
-			tun := open(t, k.pair, Options{Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors}), Idle: 40 * time.Millisecond})
+			tun := open(t, k.pair, Options{Engine: k.engine, Pools: servedPools(PoolOptions{Reactors: k.reactors}), Idle: 40 * time.Millisecond})
 			closeWrite(t, tun.client)
 			wantEOF(t, tun.server)
 			tun.wantEnd(t, metrics.CauseIdle)
@@ -177,7 +177,7 @@ func TestMeterPause(t *testing.T) {
 			return time.Hour, nil
 		})
 		result := make(chan Result, 1)
-		go func() { result <- Run(t.Context(), a, b, Options{Idle: time.Minute, Meter: meter}) }()
+		go func() { result <- run(t.Context(), a, b, Options{Idle: time.Minute, Meter: meter}) }()
 		begin := time.Now()
 		for range 3 {
 			send(t, server, []byte("x"))
@@ -199,7 +199,7 @@ func TestCancelDuringPause(t *testing.T) {
 	for _, k := range kinds {
 		t.Run(k.name, func(t *testing.T) {
 			paused := make(chan struct{})
-			tun := open(t, k.pair, Options{Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors}), Meter: holdsUp(paused)})
+			tun := open(t, k.pair, Options{Engine: k.engine, Pools: servedPools(PoolOptions{Reactors: k.reactors}), Meter: holdsUp(paused)})
 			send(t, tun.client, []byte("x"))
 			<-paused
 			tun.cancel(ErrRevoked)
@@ -214,7 +214,7 @@ func TestPanic(t *testing.T) {
 		t.Run(k.name, func(t *testing.T) {
 			var told atomic.Value
 			tun := open(t, k.pair, Options{
-				Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors}),
+				Engine: k.engine, Pools: servedPools(PoolOptions{Reactors: k.reactors}),
 				Meter:    broken{},
 				Panicked: func(v any) { told.Store(v) },
 			})
@@ -244,4 +244,28 @@ func TestMetrics(t *testing.T) {
 	if in != 3 || out != 5 || ends != 1 {
 		t.Errorf("counted %d bytes in, %d out, %d ends", in, out, ends)
 	}
+}
+
+// TestPanicInDone: a defect in what is called at the end of one relay ended the
+// daemon.
+func TestPanicInDone(t *testing.T) {
+	pools := servedPools(PoolOptions{Reactors: 1})
+	other := open(t, tcpPair, Options{Pools: pools})
+	client, a := tcpPair(t)
+	server, b := tcpPair(t)
+	told := make(chan any, 1)
+	Start(t.Context(), a, b, Options{Pools: pools, Panicked: func(v any) { told <- v }}, func(Result) { panic("boom") })
+	shut(client)
+	wantEOF(t, server)
+	shut(server)
+	select {
+	case v := <-told:
+		if v != "boom" {
+			t.Errorf("told of %v", v)
+		}
+	case <-time.After(patience):
+		t.Error("nobody was told")
+	}
+	send(t, other.client, []byte("x"))
+	wantRead(t, other.server, "x")
 }

@@ -141,8 +141,10 @@ func (p *pump) resume() {
 	} else {
 		out = readable
 	}
-	for in|out != 0 {
-		in, out = p.s.turn(in, out)
+	for ended := false; in|out != 0; {
+		if in, out, ended = p.s.turn(in, out); ended {
+			go p.s.finish() // it waits for this callback
+		}
 	}
 }
 

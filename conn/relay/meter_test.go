@@ -72,7 +72,7 @@ func TestPausedTunnelSeesItsClientLeave(t *testing.T) {
 		for _, way := range []string{"reset of an upload", "reset of a download", "end of a silent one"} {
 			t.Run(k.name+" "+way, func(t *testing.T) {
 				paused := make(chan struct{})
-				tun := open(t, k.pair, Options{Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: 1}), Meter: holdsUp(paused)})
+				tun := open(t, k.pair, Options{Engine: k.engine, Pools: servedPools(PoolOptions{Reactors: 1}), Meter: holdsUp(paused)})
 				cause := metrics.CauseClientReset
 				switch way {
 				case "reset of an upload":
@@ -100,7 +100,7 @@ func TestPausedTunnelSeesItsClientLeave(t *testing.T) {
 func TestPauseIsNoLife(t *testing.T) {
 	var asked atomic.Int64
 	tun := open(t, tcpPair, Options{
-		Idle: 80 * time.Millisecond, Pools: NewPools(PoolOptions{Reactors: 1}),
+		Idle: 80 * time.Millisecond, Pools: servedPools(PoolOptions{Reactors: 1}),
 		Meter: meterFunc(func(Direction, int) (time.Duration, error) {
 			if asked.Add(1) == 1 {
 				return 400 * time.Millisecond, nil
@@ -124,7 +124,7 @@ func TestGrantsAreKept(t *testing.T) {
 			const most = 1<<20 + 123
 			m := &upTo{hold: func() {}}
 			m.left[Out].Store(most)
-			tun := open(t, k.pair, Options{Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors}), Meter: m})
+			tun := open(t, k.pair, Options{Engine: k.engine, Pools: servedPools(PoolOptions{Reactors: k.reactors}), Meter: m})
 			go func() { _, _ = tun.server.Write(make([]byte, 3<<20)) }()
 			got := make([]byte, most)
 			for n := 0; n < most; {

@@ -20,7 +20,7 @@ func (p *Pools) pipesOpen() int {
 
 // TestDirtyPipe: a pipe with bytes in it is never given to another relay.
 func TestDirtyPipe(t *testing.T) {
-	pools := NewPools(PoolOptions{})
+	pools := servedPools(PoolOptions{})
 	defer pools.Close()
 	clean := pools.takePipe()
 	pools.givePipe(clean)
@@ -44,7 +44,7 @@ func TestDirtyPipe(t *testing.T) {
 
 // TestPipesAreBounded counts those in use with those that are free.
 func TestPipesAreBounded(t *testing.T) {
-	pools := NewPools(PoolOptions{Pipes: 2})
+	pools := servedPools(PoolOptions{Pipes: 2})
 	defer pools.Close()
 	first, second := pools.takePipe(), pools.takePipe()
 	if first == nil || second == nil || pools.takePipe() != nil {
@@ -62,7 +62,7 @@ func TestPipesAreBounded(t *testing.T) {
 func TestNoPipe(t *testing.T) {
 	for _, engine := range []Engine{EngineAuto, EngineSplice} {
 		var asked atomic.Int64
-		pools := NewPools(PoolOptions{})
+		pools := servedPools(PoolOptions{})
 		pools.pipes.pipe2 = func([]int, int) error {
 			asked.Add(1)
 			return unix.EMFILE
@@ -80,7 +80,7 @@ func TestNoPipe(t *testing.T) {
 // TestCountersDuringSplice reads the counters of a relay that is splicing and
 // has not ended, and sees what it holds before, during and after.
 func TestCountersDuringSplice(t *testing.T) {
-	pools := NewPools(PoolOptions{})
+	pools := servedPools(PoolOptions{})
 	tun := open(t, tcpPair, Options{Pools: pools})
 	before := descriptors(t)
 	for i := range 3 {

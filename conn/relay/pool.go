@@ -22,7 +22,7 @@ type PoolOptions struct {
 }
 
 // Pools holds what relays share: the free buffers and pipes, and on Linux the
-// goroutines that wait for their sockets. The lists are explicit and no
+// reactors that move their bytes. Whoever makes Pools runs their Reactors. The lists are explicit and no
 // sync.Pool: that one forgets pipes without closing them. A nil *Pools is
 // valid and keeps nothing.
 type Pools struct {
@@ -50,18 +50,23 @@ func NewPools(o PoolOptions) *Pools {
 		o.Reactors = max(1, runtime.GOMAXPROCS(0)/2)
 	}
 	p := &Pools{o: o}
-	p.startReactors(o.Reactors)
+	p.openReactors(o.Reactors)
 	return p
 }
 
-// Close drops the free buffers, closes the free pipes and waits for the
-// reactors. The relays that use the pools must have ended.
+// Reactors are the services that relays with these pools depend on: while one
+// does not run, its relays stand still.
+func (p *Pools) Reactors() []*Reactor { return p.reactors.all }
+
+// Close drops the free buffers, and closes the free pipes and the reactors. The
+// relays that use the pools must have ended, and the reactors' Serve should
+// have.
 func (p *Pools) Close() {
 	p.mu.Lock()
 	p.closed, p.buffers = true, nil
 	p.closePipes()
 	p.mu.Unlock()
-	p.stopReactors()
+	p.closeReactors()
 }
 
 // takeBuffer is a buffer of size bytes.

@@ -1,10 +1,13 @@
 package relay
 
 import (
+	"context"
 	"os"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -13,10 +16,13 @@ import (
 // eventBatch is how many events one look at the sockets returns.
 const eventBatch = 128
 
-// reactor waits for all sockets of some relays on one goroutine. Two waiting
-// goroutines cost a relay 5 KiB, an entry here costs 300 bytes. Its epoll
-// descriptor is itself parked in Go's poller, so no thread blocks for it.
-type reactor struct {
+// Reactor is the service that waits for all sockets of some relays, and moves
+// their bytes. Two waiting goroutines cost a relay 5 KiB, an entry here costs
+// 300 bytes. Its epoll descriptor is itself parked in Go's poller, so no thread
+// blocks for it. It comes with Pools, which close it; whoever has those runs
+// Serve.
+type Reactor struct {
+	name   string
 	file   *os.File
 	raw    syscall.RawConn
 	events [eventBatch]unix.EpollEvent
@@ -35,7 +41,7 @@ type task struct {
 	in, out readiness
 }
 
-func newReactor() (*reactor, error) {
+func newReactor(name string) (*Reactor, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, err
@@ -44,7 +50,7 @@ func newReactor() (*reactor, error) {
 		_ = unix.Close(fd)
 		return nil, err
 	}
-	r := &reactor{file: os.NewFile(uintptr(fd), "relay reactor")}
+	r := &Reactor{name: name, file: os.NewFile(uintptr(fd), "relay reactor")}
 	if r.raw, err = r.file.SyscallConn(); err != nil {
 		_ = r.file.Close()
 		return nil, err
@@ -52,33 +58,66 @@ func newReactor() (*reactor, error) {
 	return r, nil
 }
 
-// run serves events until the file is closed.
-func (r *reactor) run() {
-	for {
+// String names the service.
+func (r *Reactor) String() string { return r.name }
+
+// Serve moves bytes until ctx ends, or the pools are closed. A panic in one
+// relay ends that relay alone. After any other one Serve can be called again:
+// it looks at each relay once, since what was reported of them may be lost.
+func (r *Reactor) Serve(ctx context.Context) error {
+	if err := r.file.SetReadDeadline(time.Time{}); err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = r.file.SetReadDeadline(past()) }) // fails on a closed file, which ends Serve too
+	defer stop()
+	r.lookAtAll()
+	for ctx.Err() == nil {
 		var err error
 		if len(r.again) == 0 {
 			err = r.raw.Read(func(fd uintptr) bool { return r.look(fd) > 0 })
 		} else {
 			err = r.raw.Control(func(fd uintptr) { r.look(fd) })
 		}
+		if ctx.Err() != nil {
+			break
+		}
 		if err != nil {
-			return
+			return err
 		}
 		// Those that had their turn come after those that had none.
 		r.ready = append(r.ready, r.again...)
 		r.again = r.again[:0]
 		for i, t := range r.ready {
-			t.in, t.out = t.s.turn(t.in, t.out)
-			if t.in|t.out != 0 {
+			var ended bool
+			t.in, t.out, ended = t.s.turn(t.in, t.out)
+			switch {
+			case ended && (t.s.client.dead.Load() || t.s.server.dead.Load()):
+				go t.s.finish() // it may wait for the one that is left
+			case ended:
+				t.s.finish()
+			case t.in|t.out != 0:
 				r.again = append(r.again, t)
 			}
 			r.ready[i].s = nil
 		}
 	}
+	return ctx.Err()
+}
+
+// lookAtAll gives each relay a turn.
+func (r *Reactor) lookAtAll() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ready, r.again = r.ready[:0], r.again[:0]
+	for _, s := range r.slots {
+		if s != nil {
+			r.again = append(r.again, task{s: s, in: readable | writable, out: readable | writable})
+		}
+	}
 }
 
 // look fills ready with what the kernel has, and says how many events it was.
-func (r *reactor) look(fd uintptr) int {
+func (r *Reactor) look(fd uintptr) int {
 	r.ready = r.ready[:0]
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -125,7 +164,7 @@ const (
 
 // add has the relay's sockets watched, for these events. The caller holds
 // s.pumps, so that no event is served before both are.
-func (r *reactor) add(s *session, client, server uint32) bool {
+func (r *Reactor) add(s *session, client, server uint32) bool {
 	r.mu.Lock()
 	if last := len(r.free) - 1; last >= 0 {
 		s.slot = r.free[last]
@@ -145,20 +184,21 @@ func (r *reactor) add(s *session, client, server uint32) bool {
 }
 
 // remove forgets a relay whose sockets are closed or not watched.
-func (r *reactor) remove(s *session) {
+func (r *Reactor) remove(s *session) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.slots[s.slot] = nil
 	r.retired = append(r.retired, s.slot)
 }
 
-// arrivals are what is reported of a source. Room for more is reported of a
-// destination from the first time on that it had none: the kernel says at once
-// that there is room, and that would wake the reactor for each new relay.
+// arrivals are the events that a source is watched for. A destination is
+// watched for room only after a write has found none: an earlier watch would
+// have the kernel report at once that there is room, and wake the reactor for
+// each new relay.
 const arrivals = unix.EPOLLIN | unix.EPOLLRDHUP
 
 // watch reports each change of the end's socket once, and its state now.
-func (r *reactor) watch(e *end, operation int, events uint32, slot, side int32) bool {
+func (r *Reactor) watch(e *end, operation int, events uint32, slot, side int32) bool {
 	event := unix.EpollEvent{Events: events | unix.EPOLLET&0xffffffff, Fd: slot, Pad: side}
 	return r.change(e, operation, &event)
 }
@@ -187,9 +227,9 @@ func (s *session) watchPumps() bool {
 		s.reactor.watch(&s.server, unix.EPOLL_CTL_MOD, server, s.slot, serverSide)
 }
 
-func (r *reactor) unwatch(e *end) { r.change(e, unix.EPOLL_CTL_DEL, nil) }
+func (r *Reactor) unwatch(e *end) { r.change(e, unix.EPOLL_CTL_DEL, nil) }
 
-func (r *reactor) change(e *end, operation int, event *unix.EpollEvent) bool {
+func (r *Reactor) change(e *end, operation int, event *unix.EpollEvent) bool {
 	var failed error
 	err := e.raw.Control(func(fd uintptr) {
 		inner := r.raw.Control(func(epoll uintptr) {
@@ -204,29 +244,26 @@ func (r *reactor) change(e *end, operation int, event *unix.EpollEvent) bool {
 
 // reactorSet is the reactors of Pools. A relay stays with the one it got.
 type reactorSet struct {
-	all  []*reactor
+	all  []*Reactor
 	next atomic.Uint32
-	wg   sync.WaitGroup
 }
 
-// startReactors starts up to n of them; without any, relays use goroutines.
-func (p *Pools) startReactors(n int) {
-	for range n {
-		r, err := newReactor()
+// openReactors makes up to n of them; without any, relays use goroutines.
+func (p *Pools) openReactors(n int) {
+	for i := range n {
+		r, err := newReactor("relay reactor " + strconv.Itoa(i+1))
 		if err != nil {
 			return
 		}
 		p.reactors.all = append(p.reactors.all, r)
-		p.reactors.wg.Go(r.run)
 	}
 }
 
-// stopReactors waits for them. The caller does not hold the lock.
-func (p *Pools) stopReactors() {
+// closeReactors ends their Serve, if it still runs.
+func (p *Pools) closeReactors() {
 	for _, r := range p.reactors.all {
 		_ = r.file.Close()
 	}
-	p.reactors.wg.Wait()
 }
 
 // chooseReactor gives the relay a reactor, if there is one and both ends can

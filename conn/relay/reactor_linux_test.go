@@ -2,15 +2,60 @@ package relay
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"cleversocks/metrics"
 )
+
+// servedPools are pools whose reactors run until they are closed.
+func servedPools(o PoolOptions) *Pools {
+	p := NewPools(o)
+	for _, r := range p.Reactors() {
+		go func() { _ = r.Serve(context.Background()) }()
+	}
+	return p
+}
+
+// TestReactorIsServedAnew: a reactor that ended, by a panic for one, takes its
+// relays up where they stood, with what came meanwhile.
+func TestReactorIsServedAnew(t *testing.T) {
+	pools := NewPools(PoolOptions{Reactors: 1})
+	reactor := pools.Reactors()[0]
+	var served sync.WaitGroup
+	serve := func() (stop func()) {
+		ctx, cancel := context.WithCancel(t.Context())
+		served.Go(func() {
+			if err := reactor.Serve(ctx); !errors.Is(err, context.Canceled) {
+				t.Errorf("ended with %v", err)
+			}
+		})
+		return func() { cancel(); served.Wait() }
+	}
+	tun := open(t, tcpPair, Options{Pools: pools})
+	stop := serve()
+	send(t, tun.client, []byte("x"))
+	wantRead(t, tun.server, "x")
+	stop()
+	send(t, tun.client, []byte("y"))
+	closeWrite(t, tun.server)
+	// As if the events had been taken, and lost by a panic.
+	if err := reactor.raw.Control(func(fd uintptr) { reactor.look(fd) }); err != nil {
+		t.Fatal(err)
+	}
+	stop = serve()
+	wantRead(t, tun.server, "y")
+	wantEOF(t, tun.client)
+	shut(tun.client)
+	tun.wantEnd(t, metrics.CauseServerClosed)
+	stop()
+}
 
 func (p *Pools) reactorsRunning() int { return len(p.reactors.all) }
 
@@ -19,7 +64,7 @@ func (p *Pools) reactorsRunning() int { return len(p.reactors.all) }
 func TestBulkDetaches(t *testing.T) {
 	for _, after := range []string{"small messages", "silence"} {
 		t.Run(after, func(t *testing.T) {
-			tun := open(t, tcpPair, Options{Idle: time.Second, Pools: NewPools(PoolOptions{Reactors: 1})})
+			tun := open(t, tcpPair, Options{Idle: time.Second, Pools: servedPools(PoolOptions{Reactors: 1})})
 			before := runtime.NumGoroutine()
 			block := make([]byte, 1<<20)
 			sent := make(chan struct{})
@@ -76,7 +121,7 @@ func TestEndDuringBulk(t *testing.T) {
 	for _, o := range []PoolOptions{{Reactors: 1}, {Reactors: -1}} {
 		for _, tt := range tests {
 			t.Run(tt.name, func(t *testing.T) {
-				options := Options{Pools: NewPools(o)}
+				options := Options{Pools: servedPools(o)}
 				if tt.meter != nil {
 					options.Meter = tt.meter()
 				}

@@ -3,11 +3,14 @@
 //
 //	pools := relay.NewPools(relay.PoolOptions{})
 //	defer pools.Close()
-//	result := relay.Run(ctx, client, server, relay.Options{
+//	for _, reactor := range pools.Reactors() {
+//		tree.Add(reactor)
+//	}
+//	relay.Start(ctx, client, server, relay.Options{
 //		Idle:    15 * time.Minute,
 //		Pools:   pools,
 //		Metrics: &registry.Relay,
-//	})
+//	}, func(result relay.Result) { ... })
 //
 // On Linux two sockets are joined by splice(2), with small messages read and
 // written. Buffers and pipes are taken when a socket is readable and given
@@ -96,29 +99,18 @@ type Result struct {
 	Err     error  // what a socket, the context or the meter said; nil after a clean or idle end
 }
 
-// Run moves bytes between client and server until both directions have ended,
-// the relay was idle for too long, or ctx is cancelled. It owns both conns
-// from the call on: it clears their deadlines and has closed them when it
-// returns, and it leaves no goroutine and no descriptor. Nobody else may read,
-// write or set deadlines; to end it early, cancel ctx, with an *EndError as
-// the cause.
+// Start moves bytes between client and server until both directions have ended,
+// the relay was idle for too long, or ctx is cancelled. It returns at once, and
+// owns both conns from the call on: nobody else may read, write, set deadlines
+// or close. To end it early, cancel ctx, with an *EndError as the cause.
+//
+// done is called once, when both conns are closed; no descriptor is left then.
+// It must return at once: it may run on a reactor, where other relays wait. The
+// caller must wait for done before it calls the relay over.
 //
 // An end of stream is passed on as CloseWrite and leaves the other direction
 // open. A failing side is passed on as a reset, after what it sent before has
 // been delivered.
-//
-// Run keeps the caller's stack, which a handshake has grown, for as long as
-// the relay lasts. Start does not.
-func Run(ctx context.Context, client, server net.Conn, o Options) Result {
-	ended := make(chan Result, 1)
-	Start(ctx, client, server, o, func(r Result) { ended <- r })
-	return <-ended
-}
-
-// Start is Run for a caller that goes away: it returns at once. done is called
-// once, when both conns are closed, on a relay goroutine that ends with it. The
-// caller must wait for done before it calls the relay over. A panic in done is
-// not recovered.
 func Start(ctx context.Context, client, server net.Conn, o Options, done func(Result)) {
 	newSession(ctx, client, server, o, done).start()
 }

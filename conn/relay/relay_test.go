@@ -92,6 +92,13 @@ func pairOver(t *testing.T, network, address string) (peer, relayed net.Conn) {
 	return peer, relayed
 }
 
+// run is Start for who waits.
+func run(ctx context.Context, client, server net.Conn, o Options) Result {
+	ended := make(chan Result, 1)
+	Start(ctx, client, server, o, func(r Result) { ended <- r })
+	return <-ended
+}
+
 // tunnel is a relay under test, with the two peers that it joins.
 type tunnel struct {
 	client, server net.Conn
@@ -104,7 +111,7 @@ type tunnel struct {
 func open(t *testing.T, pair func(*testing.T) (net.Conn, net.Conn), o Options) *tunnel {
 	t.Helper()
 	if o.Pools == nil {
-		o.Pools = NewPools(PoolOptions{})
+		o.Pools = servedPools(PoolOptions{})
 	}
 	peer, other := pair(t) // Go's own poller opens its descriptors with the first
 	shut(peer)
@@ -215,7 +222,7 @@ func wantEOF(t *testing.T, c net.Conn) {
 func TestHalfClose(t *testing.T) {
 	for _, k := range kinds {
 		t.Run(k.name+" client first", func(t *testing.T) {
-			tun := open(t, k.pair, Options{Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors})})
+			tun := open(t, k.pair, Options{Engine: k.engine, Pools: servedPools(PoolOptions{Reactors: k.reactors})})
 			send(t, tun.client, []byte("question"))
 			closeWrite(t, tun.client)
 			wantRead(t, tun.server, "question")
@@ -230,7 +237,7 @@ func TestHalfClose(t *testing.T) {
 			}
 		})
 		t.Run(k.name+" server first", func(t *testing.T) {
-			tun := open(t, k.pair, Options{Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors})})
+			tun := open(t, k.pair, Options{Engine: k.engine, Pools: servedPools(PoolOptions{Reactors: k.reactors})})
 			closeWrite(t, tun.server)
 			wantEOF(t, tun.client)
 			send(t, tun.client, []byte("upload"))
@@ -254,7 +261,7 @@ func TestIntegrity(t *testing.T) {
 				if size == 1 {
 					up, down = []int{1, 2, 3}, []int{5}
 				}
-				exchange(t, k.pair, Options{Engine: k.engine, BufferSize: size, Pools: NewPools(PoolOptions{Reactors: k.reactors})}, seed, up, down)
+				exchange(t, k.pair, Options{Engine: k.engine, BufferSize: size, Pools: servedPools(PoolOptions{Reactors: k.reactors})}, seed, up, down)
 			})
 		})
 	}
@@ -267,7 +274,7 @@ func exchange(t *testing.T, pair func(*testing.T) (net.Conn, net.Conn), o Option
 	defer o.Pools.Close()
 	var wg sync.WaitGroup
 	var result Result
-	wg.Go(func() { result = Run(t.Context(), a, b, o) })
+	wg.Go(func() { result = run(t.Context(), a, b, o) })
 	var sums [4][32]byte
 	wg.Go(func() { sums[0] = sendPieces(t, client, seed, up) })
 	wg.Go(func() { sums[1] = hashAll(t, server) })
@@ -326,7 +333,7 @@ func TestResetIsPassedOn(t *testing.T) {
 		for _, half := range []bool{false, true} {
 			t.Run(k.name+map[bool]string{false: " open", true: " half-closed"}[half], func(t *testing.T) {
 				for _, byClient := range []bool{true, false} {
-					tun := open(t, k.pair, Options{Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors})})
+					tun := open(t, k.pair, Options{Engine: k.engine, Pools: servedPools(PoolOptions{Reactors: k.reactors})})
 					from, to, cause := tun.client, tun.server, metrics.CauseClientReset
 					if !byClient {
 						from, to, cause = tun.server, tun.client, metrics.CauseServerReset
@@ -358,7 +365,7 @@ func TestResetComesAfterTheData(t *testing.T) {
 	for _, k := range kinds[:6] {
 		t.Run(k.name, func(t *testing.T) {
 			const size = 3 << 20
-			tun := open(t, k.pair, Options{Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors})})
+			tun := open(t, k.pair, Options{Engine: k.engine, Pools: servedPools(PoolOptions{Reactors: k.reactors})})
 			data := bytes.Repeat([]byte("0123456789abcdef"), size/16)
 			sent := make(chan error, 1)
 			go func() {

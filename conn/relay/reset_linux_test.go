@@ -44,7 +44,7 @@ func TestResetBehindEndIsPassedOn(t *testing.T) {
 		for _, w := range ways {
 			t.Run(k.name+" "+w.name, func(t *testing.T) {
 				for _, byClient := range []bool{true, false} {
-					tun := open(t, k.pair, Options{Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors})})
+					tun := open(t, k.pair, Options{Engine: k.engine, Pools: servedPools(PoolOptions{Reactors: k.reactors})})
 					from, to, cause := tun.client, tun.server, metrics.CauseClientReset
 					if !byClient {
 						from, to, cause = tun.server, tun.client, metrics.CauseServerReset
@@ -75,7 +75,7 @@ func wantReset(t *testing.T, c net.Conn) {
 // goroutine of its own, which waits for more to come.
 func TestResetBehindEndDuringBulk(t *testing.T) {
 	for _, o := range []PoolOptions{{Reactors: 1}, {Reactors: -1}} {
-		tun := open(t, tcpPair, Options{Engine: EngineSplice, Pools: NewPools(o), Idle: time.Hour})
+		tun := open(t, tcpPair, Options{Engine: EngineSplice, Pools: servedPools(o), Idle: time.Hour})
 		closeWrite(t, tun.client)
 		wantEOF(t, tun.server)
 		const size = 32 << 20
@@ -96,7 +96,7 @@ func TestResetEndsPause(t *testing.T) {
 		t.Run(k.name, func(t *testing.T) {
 			paused := make(chan struct{})
 			tun := open(t, k.pair, Options{
-				Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors}),
+				Engine: k.engine, Pools: servedPools(PoolOptions{Reactors: k.reactors}),
 				Meter: holdsUp(paused),
 			})
 			send(t, tun.server, []byte("x"))

@@ -28,7 +28,7 @@ type session struct {
 	stopOnce sync.Once
 
 	pumps     sync.Mutex   // held by a turn, which moves the pumps of a reactor's relay
-	reactor   *reactor     // nil: each pump has a goroutine to its end
+	reactor   *Reactor     // nil: each pump has a goroutine to its end
 	watched   bool         // the reactor has it
 	slot      int32        // the reactor's number for this relay
 	finishing bool         // both pumps have ended
@@ -157,6 +157,17 @@ func (s *session) finish() {
 		m.Duration.UpdateDuration(s.started)
 		m.End.Of(r.Cause).Inc()
 	}
+	s.report(r)
+}
+
+// report calls done. A panic there is a defect of the owner's, and must not end
+// the relays of others.
+func (s *session) report(r Result) {
+	defer func() {
+		if v := recover(); v != nil && s.o.Panicked != nil {
+			s.o.Panicked(v)
+		}
+	}()
 	s.done(r)
 }
 

@@ -11,7 +11,7 @@ import (
 // and an honest transfer had to be copied, at five times the cost.
 func TestStuckPipesAreShared(t *testing.T) {
 	const pipes, selfish = 8, 24
-	pools := NewPools(PoolOptions{Pipes: pipes, Reactors: 1})
+	pools := servedPools(PoolOptions{Pipes: pipes, Reactors: 1})
 	honest := open(t, tcpPair, Options{Pools: pools}) // closes the pools, last
 	block := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
 	var stuck []*tunnel

@@ -2,7 +2,10 @@
 
 package relay
 
-import "syscall"
+import (
+	"context"
+	"syscall"
+)
 
 // initReadiness leaves the end to blocking reads and writes.
 func (e *end) initReadiness() {}
@@ -45,14 +48,20 @@ func (p *Pools) closePipes() {}
 
 type pipeList struct{}
 
-// reactor is Linux's alone.
-type reactor struct{}
+// Reactor is Linux's alone: there are none.
+type Reactor struct{}
 
-type reactorSet struct{}
+// String names the service.
+func (*Reactor) String() string { return "relay reactor" }
 
-func (p *Pools) startReactors(int) {}
+// Serve has nothing to do.
+func (*Reactor) Serve(ctx context.Context) error { return ctx.Err() }
 
-func (p *Pools) stopReactors() {}
+type reactorSet struct{ all []*Reactor }
+
+func (p *Pools) openReactors(int) {}
+
+func (p *Pools) closeReactors() {}
 
 func (s *session) chooseReactor() {}
 

@@ -18,12 +18,13 @@ const (
 )
 
 // turn advances the pumps that may have work, in a reactor's relay. It returns
-// what those that used up their turn go on with in another.
-func (s *session) turn(in, out readiness) (againIn, againOut readiness) {
+// what those that used up their turn go on with in another, and whether the
+// caller has to finish the relay.
+func (s *session) turn(in, out readiness) (againIn, againOut readiness, ended bool) {
 	s.pumps.Lock()
-	defer s.turned()
+	defer func() { ended = s.release(recover()) }()
 	if !s.watched {
-		return 0, 0 // it could not join after all
+		return 0, 0, false // it could not join after all
 	}
 	againIn, againOut = s.in.advance(in), s.out.advance(out)
 	// A pump that reads meets a reset by itself; one that has ended does not.
@@ -33,19 +34,20 @@ func (s *session) turn(in, out readiness) (againIn, againOut readiness) {
 	if out&hungUp != 0 {
 		s.in.checkReset()
 	}
-	return againIn, againOut
+	return againIn, againOut, false
 }
 
-// turned ends a turn, and the relay when both pumps have ended.
-func (s *session) turned() {
-	if s.settle(recover()) {
-		go s.finish() // it may wait for a slow peer
+// released is release for a caller that cannot finish the relay itself, since
+// that waits for it.
+func (s *session) released() {
+	if s.release(recover()) {
+		go s.finish()
 	}
 }
 
-// settle releases s.pumps after some work on them, which panicked with v if it
+// release releases s.pumps after some work on them, which panicked with v if it
 // is not nil. It says whether the caller has to finish the relay.
-func (s *session) settle(v any) (ended bool) {
+func (s *session) release(v any) (ended bool) {
 	if v != nil {
 		s.note(panicVerdict(v))
 		s.halt()

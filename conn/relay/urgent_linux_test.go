@@ -47,7 +47,7 @@ func TestUrgentByte(t *testing.T) {
 	for _, k := range kinds[:6] { // unix sockets have none
 		for _, tt := range tests {
 			t.Run(k.name+" "+tt.name, func(t *testing.T) {
-				tun := open(t, k.pair, Options{Engine: k.engine, Pools: NewPools(PoolOptions{Reactors: k.reactors})})
+				tun := open(t, k.pair, Options{Engine: k.engine, Pools: servedPools(PoolOptions{Reactors: k.reactors})})
 				var want []byte
 				go func() {
 					for i, piece := range tt.send {
