@@ -51,8 +51,8 @@ func (h *Handler) closeRefused(s *session) {
 		s.server.Close()
 	}
 	switch {
-	case s.cause == metrics.CauseServerReset:
-		relay.Reset(s.ctx, s.conn)
+	case s.cause == metrics.CauseServerReset, s.protocol == wire.Transparent:
+		relay.Reset(s.ctx, s.conn) // to a transparent one: what it tried to reach is not there
 	case atDoor(s.err):
 		closePolitely(s.socket) // TLS has words of its own for what was wrong
 	case s.protocol == wire.ProtocolUnknown:

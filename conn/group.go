@@ -139,6 +139,7 @@ func (g *Group) end(s *session) {
 	if s.cause != "" && (g.access.watcher != nil || g.access.keeps(s.cause)) {
 		g.access.Log(s.record())
 	}
+	g.handler.dialed.remove(s)
 	if s.leaveUpstream != nil {
 		s.leaveUpstream()
 	}

@@ -53,6 +53,7 @@ func (g *Guards) enter(s *session) (refused string) {
 		return metrics.RefusedIPLimit
 	case ratelimit.Admitted:
 		s.entered = true
+	case ratelimit.Full: // not of a Gate
 	}
 	return ""
 }

@@ -26,6 +26,7 @@ import (
 	"cleversocks/conn/wire/httpproxy"
 	"cleversocks/conn/wire/socks4"
 	"cleversocks/conn/wire/socks5"
+	"cleversocks/listener/transparent"
 	"cleversocks/metrics"
 )
 
@@ -40,6 +41,7 @@ type Handler struct {
 	readers sync.Pool // of *bufio.Reader
 	watch   clientWatch
 	haste   haste
+	dialed  dialedSet
 	// forwards are the connections of plain requests, which no session holds.
 	forwards forwardConns
 	// draining ends when connections should come to their end.
@@ -142,6 +144,10 @@ func (h *Handler) serve(hs *handshake) bool {
 
 // negotiate tells the protocol by its first byte and reads up to the request.
 func (h *Handler) negotiate(hs *handshake) error {
+	if mode := hs.policy.listener(hs.listener).Transparent; mode != transparent.Off {
+		h.speaks(hs, wire.Transparent, transparentCodec{h: h, mode: mode})
+		return hs.codec.negotiate(hs)
+	}
 	first, err := hs.in.Peek(1)
 	if err != nil {
 		return err
@@ -154,10 +160,15 @@ func (h *Handler) negotiate(hs *handshake) error {
 	if !hs.policy.listener(hs.listener).Protocols.Has(protocol) {
 		return fmt.Errorf("%w: %s is not spoken on this listener", errProtocol, protocol)
 	}
+	h.speaks(hs, protocol, codec)
+	return hs.codec.negotiate(hs)
+}
+
+// speaks notes what a client speaks.
+func (h *Handler) speaks(hs *handshake, protocol wire.Protocol, codec codec) {
 	hs.protocol, hs.codec = protocol, codec
 	h.metrics.Conn.Active.Of(wire.ProtocolUnknown.String()).Add(-1)
 	h.metrics.Conn.Active.Of(hs.protocol.String()).Add(1)
-	return hs.codec.negotiate(hs)
 }
 
 // spokenBy is the protocol that a client's first byte belongs to.

@@ -6,6 +6,7 @@ import (
 	"cleversocks/authsvc"
 	"cleversocks/authsvc/gssapi"
 	"cleversocks/conn/wire"
+	"cleversocks/listener/transparent"
 )
 
 // Listener is what one listener's settings mean to its connections.
@@ -29,6 +30,9 @@ type Listener struct {
 	// Refuses reports peers that have no business here: they are reset at
 	// accept. nil: everybody may come.
 	Refuses func(peer netip.Addr) bool
+	// Transparent is for connections that a packet filter turns here; no
+	// protocol is spoken then.
+	Transparent transparent.Mode
 }
 
 // Protocols is a set of protocols.

@@ -18,6 +18,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"cleversocks/listener/transparent"
 	"cleversocks/metrics"
 )
 
@@ -29,6 +30,8 @@ type Options struct {
 	// Shards is how many sockets share the port; above one, SO_REUSEPORT is
 	// set on each and the kernel spreads connections.
 	Shards int
+	// Transparent is for connections that a packet filter turns here.
+	Transparent transparent.Mode
 	// Socket options that accepted connections inherit.
 	Keepalive  Keepalive
 	NoDelay    bool
@@ -156,9 +159,10 @@ func (l *Listener) Reopen(ctx context.Context) (*Listener, error) {
 }
 
 // SetOptions changes the socket options that connections accepted from now on
-// inherit. Address and shards stay.
+// inherit. Address, shards and
+// transparency stay.
 func (l *Listener) SetOptions(o Options) error {
-	o.Address, o.Shards = l.options.Address, l.options.Shards
+	o.Address, o.Shards, o.Transparent = l.options.Address, l.options.Shards, l.options.Transparent
 	before := l.options.Congestion
 	l.options = o
 	l.noDelay.Store(o.NoDelay)

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cleversocks/listener/transparent"
 )
 
 type rawConn = syscall.RawConn
@@ -29,6 +31,9 @@ func setOptions(fd int, o Options) error {
 		if err := set(unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
 			return fmt.Errorf("SO_REUSEPORT: %w", err)
 		}
+	}
+	if err := transparent.SetOptions(fd, o.Transparent); err != nil {
+		return err
 	}
 	if o.Congestion != "" {
 		if err := unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, o.Congestion); err != nil {

@@ -40,7 +40,7 @@ func (a Active) Of(protocol string) *atomic.Int64 {
 	return a.gauges["other"]
 }
 
-var protocols = []string{"socks5", "socks4", "http", "unknown"}
+var protocols = []string{"socks5", "socks4", "http", "transparent", "unknown"}
 
 func newConn(set *vm.Set) Conn {
 	c := Conn{

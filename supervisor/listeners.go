@@ -15,6 +15,7 @@ import (
 
 	"cleversocks/conn"
 	"cleversocks/listener"
+	"cleversocks/listener/transparent"
 	"cleversocks/metrics"
 	"cleversocks/supervisor/config"
 )
@@ -39,6 +40,7 @@ type listenerHealth struct{ lost atomic.Int32 }
 type listenerKey struct {
 	address string
 	shards  int
+	mode    transparent.Mode
 	nth     int
 }
 
@@ -95,7 +97,7 @@ func (ls *listeners) prepare(ctx context.Context, cfg *config.Config) (*socketCh
 		settings: make(map[listenerKey]config.Listener),
 	}
 	for _, l := range cfg.Listeners {
-		key := listenerKey{address: l.Address.String(), shards: l.ReusePort}
+		key := listenerKey{address: l.Address.String(), shards: l.ReusePort, mode: transparentMode(l)}
 		for {
 			if _, taken := c.wanted[key]; !taken {
 				break
@@ -303,8 +305,9 @@ func (ls *listeners) closeAll() {
 
 func listenerOptions(l config.Listener, cfg *config.Config, log *slog.Logger, m *metrics.Registry) listener.Options {
 	return listener.Options{
-		Address: l.Address.String(),
-		Shards:  l.ReusePort,
+		Address:     l.Address.String(),
+		Shards:      l.ReusePort,
+		Transparent: transparentMode(l),
 		Keepalive: listener.Keepalive{
 			Idle:     cfg.Relay.Keepalive.Idle.D(),
 			Interval: cfg.Relay.Keepalive.Interval.D(),

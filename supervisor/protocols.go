@@ -8,6 +8,7 @@ import (
 	"cleversocks/bind"
 	"cleversocks/conn"
 	"cleversocks/conn/wire"
+	"cleversocks/listener/transparent"
 	"cleversocks/metrics"
 	"cleversocks/supervisor/config"
 	"cleversocks/udprelay"
@@ -76,11 +77,22 @@ var protocolNames = map[config.Protocol]wire.Protocol{"socks5": wire.SOCKS5, "so
 
 // listenerPolicy is what a listener's settings mean to its connections.
 func listenerPolicy(l config.Listener) conn.Listener {
-	policy := conn.Listener{Advertise: l.Advertise.Addr, Auth: l.Kinds(), Protection: l.Protection}
+	policy := conn.Listener{Advertise: l.Advertise.Addr, Auth: l.Kinds(), Protection: l.Protection, Transparent: transparentMode(l)}
 	for _, p := range l.Protocols {
 		policy.Protocols |= conn.ProtocolsOf(protocolNames[p])
 	}
 	return policy
+}
+
+// transparentMode is how connections come to a listener.
+func transparentMode(l config.Listener) transparent.Mode {
+	switch l.Transparent {
+	case "redirect":
+		return transparent.Redirect
+	case "tproxy":
+		return transparent.TPROXY
+	}
+	return transparent.Off
 }
 
 // newPolicies are the listeners of the change by name. Those that it closes are

@@ -8,12 +8,14 @@ import "fmt"
 // Protocol is the language a client spoke.
 type Protocol uint8
 
-// The protocols, told apart by a client's first byte.
+// The protocols, told apart by a client's first byte; that of transparent
+// listeners has none.
 const (
 	ProtocolUnknown Protocol = iota
 	SOCKS5
 	SOCKS4
 	HTTP
+	Transparent
 )
 
 // String is the protocol's name in settings, logs and metrics.
@@ -25,6 +27,8 @@ func (p Protocol) String() string {
 		return "socks4"
 	case HTTP:
 		return "http"
+	case Transparent:
+		return "transparent"
 	case ProtocolUnknown:
 	}
 	return "unknown"

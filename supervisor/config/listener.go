@@ -25,6 +25,8 @@ type Listener struct {
 	GSSAPIProtection []Protection // empty: auth.gssapi.protection
 	GSSAPINEC        bool
 	Protection       gssapi.Protection // what both mean
+	// Transparent is off, redirect or tproxy.
+	Transparent string
 }
 
 func (l *Listener) keys() []Key {
@@ -52,6 +54,10 @@ func (l *Listener) keys() []Key {
 		{
 			Name: "gssapi_nec", Value: &l.GSSAPINEC, Default: "false",
 			Doc: "Takes the level of protection as one bare byte from clients that send it so, as NEC's server did; curl does with `--socks5-gssapi-nec`. Nothing keeps that byte from being changed on its way.",
+		},
+		{
+			Name: "transparent", Value: &l.Transparent, Default: "off", Choices: []string{"off", "redirect", "tproxy"},
+			Doc: "For connections that nftables turns here, whose clients know of no proxy: by `redirect`, or by `tproxy`, which needs CAP_NET_ADMIN. No protocol is spoken then, and clients cannot log in. See [transparent.md](transparent.md).",
 		},
 		{
 			Name: "reuse_port", Value: &l.ReusePort, Default: "1", Min: "1", Max: "64",

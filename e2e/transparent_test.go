@@ -1,0 +1,157 @@
+package e2e
+
+import (
+	"fmt"
+	"net/netip"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// behind is a network behind this host: a client in a network namespace of its
+// own, whose every packet comes in through the interface "lan0".
+type behind struct {
+	t   *testing.T
+	pid string
+}
+
+func newBehind(t *testing.T) *behind {
+	t.Helper()
+	sleep := exec.Command(program(t, "unshare", "util-linux"), "--net", "sleep", "600")
+	if err := sleep.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = sleep.Process.Kill(); _ = sleep.Wait() })
+	b := &behind{t: t, pid: fmt.Sprint(sleep.Process.Pid)}
+	inNet(t, "ip link add lan0 type veth peer name lan1")
+	t.Cleanup(func() { inNet(t, "ip link del lan0") })
+	// Until unshare has made it, the process is still in this namespace.
+	eventually(t, "the client has a network of its own", func() bool {
+		links, err := exec.Command("nsenter", "-t", b.pid, "-n", "ip", "link", "show", "lan0").CombinedOutput()
+		return err != nil && strings.Contains(string(links), "does not exist")
+	})
+	inNet(t, "ip link set lan1 netns "+b.pid)
+	for _, c := range []string{
+		"ip addr add 10.77.0.1/24 dev lan0", "ip -6 addr add 2001:db8:77::1/64 dev lan0 nodad", "ip link set lan0 up",
+	} {
+		inNet(t, c)
+	}
+	for _, c := range []string{
+		"ip link set lo up", "ip addr add 10.77.0.2/24 dev lan1", "ip -6 addr add 2001:db8:77::2/64 dev lan1 nodad",
+		"ip link set lan1 up", "ip route add default via 10.77.0.1", "ip -6 route add default via 2001:db8:77::1",
+	} {
+		if out, err := b.run(strings.Fields(c)...); err != nil {
+			t.Fatalf("%s: %v: %s", c, err, out)
+		}
+	}
+	return b
+}
+
+// run runs a program in the network behind this host.
+func (b *behind) run(args ...string) (string, error) {
+	b.t.Helper()
+	return run(b.t, nil, "nsenter", append([]string{"-t", b.pid, "-n"}, args...)...)
+}
+
+// serverFar gives this host an address of either family that is no
+// interface's of the client's network, with a web server on a port of both.
+func serverFar(t *testing.T) (four, six netip.AddrPort) {
+	t.Helper()
+	inNet(t, "ip -6 addr add 2001:db8:66::7/128 dev lo nodad")
+	t.Cleanup(func() { inNet(t, "ip -6 addr del 2001:db8:66::7/128 dev lo") })
+	p := freePort(t)
+	four = netip.MustParseAddrPort("198.51.100.7:" + p)
+	six = netip.MustParseAddrPort("[2001:db8:66::7]:" + p)
+	origin(t, four.String())
+	origin(t, six.String())
+	return four, six
+}
+
+// loadRules loads a ruleset of dist/nftables and takes it out at the end.
+func loadRules(t *testing.T, file, table string, variables ...string) {
+	t.Helper()
+	var args []string
+	for _, v := range variables {
+		args = append(args, "-D", v)
+	}
+	args = append(args, "-f", "../dist/nftables/"+file)
+	if out, err := exec.Command(program(t, "nft", "nftables"), args...).CombinedOutput(); err != nil {
+		t.Fatalf("nft %v: %v: %s", args, err, out)
+	}
+	t.Cleanup(func() { inNet(t, "nft delete table inet "+table) })
+}
+
+// Clients that know of no proxy are served by way of the packet filter, over
+// both families, by either mode, and with the rulesets that are shipped.
+func TestTransparent(t *testing.T) {
+	client := newBehind(t)
+	four, six := serverFar(t)
+	for _, command := range []string{
+		"ip rule add fwmark 47 lookup 147", "ip route add local default dev lo table 147",
+		"ip -6 rule add fwmark 47 lookup 147", "ip -6 route add local default dev lo table 147",
+	} {
+		inNet(t, command)
+		t.Cleanup(func() { inNet(t, strings.Replace(command, " add ", " del ", 1)) })
+	}
+	for _, mode := range []string{"redirect", "tproxy"} {
+		t.Run(mode, func(t *testing.T) {
+			p := freePort(t)
+			d := start(t, "[[listener]]\naddress = \"[::]:"+p+"\"\ntransparent = \""+mode+"\"\n[[acl.rule]]\naction = \"deny\"\nto = [\"203.0.113.0/24\"]\n[[acl.rule]]\naction = \"allow\"\nto = [\"0.0.0.0/0\", \"::/0\"]\n")
+			variables := []string{"inside=lan0", "proxy_port=" + p}
+			if mode == "tproxy" {
+				variables = append(variables, "proxy_mark=47")
+			}
+			loadRules(t, mode+".nft", "cleversocks_"+mode, variables...)
+			for _, server := range []netip.AddrPort{four, six} {
+				out, err := client.run("curl", "-sS", "--noproxy", "*", "--max-time", "10", "http://"+server.String()+"/big")
+				if err != nil || sum(strings.NewReader(out)) != bigSum() {
+					t.Errorf("%s: %v, %d bytes", server, err, len(out))
+				}
+				l := d.record(server.String())
+				if l.text("protocol") != "transparent" || !strings.Contains(l.text("client"), "77") || l.text("reply") != "succeeded" {
+					t.Errorf("recorded as %v", l)
+				}
+			}
+			before := d.baseline() // the relay keeps a pipe from here on
+			// What the rules deny, and what is not there, is reset at once.
+			for _, nothing := range []string{"203.0.113.1:80", "198.51.100.7:1"} {
+				if out, err := client.run("curl", "-sS", "--noproxy", "*", "--max-time", "10", "http://"+nothing+"/"); err == nil || strings.Contains(out, "timed out") {
+					t.Errorf("%s: %v: %s", nothing, err, out)
+				}
+			}
+			// The listener's own address is no destination.
+			if out, err := client.run("curl", "-sS", "--noproxy", "*", "--max-time", "10", "http://10.77.0.1:"+p+"/"); err == nil {
+				t.Errorf("the listener answered as a server: %s", out)
+			}
+			d.backTo(before)
+		})
+	}
+}
+
+// A packet filter that turns the daemon's own connections to it again makes no
+// endless chain: the loop is recognised. With the exception of the shipped
+// ruleset there is none.
+func TestTransparentLoop(t *testing.T) {
+	four, _ := serverFar(t)
+	p := freePort(t)
+	d := start(t, "[[listener]]\naddress = \"0.0.0.0:"+p+"\"\ntransparent = \"redirect\"\n[egress]\nmark = 47\n")
+	before := d.baseline()
+	get := func() (string, error) {
+		return curl(t, "-sS", "--noproxy", "*", "--max-time", "15", "http://"+four.String()+"/big")
+	}
+	t.Run("loop", func(t *testing.T) {
+		loadRules(t, "redirect-local.nft", "cleversocks_local", "proxy_mark=99", "proxy_port="+p)
+		if _, err := get(); err == nil {
+			t.Error("a loop served something")
+		}
+		d.backTo(before)
+		accepted := d.metric(`cleversocks_connections_accepted_total{listener="0.0.0.0:` + p + `"}`)
+		if len(accepted) > 2 || accepted == "" {
+			t.Errorf("%s connections were made of one", accepted)
+		}
+	})
+	loadRules(t, "redirect-local.nft", "cleversocks_local", "proxy_mark=47", "proxy_port="+p)
+	if out, err := get(); err != nil || sum(strings.NewReader(out)) != bigSum() {
+		t.Errorf("%v, %d bytes", err, len(out))
+	}
+}
