@@ -29,8 +29,9 @@ type cacheShard struct {
 type entry struct {
 	key     question
 	addrs   []netip.Addr
-	err     error // for a negative or failed answer
-	exists  bool  // the name has records of another type, perhaps
+	err     error  // for a negative or failed answer
+	exists  bool   // the name has records of another type, perhaps
+	from    string // the server that gave it
 	stored  time.Time
 	expires time.Time
 	// until is when the entry is dropped: expires plus serve-stale.
@@ -138,30 +139,6 @@ func (s *cacheShard) sweep(now time.Time) {
 		}
 		el = next
 	}
-}
-
-// len is the number of entries.
-func (c *cache) len() int {
-	n := 0
-	for i := range c.shards {
-		s := &c.shards[i]
-		s.mu.Lock()
-		n += len(s.entries)
-		s.mu.Unlock()
-	}
-	return n
-}
-
-// remove forgets an answer, and reports whether there was one.
-func (c *cache) remove(key question) bool {
-	s := c.shard(key)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	el, ok := s.entries[key]
-	if ok {
-		s.drop(el)
-	}
-	return ok
 }
 
 // drop takes an entry out; the lock is held.

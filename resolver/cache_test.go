@@ -201,3 +201,15 @@ func TestCacheBound(t *testing.T) {
 		t.Errorf("%d entries after their end", c.len())
 	}
 }
+
+// len is the number of entries.
+func (c *cache) len() int {
+	n := 0
+	for i := range c.shards {
+		s := &c.shards[i]
+		s.mu.Lock()
+		n += len(s.entries)
+		s.mu.Unlock()
+	}
+	return n
+}

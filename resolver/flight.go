@@ -119,7 +119,7 @@ var errPanicked = fmt.Errorf("%w: the look-up panicked", ErrServers)
 // keep caches an answer or failure and returns what look-ups are told.
 func (st *state) keep(q question, a answer, err error) ([]netip.Addr, error) {
 	now := time.Now()
-	e := entry{key: q, addrs: a.addrs, exists: a.exists, stored: now}
+	e := entry{key: q, addrs: a.addrs, exists: a.exists, from: a.from, stored: now}
 	conf := st.opts.Cache
 	switch {
 	case err != nil:

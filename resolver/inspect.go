@@ -15,6 +15,7 @@ type Cached struct {
 	Type      string // "A" or "AAAA"
 	Addresses []netip.Addr
 	Error     string // of a negative or failed answer
+	From      string // the server that gave it; empty when none did
 	Expires   time.Time
 	Stale     bool // past its time, and kept for when no server answers
 }
@@ -41,7 +42,7 @@ func (r *Resolver) Cached(name string) []Cached {
 
 func (e *entry) cached(now time.Time) Cached {
 	c := Cached{
-		Name: e.key.name, Type: dns.TypeToString[e.key.qtype], Addresses: slices.Clone(e.addrs),
+		Name: e.key.name, Type: dns.TypeToString[e.key.qtype], Addresses: slices.Clone(e.addrs), From: e.from,
 		Expires: e.expires, Stale: !now.Before(e.expires),
 	}
 	if e.err != nil {
@@ -67,4 +68,20 @@ func (r *Resolver) Flush(name string) int {
 		s.mu.Unlock()
 	}
 	return n
+}
+
+// ServerState is what is known of a name server.
+type ServerState struct {
+	Server string // as configured
+	// Dead says that it left a probe unanswered: others are asked first.
+	Dead bool
+}
+
+// Servers are the servers in force, in the order in which they are asked.
+func (r *Resolver) Servers() []ServerState {
+	var list []ServerState
+	for _, s := range r.state.Load().servers {
+		list = append(list, ServerState{Server: s.id, Dead: !s.isUp()})
+	}
+	return list
 }

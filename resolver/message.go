@@ -135,6 +135,7 @@ type answer struct {
 	// weak marks a negative answer whose server stands behind one that could
 	// not be heard, and may know better.
 	weak bool
+	from string // the server's id
 }
 
 // readAnswer reads the answer to a question out of a reply. Records of other

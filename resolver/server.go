@@ -113,6 +113,7 @@ func (s *server) ask(ctx context.Context, q question, lookups metrics.CounterVec
 		return answer{}, err
 	}
 	a, err := readAnswer(reply, q)
+	a.from = s.id
 	switch {
 	case err == nil && len(a.addrs) == 0:
 		lookups.Of(s.label, metrics.DNSNotFound).Inc()

@@ -93,6 +93,12 @@ func TestDeadServer(t *testing.T) {
 			}
 			pass(tick + probeWait + ms)
 		}
+		if got, want := r.Servers(), []ServerState{{"server0", true}, {"server1", false}}; !slices.Equal(got, want) {
+			t.Errorf("the servers' state: %v, want %v", got, want)
+		}
+		if got := r.Cached("n0.test"); len(got) != 1 || got[0].From != "server1" {
+			t.Errorf("cached: %+v", got)
+		}
 		dead.set(func(s *scripted) { s.hangs = false })
 		pass(time.Minute)
 		before := good.count()

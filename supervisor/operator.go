@@ -252,7 +252,7 @@ func (o *operator) drainMember(name string, m admin.MemberDrain) error {
 func (o *operator) cachedNames(name string) []admin.CachedName {
 	list := []admin.CachedName{}
 	for _, c := range o.resolver.Cached(normal(name)) {
-		n := admin.CachedName{Name: text(c.Name), Type: c.Type, Error: text(c.Error), Expires: c.Expires, Stale: c.Stale}
+		n := admin.CachedName{Name: text(c.Name), Type: c.Type, Error: text(c.Error), From: c.From, Expires: c.Expires, Stale: c.Stale}
 		for _, a := range c.Addresses {
 			n.Addresses = append(n.Addresses, a.String())
 		}

@@ -15,6 +15,7 @@ import (
 	"cleversocks/conn"
 	"cleversocks/conn/upstream"
 	"cleversocks/metrics/admin"
+	"cleversocks/resolver"
 )
 
 // status is the daemon at a glance. It is asked every other second by each
@@ -65,6 +66,10 @@ func (o *operator) degraded() []string {
 	policy := o.group.Policy()
 	if policy == nil {
 		return nil
+	}
+	servers := o.resolver.Servers()
+	if !slices.ContainsFunc(servers, func(s resolver.ServerState) bool { return !s.Dead }) {
+		all = append(all, fmt.Sprintf("none of the %d name servers answers", len(servers)))
 	}
 	for _, p := range policy.Routes.Pools() {
 		if !slices.ContainsFunc(p.Status(), memberWorks) {

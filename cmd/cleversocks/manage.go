@@ -270,7 +270,7 @@ func newDNS(ctx context.Context, c *client) *cobra.Command {
 	cmd := command("dns [NAME]", "Shows and flushes the resolver's cache", "Shows the answers in the resolver's cache, for one name or all.", "  cleversocks dns example.com\n  cleversocks dns flush example.com", exactly(0, 1, "one name or none"), func(args []string) error {
 		var list []admin.CachedName
 		return c.ask(ctx, http.MethodGet, "/api/v1/dns"+queryOf("name", strings.Join(args, "")), nil, &list, func(w io.Writer) {
-			row(w, "NAME", "TYPE", "ANSWER", "FOR ANOTHER")
+			row(w, "NAME", "TYPE", "ANSWER", "FOR ANOTHER", "FROM")
 			for _, n := range list {
 				answer, left := strings.Join(n.Addresses, " "), age(time.Until(n.Expires))
 				if n.Error != "" {
@@ -279,7 +279,7 @@ func newDNS(ctx context.Context, c *client) *cobra.Command {
 				if n.Stale {
 					left = "stale"
 				}
-				row(w, n.Name, n.Type, answer, left)
+				row(w, n.Name, n.Type, answer, left, n.From)
 			}
 		})
 	})

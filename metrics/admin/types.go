@@ -149,6 +149,7 @@ type CachedName struct {
 	Type      string    `json:"type"`
 	Addresses []string  `json:"addresses,omitempty"`
 	Error     string    `json:"error,omitempty"`
+	From      string    `json:"from,omitempty"` // the name server that gave it
 	Expires   time.Time `json:"expires"`
 	Stale     bool      `json:"stale,omitempty"`
 }
