@@ -316,7 +316,7 @@ func TestRecordNames(t *testing.T) {
 	want := `"level":"INFO","msg":"connection","id":"7","listener":"127.0.0.1:1080","client":"192.0.2.7:5000","user":"alice",` +
 		`"auth":"password","protocol":"socks5","command":"connect","target":"example.com:443","host_ip":"203.0.113.5:443",` +
 		`"local":"198.51.100.1:4000","upstream":"exit","rule":"acl.rules[0]","bytes_in":1,"bytes_out":2,"duration_ms":1.5,` +
-		`"cause":"error","reply":"succeeded","err":"broken"}`
+		`"cause":"error","reply":"succeeded","client_ip":"192.0.2.7","client_port":5000,"err":"broken"}`
 	if _, got, _ := bytes.Cut(bytes.TrimSpace(buf.Bytes()), []byte(",")); string(got) != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}

@@ -70,7 +70,7 @@ func (s *session) progress() *Record {
 // attrs are the record's fields, by the names that people depend on. What a
 // connection never came to have is left out.
 func (r *Record) attrs() []slog.Attr {
-	attrs := make([]slog.Attr, 0, 20)
+	attrs := make([]slog.Attr, 0, 22)
 	add := func(a slog.Attr) { attrs = append(attrs, a) }
 	text := func(key, value string) {
 		if value != "" {
@@ -106,6 +106,10 @@ func (r *Record) attrs() []slog.Attr {
 	text("cause", r.Cause)
 	if r.Replied {
 		text("reply", r.Reply.String())
+	}
+	if r.Client.IsValid() {
+		add(slog.String("client_ip", r.Client.Addr().String()))
+		add(slog.Int("client_port", int(r.Client.Port())))
 	}
 	if r.Err != nil && r.Cause != metrics.CauseClientClosed && r.Cause != metrics.CauseServerClosed {
 		text("err", r.Err.Error())
