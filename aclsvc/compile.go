@@ -16,14 +16,16 @@ import (
 // there and empty is an error, since nobody can tell what it should mean.
 // Users and Groups say together who: one of either is enough.
 type Rule struct {
-	Action   string // "allow" or "deny"
-	Users    []string
-	Groups   []string
-	From     []string // CIDRs and addresses of clients
-	To       []string // CIDRs, addresses, ranges a-b, names, *.suffix, file:PATH
-	Ports    []string // "25", "465-587"
-	Commands []string // connect, udp, bind
-	Where    string   // "file:line"
+	Action string // "allow" or "deny"
+	Users  []string
+	Groups []string
+	From   []string // CIDRs and addresses of clients
+	// Listeners are the names of those that clients came to.
+	Listeners []string
+	To        []string // CIDRs, addresses, ranges a-b, names, *.suffix, file:PATH
+	Ports     []string // "25", "465-587"
+	Commands  []string // connect, udp, bind
+	Where     string   // "file:line"
 }
 
 // Options is everything a Policy is made of.
@@ -31,8 +33,10 @@ type Options struct {
 	Rules        []Rule
 	DefaultAllow bool // when no rule matches
 	BlockPrivate bool // see ResolveBlockPrivate
-	ReportOnly   bool // allow what the rules deny, and say so in the Decision
-	NAT64        []netip.Prefix
+	// BlockPrivateAt has another answer for some listeners, by name.
+	BlockPrivateAt map[string]bool
+	ReportOnly     bool // allow what the rules deny, and say so in the Decision
+	NAT64          []netip.Prefix
 	// Listeners are the proxy's own, admin included: never a destination,
 	// whatever the rules say and in report-only mode too.
 	Listeners []netip.AddrPort
@@ -56,7 +60,9 @@ type Policy struct {
 	rules      []rule
 	index      index
 	fallback   Decision
-	block      *specialTable // nil: private addresses are like others
+	block      *specialTable
+	blocks     bool // private addresses are denied, but for what blocksAt says
+	blocksAt   map[string]bool
 	reportOnly bool
 	embeddings []embedding
 	listeners  []netip.AddrPort
@@ -74,6 +80,7 @@ type rule struct {
 	users    map[string]struct{}
 	groups   map[string]struct{}
 	from     *bart.Lite
+	doors    []string // listeners; none: all
 	ports    []portRange
 	commands uint8 // bit per wire.Command; 0: all
 	name     string
@@ -91,12 +98,12 @@ func Compile(o Options) (*Policy, error) {
 		rules:      make([]rule, len(o.Rules)),
 		fallback:   Decision{Allow: o.DefaultAllow, Rule: ByDefault},
 		reportOnly: o.ReportOnly,
+		block:      newSpecialTable(),
+		blocks:     o.BlockPrivate,
+		blocksAt:   o.BlockPrivateAt,
 		embeddings: wrapped,
 		locals:     o.Locals,
 		onPanic:    o.OnPanic,
-	}
-	if o.BlockPrivate {
-		p.block = newSpecialTable()
 	}
 	for _, l := range o.Listeners {
 		p.listeners = append(p.listeners, netip.AddrPortFrom(l.Addr().Unmap().WithZone(""), l.Port()))
@@ -132,7 +139,7 @@ func (p *Policy) compileRule(i int, in *Rule, b *builder) error {
 		return fmt.Errorf("action: %q: allow or deny", clip(in.Action))
 	}
 	for key, list := range map[string][]string{
-		"users": in.Users, "groups": in.Groups, "from": in.From, "to": in.To, "ports": in.Ports, "commands": in.Commands,
+		"users": in.Users, "groups": in.Groups, "from": in.From, "listeners": in.Listeners, "to": in.To, "ports": in.Ports, "commands": in.Commands,
 	} {
 		if list != nil && len(list) == 0 {
 			return fmt.Errorf("%s: an empty list; leave the key out to match everything", key)
@@ -143,7 +150,7 @@ func (p *Policy) compileRule(i int, in *Rule, b *builder) error {
 	}
 	r.everyone = len(in.Users) == 0 && len(in.Groups) == 0
 	r.anywhere = len(in.To) == 0
-	r.users, r.groups = set(in.Users), set(in.Groups)
+	r.users, r.groups, r.doors = set(in.Users), set(in.Groups), in.Listeners
 	if err := r.restrict(in); err != nil {
 		return err
 	}
@@ -205,6 +212,9 @@ func (r *rule) concerns(q *Query) bool {
 // concernsClient is concerns without the port.
 func (r *rule) concernsClient(q *Query) bool {
 	if r.commands != 0 && (q.Command > wire.CommandUDPAssociate || r.commands&(1<<q.Command) == 0) {
+		return false
+	}
+	if len(r.doors) > 0 && !slices.Contains(r.doors, q.Listener) {
 		return false
 	}
 	if r.from != nil && !r.from.Contains(q.Source) {

@@ -46,6 +46,7 @@ type Decision struct {
 type Query struct {
 	Identity authsvc.Identity
 	Source   netip.Addr
+	Listener string // the name of the one that the client came to
 	Command  wire.Command
 	Name     string
 	Port     uint16

@@ -34,7 +34,7 @@ func (p *Policy) Explain(q *Query, addrs []netip.Addr) string {
 		if d.Allow {
 			allowed++
 		}
-		fmt.Fprintf(&b, "  address %s%s: %s\n", addr, p.nature(addr), p.words(d, addr))
+		fmt.Fprintf(&b, "  address %s%s: %s\n", addr, p.nature(addr, q.Listener), p.words(d, addr))
 	}
 	switch {
 	case len(addrs) == 0:
@@ -81,7 +81,7 @@ func (p *Policy) whyBlocked(addr netip.Addr) string {
 	if !addr.IsValid() {
 		return ""
 	}
-	t := p.target(addr)
+	t := p.target(addr, "")
 	for _, a := range []netip.Addr{t.inner, t.outer} {
 		if p.block.denies(a) {
 			return p.block.name(a) + "; "
@@ -91,8 +91,8 @@ func (p *Policy) whyBlocked(addr netip.Addr) string {
 }
 
 // nature says what an address was taken for.
-func (p *Policy) nature(addr netip.Addr) string {
-	t := p.target(addr)
+func (p *Policy) nature(addr netip.Addr, listener string) string {
+	t := p.target(addr, listener)
 	var notes []string
 	if t.inner != addr {
 		notes = append(notes, "is "+t.inner.String())

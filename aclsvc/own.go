@@ -115,7 +115,7 @@ func (p *Policy) isHost(addr netip.Addr) bool {
 // IsOwn reports whether a connection to addr and port would reach one of the
 // proxy's listeners.
 func (p *Policy) IsOwn(addr netip.Addr, port uint16) bool {
-	t := p.target(addr)
+	t := p.target(addr, "")
 	return p.isOwn(t.inner, port) || t.bits != 0 && p.isOwn(t.outer, port)
 }
 

@@ -16,7 +16,7 @@ func (p *Policy) Decide(q *Query, addr netip.Addr) (d Decision) {
 	if !addr.IsValid() {
 		return Decision{Rule: ByBadAddress}
 	}
-	t := p.target(addr)
+	t := p.target(addr, q.Listener)
 	if p.isOwn(t.inner, q.Port) || t.bits != 0 && p.isOwn(t.outer, q.Port) {
 		return Decision{Rule: ByOwnListener}
 	}
@@ -95,19 +95,24 @@ type target struct {
 	blocked bool       // private or this host's, and block_private is on
 }
 
-func (p *Policy) target(addr netip.Addr) target {
+func (p *Policy) target(addr netip.Addr, listener string) target {
 	outer := addr.Unmap().WithZone("")
 	inner, bits := p.unwrap(outer)
-	return target{outer, inner, bits, p.isBlocked(outer, inner, bits)}
+	return target{outer, inner, bits, p.blocksFrom(listener) && p.isBlocked(outer, inner, bits)}
+}
+
+// blocksFrom reports whether block_private is in force for a listener.
+func (p *Policy) blocksFrom(listener string) bool {
+	if blocks, ok := p.blocksAt[listener]; ok {
+		return blocks
+	}
+	return p.blocks
 }
 
 // isBlocked reports whether block_private denies an address: it is no host on
 // the internet, or it is one of this host's, whose services may be kept from
 // the outside by a firewall that sees us as an insider.
 func (p *Policy) isBlocked(outer, inner netip.Addr, bits int) bool {
-	if p.block == nil {
-		return false
-	}
 	// In front of what ISATAP carries stands any prefix, a private one too.
 	if bits != 0 && isISATAP(outer) && p.block.denies(outer) {
 		return true
@@ -247,4 +252,4 @@ func (p *Policy) Deciders() []string {
 }
 
 // BlocksPrivate reports whether block_private is in force, for the log.
-func (p *Policy) BlocksPrivate() bool { return p.block != nil }
+func (p *Policy) BlocksPrivate() bool { return p.blocks }

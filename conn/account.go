@@ -12,6 +12,7 @@ import (
 	"cleversocks/authsvc"
 	"cleversocks/conn/dial"
 	"cleversocks/conn/relay"
+	"cleversocks/conn/upstream"
 	"cleversocks/conn/wire"
 	"cleversocks/metrics"
 	"cleversocks/udprelay"
@@ -147,12 +148,30 @@ func (c *charge) datagram(d udprelay.Direction, n int) udprelay.MeterVerdict {
 	return udprelay.MeterPass
 }
 
-// egress is where the user's connections leave from; zero: as all others do.
+// egress is where the session's connections leave from: the user's addresses,
+// or the listener's; zero: as all others do.
 func (s *session) egress() dial.Egress {
-	if s.identity.Account == nil {
-		return dial.Egress{}
+	l := s.policy.listener(s.listener)
+	egress := l.Egress
+	if l.SameEgress {
+		here := addrPort(s.socket.LocalAddr()).Addr()
+		egress.Addresses = []netip.Prefix{netip.PrefixFrom(here, here.BitLen())}
 	}
-	return dial.Egress{Addresses: s.identity.Account.Egress}
+	if s.identity.Account == nil {
+		return egress
+	}
+	return dial.Egress{Addresses: s.identity.Account.Egress}.Or(egress)
+}
+
+// routeQuery is what the forwarding rules are asked about a destination of the
+// session's.
+func (s *session) routeQuery(dest wire.Addr) upstream.Query {
+	q := s.query()
+	return routeQuery(dest, &q)
+}
+
+func routeQuery(dest wire.Addr, q *aclsvc.Query) upstream.Query {
+	return upstream.Query{Dest: dest, User: q.Identity.User, Groups: q.Identity.Groups, Source: q.Source, Listener: q.Listener}
 }
 
 // query is what the rules are asked about a session's request.
@@ -160,6 +179,7 @@ func (s *session) query() aclsvc.Query {
 	return aclsvc.Query{
 		Identity: s.identity,
 		Source:   s.client.Addr(),
+		Listener: s.listener,
 		Command:  s.request.Command,
 		Name:     s.request.Dest.Name,
 		Port:     s.request.Dest.Port,

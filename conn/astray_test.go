@@ -67,7 +67,7 @@ func TestNothingGetsAroundForwardingRules(t *testing.T) {
 			g.SetPolicy(&policy)
 			s := &session{
 				ctx: t.Context(), policy: &policy, identity: authsvc.Identity{User: tt.user, Method: authsvc.MethodNone},
-				request: wire.Request{Command: tt.command}, upstream: routes.RouteDatagrams(tt.user).Upstream(),
+				request: wire.Request{Command: tt.command}, upstream: routes.RouteDatagrams(upstream.Query{User: tt.user}).Upstream(),
 			}
 			addr := tt.dest.IP
 			if tt.dest.IsName() {
@@ -117,7 +117,7 @@ func TestCommandsRepliesAreExact(t *testing.T) {
 	policy := *g.Policy()
 	policy.ACL = acl
 	policy.UDP, policy.Bind = udprelay.New(udprelay.RelayOptions{}), bind.New(bind.ServerOptions{})
-	policy.AssociateVia = func(authsvc.Identity, netip.Addr) func(context.Context) (udprelay.Upstream, error) {
+	policy.AssociateVia = func(upstream.Query) func(context.Context) (udprelay.Upstream, error) {
 		return func(context.Context) (udprelay.Upstream, error) {
 			return udprelay.Upstream{}, &upstream.Error{Code: wire.ReplyTTLExpired, Err: context.DeadlineExceeded}
 		}

@@ -72,6 +72,9 @@ func (h *Handler) pass(s *session) error {
 		s.conn = e.Conn
 		if e.Settled && s.forwarded {
 			s.client, s.forwarded = e.Client, false
+			if l := s.policy.listener(s.listener); l.Allows != nil && !l.Allows(s.client.Addr()) {
+				return &refusedBehind{metrics.RefusedSource}
+			}
 			if reason := h.guards.enter(s); reason != "" {
 				return &refusedBehind{reason}
 			}
@@ -124,7 +127,11 @@ func (hs *handshake) free() (id authsvc.Identity, free bool) {
 	if hs.vouched != nil {
 		return *hs.vouched, true
 	}
-	return hs.policy.Auth.Free(hs.client.Addr())
+	id, free = hs.policy.Auth.Free(hs.client.Addr())
+	if l := hs.policy.listener(hs.listener); free && l.Admits != nil && !l.Admits(id) {
+		return authsvc.Identity{}, false // somebody has to log in here
+	}
+	return id, free
 }
 
 // admitted counts a client that free let in. One that its door knows was

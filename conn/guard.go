@@ -76,6 +76,9 @@ func (h *Handler) atAccept(s *session) (refused string) {
 		if s.forwarded = l.Forwards != nil && l.Forwards(peer); s.forwarded {
 			return ""
 		}
+		if l.Allows != nil && !l.Allows(peer) {
+			return metrics.RefusedSource
+		}
 	}
 	return h.guards.enter(s)
 }
@@ -97,6 +100,10 @@ func (h *Handler) try(hs *handshake, a *authsvc.Attempt) (authsvc.Grant, error) 
 	a.Source, a.Listener = hs.client.Addr(), hs.listener
 	grant, err := hs.policy.Auth.Verify(ctx, a)
 	if err == nil {
+		if l := hs.policy.listener(hs.listener); l.Admits != nil && !l.Admits(grant.Identity) {
+			hs.identity, hs.rule = grant.Identity, byListener
+			return authsvc.Grant{}, fmt.Errorf("%w: this listener is not for user %q", errCredentials, grant.Identity.User)
+		}
 		hs.identity = grant.Identity
 		return grant, nil
 	}

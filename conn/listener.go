@@ -5,6 +5,7 @@ import (
 
 	"cleversocks/authsvc"
 	"cleversocks/authsvc/gssapi"
+	"cleversocks/conn/dial"
 	"cleversocks/conn/wire"
 	"cleversocks/listener/transparent"
 )
@@ -27,6 +28,15 @@ type Listener struct {
 	// counts by source then waits for the door to tell the client's address.
 	// nil: nobody does.
 	Forwards func(peer netip.Addr) bool
+	// Allows reports clients that may come, by the address that the door has
+	// told where the peer passes on others' connections. nil: everybody.
+	Allows func(client netip.Addr) bool
+	// Admits reports who may log in here; nil: everybody.
+	Admits func(authsvc.Identity) bool
+	// Egress is where connections leave from, after what is the user's own.
+	// SameEgress: from the address that the client came to.
+	Egress     dial.Egress
+	SameEgress bool
 	// Refuses reports peers that have no business here: they are reset at
 	// accept. nil: everybody may come.
 	Refuses func(peer netip.Addr) bool
@@ -34,6 +44,10 @@ type Listener struct {
 	// protocol is spoken then.
 	Transparent transparent.Mode
 }
+
+// byListener is the rule that a record names where a listener is not for this
+// user.
+const byListener = "listener"
 
 // Protocols is a set of protocols.
 type Protocols uint8

@@ -2,7 +2,6 @@ package conn
 
 import (
 	"context"
-	"net/netip"
 	"time"
 
 	"cleversocks/aclsvc"
@@ -37,7 +36,7 @@ type Policy struct {
 	// AssociateVia says how a client's datagrams reach an upstream: nil, or a
 	// nil result, that they leave from here. An association has no one
 	// destination, so the client alone decides.
-	AssociateVia func(authsvc.Identity, netip.Addr) func(context.Context) (udprelay.Upstream, error)
+	AssociateVia func(upstream.Query) func(context.Context) (udprelay.Upstream, error)
 }
 
 // Timeouts bound the phases of a connection.

@@ -83,18 +83,21 @@ func (p *Policy) refuses(s *session) (rule, where string) {
 		return string(refusal.Reason), ""
 	}
 	q.Identity = identity
+	if l := p.listener(s.listener); l.Admits != nil && !l.Admits(identity) {
+		return byListener, ""
+	}
 	dest := s.reached()
 	var route upstream.Route
 	switch s.request.Command {
 	case wire.CommandConnect:
-		route = p.Routes.Route(upstream.Query{Dest: s.request.Dest, User: identity.User})
+		route = p.Routes.Route(routeQuery(s.request.Dest, &q))
 		if route.Action != upstream.Reject && !s.named.IsZero() {
-			route = p.Routes.Route(upstream.Query{Dest: s.named, User: identity.User})
+			route = p.Routes.Route(routeQuery(s.named, &q))
 		}
 	case wire.CommandUDPAssociate:
-		route = p.Routes.RouteDatagrams(identity.User)
+		route = p.Routes.RouteDatagrams(routeQuery(wire.Addr{}, &q))
 	case wire.CommandBind:
-		route = p.Routes.Route(upstream.Query{Dest: dest, User: identity.User})
+		route = p.Routes.Route(routeQuery(dest, &q))
 	}
 	if route.Action == upstream.Reject {
 		return route.Rule, ""

@@ -35,7 +35,7 @@ func (p *Policy) JudgeSearched(q aclsvc.Query, name string) error {
 		return err
 	}
 	dest := wire.Addr{Name: name, Port: q.Port, Absolute: true}
-	if route := p.Routes.Route(upstream.Query{Dest: dest, User: q.Identity.User}); route.Action == upstream.Reject {
+	if route := p.Routes.Route(routeQuery(dest, &q)); route.Action == upstream.Reject {
 		return &deniedError{rule: route.Rule}
 	}
 	return nil
@@ -83,7 +83,7 @@ func (h *Handler) routed(ctx context.Context, s *session) (upstream.Route, error
 }
 
 func (s *session) routeOf(dest wire.Addr) upstream.Route {
-	return s.policy.Routes.Route(upstream.Query{Dest: dest, User: s.identity.User})
+	return s.policy.Routes.Route(s.routeQuery(dest))
 }
 
 // resolvedHere reports whether names that go this way are looked up by us.

@@ -45,7 +45,7 @@ func (h *Handler) associate(s *session) {
 		},
 		Meter: s.countDatagram, Protect: protect,
 		Listen: func(ctx context.Context, network string, last netip.AddrPort) (*net.UDPConn, error) {
-			egress := s.policy.Routes.RouteDatagrams(s.identity.User).Egress
+			egress := s.policy.Routes.RouteDatagrams(s.routeQuery(wire.Addr{})).Egress
 			return s.policy.Dialer.ListenUDP(ctx, network, egress.Or(s.egress()), last)
 		},
 		Upstream: s.associateVia(), ReplyCode: replyCode,
@@ -85,8 +85,8 @@ func (s *session) associateVia() func(context.Context) (udprelay.Upstream, error
 	if s.policy.AssociateVia == nil {
 		return nil
 	}
-	s.upstream = s.policy.Routes.RouteDatagrams(s.identity.User).Upstream()
-	return s.policy.AssociateVia(s.identity, s.client.Addr())
+	s.upstream = s.policy.Routes.RouteDatagrams(s.routeQuery(wire.Addr{})).Upstream()
+	return s.policy.AssociateVia(s.routeQuery(wire.Addr{}))
 }
 
 func (s *session) replySOCKS5(code wire.ReplyCode, bound netip.AddrPort) error {
@@ -145,7 +145,7 @@ func (h *Handler) judgeCommand(s *session) error {
 	if d := s.policy.ACL.DecideUnknown(&q); !d.Allow {
 		return h.settle(s, d, netip.Addr{})
 	}
-	if route := s.policy.Routes.RouteDatagrams(s.identity.User); route.Action == upstream.Reject {
+	if route := s.policy.Routes.RouteDatagrams(s.routeQuery(wire.Addr{})); route.Action == upstream.Reject {
 		return &deniedError{rule: route.Rule}
 	}
 	return nil

@@ -3,9 +3,7 @@ package conn
 import (
 	"context"
 	"net"
-	"net/netip"
 
-	"cleversocks/authsvc"
 	"cleversocks/conn/upstream"
 	"cleversocks/conn/wire"
 	"cleversocks/udprelay"
@@ -16,9 +14,9 @@ import (
 // may not go it (astray). Where a rule leads to an
 // upstream that carries none, or rejects, the association is refused: its
 // datagrams must not leave another way.
-func AssociateVia(router *upstream.Router) func(authsvc.Identity, netip.Addr) func(context.Context) (udprelay.Upstream, error) {
-	return func(identity authsvc.Identity, _ netip.Addr) func(context.Context) (udprelay.Upstream, error) {
-		route := router.RouteDatagrams(identity.User)
+func AssociateVia(router *upstream.Router) func(upstream.Query) func(context.Context) (udprelay.Upstream, error) {
+	return func(q upstream.Query) func(context.Context) (udprelay.Upstream, error) {
+		route := router.RouteDatagrams(q)
 		switch route.Action {
 		case upstream.Reject:
 			return func(context.Context) (udprelay.Upstream, error) {
@@ -44,7 +42,7 @@ func AssociateVia(router *upstream.Router) func(authsvc.Identity, netip.Addr) fu
 // through another upstream must not leave this way, only because it has one
 // for all. A BIND is served by this host itself whatever upstreams there are.
 func (s *session) astray(now *Policy, dest wire.Addr) (rule string) {
-	q := upstream.Query{Dest: dest, User: s.identity.User}
+	q := s.routeQuery(dest)
 	if route := now.Routes.Route(q); route.Action == upstream.Reject {
 		return route.Rule
 	}

@@ -9,6 +9,7 @@
 package listener
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -27,6 +28,8 @@ type Options struct {
 	// Address is "host:port": an IPv4 literal means IPv4 alone, "[::]" both
 	// families, another IPv6 literal that address. Port 0 takes a free one.
 	Address string
+	// Name is what logs and metrics call it; "": the address.
+	Name string
 	// Shards is how many sockets share the port; above one, SO_REUSEPORT is
 	// set on each and the kernel spreads connections.
 	Shards int
@@ -125,9 +128,11 @@ func (l *Listener) Addr() netip.AddrPort {
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
 
-// Name is how logs and metrics call the listener: the configured address,
-// with the real port where it was 0.
-func (l *Listener) Name() string {
+// Name is how rules, logs and metrics call the listener: its name, or Address.
+func (l *Listener) Name() string { return cmp.Or(l.options.Name, l.Address()) }
+
+// Address is the configured address, with the real port where it was 0.
+func (l *Listener) Address() string {
 	if host, port, err := net.SplitHostPort(l.options.Address); err == nil && port == "0" {
 		return net.JoinHostPort(host, fmt.Sprint(l.Addr().Port()))
 	}
@@ -149,7 +154,7 @@ func (l *Listener) Closed() bool { return l.closed }
 // Reopen binds a closed listener's address once more.
 func (l *Listener) Reopen(ctx context.Context) (*Listener, error) {
 	o := l.options
-	o.Address = l.Name()
+	o.Address = l.Address()
 	again, err := Open(ctx, o)
 	if err != nil {
 		return nil, err

@@ -165,13 +165,13 @@ func ruleOptions(cfg *config.Config, own []netip.AddrPort, locals *aclsvc.Locals
 	return aclsvc.Options{
 		Rules:        cfg.ACL.RuleOptions(),
 		DefaultAllow: cfg.ACL.Default == "allow",
-		BlockPrivate: cfg.ACL.BlocksPrivate(),
-		ReportOnly:   cfg.ACL.ReportOnly,
-		Listeners:    own,
-		Hosts:        cfg.EgressRanges(),
-		Advertised:   cfg.Advertised(),
-		Locals:       locals,
-		NAT64:        config.Prefixes(cfg.Resolver.NAT64),
+		BlockPrivate: cfg.ACL.BlocksPrivate(), BlockPrivateAt: cfg.BlocksPrivateAt(),
+		ReportOnly: cfg.ACL.ReportOnly,
+		Listeners:  own,
+		Hosts:      cfg.EgressRanges(),
+		Advertised: cfg.Advertised(),
+		Locals:     locals,
+		NAT64:      config.Prefixes(cfg.Resolver.NAT64),
 	}
 }
 

@@ -39,6 +39,7 @@ type listenerHealth struct{ lost atomic.Int32 }
 // may be asked for twice on an address.
 type listenerKey struct {
 	address string
+	name    string
 	shards  int
 	mode    transparent.Mode
 	nth     int
@@ -97,7 +98,7 @@ func (ls *listeners) prepare(ctx context.Context, cfg *config.Config) (*socketCh
 		settings: make(map[listenerKey]config.Listener),
 	}
 	for _, l := range cfg.Listeners {
-		key := listenerKey{address: l.Address.String(), shards: l.ReusePort, mode: transparentMode(l)}
+		key := listenerKey{address: l.Address.String(), name: l.Name, shards: l.ReusePort, mode: transparentMode(l)}
 		for {
 			if _, taken := c.wanted[key]; !taken {
 				break
@@ -155,7 +156,7 @@ func (c *socketChange) openAdded(ctx context.Context) error {
 // address, or with another number of sockets.
 func (c *socketChange) makeWay(address string) {
 	for _, old := range c.removed {
-		if portOf(c.of.open[old].Name()) == portOf(address) {
+		if portOf(c.of.open[old].Address()) == portOf(address) {
 			c.of.open[old].Close()
 		}
 	}
@@ -176,7 +177,7 @@ func (c *socketChange) explain(key listenerKey, err error) error {
 // holder is the listener that an address would clash with, or "".
 func (c *socketChange) holder(address string) string {
 	for _, r := range c.next {
-		if overlap(r.Name(), address) {
+		if overlap(r.Address(), address) {
 			return r.Name()
 		}
 	}
@@ -306,6 +307,7 @@ func (ls *listeners) closeAll() {
 func listenerOptions(l config.Listener, cfg *config.Config, log *slog.Logger, m *metrics.Registry) listener.Options {
 	return listener.Options{
 		Address:     l.Address.String(),
+		Name:        l.Name,
 		Shards:      l.ReusePort,
 		Transparent: transparentMode(l),
 		Keepalive: listener.Keepalive{

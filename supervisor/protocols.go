@@ -3,10 +3,13 @@ package supervisor
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"strings"
 
+	"cleversocks/authsvc"
 	"cleversocks/bind"
 	"cleversocks/conn"
+	"cleversocks/conn/dial"
 	"cleversocks/conn/wire"
 	"cleversocks/listener/transparent"
 	"cleversocks/metrics"
@@ -77,7 +80,13 @@ var protocolNames = map[config.Protocol]wire.Protocol{"socks5": wire.SOCKS5, "so
 
 // listenerPolicy is what a listener's settings mean to its connections.
 func listenerPolicy(l config.Listener) conn.Listener {
-	policy := conn.Listener{Advertise: l.Advertise.Addr, Auth: l.Kinds(), Protection: l.Protection, Transparent: transparentMode(l)}
+	policy := conn.Listener{
+		Advertise: l.Advertise.Addr, SameEgress: l.SameEgress(), Egress: dial.Egress{Addresses: l.EgressRanges()},
+		Admits: admits(l.Users, l.Groups), Auth: l.Kinds(), Protection: l.Protection, Transparent: transparentMode(l),
+	}
+	if allowed := config.Prefixes(l.AllowFrom); len(allowed) > 0 {
+		policy.Allows = authsvc.NewWhitelist(allowed).Contains
+	}
 	for _, p := range l.Protocols {
 		policy.Protocols |= conn.ProtocolsOf(protocolNames[p])
 	}
@@ -93,6 +102,17 @@ func transparentMode(l config.Listener) transparent.Mode {
 		return transparent.TPROXY
 	}
 	return transparent.Off
+}
+
+// admits reports who is named, by user or group; nil where nobody is.
+func admits(users, groups []string) func(authsvc.Identity) bool {
+	if len(users)+len(groups) == 0 {
+		return nil
+	}
+	return func(id authsvc.Identity) bool {
+		return id.User != "" && slices.Contains(users, id.User) ||
+			slices.ContainsFunc(id.Groups, func(g string) bool { return slices.Contains(groups, g) })
+	}
 }
 
 // newPolicies are the listeners of the change by name. Those that it closes are
@@ -114,6 +134,9 @@ func (c *socketChange) announceListener(ctx context.Context, key listenerKey) {
 	for _, p := range c.settings[key].Protocols {
 		names = append(names, string(p))
 	}
-	c.of.log.LogAttrs(ctx, slog.LevelInfo, "proxy listens",
-		slog.String("address", c.next[key].Name()), slog.String("protocols", strings.Join(names, ",")))
+	attrs := []slog.Attr{slog.String("address", c.next[key].Address()), slog.String("protocols", strings.Join(names, ","))}
+	if key.name != "" {
+		attrs = append(attrs, slog.String("name", key.name))
+	}
+	c.of.log.LogAttrs(ctx, slog.LevelInfo, "proxy listens", attrs...)
 }

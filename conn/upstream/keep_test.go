@@ -121,11 +121,11 @@ func TestRouteDatagrams(t *testing.T) {
 		t.Fatal(err)
 	}
 	for user, want := range map[string]Action{"alice": Via, "bob": Reject, "carol": Direct, "": Direct} {
-		if got := r.RouteDatagrams(user); got.Action != want || got.CanAssociate() != (want == Via) {
+		if got := r.RouteDatagrams(Query{User: user}); got.Action != want || got.CanAssociate() != (want == Via) {
 			t.Errorf("%q: %+v, want action %d", user, got, want)
 		}
 	}
-	if got := (*Router)(nil).RouteDatagrams("alice"); got.Action != Direct {
+	if got := (*Router)(nil).RouteDatagrams(Query{User: "alice"}); got.Action != Direct {
 		t.Errorf("no rules: %+v", got)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 
 	"cleversocks/conn/dial"
 	"cleversocks/conn/wire"
@@ -29,6 +30,11 @@ type Router struct {
 type Query struct {
 	Dest wire.Addr
 	User string // of the identity; empty when it names nobody
+	// Groups are the user's, Source the client's address, unmapped, and
+	// Listener the name of the one that it came to.
+	Groups   []string
+	Source   netip.Addr
+	Listener string
 }
 
 // Route is where one request goes. The zero Route is Direct to nowhere.
@@ -121,13 +127,13 @@ func (r *Router) Route(q Query) Route {
 	return Route{Dest: q.Dest}
 }
 
-// RouteDatagrams is where the first rule sends a user's datagrams, which have
-// no one destination: rules that name destinations or ports are passed over,
+// RouteDatagrams is where the first rule sends a client's datagrams, which have
+// no one destination (the query's is not looked at): rules that name destinations or ports are passed over,
 // and nothing is rewritten.
-func (r *Router) RouteDatagrams(user string) Route {
+func (r *Router) RouteDatagrams(q Query) Route {
 	if r != nil {
 		for _, c := range r.rules {
-			if c.any && len(c.ports) == 0 && c.matchesUser(user) {
+			if c.any && len(c.ports) == 0 && c.clients.match(&q) {
 				return Route{Action: c.action, Rule: c.label, Egress: c.egress, pool: c.pool}
 			}
 		}

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -16,12 +17,19 @@ import (
 // Rule sends matching destinations through an upstream. An empty list
 // matches everything; of a list that is not, one entry must match.
 type Rule struct {
+	// Label is what records and errors call the rule; "": "forward[2]".
+	Label string
 	// To holds names ("example.org"), names below one ("*.example.org"),
 	// addresses and CIDRs ("10.0.0.0/8"), or "*". A destination given by
 	// name matches names only: it is not resolved to find out.
 	To    []string
 	Ports []Ports
-	Users []string
+	// Users and Groups say together who: one of either is enough.
+	Users  []string
+	Groups []string
+	From   []netip.Prefix // of clients
+	// Listeners are the names of those that clients came to.
+	Listeners []string
 	// Upstream is an upstream's name, "direct" or "reject".
 	Upstream string
 	// Rewrite is the "host:port" asked for instead. An empty host or "*"
@@ -63,7 +71,7 @@ type rule struct {
 	suffixes map[string]struct{} // without "*."
 	prefixes *bart.Lite
 	ports    []Ports
-	users    map[string]struct{}
+	clients  clients
 	rewrite  wire.Addr // what is unset is kept
 	egress   dial.Egress
 	action   Action
@@ -71,7 +79,7 @@ type rule struct {
 }
 
 func compileRule(index int, r Rule, pools map[string]*Pool) (*rule, *ConfigError) {
-	c := &rule{label: fmt.Sprintf("forward[%d]", index), any: len(r.To) == 0, ports: r.Ports, egress: r.Egress}
+	c := &rule{label: cmp.Or(r.Label, fmt.Sprintf("forward[%d]", index)), any: len(r.To) == 0, ports: r.Ports, egress: r.Egress}
 	fail := func(field string, err error) (*rule, *ConfigError) {
 		return nil, &ConfigError{c.label + "." + field, err}
 	}
@@ -85,12 +93,7 @@ func compileRule(index int, r Rule, pools map[string]*Pool) (*rule, *ConfigError
 			return fail(fmt.Sprintf("ports[%d]", i), fmt.Errorf("%d-%d is empty", p.First, p.Last))
 		}
 	}
-	if len(r.Users) > 0 {
-		c.users = make(map[string]struct{}, len(r.Users))
-		for _, u := range r.Users {
-			c.users[u] = struct{}{}
-		}
-	}
+	c.clients = clientsOf(r)
 	var err error
 	if c.rewrite, err = parseRewrite(r.Rewrite); err != nil {
 		return fail("rewrite", err)
@@ -168,15 +171,7 @@ func (c *rule) addPrefix(p netip.Prefix) {
 }
 
 func (c *rule) matches(q Query) bool {
-	return c.matchesUser(q.User) && c.matchesPort(q.Dest.Port) && c.matchesHost(q.Dest)
-}
-
-func (c *rule) matchesUser(user string) bool {
-	if c.users == nil {
-		return true
-	}
-	_, ok := c.users[user]
-	return ok
+	return c.clients.match(&q) && c.matchesPort(q.Dest.Port) && c.matchesHost(q.Dest)
 }
 
 func (c *rule) matchesPort(port uint16) bool {

@@ -23,13 +23,14 @@ type ACL struct {
 
 // Rule is one [[acl.rule]].
 type Rule struct {
-	Action   string
-	Users    []string
-	Groups   []string
-	From     []Prefix
-	To       []string
-	Ports    []PortRange
-	Commands []string
+	Action    string
+	Users     []string
+	Groups    []string
+	From      []Prefix
+	Listeners []string
+	To        []string
+	Ports     []PortRange
+	Commands  []string
 
 	// Where is "file:line" of the rule.
 	Where string
@@ -65,6 +66,7 @@ func (r *Rule) keys() []Key {
 		{Name: "users", Value: &r.Users, Default: "", Optional: true, Doc: "Users. With `groups`, one of either is enough."},
 		{Name: "groups", Value: &r.Groups, Default: "", Optional: true, Doc: "Groups of users."},
 		{Name: "from", Value: &r.From, Default: "", Optional: true, Doc: "Addresses of clients."},
+		{Name: "listeners", Value: &r.Listeners, Default: "", Optional: true, Doc: "The names of the listeners that clients came to, or the addresses of those without a name."},
 		{
 			Name: "to", Value: &r.To, Default: "", Optional: true,
 			Doc: "Targets: CIDRs, addresses, ranges (`10.0.0.1-10.0.0.9`), names, `*.suffix` (the names below it), and `file:PATH`, a list of these, one a line, read again on SIGHUP.",
@@ -76,6 +78,18 @@ func (r *Rule) keys() []Key {
 
 // BlocksPrivate is acl.block_private in force.
 func (a *ACL) BlocksPrivate() bool { return a.BlockPrivate.Or(len(a.Rules) > 0) }
+
+// BlocksPrivateAt is block_private of the listeners that have their own, by
+// name.
+func (c *Config) BlocksPrivateAt() map[string]bool {
+	at := make(map[string]bool)
+	for i := range c.Listeners {
+		if l := &c.Listeners[i]; l.BlockPrivate != Auto && l.BlockPrivate != "" {
+			at[l.Called()] = l.BlockPrivate == True
+		}
+	}
+	return at
+}
 
 // RuleOptions are the rules for aclsvc.Compile.
 func (a *ACL) RuleOptions() []aclsvc.Rule {
@@ -89,7 +103,7 @@ func (a *ACL) RuleOptions() []aclsvc.Rule {
 // option keeps what is nil nil: a list that is not there does not restrict.
 func (r *Rule) option() aclsvc.Rule {
 	return aclsvc.Rule{
-		Action: r.Action, Users: r.Users, Groups: r.Groups, From: texts(r.From), To: r.To,
+		Action: r.Action, Users: r.Users, Groups: r.Groups, From: texts(r.From), Listeners: r.Listeners, To: r.To,
 		Ports: texts(r.Ports), Commands: r.Commands, Where: r.Where,
 	}
 }
@@ -136,6 +150,7 @@ func (c *Config) dropUnset(r *Rule, at string) {
 		{"users", func() { r.Users = nil }},
 		{"groups", func() { r.Groups = nil }},
 		{"from", func() { r.From = nil }},
+		{"listeners", func() { r.Listeners = nil }},
 		{"to", func() { r.To = nil }},
 		{"ports", func() { r.Ports = nil }},
 		{"commands", func() { r.Commands = nil }},

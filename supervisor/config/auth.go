@@ -168,7 +168,7 @@ func (c *Config) Exposed(names []string) []string {
 		}
 		switch {
 		case l.Address.IsLoopback():
-		case !c.Auth.Required:
+		case !c.Auth.Required && len(l.Users)+len(l.Groups) == 0:
 			warnings = append(warnings, fmt.Sprintf("no authentication on %s: whoever reaches this address can use the proxy", at))
 		case l.TLS.Enabled():
 		default:

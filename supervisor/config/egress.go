@@ -64,6 +64,9 @@ func (c *Config) EgressRanges() []netip.Prefix {
 	for i := range c.Users {
 		ranges = append(ranges, Prefixes(c.Users[i].Egress)...)
 	}
+	for i := range c.Listeners {
+		ranges = append(ranges, c.Listeners[i].EgressRanges()...)
+	}
 	for i := range c.Forwards {
 		ranges = append(ranges, Prefixes(c.Forwards[i].Egress.Address)...)
 	}

@@ -1,8 +1,10 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"cleversocks/authsvc/gssapi"
 )
@@ -27,10 +29,22 @@ type Listener struct {
 	Protection       gssapi.Protection // what both mean
 	// Transparent is off, redirect or tproxy.
 	Transparent string
+
+	Name         string   // "": the address
+	AllowFrom    []Prefix // who may connect at all; empty: everybody
+	Users        []string // who may log in, with Groups; both empty: everybody
+	Groups       []string
+	Egress       []Source
+	Upstream     string
+	BlockPrivate AutoBool
 }
 
+// Called is how rules, logs and metrics call the listener; with port 0 the real
+// port takes its place once it is known.
+func (l *Listener) Called() string { return cmp.Or(l.Name, l.Address.String()) }
+
 func (l *Listener) keys() []Key {
-	return append([]Key{
+	return slices.Concat([]Key{
 		{
 			Name: "address", Value: &l.Address, Default: "127.0.0.1:1080",
 			Doc: "Where to listen. `0.0.0.0:1080` is IPv4 alone, `[::]:1080` both families, port 0 any free port.",
@@ -71,7 +85,35 @@ func (l *Listener) keys() []Key {
 			Name: "trusted_proxies", Value: &l.TrustedProxies, Default: "",
 			Doc: "The CIDRs of the load balancers whose PROXY header is believed. Nobody else's is: anyone could claim any address with one.",
 		},
-	}, l.TLS.keys()...)
+	}, l.policyKeys(), l.TLS.keys())
+}
+
+// policyKeys are what is different for those who come to this listener.
+func (l *Listener) policyKeys() []Key {
+	return []Key{
+		{
+			Name: "name", Value: &l.Name, Default: "",
+			Doc: "What rules, records and metrics call this listener. Empty: its address.",
+		},
+		{
+			Name: "allow_from", Value: &l.AllowFrom, Default: "", Optional: true,
+			Doc: "The addresses that may connect here at all; others are reset at once and counted. Behind a load balancer with a PROXY header it is the client's address that counts. Empty: everybody may.",
+		},
+		{Name: "users", Value: &l.Users, Default: "", Optional: true, Doc: "The users who may log in here. With `groups`, one of either is enough. Where there are any, nobody comes in without a log-in. Empty: everybody."},
+		{Name: "groups", Value: &l.Groups, Default: "", Optional: true, Doc: "The groups of users who may log in here."},
+		{
+			Name: "egress", Value: &l.Egress, Default: "", Optional: true,
+			Doc: "The source addresses of connections that came here, as in [egress]; or `\"same\"`: the address that the client came to. A user's own addresses, and those of a forwarding rule, come before.",
+		},
+		{
+			Name: "upstream", Value: &l.Upstream, Default: "",
+			Doc: "Where all connections that came here go, before any [[forward]]: the name of an [[upstream]], `direct`, or `reject`. Empty: as the forwarding rules say.",
+		},
+		{
+			Name: "block_private", Value: &l.BlockPrivate, Default: "auto",
+			Doc: "Overrides acl.block_private for those who came here. `auto`: as there.",
+		},
+	}
 }
 
 func (c *Config) finishListeners(f *finisher) {
@@ -95,6 +137,7 @@ func (c *Config) finishListeners(f *finisher) {
 		f.resolve(key, o, &l.Address)
 		l.finishProtocols(f, element)
 		l.finishProxies(f, element)
+		l.finishPolicy(f, element)
 		l.finishTLS(f, element)
 		first, double := seen[l.Address]
 		if double && l.Address.AddrPort.Port() != 0 {
@@ -102,6 +145,80 @@ func (c *Config) finishListeners(f *finisher) {
 		}
 		seen[l.Address] = i
 	}
+}
+
+// finishPolicy refuses names that two listeners have, and lists that are there
+// and empty, of which nobody can tell what they should mean.
+func (l *Listener) finishPolicy(f *finisher, element string) {
+	for i := range f.cfg.Listeners {
+		if other := &f.cfg.Listeners[i]; other != l && l.Name != "" && other.Called() == l.Name {
+			f.add(f.cfg.originOf(element+".name"), element+".name", "%q is the name of listener[%d] too", clip(l.Name), i)
+			break
+		}
+	}
+	if l.Name == "" && l.Address.AddrPort.Port() == 0 && (l.Upstream != "" || l.BlockPrivate != Auto) {
+		f.add(f.cfg.originOf(element+".name"), element+".name", "is needed with port 0, for what is different for those who come here")
+	}
+	for key, n := range map[string]int{
+		".allow_from": len(l.AllowFrom), ".users": len(l.Users), ".groups": len(l.Groups), ".egress": len(l.Egress),
+	} {
+		if n == 0 && f.cfg.origins[element+key].layer == fromFile {
+			f.add(f.cfg.originOf(element+key), element+key, "is an empty list: leave it out if nothing is meant to be restricted")
+		}
+	}
+	if l.SameEgress() && l.Transparent == "tproxy" {
+		f.add(f.cfg.originOf(element+".egress"), element+".egress", `"same" is the destination's own address with transparent = "tproxy"`)
+	}
+	if len(l.Egress) > 1 && slices.ContainsFunc(l.Egress, func(s Source) bool { return s.Same }) {
+		f.add(f.cfg.originOf(element+".egress"), element+".egress", `"same" stands alone`)
+	}
+}
+
+// Source is a source address or range, or "same": the address that a client
+// came to.
+type Source struct {
+	Prefix
+	Same bool
+}
+
+// String is the address or range, or "same".
+func (s Source) String() string {
+	if s.Same {
+		return "same"
+	}
+	return s.Prefix.String()
+}
+
+// MarshalText is String.
+func (s Source) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText reads what String writes.
+func (s *Source) UnmarshalText(text []byte) error {
+	if string(text) == "same" {
+		*s = Source{Same: true}
+		return nil
+	}
+	s.Same = false
+	return s.Prefix.UnmarshalText(text)
+}
+
+func (Source) accepts() string { return `"same", or an IP address or CIDR such as "192.0.2.1"` }
+
+// standsAlone lets one be written without a list around it.
+func (Source) standsAlone() {}
+
+// SameEgress reports whether connections leave from where the client came to.
+func (l *Listener) SameEgress() bool { return len(l.Egress) == 1 && l.Egress[0].Same }
+
+// EgressRanges are the source addresses, but for "same".
+func (l *Listener) EgressRanges() []netip.Prefix {
+	var out []netip.Prefix
+	for _, s := range l.Egress {
+		if !s.Same {
+			out = append(out, s.Prefix.Prefix)
+		}
+	}
+	return out
 }
 
 // finishProtocols refuses a listener that would speak nothing, and an address

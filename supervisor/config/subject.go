@@ -30,7 +30,10 @@ func (c *Config) subjectsOf(users *authsvc.Users) *subjects {
 // hasForeignUsers reports whether somebody else says who the users are, so that
 // a name that the settings do not know may be one. An authenticator of that
 // kind is a line here.
-func (c *Config) hasForeignUsers() bool { return false }
+func (c *Config) hasForeignUsers() bool {
+	certificates := slices.ContainsFunc(c.Listeners, func(l Listener) bool { return l.TLS.ClientCA != "" })
+	return certificates || c.isSet(keytabKey)
+}
 
 // maxUnknown bounds the messages about names that are nobody's.
 const maxUnknown = 20
@@ -38,13 +41,13 @@ const maxUnknown = 20
 // finishSubjects warns of rules for users and groups that do not exist, since a
 // slip in a denial opens what it should close. With acl.strict it is an error.
 func (c *Config) finishSubjects(f *finisher) {
-	if c.subjects == nil || c.subjects.open {
+	if c.subjects == nil {
 		return // not known, for what is wrong with them is said already
 	}
 	unknown := 0
 	check := func(at, kind string, names []string, known map[string]bool) {
 		for _, name := range names {
-			if known[name] {
+			if known[name] || c.subjects.open && kind != "listener" {
 				continue
 			}
 			if unknown++; unknown > maxUnknown {
@@ -56,17 +59,29 @@ func (c *Config) finishSubjects(f *finisher) {
 				f.add(origin, at, "%s", text)
 				continue
 			}
-			f.warn("%s", problem{origin: origin, key: at, text: text + "; the rule does not apply to anybody of that name (acl.strict makes this an error)"})
+			f.warn("%s", problem{origin: origin, key: at, text: text + "; the rule applies to nobody of that name (acl.strict makes this an error)"})
 		}
+	}
+	doors := make(map[string]bool, len(c.Listeners))
+	for i := range c.Listeners {
+		doors[c.Listeners[i].Called()] = true
 	}
 	for i, r := range c.ACL.Rules {
 		at := element("acl.rule", i)
+		check(at+".listeners", "listener", r.Listeners, doors)
 		check(at+".users", "user", r.Users, c.subjects.users)
 		check(at+".groups", "group", r.Groups, c.subjects.groups)
 	}
 	for i, w := range c.Forwards {
 		at := element("forward", i)
+		check(at+".listeners", "listener", w.Listeners, doors)
 		check(at+".users", "user", w.Users, c.subjects.users)
+		check(at+".groups", "group", w.Groups, c.subjects.groups)
+	}
+	for i, l := range c.Listeners {
+		at := element("listener", i)
+		check(at+".users", "user", l.Users, c.subjects.users)
+		check(at+".groups", "group", l.Groups, c.subjects.groups)
 	}
 	if more := unknown - maxUnknown; more > 0 {
 		f.warn("%d more names in rules are nobody's", more)

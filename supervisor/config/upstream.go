@@ -97,12 +97,15 @@ const forwardDoc = "A rule that says where matching connections go; the first th
 
 // Forward is one [[forward]].
 type Forward struct {
-	To       []string
-	Ports    []PortRange
-	Users    []string
-	Upstream string // a name, "direct" or "reject"
-	Rewrite  string // host:port
-	Egress   Egress // of a rule that leads direct
+	To        []string
+	Ports     []PortRange
+	Users     []string
+	Groups    []string
+	From      []Prefix
+	Listeners []string
+	Upstream  string // a name, "direct" or "reject"
+	Rewrite   string // host:port
+	Egress    Egress // of a rule that leads direct
 }
 
 func (w *Forward) keys() []Key {
@@ -112,7 +115,10 @@ func (w *Forward) keys() []Key {
 			Doc: "Targets: names (`example.org`), all names below one (`*.example.org`), addresses, CIDRs, or `*`. A target given by name matches names only: it is not resolved to find out. Empty: any.",
 		},
 		{Name: "ports", Value: &w.Ports, Default: "", Doc: "Ports and ranges of ports of the target: `443`, `\"8000-8999\"`. Empty: any."},
-		{Name: "users", Value: &w.Users, Default: "", Doc: "The users that the rule is for. Empty: everybody."},
+		{Name: "users", Value: &w.Users, Default: "", Doc: "The users that the rule is for. With `groups`, one of either is enough. Empty: everybody."},
+		{Name: "groups", Value: &w.Groups, Default: "", Doc: "The groups of users that the rule is for."},
+		{Name: "from", Value: &w.From, Default: "", Doc: "The addresses of clients that the rule is for. Empty: any."},
+		{Name: "listeners", Value: &w.Listeners, Default: "", Doc: "The names of the listeners that clients came to, or the addresses of those without a name. Empty: any."},
 		{
 			Name: "upstream", Value: &w.Upstream, Default: "",
 			Doc: "Where to: the name of an [[upstream]], `direct`, or `reject`.",
@@ -131,7 +137,7 @@ func (w *Forward) options() upstream.Rule {
 		ports[i] = upstream.Ports{First: p.Low, Last: p.High}
 	}
 	return upstream.Rule{
-		To: w.To, Ports: ports, Users: w.Users, Upstream: w.Upstream, Rewrite: w.Rewrite, Egress: w.Egress.Options(),
+		To: w.To, Ports: ports, Users: w.Users, Groups: w.Groups, From: Prefixes(w.From), Listeners: w.Listeners, Upstream: w.Upstream, Rewrite: w.Rewrite, Egress: w.Egress.Options(),
 	}
 }
 
@@ -146,9 +152,16 @@ func (c *Config) Routes() ([]upstream.Upstream, []upstream.Rule) {
 	for i := range c.Upstreams {
 		upstreams[i] = c.Upstreams[i].options()
 	}
-	rules := make([]upstream.Rule, len(c.Forwards))
+	var rules []upstream.Rule
+	for i := range c.Listeners {
+		if l := &c.Listeners[i]; l.Upstream != "" {
+			rules = append(rules, upstream.Rule{Label: element("listener", i), Listeners: []string{l.Called()}, Upstream: l.Upstream})
+		}
+	}
 	for i := range c.Forwards {
-		rules[i] = c.Forwards[i].options()
+		rule := c.Forwards[i].options()
+		rule.Label = element("forward", i)
+		rules = append(rules, rule)
 	}
 	return upstreams, rules
 }
@@ -171,6 +184,9 @@ func (c *Config) finishRoutes(f *finisher) {
 	used := make(map[string]bool)
 	for _, w := range c.Forwards {
 		used[w.Upstream] = true
+	}
+	for i := range c.Listeners {
+		used[c.Listeners[i].Upstream] = true
 	}
 	for i, u := range c.Upstreams {
 		if !used[u.Name] {

@@ -188,6 +188,10 @@ func setList(dst reflect.Value, v any, text bool) error {
 	case []any:
 		items = v
 	case string:
+		if _, alone := reflect.Zero(dst.Type().Elem()).Interface().(interface{ standsAlone() }); alone && !text {
+			items = []any{v}
+			break
+		}
 		if !text {
 			return errNotAccepted
 		}
