@@ -61,7 +61,7 @@ func (e *refusedBehind) Error() string { return "refused: " + e.reason }
 // client is the real one, counted, and may have an identity.
 func (h *Handler) pass(s *session) error {
 	door := s.policy.listener(s.listener).Door
-	if len(door) == 0 {
+	if len(door) == 0 || s.inner {
 		return nil
 	}
 	e := Entrance{Conn: s.conn, Client: s.client}

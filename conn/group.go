@@ -5,12 +5,14 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/thejerf/suture/v4"
 
+	"cleversocks/conn/http2front"
 	"cleversocks/conn/relay"
 	"cleversocks/conn/wire"
 	"cleversocks/metrics"
@@ -53,7 +55,7 @@ type Group struct {
 func NewGroup(ctx context.Context, o Options) *Group {
 	base, endAll := context.WithCancelCause(context.WithoutCancel(ctx))
 	draining, ending := context.WithCancel(base)
-	return &Group{
+	g := &Group{
 		handler:  newHandler(draining, o),
 		ending:   ending,
 		access:   o.Access,
@@ -66,6 +68,8 @@ func NewGroup(ctx context.Context, o Options) *Group {
 		sessions: make(map[*session]struct{}),
 		empty:    make(chan struct{}),
 	}
+	g.handler.admitStream = g.admitStream
+	return g
 }
 
 func (g *Group) String() string { return "connections" }
@@ -111,6 +115,31 @@ func (g *Group) Admit(c net.Conn, listener string) (refused string) {
 		return reason
 	}
 	s.ctx, s.cancel = context.WithCancelCause(g.base)
+	g.metrics.Conn.Active.Of(s.protocol.String()).Add(1)
+	go g.handshakeTask(s)
+	return ""
+}
+
+// admitStream serves a stream of an HTTP/2 connection as Admit serves a
+// connection: it counts for its source and in all, and has a record.
+func (g *Group) admitStream(of *session, c http2front.Stream) (refused string) {
+	s := &session{
+		id: g.nextID.Add(1), socket: c, conn: c, inner: true, listener: of.listener, client: of.client,
+		vouched: of.vouched, notes: append(slices.Clone(of.notes), "http2"), started: time.Now(),
+	}
+	if reason := g.handler.guards.enter(s); reason != "" {
+		return reason
+	}
+	if reason := g.add(s); reason != "" {
+		g.handler.guards.leave(s)
+		return reason
+	}
+	s.ctx, s.cancel = context.WithCancelCause(g.base)
+	c.OnReset(func() {
+		if !s.relaying.Load() { // a relay sees by itself, once it has delivered what came
+			s.cancel(errClientGone)
+		}
+	})
 	g.metrics.Conn.Active.Of(s.protocol.String()).Add(1)
 	go g.handshakeTask(s)
 	return ""

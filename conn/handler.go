@@ -21,6 +21,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"cleversocks/conn/http2front"
 	"cleversocks/conn/relay"
 	"cleversocks/conn/wire"
 	"cleversocks/conn/wire/httpproxy"
@@ -46,6 +47,8 @@ type Handler struct {
 	forwards forwardConns
 	// draining ends when connections should come to their end.
 	draining context.Context //nolint:containedctx // an event, not a scope
+	// admitStream serves a stream of an HTTP/2 connection as a session.
+	admitStream func(of *session, c http2front.Stream) (refused string)
 	// heads bounds the memory of large HTTP heads.
 	heads *httpproxy.Budget
 }
@@ -109,7 +112,10 @@ func (h *Handler) establish(s *session) (ok bool) {
 		return h.fail(s, "handshake", err)
 	}
 	h.metrics.Conn.Handshakes.Of(s.protocol.String(), "ok").Inc()
-	if hs.head != nil {
+	switch {
+	case hs.many:
+		return h.multiplex(hs)
+	case hs.head != nil:
 		return h.forward(hs)
 	}
 	return h.serve(hs)

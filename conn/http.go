@@ -31,6 +31,10 @@ type httpCodec struct{ h *Handler }
 
 // negotiate reads requests until one is from a client who may make some.
 func (c httpCodec) negotiate(hs *handshake) error {
+	if many, err := c.isHTTP2(hs); err != nil || many {
+		hs.many = many
+		return err
+	}
 	asked := false
 	for {
 		heads := httpproxy.HeadReader{Budget: c.h.heads}

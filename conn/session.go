@@ -33,6 +33,7 @@ type session struct {
 	// has not told whose this is. Nothing counts for a source until then.
 	forwarded bool
 	entered   bool              // the guards counted the client: see Guards.leave
+	inner     bool              // one stream of an HTTP/2 connection, whose door is passed
 	vouched   *authsvc.Identity // whom the door knows the client to be; nil: it does not
 	notes     []string          // of the door, for the record
 	started   time.Time
@@ -94,6 +95,8 @@ type handshake struct {
 	codec codec
 	// head is the first of plain HTTP requests, to be forwarded.
 	head *httpproxy.Head
+	// many: the connection is HTTP/2's, and holds many requests.
+	many bool
 	// release gives the connection up to a command that ends with the
 	// session's context by itself.
 	release func() bool
