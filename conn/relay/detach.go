@@ -31,7 +31,7 @@ func (p *pump) bulky() bool {
 // transfer lasts. The caller holds s.pumps.
 func (p *pump) detach() {
 	p.streak = 0
-	p.detached = true
+	p.where.set(inBulk)
 	p.s.callbacks.Add(1)
 	p.s.rewatchPumps()
 	go p.runDetached()
@@ -60,8 +60,9 @@ func (p *pump) ride() (last bool) {
 func (p *pump) attach() (last bool) {
 	p.s.pumps.Lock()
 	defer func() { last = p.s.release(recover()) }()
-	p.detached = false
-	if !p.quiet || p.halted {
+	told := p.where.at(leaving)
+	p.where.set(atReactor)
+	if !p.quiet || told {
 		p.halt()
 		p.checkReset() // no turn has looked while the goroutine was there
 		return false
@@ -75,7 +76,7 @@ func (p *pump) attach() (last bool) {
 
 // becomesQuiet says whether err means that a detached pump is to attach.
 func (p *pump) becomesQuiet(err error) bool {
-	p.quiet = p.detached && (errors.Is(err, errQuiet) || errors.Is(err, os.ErrDeadlineExceeded))
+	p.quiet = p.where.ridden() && (errors.Is(err, errQuiet) || errors.Is(err, os.ErrDeadlineExceeded))
 	return p.quiet
 }
 
@@ -95,7 +96,7 @@ func (s *session) fold() {
 	s.pumps.Lock()
 	defer s.released()
 	for _, p := range []*pump{&s.in, &s.out} {
-		if p.detached {
+		if p.where.ridden() {
 			_ = p.src.conn.SetReadDeadline(past())
 		}
 	}

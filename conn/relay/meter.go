@@ -124,6 +124,7 @@ func (p *pump) pauseTurns(wait time.Duration) {
 	p.abandon()
 	p.s.pausing.Add(1)
 	p.s.callbacks.Add(1)
+	p.where.set(paused)
 	p.pause = time.AfterFunc(wait, p.resume)
 }
 
@@ -131,7 +132,9 @@ func (p *pump) pauseTurns(wait time.Duration) {
 func (p *pump) resume() {
 	defer p.s.callbacks.Done()
 	p.s.pumps.Lock()
-	p.pause = nil
+	if p.where.at(paused) {
+		p.where.set(atReactor)
+	}
 	p.s.pumps.Unlock()
 	p.s.pausing.Add(-1)
 	// What came meanwhile was not waited for.
@@ -141,8 +144,8 @@ func (p *pump) resume() {
 	} else {
 		out = readable
 	}
-	for ended := false; in|out != 0; {
-		if in, out, ended = p.s.turn(in, out); ended {
+	for over := false; in|out != 0; {
+		if in, out, over = p.s.turn(in, out); over {
 			go p.s.finish() // it waits for this callback
 		}
 	}

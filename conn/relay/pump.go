@@ -41,15 +41,13 @@ type pump struct {
 	// For a reactor, under s.pumps.
 	tryRead  func(fd uintptr)
 	tryWrite func(fd uintptr)
-	pause    *time.Timer // the meter's; nil: none
+	where    whereabouts
+	pause    *time.Timer // the meter's last one
 	went     bool        // the last try did not have to wait
-	ended    bool
-	clean    bool  // with an end of stream
-	blocks   bool  // the destination has had no room once
-	detached bool  // it has a goroutine for now, which alone touches the rest
-	halted   bool  // that goroutine is to end the pump
-	quiet    bool  // that goroutine found nothing more to do
-	streak   uint8 // large chunks in a row
+	clean    bool        // the source's end of stream was passed on
+	blocks   bool        // the destination has had no room once, so it is watched for some
+	quiet    bool        // the goroutine of a bulk transfer found nothing more to do
+	streak   uint8       // large chunks in a row
 
 	canSplice bool
 	splicing  bool
@@ -219,7 +217,8 @@ func (p *pump) sourceEnded(err error) {
 // other direction waits for. So it is for one that its meter holds up, whose
 // peer has lost interest in what it still says. The caller holds s.pumps.
 func (p *pump) checkReset() {
-	if (p.ended && !p.opposite().ended || p.pause != nil) && p.src.resetBehindEnd() {
+	unread := p.where.at(paused) || p.where.at(ended) && !p.opposite().where.at(ended)
+	if unread && p.src.resetBehindEnd() {
 		p.sourceEnded(p.src.failure())
 	}
 }

@@ -88,12 +88,12 @@ func (r *Reactor) Serve(ctx context.Context) error {
 		r.ready = append(r.ready, r.again...)
 		r.again = r.again[:0]
 		for i, t := range r.ready {
-			var ended bool
-			t.in, t.out, ended = t.s.turn(t.in, t.out)
+			var over bool
+			t.in, t.out, over = t.s.turn(t.in, t.out)
 			switch {
-			case ended && (t.s.client.dead.Load() || t.s.server.dead.Load()):
+			case over && (t.s.client.dead.Load() || t.s.server.dead.Load()):
 				go t.s.finish() // it may wait for the one that is left
-			case ended:
+			case over:
 				t.s.finish()
 			case t.in|t.out != 0:
 				r.again = append(r.again, t)
@@ -208,10 +208,10 @@ func (r *Reactor) watch(e *end, operation int, events uint32, slot, side int32) 
 // memory alone. The caller holds s.pumps.
 func (s *session) watchPumps() bool {
 	events := func(from, to *pump) (mask uint32) {
-		if !from.detached {
+		if !from.where.ridden() {
 			mask = arrivals
 		}
-		if !to.detached && to.blocks {
+		if !to.where.ridden() && to.blocks {
 			mask |= unix.EPOLLOUT
 		}
 		return mask

@@ -97,6 +97,8 @@ func (s *session) begin() (watched bool) {
 		return true
 	}
 	s.reactor = nil
+	s.in.where.set(alone)
+	s.out.where.set(alone)
 	return false
 }
 

@@ -62,7 +62,7 @@ func (p *pump) read(fd uintptr) bool {
 		case errno == unix.EAGAIN:
 			p.settleGrant(0)
 			p.abandon()
-			if p.detached && !p.splicing {
+			if p.where.ridden() && !p.splicing {
 				p.err = errQuiet
 				break
 			}

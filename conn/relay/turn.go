@@ -20,9 +20,9 @@ const (
 // turn advances the pumps that may have work, in a reactor's relay. It returns
 // what those that used up their turn go on with in another, and whether the
 // caller has to finish the relay.
-func (s *session) turn(in, out readiness) (againIn, againOut readiness, ended bool) {
+func (s *session) turn(in, out readiness) (againIn, againOut readiness, over bool) {
 	s.pumps.Lock()
-	defer func() { ended = s.release(recover()) }()
+	defer func() { over = s.release(recover()) }()
 	if !s.watched {
 		return 0, 0, false // it could not join after all
 	}
@@ -47,20 +47,20 @@ func (s *session) released() {
 
 // release releases s.pumps after some work on them, which panicked with v if it
 // is not nil. It says whether the caller has to finish the relay.
-func (s *session) release(v any) (ended bool) {
+func (s *session) release(v any) (over bool) {
 	if v != nil {
 		s.note(panicVerdict(v))
 		s.halt()
 	}
-	ended = s.reactor != nil && s.in.ended && s.out.ended && !s.finishing
-	s.finishing = s.finishing || ended
+	over = s.reactor != nil && s.in.where.at(ended) && s.out.where.at(ended) && !s.finishing
+	s.finishing = s.finishing || over
 	if v != nil && s.o.Panicked != nil {
 		// Under the lock: once it is free, another pump may end the relay, and
 		// it is done with before its owner has been told.
 		s.o.Panicked(v)
 	}
 	s.pumps.Unlock()
-	return ended
+	return over
 }
 
 // halt ends both pumps now. The caller holds s.pumps.
@@ -73,7 +73,7 @@ func (s *session) halt() {
 // haltFrom is halt for a pump that may be on a goroutine, where it does not
 // hold s.pumps.
 func (s *session) haltFrom(p *pump) {
-	if p.detached {
+	if p.where.ridden() {
 		s.pumps.Lock()
 		defer s.pumps.Unlock() // p has not ended yet: the relay has not either
 	}
@@ -83,20 +83,20 @@ func (s *session) haltFrom(p *pump) {
 // halt ends the pump now, or has its goroutine do so. The caller holds
 // s.pumps.
 func (p *pump) halt() {
-	if p.detached {
-		p.halted = true
+	if p.where.ridden() {
+		p.where.set(leaving)
 		_ = p.src.conn.SetReadDeadline(past())
 		_ = p.dst.conn.SetWriteDeadline(past())
 		return
 	}
-	p.ended = true
+	was := p.where.now()
+	p.where.set(ended)
 	p.settleGrant(0)
 	p.abandon()
-	if p.pause != nil && p.pause.Stop() {
+	if was == paused && p.pause.Stop() {
 		p.s.pausing.Add(-1)
 		p.s.callbacks.Done()
 	}
-	p.pause = nil
 }
 
 // initTurns readies the pump for a reactor.
@@ -108,14 +108,14 @@ func (p *pump) initTurns() {
 // advance moves chunks until one end would block or the turn is used up; then
 // it returns that it could go on. The caller holds s.pumps.
 func (p *pump) advance(ready readiness) readiness {
-	if p.detached {
+	if !p.where.at(atReactor) {
 		return 0
 	}
 	if p.left == 0 && ready&readable == 0 || p.left > 0 && ready&writable == 0 {
 		return 0
 	}
 	for range chunksPerTurn {
-		if p.ended || p.pause != nil || !p.step() {
+		if !p.where.at(atReactor) || !p.step() {
 			return 0
 		}
 		if p.bulky() {
