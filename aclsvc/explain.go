@@ -12,14 +12,7 @@ import (
 // file and line, and the outcome. It ends in a newline.
 func (p *Policy) Explain(q *Query, addrs []netip.Addr) string {
 	var b strings.Builder
-	who := "anyone"
-	if q.Identity.User != "" {
-		who = "user " + strconv.Quote(q.Identity.User)
-	}
-	if len(q.Identity.Groups) > 0 {
-		who += fmt.Sprintf(" (groups %q)", q.Identity.Groups)
-	}
-	fmt.Fprintf(&b, "%s from %s: %s port %d\n", who, q.Source, q.Command, q.Port)
+	p.explainClient(q, &b)
 	if q.Name != "" {
 		d, certain := p.DecideName(q)
 		fmt.Fprintf(&b, "  name %s: %s%s\n", q.Name, p.words(d, netip.Addr{}), certainty(d, certain))
@@ -45,6 +38,37 @@ func (p *Policy) Explain(q *Query, addrs []netip.Addr) string {
 		fmt.Fprintf(&b, "result: allow, to %d of %d addresses\n", allowed, len(addrs))
 	}
 	return b.String()
+}
+
+// ExplainName is Explain where an upstream resolves the name: what the rules say
+// of that alone is the last word.
+func (p *Policy) ExplainName(q *Query) string {
+	var b strings.Builder
+	d, _ := p.DecideName(q)
+	p.explainClient(q, &b)
+	fmt.Fprintf(&b, "  name %s: %s\n", q.Name, p.words(d, netip.Addr{}))
+	result := "deny"
+	if d.Allow {
+		result = "allow"
+	}
+	fmt.Fprintf(&b, "result: %s, by the name alone: the upstream resolves it\n", result)
+	return b.String()
+}
+
+// explainClient is the line that says whose request it is.
+func (p *Policy) explainClient(q *Query, b *strings.Builder) {
+	who := "anyone"
+	if q.Identity.User != "" {
+		who = "user " + strconv.Quote(q.Identity.User)
+	}
+	if len(q.Identity.Groups) > 0 {
+		who += fmt.Sprintf(" (groups %q)", q.Identity.Groups)
+	}
+	at := ""
+	if q.Listener != "" {
+		at = " at listener " + q.Listener
+	}
+	fmt.Fprintf(b, "%s from %s%s: %s port %d\n", who, q.Source, at, q.Command, q.Port)
 }
 
 func certainty(d Decision, certain bool) string {

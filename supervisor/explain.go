@@ -17,6 +17,7 @@ import (
 	"cleversocks/conn"
 	"cleversocks/conn/dial"
 	"cleversocks/conn/relay"
+	"cleversocks/conn/upstream"
 	"cleversocks/conn/wire"
 	"cleversocks/metrics"
 	"cleversocks/resolver"
@@ -30,16 +31,25 @@ type Question struct {
 	From    string // an address; "": 127.0.0.1
 	To      string // HOST:PORT
 	Command string // connect, udp or bind; "": connect
+	// Listener is the name of the one that the client comes to; "": none in
+	// particular.
+	Listener string
+}
+
+// Check says what is wrong with the question itself.
+func (q Question) Check() error {
+	_, _, err := q.query()
+	return err
 }
 
 // Values are the question as the API takes it.
 func (q Question) Values() url.Values {
-	return url.Values{"user": {q.User}, "from": {q.From}, "to": {q.To}, "command": {q.Command}}
+	return url.Values{"user": {q.User}, "from": {q.From}, "to": {q.To}, "command": {q.Command}, "listener": {q.Listener}}
 }
 
 // questionOf reads the question of an API request.
 func questionOf(v url.Values) Question {
-	return Question{User: v.Get("user"), From: v.Get("from"), To: v.Get("to"), Command: v.Get("command")}
+	return Question{User: v.Get("user"), From: v.Get("from"), To: v.Get("to"), Command: v.Get("command"), Listener: v.Get("listener")}
 }
 
 // lookup finds the addresses of a name, as resolver.Resolver does.
@@ -67,13 +77,16 @@ func Explain(ctx context.Context, cfg *config.Config, q Question) (string, error
 		&routes{log: log, metrics: m, policy: func() *conn.Policy { return nil }},
 	}
 	// What is prepared is the policy; it is never put in force.
-	d := &draft{cfg: cfg, own: listening(cfg), policy: &conn.Policy{}}
+	d := &draft{cfg: cfg, own: listening(cfg), policy: &conn.Policy{Listeners: make(map[string]conn.Listener)}}
+	for _, l := range cfg.Listeners {
+		d.policy.Listeners[l.Called()] = listenerPolicy(l)
+	}
 	changes, err := prepare(ctx, parts, d, nil)
 	if err != nil {
 		return "", err
 	}
 	rollback(ctx, changes, nil)
-	return explain(ctx, d.policy, names.Lookup, q)
+	return explainer{policy: d.policy, look: names.Lookup}.explain(ctx, q)
 }
 
 // withoutState is the settings for a look that must not touch saved state.
@@ -95,14 +108,25 @@ func listening(cfg *config.Config) []netip.AddrPort {
 	return own
 }
 
+// explainer answers questions by a policy.
+type explainer struct {
+	policy *conn.Policy
+	look   lookup
+	bans   func() []authsvc.Ban // nil: unknown, without a running daemon
+}
+
 // explain says what the policy decides, about each address that the target
 // has now.
-func explain(ctx context.Context, p *conn.Policy, look lookup, ask Question) (string, error) {
+func (e explainer) explain(ctx context.Context, ask Question) (string, error) {
+	p := e.policy
 	q, dest, err := ask.query()
 	if err != nil {
 		return "", err
 	}
 	var head strings.Builder
+	if err := e.explainEntrance(ask, &q, &head); err != nil {
+		return "", err
+	}
 	if ask.User != "" {
 		q.Identity = authsvc.Identity{User: ask.User, Method: authsvc.MethodPassword}
 		if known, err := p.Auth.Holds(q.Identity, q.Source); err == nil {
@@ -125,8 +149,20 @@ func explain(ctx context.Context, p *conn.Policy, look lookup, ask Question) (st
 			q.Asked = dest.Name
 		}
 		dest, q.Name = full, full.Name
+	}
+	route := p.Routes.Route(upstream.Query{
+		Dest: dest, User: q.Identity.User, Groups: q.Identity.Groups, Source: q.Source, Listener: q.Listener,
+	})
+	explainRoute(route, dest, &head)
+	switch {
+	case route.Action == upstream.Reject:
+		return head.String() + "result: deny, by " + route.Rule + "\n", nil
+	case route.Action == upstream.Via && dest.IsName() && !route.ResolvesLocally():
+		return head.String() + p.ACL.ExplainName(&q), nil
+	}
+	if dest.IsName() {
 		if d, certain := p.ACL.DecideName(&q); !certain || d.Allow {
-			addrs = resolveAll(ctx, look, dest.Name, &head)
+			addrs = resolveAll(ctx, e.look, dest.Name, &head)
 		}
 	}
 	return head.String() + p.ACL.Explain(&q, addrs), nil
@@ -209,7 +245,7 @@ func (q Question) query() (aclsvc.Query, wire.Addr, error) {
 	}
 	return aclsvc.Query{
 		Identity: authsvc.Identity{Method: authsvc.MethodNone}, Source: source.Unmap().WithZone(""),
-		Command: command, Name: dest.Name, Port: dest.Port,
+		Command: command, Name: dest.Name, Port: dest.Port, Listener: q.Listener,
 	}, dest, nil
 }
 

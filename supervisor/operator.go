@@ -58,7 +58,7 @@ func (o *operator) functions() admin.API {
 		Token:  func() string { return o.config().Admin.Token.Reveal() },
 		Status: o.status, Sessions: o.sessions, CloseSessions: o.closeSessions, Users: o.listUsers,
 		Explain: func(ctx context.Context, v url.Values) (string, error) {
-			return explain(ctx, o.group.Policy(), o.resolver.Lookup, questionOf(v))
+			return explainer{policy: o.group.Policy(), look: o.resolver.Lookup, bans: o.guards.Throttle.Bans}.explain(ctx, questionOf(v))
 		},
 		Whitelist: func() []admin.WhitelistEntry { return listWhitelist(o.guards.once) },
 		Admit:     o.admit, Revoke: o.revoke,

@@ -27,7 +27,8 @@ func newExplain(ctx context.Context, a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "explain --to HOST:PORT [--user NAME] [--from ADDR] [--command WHICH]",
 		Short: "Says what the rules decide about a request, and which rule does",
-		Long: `Says what the rules decide about a request: about the name, and about each
+		Long: `Says what a request meets: bans, the listener, the log-in that is needed, the
+forwarding rule, and what the rules decide about the name, and about each
 address that it has now, with the rule, its file and line.
 
 With --config it is the settings in that file and the environment that answer.
@@ -43,12 +44,16 @@ answer; 1 no answer; 2 configuration or usage.`,
 	flags.StringVar(&q.User, "user", "", "The client's user `NAME`; empty: it gave none.")
 	flags.StringVar(&q.From, "from", "127.0.0.1", "The client's address, `ADDR`.")
 	flags.StringVar(&q.Command, "command", "connect", "`WHICH` of connect, udp and bind.")
+	flags.StringVar(&q.Listener, "listener", "", "The `NAME` of the listener that the client comes to; empty: none in particular.")
 	file := flags.String("config", "", "Asks the settings in the TOML `FILE`.")
 	admin := flags.String("admin", "", "Asks the running daemon at `ADDR:PORT`. (default 127.0.0.1:9180)")
 	tokenFile := flags.String("token-file", "", "Asks the running daemon with the token in `FILE`.")
 	cmd.RunE = func(*cobra.Command, []string) error {
 		if q.To == "" {
 			return usageError{"--to HOST:PORT is missing"}
+		}
+		if err := q.Check(); err != nil {
+			return usageError{"--" + err.Error()}
 		}
 		environ := a.environ
 		for flag, name := range map[*string]string{admin: "CLEVERSOCKS_ADMIN__ADDRESS", tokenFile: "CLEVERSOCKS_ADMIN__TOKEN_FILE"} {
