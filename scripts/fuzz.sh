@@ -3,7 +3,7 @@
 set -eu
 mkdir -p .task
 targets=0
-for package in $(go list ./... | grep -vx 'cleversocks/e2e'); do
+for package in $(go list ./... | grep -vxE 'cleversocks/e2e(/dist)?'); do
 	dir=${package#cleversocks}
 	for target in $(cat ".$dir"/*_test.go 2>/dev/null | sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' | sort -u); do
 		echo "fuzz $package $target"

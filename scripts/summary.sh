@@ -4,5 +4,6 @@ set -eu
 unit=$(cat .task/unit.passed)
 fuzz=$(cat .task/fuzz.passed)
 e2e=$(cat .task/e2e.passed)
-echo "unit $unit, fuzz targets $fuzz, end to end $e2e"
-echo "$((unit + fuzz + e2e)) passed, 0 failed"
+dist=$(cat .task/dist.passed)
+echo "unit $unit, fuzz targets $fuzz, end to end $e2e, release $dist"
+echo "$((unit + fuzz + e2e + dist)) passed, 0 failed"

@@ -249,6 +249,9 @@ func (q Question) query() (aclsvc.Query, wire.Addr, error) {
 	}, dest, nil
 }
 
+// Hash is a password's hash, as a users file has it.
+func Hash(password []byte) string { return authsvc.Hash(password) }
+
 // HashPassword asks for a password, on prompt when in is a terminal, and
 // writes its hash for a users file, as a line.
 func HashPassword(in *os.File, prompt, out io.Writer) error {

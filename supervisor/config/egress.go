@@ -8,7 +8,7 @@ const egressDoc = "How connections leave for their targets, and for upstreams. A
 type Egress struct {
 	Address   []Prefix // source addresses; empty: the kernel's choice
 	Interface string   // SO_BINDTODEVICE; "": any
-	Mark      int      // SO_MARK; 0: none
+	Mark      int64    // SO_MARK, of 32 bits; 0: none
 }
 
 // IsZero says that nothing is set.

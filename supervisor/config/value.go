@@ -107,7 +107,7 @@ func acceptsType(t reflect.Type) string {
 	switch t.Kind() {
 	case reflect.Bool:
 		return "true or false"
-	case reflect.Int:
+	case reflect.Int, reflect.Int64:
 		return "an integer"
 	case reflect.Slice:
 		return "a list, each " + acceptsType(t.Elem())
@@ -139,7 +139,7 @@ func setValue(dst reflect.Value, v any, text bool) error {
 			return nil
 		}
 	case int64:
-		if dst.Kind() == reflect.Int && !dst.OverflowInt(v) {
+		if isInteger(dst.Kind()) && !dst.OverflowInt(v) {
 			dst.SetInt(v)
 			return nil
 		}
@@ -158,7 +158,7 @@ func fromText(s string, kind reflect.Kind) any {
 			return false
 		}
 	}
-	if kind == reflect.Int {
+	if isInteger(kind) {
 		if n, err := strconv.ParseInt(s, 10, 64); err == nil {
 			return n
 		}
@@ -237,3 +237,7 @@ func describe(v any) string {
 		return "a date or time"
 	}
 }
+
+// isInteger says whether a kind holds whole numbers. An int has 32 bits on some
+// machines: what needs more is an int64.
+func isInteger(kind reflect.Kind) bool { return kind == reflect.Int || kind == reflect.Int64 }
