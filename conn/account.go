@@ -166,12 +166,12 @@ func (s *session) egress() dial.Egress {
 // routeQuery is what the forwarding rules are asked about a destination of the
 // session's.
 func (s *session) routeQuery(dest wire.Addr) upstream.Query {
-	q := s.query()
+	q := s.queryFor(dest)
 	return routeQuery(dest, &q)
 }
 
 func routeQuery(dest wire.Addr, q *aclsvc.Query) upstream.Query {
-	return upstream.Query{Dest: dest, User: q.Identity.User, Groups: q.Identity.Groups, Source: q.Source, Listener: q.Listener}
+	return upstream.Query{Dest: dest, User: q.Identity.User, Groups: q.Identity.Groups, Source: q.Source, Listener: q.Listener, Asked: q.Asked}
 }
 
 // query is what the rules are asked about a session's request.

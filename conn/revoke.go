@@ -92,7 +92,9 @@ func (p *Policy) refuses(s *session) (rule, where string) {
 	case wire.CommandConnect:
 		route = p.Routes.Route(routeQuery(s.request.Dest, &q))
 		if route.Action != upstream.Reject && !s.named.IsZero() {
-			route = p.Routes.Route(routeQuery(s.named, &q))
+			named := q
+			named.Asked = s.askedFor(s.named)
+			route = p.Routes.Route(routeQuery(s.named, &named))
 		}
 	case wire.CommandUDPAssociate:
 		route = p.Routes.RouteDatagrams(routeQuery(wire.Addr{}, &q))
@@ -104,9 +106,7 @@ func (p *Policy) refuses(s *session) (rule, where string) {
 	}
 	var d aclsvc.Decision
 	q.Name, q.Port = dest.Name, dest.Port
-	if !s.named.IsZero() && dest.Name == s.named.Name {
-		q.Asked = s.request.Dest.Name
-	}
+	q.Asked = s.askedFor(dest)
 	switch {
 	case s.request.Command == wire.CommandUDPAssociate:
 		d = p.ACL.DecideUnknown(&q) // each datagram is judged by itself

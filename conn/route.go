@@ -137,9 +137,7 @@ func (h *Handler) judgeFor(s *session, dest wire.Addr) func(netip.Addr) error {
 func (s *session) queryFor(dest wire.Addr) aclsvc.Query {
 	q := s.query()
 	q.Name, q.Port = dest.Name, dest.Port
-	if !s.named.IsZero() && dest.Name == s.named.Name {
-		q.Asked = s.request.Dest.Name
-	}
+	q.Asked = s.askedFor(dest)
 	return q
 }
 

@@ -34,6 +34,9 @@ func (p *Policy) JudgeSearched(q aclsvc.Query, name string) error {
 	if err := p.judgeSearchedByRules(q, name); err != nil {
 		return err
 	}
+	if q.Name != name {
+		q.Name, q.Asked = name, q.Name
+	}
 	dest := wire.Addr{Name: name, Port: q.Port, Absolute: true}
 	if route := p.Routes.Route(routeQuery(dest, &q)); route.Action == upstream.Reject {
 		return &deniedError{rule: route.Rule}
@@ -86,6 +89,12 @@ func (s *session) routeOf(dest wire.Addr) upstream.Route {
 	return s.policy.Routes.Route(s.routeQuery(dest))
 }
 
+// ResolvedElsewhere reports whether a request's name goes to an upstream that
+// looks it up.
+func (p *Policy) ResolvedElsewhere(q aclsvc.Query, dest wire.Addr) bool {
+	return q.Command == wire.CommandConnect && !resolvedHere(p.Routes.Route(routeQuery(dest, &q)))
+}
+
 // resolvedHere reports whether names that go this way are looked up by us.
 func resolvedHere(route upstream.Route) bool {
 	return route.Action == upstream.Direct || route.ResolvesLocally()
@@ -134,6 +143,18 @@ func (h *Handler) completeNow(s *session) func(context.Context, wire.Addr) (wire
 		}
 		return full, err
 	}
+}
+
+// askedFor is what the client asked for when it got dest by a search list; "" when
+// it asked for dest itself.
+func (s *session) askedFor(dest wire.Addr) string {
+	switch {
+	case !dest.IsName():
+		return ""
+	case dest.Name == s.named.Name:
+		return s.request.Dest.Name
+	}
+	return s.asked.of(dest.Name)
 }
 
 // maxAsked bounds what a session remembers of the names that it asked for.

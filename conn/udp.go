@@ -101,7 +101,7 @@ func (h *Handler) decideNow(s *session) func(wire.Addr, netip.Addr) aclsvc.Decis
 	return func(dest wire.Addr, addr netip.Addr) aclsvc.Decision {
 		policy := h.policy.Load()
 		q := s.queryNow(policy)
-		q.Name, q.Port, q.Asked = dest.Name, dest.Port, s.asked.of(dest.Name)
+		q.Name, q.Port, q.Asked = dest.Name, dest.Port, s.askedFor(dest)
 		d := policy.decide(&q, addr)
 		h.noteDecision(s, policy, d, dest, addr)
 		if rule := s.astray(policy, dest); rule != "" && d.Allow {
@@ -127,7 +127,7 @@ func (h *Handler) resolveNow(s *session) func(context.Context, wire.Addr) ([]net
 	return func(ctx context.Context, dest wire.Addr) ([]netip.Addr, error) {
 		policy := h.policy.Load()
 		q := s.queryNow(policy)
-		q.Name, q.Port, q.Asked = dest.Name, dest.Port, s.asked.of(dest.Name)
+		q.Name, q.Port, q.Asked = dest.Name, dest.Port, s.askedFor(dest)
 		if d, certain := policy.ACL.DecideName(&q); certain && !d.Allow {
 			return nil, &deniedError{rule: d.Rule, where: d.Where}
 		}

@@ -172,7 +172,7 @@ func (e explainer) explain(ctx context.Context, ask Question) (string, error) {
 // system's search list makes several of the one asked for. It says what is tried
 // and what the rules and forwarding rules say to each; denied: nothing was left.
 func explainSearch(ctx context.Context, p *conn.Policy, q aclsvc.Query, dest wire.Addr, say *strings.Builder) (full wire.Addr, denied bool) {
-	if !p.Dialer.Searches(dest) {
+	if !p.Dialer.Searches(dest) || p.ResolvedElsewhere(q, dest) {
 		return dest, false
 	}
 	fmt.Fprintf(say, "%s is no complete name: the search list of resolv.conf applies, and the rules judge the name that answers (a final dot turns that off)\n", dest.Name)

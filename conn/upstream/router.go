@@ -35,6 +35,9 @@ type Query struct {
 	Groups   []string
 	Source   netip.Addr
 	Listener string
+	// Asked is the name as the client asked for it, where a search list made
+	// Dest's of it. If it is a single label, rules that name it match as well.
+	Asked string
 }
 
 // Route is where one request goes. The zero Route is Direct to nowhere.

@@ -171,7 +171,7 @@ func (c *rule) addPrefix(p netip.Prefix) {
 }
 
 func (c *rule) matches(q Query) bool {
-	return c.clients.match(&q) && c.matchesPort(q.Dest.Port) && c.matchesHost(q.Dest)
+	return c.clients.match(&q) && c.matchesPort(q.Dest.Port) && (c.matchesHost(q.Dest) || c.matchesLabel(q.Asked))
 }
 
 func (c *rule) matchesPort(port uint16) bool {
@@ -181,6 +181,13 @@ func (c *rule) matchesPort(port uint16) bool {
 		}
 	}
 	return len(c.ports) == 0
+}
+
+// matchesLabel reports whether a single label is named. A name with dots is one
+// of its own, which a search list must not stretch.
+func (c *rule) matchesLabel(asked string) bool {
+	_, ok := c.names[asked]
+	return ok && !strings.Contains(asked, ".")
 }
 
 func (c *rule) matchesHost(dest wire.Addr) bool {

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"cleversocks/conn/wire"
 )
 
 func TestParseHop(t *testing.T) {
@@ -91,6 +93,20 @@ func TestRoute(t *testing.T) {
 				t.Errorf("upstream %q", got.Upstream())
 			}
 		})
+	}
+	// "wiki", of which a search list made a full name: the first rule that
+	// names either, but not one for a name with dots that was stretched.
+	full := wire.Addr{Name: "exact.example.corp.test", Port: 443, Absolute: true}
+	if got := r.Route(Query{Dest: full, Asked: "exact.example"}); got.Action != Direct {
+		t.Errorf("a stretched name: %+v", got)
+	}
+	short := options(Upstream{Via: []string{"socks5://127.0.0.1:1"}})
+	short.Forward = []Rule{{To: []string{"wiki"}, Upstream: "reject"}, {To: []string{"*.corp.test"}, Upstream: "up"}}
+	for asked, want := range map[string]Action{"wiki": Reject, "": Via} {
+		dest := wire.Addr{Name: "wiki.corp.test", Port: 443, Absolute: true}
+		if got := compile(t, short).Route(Query{Dest: dest, Asked: asked}); got.Action != want {
+			t.Errorf("asked for as %q: %+v", asked, got)
+		}
 	}
 	if got := (*Router)(nil).Route(Query{Dest: addr(t, "a.b:1")}); got.Action != Direct || got.Dest.Name != "a.b" {
 		t.Errorf("no router: %+v", got)
