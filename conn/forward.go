@@ -41,7 +41,7 @@ func (h *Handler) forward(hs *handshake) bool {
 	f := &forwarding{h: h, hs: hs, known: true}
 	defer func() { f.place.release() }() // of the user at the end
 	end := httpforward.New(httpforward.Options{
-		Decide: f.decide, Refusal: f.refusal, Realm: httpRealm,
+		Decide: f.decide, Refusal: f.refusal, Challenges: s.challenges(),
 		Watch:       func() func() { return h.watch.client(s, true) },
 		IdleTimeout: cmp.Or(s.policy.Relay.Idle, forwardIdle), HeadTimeout: s.policy.Timeouts.Handshake,
 		Drain: h.draining, Heads: h.heads, Panics: h.panics(),
@@ -128,7 +128,9 @@ func (f *forwarding) decide(ctx context.Context, r httpforward.Request) (v httpf
 			v.Refusal = httpRefusal(one, nil, v.Reply)
 		}
 	}()
-	if err := f.login(one, r.Credentials); err != nil { //nolint:contextcheck // the session's bounds it, as in the handshake
+	answer, err := f.login(one, r.Credentials) //nolint:contextcheck // the session's bounds it, as in the handshake
+	v.Fields = httpproxy.NegotiateField(answer)
+	if err != nil {
 		one.err, one.cause = err, metrics.CauseDenied
 		if errors.Is(err, authsvc.ErrBusy) {
 			// Not a 407: nobody looked at the password, which a browser would
@@ -139,7 +141,7 @@ func (f *forwarding) decide(ctx context.Context, r httpforward.Request) (v httpf
 		v.AskLogin, v.Close = true, !errors.Is(err, errLogin)
 		return v
 	}
-	err := f.enter(one)
+	err = f.enter(one)
 	if err == nil {
 		err = f.h.judgeName(one)
 	}
@@ -165,13 +167,24 @@ func (f *forwarding) refusal(err error) (wire.ReplyCode, httpproxy.Refusal) {
 }
 
 // login sets a request's identity. The first one's was checked with the
-// handshake.
-func (f *forwarding) login(one *session, given *httpproxy.Credentials) error {
+// handshake. A ticket is for the connection, not for one request (RFC 4559 §5):
+// its later requests bring none. answer is ours to the client's.
+func (f *forwarding) login(one *session, given *httpproxy.Credentials) (answer []byte, err error) {
 	if f.known {
 		f.known = false
-		return nil
+		return f.hs.answer, nil
 	}
-	return f.h.httpLogin(&handshake{session: one, in: f.hs.in}, given)
+	if known := f.hs.identity; given == nil && known.Method == authsvc.MethodGSSAPI {
+		one.identity, err = one.policy.Auth.Holds(known, one.client.Addr())
+		if err == nil {
+			return nil, nil
+		}
+	}
+	hs := &handshake{session: one, in: f.hs.in}
+	if err = f.h.httpLogin(hs, given); err == nil && given != nil && given.Token != nil {
+		f.hs.identity = one.identity
+	}
+	return hs.answer, err
 }
 
 // enter takes a connection of the request's user, unless this one is taken

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"cleversocks/authsvc"
@@ -48,7 +49,7 @@ func (c httpCodec) negotiate(hs *handshake) error {
 			return nil
 		case errors.Is(err, errLogin) && staysFor407(head):
 			asked = true
-			if err := c.write(hs, httpproxy.AppendAuthRequired(nil, httpRealm, true)); err != nil {
+			if err := c.write(hs, httpproxy.AppendAuthRequired(nil, hs.challenges(), true)); err != nil {
 				return err
 			}
 			continue
@@ -94,16 +95,40 @@ func (c httpCodec) take(hs *handshake, head *httpproxy.Head) error {
 // methods of SOCKS5: where nobody has a password, one that is given anyway is
 // not looked at. It returns errLogin when there has to be one.
 func (h *Handler) httpLogin(hs *handshake, given *httpproxy.Credentials) error {
-	auth := hs.policy.Auth
 	identity, free := hs.free()
 	switch {
-	case given != nil && auth.Accepts(authsvc.KindPassword):
+	case given != nil && given.Token != nil && hs.takes(authsvc.KindToken):
+		grant, err := h.try(hs, &authsvc.Attempt{Credentials: authsvc.Token{Bytes: given.Token, Negotiate: true}})
+		hs.answer = grant.Reply
+		return err
+	case given != nil && given.Token == nil && hs.takes(authsvc.KindPassword):
 		return h.verify(hs, authsvc.Password{User: []byte(given.User), Password: []byte(given.Password)})
 	case !free:
 		return errLogin
 	}
 	hs.admitted(identity)
 	return nil
+}
+
+// takes reports whether the session's client may log in with such credentials.
+func (s *session) takes(kind authsvc.Kind) bool { return slices.Contains(s.ways(), kind) }
+
+// challenges are what the session's client is asked for, the preferred way
+// first.
+func (s *session) challenges() (c httpproxy.Challenges) {
+	for _, kind := range s.ways() {
+		switch kind {
+		case authsvc.KindToken:
+			c = append(c, httpproxy.Negotiate)
+		case authsvc.KindPassword:
+			c = append(c, httpproxy.Basic(httpRealm))
+		default:
+		}
+	}
+	if len(c) == 0 {
+		c = httpproxy.Challenges{httpproxy.Basic(httpRealm)} // a 407 has to ask for something
+	}
+	return c
 }
 
 // refusal is the answer to a request that is not served; nil when nobody is
@@ -116,7 +141,7 @@ func (c httpCodec) refusal(hs *handshake, err error) []byte {
 	case errors.Is(err, authsvc.ErrBusy):
 		return httpproxy.AppendError(nil, http.StatusServiceUnavailable, "Too many log in at this time.", false)
 	case errors.Is(err, errLogin), errors.Is(err, errCredentials):
-		return httpproxy.AppendAuthRequired(nil, httpRealm, false)
+		return httpproxy.AppendAuthRequired(nil, hs.challenges(), false)
 	case errors.Is(err, os.ErrDeadlineExceeded) && hs.ctx.Err() == nil:
 		return httpproxy.AppendError(nil, http.StatusRequestTimeout, "The request took too long.", false)
 	}
@@ -138,7 +163,7 @@ func (c httpCodec) write(hs *handshake, answer []byte) error {
 }
 
 func (c httpCodec) reply(hs *handshake, code wire.ReplyCode, _ netip.AddrPort) error {
-	answer := httpproxy.AppendEstablished(nil)
+	answer := httpproxy.AppendEstablishedWith(nil, httpproxy.NegotiateField(hs.answer))
 	if code != wire.ReplySucceeded {
 		answer = httpRefusal(hs.session, hs.err, code).Append(nil, http.MethodConnect)
 	}

@@ -93,6 +93,8 @@ type handshake struct {
 	in *bufio.Reader
 	// codec speaks the client's protocol once the first byte has told it.
 	codec codec
+	// answer is the token that an HTTP client's was granted with.
+	answer []byte
 	// head is the first of plain HTTP requests, to be forwarded.
 	head *httpproxy.Head
 	// many: the connection is HTTP/2's, and holds many requests.

@@ -189,7 +189,7 @@ func announceAccess(ctx context.Context, cfg *config.Config, p *conn.Policy, use
 	if cfg.ACL.ReportOnly {
 		log.LogAttrs(ctx, slog.LevelWarn, "acl.report_only: the rules deny nothing, what they would deny is logged")
 	}
-	if cfg.Auth.Required && users == 0 && len(cfg.Auth.NoPasswordFrom) == 0 {
+	if cfg.Auth.Required && users == 0 && len(cfg.Auth.NoPasswordFrom) == 0 && !cfg.HasForeignUsers() {
 		log.LogAttrs(ctx, slog.LevelWarn, "nobody can log in: authentication is required, and there are no users")
 	}
 }

@@ -11,6 +11,7 @@
 package gssapi
 
 import (
+	"bytes"
 	"context"
 	"net/netip"
 	"time"
@@ -62,6 +63,9 @@ func (*Acceptor) Method() authsvc.Method { return authsvc.MethodGSSAPI }
 // Accepts tokens.
 func (*Acceptor) Accepts(k authsvc.Kind) bool { return k == authsvc.KindToken }
 
+// errNoTicket is a browser that knows nothing better than NTLM.
+var errNoTicket = refuse(authsvc.ReasonMechanism, "the client offers no Kerberos ticket: it has none, or knows the proxy by another name")
+
 // Authenticate judges a client's first token, which is its only one.
 func (a *Acceptor) Authenticate(_ context.Context, try *authsvc.Attempt) (authsvc.Grant, error) {
 	given, ok := try.Credentials.(authsvc.Token)
@@ -72,12 +76,15 @@ func (a *Acceptor) Authenticate(_ context.Context, try *authsvc.Attempt) (authsv
 	var n negotiation
 	if given.Negotiate {
 		service = httpService
+		if bytes.HasPrefix(token, []byte("NTLMSSP\x00")) {
+			return authsvc.Grant{}, errNoTicket
+		}
 		var err error
 		if n, err = parseNegotiate(token); err != nil {
 			return authsvc.Grant{}, refuse(authsvc.ReasonMalformed, "%w", err)
 		}
 		if !n.kerberos || len(n.token) == 0 {
-			return authsvc.Grant{}, refuse(authsvc.ReasonMechanism, "the client offers no Kerberos ticket: it has none, or knows the proxy by another name")
+			return authsvc.Grant{}, errNoTicket
 		}
 		token = n.token
 	}

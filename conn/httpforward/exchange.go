@@ -67,7 +67,7 @@ func (x *exchange) request() (r Request, err error) {
 func (x *exchange) carryOut(ctx context.Context) (goesOn bool) {
 	switch {
 	case x.verdict.AskLogin:
-		return x.refuse(httpproxy.AuthRequired(x.opts.Realm, !x.verdict.Close))
+		return x.refuse(httpproxy.AuthRequired(x.opts.Challenges, !x.verdict.Close))
 	case x.verdict.Reply != wire.ReplySucceeded:
 		return x.refuse(x.verdict.Refusal)
 	}

@@ -36,8 +36,8 @@ type Options struct {
 	// Watch looks after the client while nobody reads from it, until stop: it
 	// ends Serve's context when the client is gone. One that has half-closed is
 	// not. nil: nobody does.
-	Watch func() (stop func())
-	Realm string // of the 407
+	Watch      func() (stop func())
+	Challenges httpproxy.Challenges // of the 407
 	// IdleTimeout ends a connection on which nothing moves, neither to the
 	// client nor to a server.
 	IdleTimeout time.Duration
@@ -64,6 +64,8 @@ type Request struct {
 type Verdict struct {
 	// AskLogin answers 407, whatever Reply says.
 	AskLogin bool
+	// Fields go with the server's answer, each with its line's end.
+	Fields string
 	// Close ends the connection with a 407.
 	Close bool
 	// Reply, if not ReplySucceeded, is answered as Refusal says.

@@ -44,7 +44,11 @@ func (x *exchange) relay(ctx context.Context, v *server, up *upload, a *httpprox
 	}
 	x.outcome.Status = a.Status
 	body := a.Body(v.r)
-	if err := x.sendAnswer(v, appendAnswerHead(nil, a, code, x.head, goesOn), body, code); err != nil {
+	head := appendAnswerHead(nil, a, code, x.head, goesOn)
+	if fields := x.verdict.Fields; fields != "" {
+		head = append(append(head[:len(head)-len("\r\n")], fields...), "\r\n"...)
+	}
+	if err := x.sendAnswer(v, head, body, code); err != nil {
 		x.outcome.Err = err
 		if _, isClient := errors.AsType[*clientError](err); isClient || ctx.Err() != nil {
 			x.outcome.Err = context.Canceled

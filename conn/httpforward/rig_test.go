@@ -45,7 +45,7 @@ func newRig(t *testing.T, change func(*rig)) *rig {
 		},
 		Refusal:     refusal(func(error) wire.ReplyCode { return wire.ReplyConnectionRefused }),
 		IdleTimeout: time.Minute,
-		Realm:       "test",
+		Challenges:  httpproxy.Challenges{httpproxy.Basic("test")},
 	}
 	if change != nil {
 		change(g)

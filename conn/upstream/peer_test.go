@@ -191,7 +191,7 @@ func (p *proxy) http(c net.Conn) {
 	p.note(req.Dest.String())
 	creds, _, _ := head.Credentials()
 	if creds.User != p.user || creds.Password != p.password {
-		_, _ = c.Write(httpproxy.AppendAuthRequired(nil, "test", false))
+		_, _ = c.Write(httpproxy.AppendAuthRequired(nil, httpproxy.Challenges{httpproxy.Basic("test")}, false))
 		return
 	}
 	p.tunnel(c, r, req.Dest.String(), httpproxy.AppendEstablished(nil), httpproxy.AppendError(nil, 503, "no", false))

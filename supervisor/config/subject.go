@@ -17,7 +17,7 @@ type subjects struct {
 
 // subjectsOf lists the names of the users that the settings know.
 func (c *Config) subjectsOf(users *authsvc.Users) *subjects {
-	s := &subjects{users: make(map[string]bool), groups: make(map[string]bool), open: c.hasForeignUsers()}
+	s := &subjects{users: make(map[string]bool), groups: make(map[string]bool), open: c.HasForeignUsers()}
 	users.Accounts(func(a *authsvc.Account) {
 		s.users[a.Name] = true
 		for _, g := range a.Groups {
@@ -27,13 +27,10 @@ func (c *Config) subjectsOf(users *authsvc.Users) *subjects {
 	return s
 }
 
-// hasForeignUsers reports whether somebody else says who the users are, so that
+// HasForeignUsers reports whether somebody else says who the users are, so that
 // a name that the settings do not know may be one. An authenticator of that
 // kind is a line here.
-func (c *Config) hasForeignUsers() bool {
-	certificates := slices.ContainsFunc(c.Listeners, func(l Listener) bool { return l.TLS.ClientCA != "" })
-	return certificates || c.isSet(keytabKey)
-}
+func (c *Config) HasForeignUsers() bool { return c.isSet(keytabKey) || c.HasClientCA() }
 
 // maxUnknown bounds the messages about names that are nobody's.
 const maxUnknown = 20

@@ -268,3 +268,14 @@ func tlv(tag byte, parts ...[]byte) []byte {
 	}
 	return append([]byte{tag, 0x82, byte(len(content) >> 8), byte(len(content))}, content...)
 }
+
+// SPNEGO wraps a Kerberos token as browsers do, RFC 4178 §4.2.1.
+func SPNEGO(token []byte) []byte {
+	spnego, _ := asn1.Marshal(asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 2})
+	var types []byte
+	for _, oid := range []asn1.ObjectIdentifier{{1, 2, 840, 48018, 1, 2, 2}, {1, 2, 840, 113554, 1, 2, 2}, {1, 3, 6, 1, 4, 1, 311, 2, 2, 10}} {
+		b, _ := asn1.Marshal(oid)
+		types = append(types, b...)
+	}
+	return tlv(0x60, spnego, tlv(0xa0, tlv(0x30, tlv(0xa0, tlv(0x30, types)), tlv(0xa2, tlv(4, token)))))
+}

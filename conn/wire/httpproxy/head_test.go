@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"reflect"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -72,7 +73,7 @@ func TestReadHeadRefuses(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			_, err := httpproxy.ReadHead(bufio.NewReaderSize(strings.NewReader(tt.in), 16))
-			if got := status(err); got != tt.want {
+			if got := status(err); !reflect.DeepEqual(got, tt.want) {
 				t.Errorf("status %d (%v), want %d", got, err, tt.want)
 			}
 		})
@@ -185,7 +186,7 @@ func TestRequest(t *testing.T) {
 	}
 }
 
-func TestParseBasic(t *testing.T) {
+func TestParseAuthorization(t *testing.T) {
 	tests := map[string]struct {
 		in   string
 		want httpproxy.Credentials
@@ -196,7 +197,9 @@ func TestParseBasic(t *testing.T) {
 		"unpadded":        {in: "basic  YWxpY2U6eA", want: httpproxy.Credentials{User: "alice", Password: "x"}, ok: true},
 		"raw bytes":       {in: "BASIC /zoA", want: httpproxy.Credentials{User: "\xff", Password: "\x00"}, ok: true},
 		"empty password":  {in: "Basic YTo=", want: httpproxy.Credentials{User: "a"}, ok: true},
-		"another scheme":  {in: "Negotiate YTo="},
+		"another scheme":  {in: "Digest YTpi"},
+		"a ticket":        {in: "negotiate YTpi", want: httpproxy.Credentials{Token: []byte("a:b")}, ok: true},
+		"no ticket":       {in: "Negotiate", want: httpproxy.Credentials{Token: []byte{}}},
 		"no base64":       {in: "Basic a:b", bad: true},
 		"no colon":        {in: "Basic YWJj", bad: true},
 		"nothing":         {in: "Basic", bad: true},
@@ -205,8 +208,8 @@ func TestParseBasic(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			got, ok, err := httpproxy.ParseBasic(tt.in)
-			if got != tt.want || ok != tt.ok || (err != nil) != tt.bad {
+			got, ok, err := httpproxy.ParseAuthorization(tt.in)
+			if !reflect.DeepEqual(got, tt.want) || ok != tt.ok || (err != nil) != tt.bad {
 				t.Errorf("%q %q %v %v", got.User, got.Password, ok, err)
 			}
 		})

@@ -142,6 +142,8 @@ func isIPv6(bracketed string) bool {
 // Credentials are what a client proves itself with. They print as nothing.
 type Credentials struct {
 	User, Password string // raw bytes
+	// Token is of Negotiate; nil: they are Basic's.
+	Token []byte
 }
 
 // String keeps the secret out of logs.
@@ -151,27 +153,32 @@ func (Credentials) String() string { return "(credentials)" }
 func (Credentials) GoString() string { return "(credentials)" }
 
 // Credentials reads Proxy-Authorization. ok is false when there is none, or
-// one of another scheme than Basic: both are answered 407, and neither is a
-// failed attempt. A malformed one is a *StatusError. RFC 7617.
+// one of another scheme than Basic (RFC 7617) and Negotiate (RFC 4559): both
+// are answered 407, and neither is a failed attempt. A malformed one is a
+// *StatusError.
 func (h *Head) Credentials() (c Credentials, ok bool, err error) {
 	value, ok := h.Get("Proxy-Authorization")
 	if !ok {
 		return Credentials{}, false, nil
 	}
-	return ParseBasic(value)
+	return ParseAuthorization(value)
 }
 
-// ParseBasic reads the value of an authorization field, as
+// ParseAuthorization reads the value of an authorization field, as
 // [Head.Credentials] does.
-func ParseBasic(value string) (c Credentials, ok bool, err error) {
+func ParseAuthorization(value string) (c Credentials, ok bool, err error) {
 	scheme, param, _ := strings.Cut(value, " ")
-	if !strings.EqualFold(scheme, "Basic") {
+	negotiate := strings.EqualFold(scheme, Negotiate)
+	if !negotiate && !strings.EqualFold(scheme, "Basic") {
 		return Credentials{}, false, nil
 	}
 	param = strings.TrimRight(strings.TrimLeft(param, " "), "=")
 	raw, err := base64.RawStdEncoding.DecodeString(param)
 	if err != nil {
 		return Credentials{}, false, badRequest("The credentials are no base64.")
+	}
+	if negotiate {
+		return Credentials{Token: raw}, len(raw) > 0, nil
 	}
 	user, password, found := strings.Cut(string(raw), ":")
 	if !found {

@@ -1,6 +1,7 @@
 package httpproxy
 
 import (
+	"encoding/base64"
 	"fmt"
 	"net/http"
 	"strings"
@@ -10,8 +11,13 @@ import (
 
 // AppendEstablished appends the head of the answer to a CONNECT that worked.
 // Write it in one call: some clients (PySocks) read it with one recv.
-func AppendEstablished(b []byte) []byte {
-	return append(b, "HTTP/1.1 200 Connection established\r\n\r\n"...)
+func AppendEstablished(b []byte) []byte { return AppendEstablishedWith(b, "") }
+
+// AppendEstablishedWith is AppendEstablished with fields, each with its line's
+// end.
+func AppendEstablishedWith(b []byte, fields string) []byte {
+	b = append(b, "HTTP/1.1 200 Connection established\r\n"...)
+	return append(append(b, fields...), "\r\n"...)
 }
 
 // Refusal is an answer of the proxy's own: a status and one line that says
@@ -41,14 +47,18 @@ func (r Refusal) Append(b []byte, method string) []byte {
 		r.Status, http.StatusText(r.Status), r.Fields, len(r.Reason)+1, connection, body)
 }
 
-// AuthRequired is a 407 that asks for Basic credentials. Keep the connection:
-// clients that ask first log in on the same one (git, Java,
-// curl --proxy-anyauth).
-func AuthRequired(realm string, keep bool) Refusal {
-	return Refusal{
-		Status: http.StatusProxyAuthRequired, Reason: "This proxy needs a user and a password.",
-		Fields: "Proxy-Authenticate: " + Challenge(realm) + "\r\n", Keep: keep,
+// Challenges are the values of Proxy-Authenticate that a 407 asks with, a field
+// for each: Chromium reads no list of them.
+type Challenges []string
+
+// AuthRequired is a 407. Keep the connection: clients that ask first log in on
+// the same one (git, Java, curl --proxy-anyauth).
+func AuthRequired(c Challenges, keep bool) Refusal {
+	var fields strings.Builder
+	for _, challenge := range c {
+		fields.WriteString("Proxy-Authenticate: " + challenge + "\r\n")
 	}
+	return Refusal{Status: http.StatusProxyAuthRequired, Reason: "This proxy needs to know who you are.", Fields: fields.String(), Keep: keep}
 }
 
 // AppendError appends a whole response with a status and one line that says
@@ -58,13 +68,25 @@ func AppendError(b []byte, status int, reason string, keep bool) []byte {
 }
 
 // AppendAuthRequired appends the answer of [AuthRequired].
-func AppendAuthRequired(b []byte, realm string, keep bool) []byte {
-	return AuthRequired(realm, keep).Append(b, "")
+func AppendAuthRequired(b []byte, c Challenges, keep bool) []byte {
+	return AuthRequired(c, keep).Append(b, "")
 }
 
-// Challenge is the value of Proxy-Authenticate for a realm (RFC 7617
-// §2.1: names and passwords are UTF-8).
-func Challenge(realm string) string {
+// Negotiate is the challenge that asks for a ticket (RFC 4559).
+const Negotiate = "Negotiate"
+
+// NegotiateField is the field that answers a client's token with ours; "" for
+// none.
+func NegotiateField(token []byte) string {
+	if len(token) == 0 {
+		return ""
+	}
+	return "Proxy-Authenticate: " + Negotiate + " " + base64.StdEncoding.EncodeToString(token) + "\r\n"
+}
+
+// Basic is the challenge that asks for user and password (RFC 7617 §2.1: names
+// and passwords are UTF-8).
+func Basic(realm string) string {
 	clean := strings.Map(func(c rune) rune {
 		if c < ' ' || c > '~' || c == '"' || c == '\\' {
 			return -1

@@ -23,7 +23,7 @@ func TestResponsesParse(t *testing.T) {
 		want int
 		keep bool
 	}{
-		"407":       {httpproxy.AppendAuthRequired(nil, `cle"ver`, true), 407, true},
+		"407":       {httpproxy.AppendAuthRequired(nil, httpproxy.Challenges{httpproxy.Basic(`cle"ver`)}, true), 407, true},
 		"403":       {httpproxy.AppendError(nil, 403, httpproxy.Reason(wire.ReplyNotAllowed), false), 403, false},
 		"502":       {httpproxy.AppendError(nil, 502, httpproxy.Reason(wire.ReplyConnectionRefused), false), 502, false},
 		"504 keeps": {httpproxy.AppendError(nil, 504, httpproxy.Reason(wire.ReplyTTLExpired), true), 504, true},
