@@ -122,7 +122,7 @@ func TestAPI(t *testing.T) {
 		t.Errorf("closed %v", closed)
 	}
 	if _, err := io.ReadAll(c); err == nil {
-		t.Error("no reset of what was closed") //nolint:revive // a clean end would look like the server's
+		t.Error("no reset of what was closed")
 	}
 	if r := d.record(echo.String()); r["cause"] != "revoked" {
 		t.Errorf("cause %v", r["cause"])

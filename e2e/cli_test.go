@@ -91,7 +91,7 @@ func TestCommandsToADaemon(t *testing.T) {
 // On its unix socket the daemon's owner needs no token, others do; a socket that
 // a daemon which was killed left behind is no obstacle, and a live one is.
 func TestAdminOnAUnixSocket(t *testing.T) {
-	dir, err := os.MkdirTemp("", "admin-") // t.TempDir is closed to others
+	dir, err := os.MkdirTemp("", "admin-") //nolint:usetesting // t.TempDir is closed to others
 	if err == nil {
 		t.Cleanup(func() { os.RemoveAll(dir) })
 		err = os.Chmod(dir, 0o755)

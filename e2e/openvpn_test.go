@@ -66,7 +66,7 @@ func TestOpenVPN(t *testing.T) {
 			return d.metric(`cleversocks_udp_datagrams_total{direction="in",outcome="relayed"}`) != sent
 		})
 	}
-	for _, line := range strings.Split(server(), "\n") {
+	for line := range strings.SplitSeq(server(), "\n") {
 		if strings.Contains(line, "unexpected source") || strings.Contains(line, "Inactivity timeout") {
 			t.Errorf("the server: %s", line)
 		}

@@ -132,6 +132,8 @@ func TestReplay(t *testing.T) {
 				taken.Add(1)
 			case authsvc.ReasonReplay:
 				replayed.Add(1)
+			default:
+				t.Errorf("refused: %v", err)
 			}
 		})
 	}

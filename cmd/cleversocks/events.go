@@ -24,7 +24,7 @@ func newEvents(ctx context.Context, c *client) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			defer resp.Body.Close() //nolint:errcheck // it was read
+			defer resp.Body.Close()
 			return c.follow(resp.Body)
 		})
 	cmd.Flags().StringVar(&types, "type", "", "Only the events in `LIST`: opened, closed, denied, banned, reloaded.")

@@ -45,7 +45,7 @@ func peekHeader(conn net.Conn) ([]byte, error) {
 // ended reports whether nothing more will come: what has been queued already
 // would wake a reader again and again.
 func ended(fd int) bool {
-	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}} //nolint:gosec // a descriptor
+	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
 	n, err := unix.Poll(poll, 0)
 	return err == nil && n > 0
 }

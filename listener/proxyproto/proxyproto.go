@@ -204,7 +204,7 @@ func Append(dst []byte, version int, client, local netip.AddrPort) ([]byte, erro
 	if !client.IsValid() || !local.IsValid() {
 		client, local = netip.AddrPort{}, netip.AddrPort{}
 	}
-	header := proxy.HeaderProxyFromAddrs(byte(version), tcpAddr(client), tcpAddr(local)) //nolint:gosec // 1 or 2
+	header := proxy.HeaderProxyFromAddrs(byte(version), tcpAddr(client), tcpAddr(local))
 	raw, err := header.Format()
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrHeader, err)

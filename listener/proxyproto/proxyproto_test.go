@@ -99,10 +99,14 @@ func TestRead(t *testing.T) {
 		{"version 2, IPv4", header(t, 2, client4, local4), true, Header{Client: client4, Local: local4}},
 		{"version 2, IPv6", header(t, 2, client6, local6), true, Header{Client: client6, Local: local6}},
 		{"version 2, a health check's", header(t, 2, netip.AddrPort{}, netip.AddrPort{}), true, Header{}},
-		{"version 2, fields", header(t, 2, client4, local4, unique, vendor), true,
-			Header{Client: client4, Local: local4, TLVs: []TLV{{"unique_id", "abc"}, {"0xe7", "x"}}}},
-		{"version 2, checksum", withSum(t, false, unique), true,
-			Header{Client: client4, Local: local4, TLVs: []TLV{{"unique_id", "abc"}}}},
+		{
+			"version 2, fields", header(t, 2, client4, local4, unique, vendor), true,
+			Header{Client: client4, Local: local4, TLVs: []TLV{{"unique_id", "abc"}, {"0xe7", "x"}}},
+		},
+		{
+			"version 2, checksum", withSum(t, false, unique), true,
+			Header{Client: client4, Local: local4, TLVs: []TLV{{"unique_id", "abc"}}},
+		},
 		{"SOCKS5", "\x05\x01\x00", false, Header{}},
 		{"an HTTP method that begins alike", "PROPFIND / HTTP/1.1\r\n", false, Header{}},
 		{"a TLS hello", "\x16\x03\x01\x02\x00", false, Header{}},

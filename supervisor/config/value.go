@@ -188,7 +188,7 @@ func setList(dst reflect.Value, v any, text bool) error {
 	case []any:
 		items = v
 	case string:
-		if _, alone := reflect.Zero(dst.Type().Elem()).Interface().(interface{ standsAlone() }); alone && !text {
+		if _, alone := reflect.TypeAssert[interface{ standsAlone() }](reflect.Zero(dst.Type().Elem())); alone && !text {
 			items = []any{v}
 			break
 		}

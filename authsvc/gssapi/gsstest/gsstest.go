@@ -16,7 +16,6 @@ import (
 	"github.com/go-krb5/krb5/keytab"
 	"github.com/go-krb5/krb5/messages"
 	"github.com/go-krb5/krb5/types"
-
 	xasn1 "github.com/go-krb5/x/encoding/asn1"
 
 	"cleversocks/authsvc/gssapi"
