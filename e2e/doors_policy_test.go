@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"syscall"
 	"testing"
 )
 
@@ -168,4 +169,21 @@ upstream = "reject"
 		}
 		c.Close()
 	}
+}
+
+// TestDrainDelay: a load balancer needs seconds to notice that the daemon is
+// not ready any more, and met a closed door in between.
+func TestDrainDelay(t *testing.T) {
+	target := echoServer(t, "127.0.0.1:0")
+	d := start(t, "[drain]\ndelay = \"3s\"\n")
+	d.signal(syscall.SIGTERM)
+	d.find("that says so", func(l line) bool { return l.text("msg") == "not ready any more, and still accepting" })
+	c := dialProxy(t, d.address)
+	send(t, c, 5, 1, 0)
+	receive(t, c, 2)
+	if code := connectTo(t, c, target); code != 0 {
+		t.Errorf("reply %d while the door should be open", code)
+	}
+	c.Close()
+	d.find("of the end", func(l line) bool { return l.text("msg") == "stopped" })
 }

@@ -88,12 +88,14 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	for _, s := range []service{c.group, d.idle, interim} {
 		d.tree.add(d.tree.flows, s)
 	}
+	d.tree.add(d.tree.admin, watchdog{notifier{d.log}, func() { c.group.Active() }})
 	// The tree outlives ctx: its end is shutdown's to order.
 	treeCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	d.cancel = cancel
 	d.reloader.warn(ctx) // before its services run, which own what this reads
 	d.failed = d.tree.root.ServeBackground(treeCtx)
 	d.phase.Store(phaseReady)
+	notifier{d.log}.ready(ctx, "serving")
 	d.log.LogAttrs(ctx, slog.LevelDebug, "ready")
 	return d, nil
 }

@@ -79,7 +79,15 @@ func (r *reloader) Serve(ctx context.Context) error {
 }
 
 func (r *reloader) reload(ctx context.Context) error {
+	notifier{r.log}.reloading(ctx)
 	err := r.try(ctx)
+	if ctx.Err() == nil {
+		status := "serving"
+		if err != nil {
+			status = "serving by the configuration of before: the last reload failed"
+		}
+		notifier{r.log}.ready(ctx, status)
+	}
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		r.log.LogAttrs(ctx, slog.LevelWarn, "reload abandoned: the daemon stops")
 		return err

@@ -154,12 +154,14 @@ func (d *daemon) reopenLogs(ctx context.Context) {
 }
 
 // shutdown is the order of the end: readiness off, no more reloads, which open
-// listeners, no new connections, the connections drain, then what served them,
+// listeners, drain.delay, no new connections, the connections drain, then what served them,
 // then the admin endpoint.
 func (d *daemon) shutdown(ctx context.Context) {
 	d.phase.Store(phaseDraining)
-	t := d.tree
+	t, settings := d.tree, d.config.Load().Drain
+	notifier{d.log}.stopping(ctx, settings.Delay.D()+settings.Timeout.D()+drainSlack+controlTimeout+ingressTimeout+3*coreTimeout)
 	t.remove(ctx, t.control, controlTimeout)
+	d.staysOpen(ctx, settings.Delay.D())
 	t.remove(ctx, t.ingress, ingressTimeout)
 	d.reloader.sockets.closeAll() // their owner has ended
 	t.remove(ctx, t.flows, d.config.Load().Drain.Timeout.D()+drainSlack)
@@ -171,6 +173,21 @@ func (d *daemon) shutdown(ctx context.Context) {
 	}
 	for _, closeIt := range d.closers {
 		closeIt()
+	}
+}
+
+// staysOpen goes on accepting for a while, in which load balancers notice that
+// the daemon is not ready any more and send nobody.
+func (d *daemon) staysOpen(ctx context.Context, delay time.Duration) {
+	if delay <= 0 {
+		return
+	}
+	d.log.LogAttrs(ctx, slog.LevelInfo, "not ready any more, and still accepting", slog.Duration("for", delay))
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
 	}
 }
 

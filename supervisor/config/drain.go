@@ -10,11 +10,16 @@ const MaxDrain = 24 * time.Hour
 
 // Drain is the [drain] section.
 type Drain struct {
+	Delay   Duration // not ready, and still accepting
 	Timeout Duration // then what is left is closed
 }
 
 func (d *Drain) keys() []Key {
 	return []Key{
+		{
+			Name: "delay", Value: &d.Delay, Default: "0s", Max: "1h",
+			Doc: "How long new connections are still accepted after SIGTERM, while /readyz says no: load balancers and Kubernetes need some seconds to notice. `timeout` begins behind it.",
+		},
 		{
 			Name: "timeout", Value: &d.Timeout, Default: "25s", Max: "24h", Flag: "drain-timeout", Arg: "DURATION",
 			Doc: "How long connections may go on after SIGTERM; then what is left is closed. Orchestrators kill after 30s.",
