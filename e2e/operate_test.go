@@ -328,3 +328,24 @@ func TestMicrosocksFlags(t *testing.T) {
 		t.Errorf("-q: %v, said %q", err, stderr.String())
 	}
 }
+
+// A changed reuse_port takes a restart: to open other sockets on the port would
+// need the old ones closed, with the clients in their queues. The log says so,
+// and the listener goes on as it is.
+func TestReusePortTakesARestart(t *testing.T) {
+	const admin = "[admin]\naddress = \"127.0.0.1:0\"\n"
+	listener := "[[listener]]\naddress = \"127.0.0.1:" + freePort(t) + "\"\n"
+	config := writeFile(t, "c.toml", listener+"reuse_port = 2\n"+admin)
+	d := startProgram(t, "--config", config, "--log-format", "json")
+	rewrite(t, config, listener+admin)
+	d.signal(syscall.SIGHUP)
+	l := d.find("about the sockets", func(l line) bool { return strings.HasPrefix(l.text("msg"), "reuse_port has changed") })
+	if l.text("sockets") != "2" || l.text("reuse_port") != "1" || l.text("level") != "WARN" {
+		t.Errorf("logged %v", l)
+	}
+	d.waitLine("generation", "2")
+	echo := echoServer(t, "127.0.0.1:0")
+	if _, code := connect(t, d.address, echo); code != succeeded {
+		t.Errorf("reply %d", code)
+	}
+}

@@ -19,6 +19,10 @@ import (
 const (
 	firstBackoff = 5 * time.Millisecond
 	lastBackoff  = time.Second
+	// lastLook and lastTries bound how long a socket that is to be closed is
+	// accepted from.
+	lastLook  = 20 * time.Millisecond
+	lastTries = 8192
 )
 
 // Service accepts from one socket. Nothing slow happens in its loop.
@@ -43,7 +47,11 @@ func (s *Service) Serve(ctx context.Context) error {
 	if err := s.socket.SetDeadline(time.Time{}); err != nil {
 		return errors.Join(suture.ErrDoNotRestart, err)
 	}
-	defer context.AfterFunc(ctx, func() { _ = s.socket.SetDeadline(time.Unix(1, 0)) })()
+	expired := make(chan struct{})
+	defer context.AfterFunc(ctx, func() {
+		_ = s.socket.SetDeadline(time.Unix(1, 0))
+		close(expired)
+	})()
 	exhausted := exhaustion{service: s, spare: spare}
 	for {
 		c, err := s.socket.AcceptTCP()
@@ -52,6 +60,8 @@ func (s *Service) Serve(ctx context.Context) error {
 			exhausted.over()
 			s.hand(c)
 		case ctx.Err() != nil:
+			<-expired // or it would undo the deadline of takeQueued
+			s.takeQueued()
 			return ctx.Err()
 		case errors.Is(err, net.ErrClosed):
 			return errors.Join(suture.ErrDoNotRestart, err)
@@ -60,6 +70,28 @@ func (s *Service) Serve(ctx context.Context) error {
 		default:
 			// The client gave up between its handshake and our accept.
 			s.log.LogAttrs(ctx, slog.LevelDebug, "accept failed", slog.String("listener", s.listener), slog.Any("err", err))
+		}
+	}
+}
+
+// takeQueued accepts what is in the queue of a socket that is about to be
+// closed: to its clients, these connections are there already, and a reset
+// would be the answer to their first bytes.
+func (s *Service) takeQueued() {
+	raw, err := s.socket.SyscallConn()
+	if err != nil {
+		return
+	}
+	for range lastTries {
+		if !queued(raw) {
+			return
+		}
+		_ = s.socket.SetDeadline(time.Now().Add(lastLook)) // it may have been another's, and be gone
+		switch c, err := s.socket.AcceptTCP(); {
+		case err == nil:
+			s.hand(c)
+		case !errors.Is(err, os.ErrDeadlineExceeded):
+			return
 		}
 	}
 }

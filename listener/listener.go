@@ -139,6 +139,9 @@ func (l *Listener) Address() string {
 	return l.options.Address
 }
 
+// Shards is how many sockets accept.
+func (l *Listener) Shards() int { return len(l.sockets) }
+
 // Close closes the sockets; services that accept from them end.
 func (l *Listener) Close() {
 	l.closed = true

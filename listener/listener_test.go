@@ -358,3 +358,31 @@ func exhaustDescriptors(t *testing.T) (free func()) {
 	t.Cleanup(free)
 	return free
 }
+
+// A listener that a reload takes out had clients in its queue, connected as far
+// as they knew: closing the socket reset them. They are taken first.
+func TestQueuedConnectionsAreTaken(t *testing.T) {
+	l, err := Open(t.Context(), options("127.0.0.1:0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	d := newDoor("")
+	defer d.close()
+	const clients = 20
+	for range clients {
+		dial(t, l.Name())
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel() // it is to end before it has accepted anything
+	if err := l.Services(d)[0].Serve(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("Serve: %v", err)
+	}
+	for i := range clients {
+		select {
+		case <-d.came:
+		default:
+			t.Fatalf("%d of %d clients were taken", i, clients)
+		}
+	}
+}

@@ -89,3 +89,13 @@ func systemCongestion() (string, error) {
 
 // seconds rounds up: the kernel refuses 0.
 func seconds(d time.Duration) int { return max(int((d+time.Second-1)/time.Second), 1) }
+
+// queued reports whether a connection waits to be accepted.
+func queued(c rawConn) (waits bool) {
+	_ = c.Control(func(fd uintptr) {
+		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(poll, 0)
+		waits = err == nil && n > 0 && poll[0].Revents&unix.POLLIN != 0
+	})
+	return waits
+}

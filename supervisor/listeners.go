@@ -40,7 +40,6 @@ type listenerHealth struct{ lost atomic.Int32 }
 type listenerKey struct {
 	address string
 	name    string
-	shards  int
 	mode    transparent.Mode
 	nth     int
 }
@@ -98,7 +97,7 @@ func (ls *listeners) prepare(ctx context.Context, cfg *config.Config) (*socketCh
 		settings: make(map[listenerKey]config.Listener),
 	}
 	for _, l := range cfg.Listeners {
-		key := listenerKey{address: l.Address.String(), name: l.Name, shards: l.ReusePort, mode: transparentMode(l)}
+		key := listenerKey{address: l.Address.String(), name: l.Name, mode: transparentMode(l)}
 		for {
 			if _, taken := c.wanted[key]; !taken {
 				break
@@ -153,7 +152,7 @@ func (c *socketChange) openAdded(ctx context.Context) error {
 }
 
 // makeWay closes the listeners that are to go and have the port: on another
-// address, or with another number of sockets.
+// address, or in another mode.
 func (c *socketChange) makeWay(address string) {
 	for _, old := range c.removed {
 		if portOf(c.of.open[old].Address()) == portOf(address) {
@@ -257,6 +256,10 @@ func (c *socketChange) Commit(ctx context.Context) {
 		if slices.Contains(c.added, key) {
 			continue
 		}
+		if was := r.Shards(); was != max(c.wanted[key].Shards, 1) {
+			c.of.log.LogAttrs(ctx, slog.LevelWarn, "reuse_port has changed, which takes a restart: the listener keeps its accept sockets",
+				slog.String("address", r.Name()), slog.Int("sockets", was), slog.Int("reuse_port", c.wanted[key].Shards))
+		}
 		if err := r.SetOptions(c.wanted[key]); err != nil {
 			c.of.log.LogAttrs(ctx, slog.LevelWarn, "socket options not set", slog.String("address", r.Name()), slog.Any("err", err))
 		}
@@ -287,8 +290,9 @@ func (ls *listeners) serve(r *running) {
 	}
 }
 
+// stop ends a listener's services, which take what is queued, and closes it.
 func (ls *listeners) stop(ctx context.Context, r *running) {
-	r.Close()
+	defer r.Close()
 	for _, token := range r.tokens {
 		if err := ls.tree.ingress.RemoveAndWait(token, ingressTimeout); err != nil && !errors.Is(err, suture.ErrSupervisorNotRunning) {
 			ls.log.LogAttrs(ctx, slog.LevelError, "accept service did not stop", slog.String("address", r.Name()), slog.Any("err", err))

@@ -118,7 +118,7 @@ func TestUncontestedFirst(t *testing.T) {
 		t.Fatal("that address is nobody's here")
 	}
 	for _, r := range ls.open {
-		if r.Listener != c.next[listenerKey{address: at, shards: 1}].Listener {
+		if r.Listener != c.next[listenerKey{address: at}].Listener {
 			t.Error("the listener was closed and opened again")
 		}
 	}

@@ -75,7 +75,7 @@ func (l *Listener) keys() []Key {
 		},
 		{
 			Name: "reuse_port", Value: &l.ReusePort, Default: "1", Min: "1", Max: "64",
-			Doc: "How many sockets accept, by SO_REUSEPORT. With 1 a second daemon on the port fails loudly.",
+			Doc: "How many sockets accept, by SO_REUSEPORT. With 1 a second daemon on the port fails loudly. A change takes a restart.",
 		},
 		{
 			Name: "proxy_protocol", Value: &l.ProxyProtocol, Default: "off", Choices: []string{"off", "optional", "required"},
