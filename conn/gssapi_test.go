@@ -3,6 +3,7 @@ package conn
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -372,5 +374,57 @@ func TestNegotiateRefuses(t *testing.T) {
 	}
 	if n := m.Conn.Auth.Of("gssapi", "failed").Get(); n != 2 {
 		t.Errorf("%d failures", n)
+	}
+}
+
+// ill is an authenticator with a defect.
+type ill struct{}
+
+func (ill) Method() authsvc.Method    { return "ill" }
+func (ill) Accepts(authsvc.Kind) bool { return true }
+func (ill) Holds(authsvc.Identity, netip.Addr) (authsvc.Identity, error) {
+	panic("a defect")
+}
+
+func (ill) Authenticate(context.Context, *authsvc.Attempt) (authsvc.Grant, error) {
+	panic("a defect")
+}
+
+// A panic in an authenticator ends the connection that met it, is counted, and
+// gives back the try that was taken of its source: the others go on.
+func TestPanicInAuthentication(t *testing.T) {
+	g, _, m := kerberosGroup(t, Listener{})
+	good := g.Policy()
+	policy := *good
+	throttle := authsvc.NewThrottle(authsvc.ThrottleOptions{Max: 1, Window: time.Hour, Ban: time.Hour}, authsvc.StateOptions{Metrics: &m.Auth})
+	policy.Auth = authsvc.NewAdmission(authsvc.AdmissionOptions{Required: true, Authenticators: []authsvc.Authenticator{ill{}}, Throttle: throttle, Outcomes: m.Conn.Auth})
+	g.SetPolicy(&policy)
+	for name, hello := range map[string]string{
+		"password": "\x05\x01\x02\x01\x03ann\x06s3cret", "ticket": "\x05\x01\x01\x01\x01\x00\x01x", "SOCKS4": "\x04\x01\x00\x50\x7f\x00\x00\x01ann\x00",
+		"HTTP": "CONNECT 127.0.0.1:9 HTTP/1.1\r\nProxy-Authorization: Basic YW5uOnMzY3JldA==\r\n\r\n",
+	} {
+		before := m.Conn.Panics.Of("conn").Get()
+		c := admit(t, g)
+		if _, err := c.Write([]byte(hello)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadAll(c); err != nil && !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if n := m.Conn.Panics.Of("conn").Get() - before; n != 1 {
+			t.Errorf("%s: %d panics counted", name, n)
+		}
+	}
+	if throttle.Banned(netip.MustParseAddr("127.0.0.1")) {
+		t.Error("a defect of ours banned the source")
+	}
+	g.SetPolicy(good)
+	c := admit(t, g)
+	if _, err := c.Write([]byte("\x05\x01\x02\x01\x03ann\x06s3cret")); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, 4)
+	if _, err := io.ReadFull(c, got); err != nil || got[3] != 0 {
+		t.Errorf("the next one: % x, %v", got, err)
 	}
 }
