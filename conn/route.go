@@ -31,6 +31,9 @@ func (h *Handler) reach(ctx context.Context, s *session) error {
 	}
 	s.server = server
 	s.hostIP = addrPort(server.RemoteAddr())
+	if route.Dest.IP.IsValid() {
+		s.hostIP = route.Dest.AddrPort() // what was judged; a translator may stand in between
+	}
 	s.noteRule(route.Dest)
 	s.local = addrPort(server.LocalAddr())
 	return nil

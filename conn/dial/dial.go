@@ -160,7 +160,7 @@ func (d *Dialer) dialLiteral(ctx context.Context, req Request) (*net.TCPConn, at
 	}
 	var ran attempts
 	ran.add(ip)
-	c, err := d.connect(ctx, netip.AddrPortFrom(ip, req.Dest.Port), req.Egress)
+	c, err := d.connectLiteral(ctx, netip.AddrPortFrom(ip, req.Dest.Port), req.Egress)
 	return c, ran, telling(ctx, err)
 }
 
