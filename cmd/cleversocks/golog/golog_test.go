@@ -11,6 +11,8 @@ import (
 // What a library says before there is a logger is kept, and what it says later
 // comes at once.
 func TestTo(t *testing.T) {
+	log.SetOutput(&captured) // an earlier run of the test has ended it
+	t.Cleanup(func() { log.SetOutput(&captured); captured.to = nil })
 	log.Printf("early %d", 1)
 	var out bytes.Buffer
 	logger := slog.New(slog.NewJSONHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug}))
