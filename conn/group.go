@@ -114,10 +114,18 @@ func (g *Group) Admit(c net.Conn, listener string) (refused string) {
 		g.handler.guards.leave(s)
 		return reason
 	}
+	g.begin(s, nil)
+	return ""
+}
+
+// begin starts an admitted session's task, once before has run.
+func (g *Group) begin(s *session, before func()) {
 	s.ctx, s.cancel = context.WithCancelCause(g.base)
+	if before != nil {
+		before()
+	}
 	g.metrics.Conn.Active.Of(s.protocol.String()).Add(1)
 	go g.handshakeTask(s)
-	return ""
 }
 
 // admitStream serves a stream of an HTTP/2 connection as Admit serves a
@@ -134,14 +142,13 @@ func (g *Group) admitStream(of *session, c http2front.Stream) (refused string) {
 		g.handler.guards.leave(s)
 		return reason
 	}
-	s.ctx, s.cancel = context.WithCancelCause(g.base)
-	c.OnReset(func() {
-		if !s.relaying.Load() { // a relay sees by itself, once it has delivered what came
-			s.cancel(errClientGone)
-		}
+	g.begin(s, func() {
+		c.OnReset(func() {
+			if !s.relaying.Load() { // a relay sees by itself, once it has delivered what came
+				s.cancel(errClientGone)
+			}
+		})
 	})
-	g.metrics.Conn.Active.Of(s.protocol.String()).Add(1)
-	go g.handshakeTask(s)
 	return ""
 }
 

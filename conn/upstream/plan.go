@@ -148,6 +148,7 @@ func newPool(o *Options, plan *plan) *Pool {
 		}
 		p.members = append(p.members, m)
 	}
+	p.supervise()
 	return p
 }
 

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/thejerf/suture/v4"
+
 	"cleversocks/conn/wire"
 )
 
@@ -22,7 +24,8 @@ type Pool struct {
 	timeout  time.Duration // Options.ConnectTimeout, likewise
 	local    bool
 	strategy Strategy
-	members  []*member // never empty, never changed
+	members  []*member          // never empty, never changed
+	services *suture.Supervisor // of the members
 	turn     atomic.Uint64
 }
 
@@ -32,15 +35,25 @@ func (p *Pool) Name() string { return p.name }
 // String names the service; it shows no member.
 func (p *Pool) String() string { return "upstream " + p.name }
 
-// Serve watches the members until ctx ends, then closes what is warm. It
-// returns ctx's error.
-func (p *Pool) Serve(ctx context.Context) error {
-	var wg sync.WaitGroup
+// Serve watches the members until ctx ends, then closes what is warm. Each is a
+// service of its own: one that panics is restarted, and the others go on. It is
+// called once.
+func (p *Pool) Serve(ctx context.Context) error { return p.services.Serve(ctx) }
+
+// GetSupervisor lets the tree that the pool is added to hear of its members.
+func (p *Pool) GetSupervisor() *suture.Supervisor { return p.services }
+
+// supervise makes the members services.
+func (p *Pool) supervise() {
+	p.services = suture.New(p.String(), suture.Spec{
+		EventHook:        func(suture.Event) {}, // until there is a tree
+		FailureThreshold: 20,
+		FailureBackoff:   500 * time.Millisecond,
+		Timeout:          5 * time.Second,
+	})
 	for _, m := range p.members {
-		wg.Go(func() { m.watch(ctx) })
+		p.services.Add(m)
 	}
-	wg.Wait()
-	return ctx.Err()
 }
 
 // MemberStatus is what is known of a member, for a status page.

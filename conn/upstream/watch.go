@@ -9,6 +9,15 @@ import (
 // clear whether it is down.
 const suspicion = time.Second
 
+// Serve is watch, as a service.
+func (m *member) Serve(ctx context.Context) error {
+	m.watch(ctx)
+	return ctx.Err()
+}
+
+// String names the service, without credentials.
+func (m *member) String() string { return "upstream member " + m.label }
+
 // watch is the member's actor: it probes, and keeps the shelf filled. Its
 // first probe comes at once.
 func (m *member) watch(ctx context.Context) {

@@ -1,0 +1,40 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"net/http/httptest"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// TestChromiumOverHTTP2: with an https proxy Chromium speaks HTTP/2, and has
+// pages with TLS by tunnels and others by plain requests, all in one connection.
+func TestChromiumOverHTTP2(t *testing.T) {
+	web := origin(t, "127.0.0.1:0")
+	secure := httptest.NewUnstartedServer(web.Config.Handler)
+	secure.StartTLS()
+	t.Cleanup(secure.Close)
+	d := start(t, newAuthority(t).tlsListener(""))
+	for target, command := range map[string]string{web.URL: "GET", secure.URL: "<nil>"} {
+		ctx, cancel := context.WithTimeout(t.Context(), 4*patience)
+		cmd := exec.CommandContext(ctx, program(t, "chromium", "chromium"),
+			"--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--ignore-certificate-errors",
+			"--disable-background-networking", "--disable-component-update", "--disable-sync",
+			"--user-data-dir="+t.TempDir(), "--proxy-server=https://"+d.address, "--proxy-bypass-list=<-loopback>",
+			"--dump-dom", target+"/")
+		var stdout, stderr bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &stdout, &stderr
+		err := cmd.Run()
+		cancel()
+		if err != nil || !strings.Contains(stdout.String(), "hello from 127.0.0.1") {
+			t.Errorf("%s: %v: shows %q\n%s", target, err, stdout.String(), stderr.String())
+			continue
+		}
+		_, address, _ := strings.Cut(target, "://")
+		d.find("of "+target, func(l line) bool {
+			return l.text("target") == address && l.text("door") == "http2" && l.text("method") == command
+		})
+	}
+}
