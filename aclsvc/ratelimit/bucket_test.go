@@ -167,3 +167,14 @@ func BenchmarkReserveWithoutCap(b *testing.B) {
 		bucket.Settle(1<<14, 64)
 	}
 }
+
+// TestGuardAllocations: what is asked for each chunk makes no garbage.
+func TestGuardAllocations(t *testing.T) {
+	var free, capped Bucket
+	capped.Set(1 << 20)
+	for _, b := range []*Bucket{&free, &capped} {
+		if n := testing.AllocsPerRun(100, func() { granted, _ := b.Reserve(64); b.Settle(granted, 64) }); n > 0 {
+			t.Errorf("%.0f allocations a booking", n)
+		}
+	}
+}

@@ -25,6 +25,8 @@ type Reactor struct {
 	name   string
 	file   *os.File
 	raw    syscall.RawConn
+	await  func(fd uintptr) bool // look, until there is something; made once, for it would be garbage at each event
+	glance func(fd uintptr)      // look
 	events [eventBatch]unix.EpollEvent
 	ready  []task // this goroutine's: what the events are about
 	again  []task // this goroutine's: what used up its turn
@@ -51,6 +53,8 @@ func newReactor(name string) (*Reactor, error) {
 		return nil, err
 	}
 	r := &Reactor{name: name, file: os.NewFile(uintptr(fd), "relay reactor")}
+	r.await = func(fd uintptr) bool { return r.look(fd) > 0 }
+	r.glance = func(fd uintptr) { r.look(fd) }
 	if r.raw, err = r.file.SyscallConn(); err != nil {
 		_ = r.file.Close()
 		return nil, err
@@ -74,9 +78,9 @@ func (r *Reactor) Serve(ctx context.Context) error {
 	for ctx.Err() == nil {
 		var err error
 		if len(r.again) == 0 {
-			err = r.raw.Read(func(fd uintptr) bool { return r.look(fd) > 0 })
+			err = r.raw.Read(r.await)
 		} else {
-			err = r.raw.Control(func(fd uintptr) { r.look(fd) })
+			err = r.raw.Control(r.glance)
 		}
 		if ctx.Err() != nil {
 			break

@@ -103,7 +103,44 @@ func roundTrips(name string, connections int) func(context.Context, options, *in
 			{name + ".p99", micro(all[n*99/100])},
 			{name + ".rate", float64(n) / sp.wall.Seconds()},
 			{name + ".cpu", micro(sp.cpu) / float64(n)},
+			{name + ".least", leastShare(took)},
 		}, nil
+	}
+}
+
+// leastShare is how much of the mean the connection got that got least.
+func leastShare(took [][]time.Duration) float64 {
+	all, least := 0, len(took[0])
+	for _, one := range took {
+		all, least = all+len(one), min(least, len(one))
+	}
+	return float64(least*len(took)) / float64(all)
+}
+
+// mixed is roundTrips beside downloads.
+func mixed(streams, connections int) func(context.Context, options, *instance) ([]value, error) {
+	echoes := roundTrips("mixed", connections)
+	return func(ctx context.Context, o options, p *instance) ([]value, error) {
+		s, err := serve(source)
+		if err != nil {
+			return nil, err
+		}
+		defer s.close()
+		conns, err := dialMany(ctx, p, s, streams)
+		if err != nil {
+			return nil, err
+		}
+		var w workers
+		for _, c := range conns {
+			w.run(func() error {
+				_, _ = io.Copy(io.Discard, c) // ended by closing
+				return nil
+			})
+		}
+		values, err := echoes(ctx, o, p)
+		closeAll(conns)
+		_ = w.wait()
+		return values, err
 	}
 }
 

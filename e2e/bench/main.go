@@ -6,6 +6,7 @@
 //	go run ./e2e/bench                        # ours, microsocks, danted, iocopy and udpplain
 //	go run ./e2e/bench -quick -only ours,iocopy
 //	go run ./e2e/bench -proxy 'mine=/usr/bin/mine -listen {host}:{port}'
+//	PEERS='mine=./start-mine.sh' go run ./e2e/bench   # the script gets host and port
 //	go run ./e2e/bench -write docs/benchmarks.md
 //
 // It makes a network namespace of its own with reno as congestion control: the
@@ -63,6 +64,9 @@ func parse(args []string) (options, error) {
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}
+	if err := o.addPeers(os.Getenv("PEERS")); err != nil {
+		return o, err
+	}
 	if o.quick {
 		o.rounds, o.duration, o.relays = min(o.rounds, 2), min(o.duration, 400*time.Millisecond), min(o.relays, 500)
 	}
@@ -70,6 +74,27 @@ func parse(args []string) (options, error) {
 		return o, errors.New("out of range: -rounds 1 to 100, -relays 1 to 5000, -duration above 1ms")
 	}
 	return o, nil
+}
+
+// addPeers adds proxies of the form name=script, separated by semicolons. A
+// script is run with the host and the port that it is to listen on, and stays
+// in the foreground.
+func (o *options) addPeers(list string) error {
+	for peer := range strings.SplitSeq(list, ";") {
+		peer = strings.TrimSpace(peer)
+		if peer == "" {
+			continue
+		}
+		name, script, ok := strings.Cut(peer, "=")
+		if !ok || name == "" || script == "" {
+			return fmt.Errorf("PEERS: %q: want name=script", peer)
+		}
+		if !strings.Contains(script, "{port}") {
+			script += " {host} {port}"
+		}
+		o.extra = append(o.extra, name+"="+script)
+	}
+	return nil
 }
 
 func main() {

@@ -8,6 +8,22 @@ import (
 	"testing"
 )
 
+// TestPeers: a script by name is run with host and port.
+func TestPeers(t *testing.T) {
+	var o options
+	if err := o.addPeers("mine=./start.sh; other=/bin/other -l {host}:{port};"); err != nil {
+		t.Fatal(err)
+	}
+	if len(o.extra) != 2 || o.extra[0] != "mine=./start.sh {host} {port}" || o.extra[1] != "other=/bin/other -l {host}:{port}" {
+		t.Errorf("got %q", o.extra)
+	}
+	for _, bad := range []string{"mine", "=x", "mine="} {
+		if o.addPeers(bad) == nil {
+			t.Errorf("%q is taken", bad)
+		}
+	}
+}
+
 // TestTable computes medians and ratios from known figures.
 func TestTable(t *testing.T) {
 	var r results
