@@ -27,6 +27,9 @@ is 2.`,
 		if err != nil {
 			return err
 		}
+		if err := supervisor.Verify(ctx, cfg); err != nil {
+			return err
+		}
 		for _, w := range slices.Concat(cfg.Warnings, cfg.Exposed(nil)) {
 			if _, err := fmt.Fprintf(a.stderr, "cleversocks: warning: %s\n", w); err != nil {
 				return err

@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"github.com/lmittmann/tint"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"cleversocks/supervisor"
@@ -187,7 +188,15 @@ func accessOutput(c config.Log) string {
 
 // openLog opens a file for appending. Not blocking: a named pipe that nobody
 // reads is an error instead of a daemon that hangs.
+// Standard output is opened once more, so that it can be closed as a file is.
 func openLog(path string) (*os.File, error) {
+	if path == config.LogStdout {
+		fd, err := unix.FcntlInt(os.Stdout.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return nil, os.NewSyscallError("dup", err)
+		}
+		return os.NewFile(uintptr(fd), config.LogStdout), nil
+	}
 	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY|syscall.O_NONBLOCK, 0o640) //nolint:gosec // the operator names the file
 	if pe, ok := errors.AsType[*fs.PathError](err); ok {
 		return nil, pe.Err

@@ -71,6 +71,7 @@ func (c *Config) sections() []section {
 // section, once every single value is right by itself.
 func (c *Config) finishers() []func(*finisher) {
 	return []func(*finisher){
+		c.finishLog,
 		c.finishListeners,
 		c.finishLimits,
 		c.finishAuth,

@@ -1,5 +1,7 @@
 package config
 
+import "strings"
+
 const logDoc = "What is written, how and where. SIGHUP applies a change and reopens the files."
 
 // Log is the [log] section.
@@ -26,7 +28,7 @@ func (l *Log) keys() []Key {
 		},
 		{
 			Name: "output", Value: &l.Output, Default: "stderr", Flag: "log-output", Arg: "FILE",
-			Doc: "Where the log goes: `stderr` or the path of a file. SIGHUP reopens the file.",
+			Doc: "Where the log goes: `stderr`, `stdout` (also `-`) or the path of a file. SIGHUP reopens the file.",
 		},
 		{
 			Name: "access", Value: &l.Access, Default: "all", Flag: "access", Arg: "WHICH",
@@ -41,5 +43,21 @@ func (l *Log) keys() []Key {
 			Name: "interim", Value: &l.Interim, Default: "0s",
 			Doc: "How often a connection that goes on leaves a record in between. 0s: never.",
 		},
+	}
+}
+
+// LogStdout is the output that means standard output, as "-" does.
+const LogStdout = "stdout"
+
+// finishLog knows the words that are no file names.
+func (c *Config) finishLog(f *finisher) {
+	for key, output := range map[string]*string{"log.output": &c.Log.Output, "log.access_output": &c.Log.AccessOutput} {
+		word, _, _ := strings.Cut(*output, ":")
+		switch word {
+		case "-":
+			*output = LogStdout
+		case "syslog", "journald":
+			f.add(c.originOf(key), key, "%q is no file name, and not in this version: write ./%s for a file of that name", clip(*output), clip(*output))
+		}
 	}
 }

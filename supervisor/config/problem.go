@@ -90,6 +90,22 @@ func (ps *problems) err() error {
 	return &InvalidError{problems: slices.Compact(ps.list)}
 }
 
+// Fault is something wrong with a setting that only the machine shows.
+type Fault struct {
+	Key  string // "relay.congestion"
+	Text string
+}
+
+// Invalid is an error that tells all faults, each with the place of its
+// setting; nil when there is none.
+func (c *Config) Invalid(faults []Fault) error {
+	var ps problems
+	for _, f := range faults {
+		ps.add(c.originOf(f.Key), f.Key, "%s", f.Text)
+	}
+	return ps.err()
+}
+
 // InvalidError holds everything that is wrong with a configuration.
 type InvalidError struct{ problems []problem }
 
