@@ -12,6 +12,7 @@ require (
 	github.com/go-krb5/krb5 v0.1.0
 	github.com/go-krb5/x v0.3.2
 	github.com/google/go-cmp v0.7.0
+	github.com/google/renameio/v2 v2.0.2
 	github.com/hashicorp/golang-lru/v2 v2.0.7
 	github.com/knadh/koanf/providers/confmap v1.0.1
 	github.com/knadh/koanf/providers/env/v2 v2.0.2

@@ -11,6 +11,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/renameio/v2"
+
 	"cleversocks/metrics"
 )
 
@@ -205,16 +207,16 @@ func TestUnreadableStateIsNotReplaced(t *testing.T) {
 
 // full is a file on a full disk.
 type full struct {
-	*os.File
+	*renameio.PendingFile
 	short bool // lies about it: a part is written, no error is given
 }
 
 func (f full) Write(p []byte) (int, error) {
 	if f.short {
-		n, err := f.File.Write(p[:len(p)/2])
+		n, err := f.PendingFile.Write(p[:len(p)/2])
 		return n * 2, err
 	}
-	n, _ := f.File.Write(p[:len(p)/2])
+	n, _ := f.PendingFile.Write(p[:len(p)/2])
 	return n, syscall.ENOSPC
 }
 
@@ -225,8 +227,8 @@ func TestDiskFull(t *testing.T) {
 		q, m := newQuotas(dir, func(err error) { told = append(told, err) })
 		q.Of(alice).Moved(1)
 		q.file.save()
-		q.file.os.create = func(dir, pattern string) (stateTemp, error) {
-			f, err := os.CreateTemp(dir, pattern)
+		q.file.os.create = func(path string) (stateTemp, error) {
+			f, err := renameio.NewPendingFile(path, renameio.WithTempDir(dir))
 			return full{f, short}, err
 		}
 		q.Of(alice).Moved(1)
@@ -237,7 +239,7 @@ func TestDiskFull(t *testing.T) {
 		if on, _ := newQuotas(dir, nil); usedBy(on, alice.Name) != 1 {
 			t.Error("the good file was replaced")
 		}
-		if left, _ := filepath.Glob(filepath.Join(dir, "*.tmp*")); len(left) != 0 {
+		if left, _ := filepath.Glob(filepath.Join(dir, ".*")); len(left) != 0 {
 			t.Errorf("left behind: %v", left)
 		}
 		q.file.os.create = realOS().create

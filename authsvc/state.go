@@ -15,6 +15,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/renameio/v2"
+
 	"cleversocks/metrics"
 )
 
@@ -32,24 +34,26 @@ var ErrCorrupt = errors.New("corrupt state file")
 // stateOS is what a stateFile does to the file system; tests make it fail.
 type stateOS struct {
 	open   func(path string) (io.ReadCloser, error)
-	create func(dir, pattern string) (stateTemp, error)
+	create func(path string) (stateTemp, error)
 	rename func(from, to string) error
-	remove func(path string) error
 	sync   func(dir string) error
 }
 
+// stateTemp is a file that takes another's place, as renameio.PendingFile.
 type stateTemp interface {
 	io.Writer
 	Name() string
-	Sync() error
-	Close() error
+	CloseAtomicallyReplace() error
+	Cleanup() error // nothing, once it was replaced
 }
 
 func realOS() stateOS {
 	return stateOS{
-		open:   func(path string) (io.ReadCloser, error) { return os.Open(path) }, //nolint:gosec // state.directory is the operator's
-		create: func(dir, pattern string) (stateTemp, error) { return os.CreateTemp(dir, pattern) },
-		rename: os.Rename, remove: os.Remove, sync: syncDir,
+		open: func(path string) (io.ReadCloser, error) { return os.Open(path) }, //nolint:gosec // state.directory is the operator's
+		create: func(path string) (stateTemp, error) {
+			return renameio.NewPendingFile(path, renameio.WithTempDir(filepath.Dir(path)), renameio.WithStaticPermissions(0o600))
+		},
+		rename: os.Rename, sync: syncDir,
 	}
 }
 
@@ -154,7 +158,7 @@ func (s *stateFile) save() {
 }
 
 // write replaces the file at once or not at all: a temporary file beside it,
-// synced, read back, renamed, and the directory synced.
+// read back, synced, renamed, and the directory synced.
 func (s *stateFile) write() (err error) {
 	payload, err := json.Marshal(s.dump())
 	if err != nil {
@@ -164,26 +168,18 @@ func (s *stateFile) write() (err error) {
 	if len(data) > maxState {
 		return fmt.Errorf("%d bytes are too many", len(data))
 	}
-	f, err := s.os.create(s.dir, kindFile(s.kind)+".tmp*")
+	f, err := s.os.create(s.path())
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, s.os.remove(f.Name()))
-		}
-	}()
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
+	defer func() { err = errors.Join(err, f.Cleanup()) }()
+	if _, err = f.Write(data); err != nil {
 		return err
 	}
 	if err = s.verify(f.Name(), data); err != nil {
 		return err
 	}
-	if err = s.os.rename(f.Name(), s.path()); err != nil {
+	if err = f.CloseAtomicallyReplace(); err != nil {
 		return err
 	}
 	if syncErr := s.os.sync(s.dir); syncErr != nil {

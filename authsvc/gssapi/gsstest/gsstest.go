@@ -9,6 +9,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"time"
 
@@ -194,7 +195,7 @@ func (k *KDC) Dial(c net.Conn, l Login, level gssapi.Level) (net.Conn, *gssapi.C
 		return nil, nil, err
 	}
 	var method [2]byte
-	if _, err := readFull(c, method[:]); err != nil || method != [2]byte{5, 1} {
+	if _, err := io.ReadFull(c, method[:]); err != nil || method != [2]byte{5, 1} {
 		return nil, nil, fmt.Errorf("method % x, %w", method, err)
 	}
 	if _, err := c.Write(gssapi.AppendFrame(nil, gssapi.TokenMessage, client.Token)); err != nil {
@@ -231,30 +232,18 @@ var ErrRefused = errors.New("refused")
 // readReply reads a message of the server's, which may be a refusal.
 func readReply(c net.Conn) ([]byte, error) {
 	var header [4]byte
-	if _, err := readFull(c, header[:2]); err != nil {
+	if _, err := io.ReadFull(c, header[:2]); err != nil {
 		return nil, err
 	}
 	if header[1] == 0xff {
 		return nil, ErrRefused
 	}
-	if _, err := readFull(c, header[2:]); err != nil {
+	if _, err := io.ReadFull(c, header[2:]); err != nil {
 		return nil, err
 	}
 	token := make([]byte, binary.BigEndian.Uint16(header[2:]))
-	_, err := readFull(c, token)
+	_, err := io.ReadFull(c, token)
 	return token, err
-}
-
-func readFull(c net.Conn, b []byte) (n int, err error) {
-	for n < len(b) && err == nil {
-		var m int
-		m, err = c.Read(b[n:])
-		n += m
-	}
-	if n == len(b) {
-		err = nil
-	}
-	return n, err
 }
 
 func tlv(tag byte, parts ...[]byte) []byte {
