@@ -11,7 +11,6 @@ import (
 	"cleversocks/authsvc"
 	"cleversocks/conn/httpforward"
 	"cleversocks/conn/relay"
-	"cleversocks/conn/task"
 	"cleversocks/conn/wire"
 	"cleversocks/conn/wire/httpproxy"
 	"cleversocks/metrics"
@@ -44,7 +43,7 @@ func (h *Handler) forward(hs *handshake) bool {
 		Decide: f.decide, Refusal: f.refusal, Challenges: s.challenges(),
 		Watch:       func() func() { return h.watch.client(s, true) },
 		IdleTimeout: cmp.Or(s.policy.Relay.Idle, forwardIdle), HeadTimeout: s.policy.Timeouts.Handshake,
-		Drain: h.draining, Heads: h.heads, Panics: h.panics(),
+		Drain: h.draining, Heads: h.heads, Panics: h.panics,
 	}).Serve(s.ctx, s.conn, hs.in, hs.head)
 	hs.head = nil
 	// Every request has its record.
@@ -61,11 +60,6 @@ func (h *Handler) forward(hs *handshake) bool {
 		relay.Reset(s.ctx, s.conn)
 	}
 	return false
-}
-
-// panics hears of panics on the goroutines of a connection's requests.
-func (h *Handler) panics() *task.Reporter {
-	return &task.Reporter{Log: h.log, Count: func(string) { h.metrics.Conn.Panics.Of("conn").Inc() }}
 }
 
 // connectAfter serves the CONNECT that a client sent behind plain requests.

@@ -14,6 +14,7 @@ import (
 
 	"cleversocks/conn/http2front"
 	"cleversocks/conn/relay"
+	"cleversocks/conn/task"
 	"cleversocks/conn/wire"
 	"cleversocks/metrics"
 )
@@ -27,6 +28,9 @@ type Options struct {
 	// themselves once it is told to stop. Read when that happens.
 	DrainTimeout func() time.Duration
 	Guards       Guards
+	// Panics hears of the panics that connections contain. Nil: Log and Metrics
+	// do.
+	Panics *task.Reporter
 }
 
 // Group owns every connection: it admits them, runs their tasks, and ends
@@ -39,6 +43,7 @@ type Group struct {
 	drain   func() time.Duration
 
 	base    context.Context //nolint:containedctx // the scope of all connections, which outlives any one call
+	tasks   *task.Scope     // of their goroutines
 	endAll  context.CancelCauseFunc
 	limit   atomic.Int64
 	nextID  atomic.Uint64
@@ -55,8 +60,14 @@ type Group struct {
 func NewGroup(ctx context.Context, o Options) *Group {
 	base, endAll := context.WithCancelCause(context.WithoutCancel(ctx))
 	draining, ending := context.WithCancel(base)
+	if o.Panics == nil {
+		o.Panics = &task.Reporter{Log: o.Log, Count: func(where string) { o.Metrics.Conn.Panics.Of(where).Inc() }}
+	}
+	// Its context is nobody's: a connection's end must not be that of others.
+	tasks, _ := task.New(context.WithoutCancel(ctx), o.Panics, "conn")
 	g := &Group{
-		handler:  newHandler(draining, o),
+		handler:  newHandler(draining, o, tasks),
+		tasks:    tasks,
 		ending:   ending,
 		access:   o.Access,
 		log:      o.Log,
@@ -125,7 +136,7 @@ func (g *Group) begin(s *session, before func()) {
 		before()
 	}
 	g.metrics.Conn.Active.Of(s.protocol.String()).Add(1)
-	go g.handshakeTask(s)
+	g.tasks.Go(func() error { g.run(s); return nil })
 }
 
 // admitStream serves a stream of an HTTP/2 connection as Admit serves a
@@ -152,37 +163,62 @@ func (g *Group) admitStream(of *session, c http2front.Stream) (refused string) {
 	return ""
 }
 
-// handshakeTask is a connection's task up to its relay. It does not stay
-// longer: its stack has grown, and an idle tunnel would keep it.
-func (g *Group) handshakeTask(s *session) {
+// run is a connection's task up to its relay. It does not stay longer: its
+// stack has grown, and an idle tunnel would keep it. Whatever panics on the way, the connection ends, and what it held is
+// given back.
+func (g *Group) run(s *session) {
+	relayed := false
+	defer func() {
+		if !relayed {
+			g.end(s)
+		}
+	}()
+	defer func() {
+		if p := recover(); p != nil {
+			g.handler.panicked(s, "conn", p)
+			s.abandon()
+			relayed = false
+		}
+	}()
 	growStack(0)
 	if !g.handler.establish(s) {
-		g.end(s)
 		return
 	}
 	g.settled(s)
 	if s.request.Command == wire.CommandUDPAssociate {
 		g.handler.associate(s)
-		g.end(s)
 		return
 	}
+	relayed = true
 	g.handler.relay(s, g.end)
 }
 
-// end writes the record and lets the connection go.
+// end writes the record and lets the connection go, once: whoever calls again
+// after a panic finds nothing left to do. It contains panics itself, since the
+// relay calls it on goroutines of its own; each thing that was taken is given
+// back whatever the others do.
 func (g *Group) end(s *session) {
+	if s.ended.Swap(true) {
+		return
+	}
+	defer g.contained(s)
+	defer g.remove(s)
+	defer g.handler.guards.leave(s)
+	defer s.charge.release()
+	defer s.cancel(nil)
+	defer s.leave()
+	defer g.handler.dialed.remove(s)
 	g.metrics.Conn.Active.Of(s.protocol.String()).Add(-1)
 	if s.cause != "" && (g.access.watcher != nil || g.access.keeps(s.cause)) {
 		g.access.Log(s.record())
 	}
-	g.handler.dialed.remove(s)
-	if s.leaveUpstream != nil {
-		s.leaveUpstream()
+}
+
+// contained is to be deferred where a session ends.
+func (g *Group) contained(s *session) {
+	if p := recover(); p != nil {
+		g.handler.panicked(s, "record", p)
 	}
-	s.cancel(nil)
-	s.charge.release()
-	g.handler.guards.leave(s)
-	g.remove(s)
 }
 
 func (g *Group) add(s *session) (refused string) {
@@ -233,6 +269,7 @@ func (g *Group) Serve(ctx context.Context) error {
 	}
 	g.endAll(relay.ErrDrained)
 	<-g.empty
+	_ = g.tasks.Wait() // each has told its own panic
 	return errors.Join(suture.ErrDoNotRestart, ctx.Err())
 }
 

@@ -16,13 +16,13 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"cleversocks/conn/http2front"
 	"cleversocks/conn/relay"
+	"cleversocks/conn/task"
 	"cleversocks/conn/wire"
 	"cleversocks/conn/wire/httpproxy"
 	"cleversocks/conn/wire/socks4"
@@ -36,6 +36,7 @@ import (
 type Handler struct {
 	log     *slog.Logger
 	metrics *metrics.Registry
+	panics  *task.Reporter
 	guards  Guards
 	access  *AccessLog
 	policy  atomic.Pointer[Policy]
@@ -62,10 +63,12 @@ const handshakeBuffer = 4096
 
 var _ [handshakeBuffer - socks5.MinBuffer]byte // it holds every SOCKS5 message
 
-func newHandler(draining context.Context, o Options) *Handler {
-	return &Handler{log: o.Log, metrics: o.Metrics, guards: o.Guards.orNone(o.Metrics), access: o.Access, draining: draining, heads: httpproxy.NewBudget(headBudget), readers: sync.Pool{
-		New: func() any { return bufio.NewReaderSize(nil, handshakeBuffer) },
-	}}
+func newHandler(draining context.Context, o Options, tasks *task.Scope) *Handler {
+	return &Handler{
+		log: o.Log, metrics: o.Metrics, panics: o.Panics, guards: o.Guards.orNone(o.Metrics), access: o.Access,
+		draining: draining, heads: httpproxy.NewBudget(headBudget), watch: clientWatch{tasks: tasks},
+		readers: sync.Pool{New: func() any { return bufio.NewReaderSize(nil, handshakeBuffer) }},
+	}
 }
 
 // establish is a connection up to its relay: it reads the handshake, decides,
@@ -375,10 +378,8 @@ func (h *Handler) fail(s *session, during string, err error) bool {
 
 // panicked notes a defect in one connection's path; the others go on.
 func (h *Handler) panicked(s *session, where string, p any) {
-	s.err, s.cause = fmt.Errorf("panic: %v", p), metrics.CauseError
-	h.metrics.Conn.Panics.Of(where).Inc()
-	h.log.LogAttrs(s.ctx, slog.LevelError, "panic in a connection", slog.String("id", s.ID()),
-		slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
+	s.cause = metrics.CauseError
+	s.err = h.panics.Panicked(s.ctx, where, p, slog.String("id", s.ID()), slog.String("client", s.client.String()))
 }
 
 // endCause is why a session's context ended, as the record says it.

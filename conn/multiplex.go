@@ -33,7 +33,7 @@ func (h *Handler) multiplex(hs *handshake) bool {
 			}
 			return reason != ""
 		},
-		Idle: cmp.Or(s.policy.Relay.Idle, forwardIdle), Drain: h.draining, Panics: h.panics(),
+		Idle: cmp.Or(s.policy.Relay.Idle, forwardIdle), Drain: h.draining, Panics: h.panics,
 	})
 	s.cause = ""
 	if log := s.logger(h.log, slog.LevelDebug); log != nil {

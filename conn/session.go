@@ -72,6 +72,22 @@ type session struct {
 	code     wire.ReplyCode
 	replied  bool
 	err      error
+	ended    atomic.Bool // see Group.end
+}
+
+// abandon closes what a session has open, after a panic.
+func (s *session) abandon() {
+	s.conn.Close()
+	if s.server != nil {
+		s.server.Close()
+	}
+}
+
+// leave tells the upstream's pool that the tunnel has ended.
+func (s *session) leave() {
+	if s.leaveUpstream != nil {
+		s.leaveUpstream()
+	}
 }
 
 // ID is the connection's id in logs.

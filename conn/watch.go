@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"cleversocks/conn/relay"
+	"cleversocks/conn/task"
 	"cleversocks/metrics"
 )
 
@@ -20,10 +21,10 @@ var errClientGone = fmt.Errorf("the client left before it was connected: %w",
 // map.
 const watchAfter = 20 * time.Millisecond
 
-// clientWatch watches the clients of dials that take long. Its zero value is
-// ready. One timer serves all dials: one for each would have the runtime wake
+// clientWatch watches the clients of dials that take long. One timer serves all dials: one for each would have the runtime wake
 // up for nothing at every connection.
 type clientWatch struct {
+	tasks   *task.Scope // of the watching goroutines
 	mu      sync.Mutex
 	pending map[*watchedDial]struct{} // the dials whose client is not watched yet
 	armed   bool                      // the timer runs
@@ -74,7 +75,9 @@ func (w *clientWatch) arm() {
 		return
 	}
 	w.armed = true
-	time.AfterFunc(watchAfter, w.look)
+	time.AfterFunc(watchAfter, func() {
+		_ = w.tasks.Contain(func() error { w.look(); return nil }) // a panic is told
+	})
 }
 
 // look starts to watch the clients of the dials that have taken long enough.
@@ -88,7 +91,7 @@ func (w *clientWatch) look() {
 		}
 		delete(w.pending, d)
 		d.done = make(chan struct{})
-		go d.watch()
+		w.tasks.Go(func() error { d.watch(); return nil })
 	}
 	w.arm()
 }

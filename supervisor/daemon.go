@@ -133,7 +133,7 @@ func newCore(ctx context.Context, d *daemon, m *metrics.Registry, cfg *config.Co
 		tls: tlsconf.NewKeeper(d.log), locals: locals, resolver: names, access: access, guards: g,
 		pools: relay.NewPools(relay.PoolOptions{Pipes: descriptorBudget().pipes}),
 		group: conn.NewGroup(ctx, conn.Options{
-			Log: d.log, Metrics: m, Access: access, Guards: g.Guards,
+			Log: d.log, Metrics: m, Access: access, Guards: g.Guards, Panics: d.panics,
 			DrainTimeout: func() time.Duration { return d.config.Load().Drain.Timeout.D() },
 		}),
 	}, nil

@@ -79,6 +79,10 @@ func (s *Scope) TryGo(f func() error) bool {
 	return s.group.TryGo(func() error { return s.reporter.Contain(s.ctx, s.where, f) })
 }
 
+// Contain runs f on the caller's goroutine, a timer's for example, and turns a
+// panic into an error. Unlike Go it ends nobody's context.
+func (s *Scope) Contain(f func() error) error { return s.reporter.Contain(s.ctx, s.where, f) }
+
 // Cancel ends the scope's context with a cause. It does not wait.
 func (s *Scope) Cancel(cause error) { s.cancel(cause) }
 

@@ -1,0 +1,199 @@
+package conn
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"cleversocks/aclsvc/ratelimit"
+	"cleversocks/authsvc"
+	"cleversocks/bind"
+	"cleversocks/conn/dial"
+	"cleversocks/conn/upstream"
+	"cleversocks/metrics"
+	"cleversocks/resolver"
+	"cleversocks/udprelay"
+)
+
+// faultyUsers knows one user, who may have one connection.
+type faultyUsers struct {
+	authsvc.Authenticator
+	panics  bool
+	account *authsvc.Account
+}
+
+func (f *faultyUsers) Method() authsvc.Method         { return authsvc.MethodPassword }
+func (f *faultyUsers) Accepts(kind authsvc.Kind) bool { return kind == authsvc.KindPassword }
+
+func (f *faultyUsers) Authenticate(context.Context, *authsvc.Attempt) (authsvc.Grant, error) {
+	if f.panics {
+		panic("authentication")
+	}
+	return authsvc.Grant{Identity: authsvc.Identity{User: f.account.Name, Method: authsvc.MethodPassword, Account: f.account}}, nil
+}
+
+// loggedLines is a log that may be read while it is written.
+type loggedLines struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *loggedLines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *loggedLines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+// panicking is a group with one place for each source and each user, so that
+// a place which a panic kept would be missed at once.
+func panicking(t *testing.T) (g *Group, m *metrics.Registry, log *loggedLines) {
+	t.Helper()
+	g, m = newTestGroup(t, true)
+	log = new(loggedLines)
+	h := g.handler
+	h.panics.Log = slog.New(slog.NewTextHandler(log, nil))
+	h.guards.Gate = ratelimit.NewGate()
+	h.guards.Gate.Set(ratelimit.GateOptions{PerSource: 1})
+	return g, m, log
+}
+
+// speak sends all that a client has to say and reads until the connection ends.
+func speak(t *testing.T, g *Group, sent []byte) []byte {
+	t.Helper()
+	client, server := pair(t, listen(t))
+	defer client.Close()
+	if reason := g.Admit(server, "test"); reason != "" {
+		t.Fatalf("refused: %s; a place was not given back", reason)
+	}
+	if _, err := client.Write(sent); err != nil {
+		t.Fatal(err)
+	}
+	_ = client.CloseWrite() // it may be reset already
+	got, err := io.ReadAll(client)
+	if ne, ok := err.(net.Error); ok && ne.Timeout() { //nolint:errorlint // a test
+		t.Fatal("the connection does not end")
+	}
+	return got
+}
+
+// A panic in a look-up ended the daemon, and so did one in the record of a
+// connection. Whichever stage panics, that connection ends alone, gives back
+// what it held, and counter and log say where it was.
+func TestPanicInEachStage(t *testing.T) {
+	login := []byte("\x05\x01\x02\x01\x01u\x01p")
+	request := func(command byte, dest string) []byte {
+		return append(append(bytes.Clone(login), 5, command, 0), dest...)
+	}
+	name := "\x03\x09a.invalid\x00\x50"
+	for stage, tt := range map[string]struct {
+		sent  []byte
+		fault func(*Policy, *faultyUsers)
+	}{
+		"codec":          {request(1, name), func(p *Policy, _ *faultyUsers) { p.Auth = nil }},
+		"authentication": {request(1, name), func(_ *Policy, u *faultyUsers) { u.panics = true }},
+		"decision":       {request(1, name), func(p *Policy, _ *faultyUsers) { p.ACL = nil }},
+		"dial":           {request(1, name), func(p *Policy, _ *faultyUsers) { p.Dialer = nil }},
+		"look-up":        {request(1, name), nil},
+		"BIND":           {request(2, name), nil},
+		"association": {request(3, "\x01\x00\x00\x00\x00\x00\x00"), func(p *Policy, _ *faultyUsers) {
+			p.AssociateVia = func(upstream.Query) func(context.Context) (udprelay.Upstream, error) {
+				panic("association")
+			}
+		}},
+	} {
+		t.Run(stage, func(t *testing.T) {
+			g, m, log := panicking(t)
+			users := &faultyUsers{account: &authsvc.Account{Name: "u", MaxConnections: 1}}
+			healthy := *g.Policy()
+			healthy.Auth = authsvc.NewAdmission(authsvc.AdmissionOptions{Required: true, Authenticators: []authsvc.Authenticator{users}})
+			healthy.UDP, healthy.Bind = udprelay.New(udprelay.RelayOptions{}), bind.New(bind.ServerOptions{Panics: g.handler.panics})
+			faulty := healthy
+			faulty.Dialer = dial.New(dial.Options{Panics: g.handler.panics, Lookup: func(context.Context, string, resolver.Family) ([]netip.Addr, error) {
+				panic("look-up")
+			}})
+			if tt.fault != nil {
+				tt.fault(&faulty, users)
+			}
+			g.SetPolicy(&faulty)
+			speak(t, g, tt.sent)
+			awaitIdle(t, g)
+			if n := panicsOf(m); n == 0 {
+				t.Error("no panic was counted")
+			}
+			if !strings.Contains(log.String(), "panic") || !strings.Contains(log.String(), "where=") {
+				t.Errorf("log: %s", log)
+			}
+			if n := m.Conn.Active.Of("socks5").Load() + m.Conn.Active.Of("unknown").Load(); n != 0 {
+				t.Errorf("the gauge of connections says %d", n)
+			}
+			// The same source and the same user come again.
+			users.panics = false
+			g.SetPolicy(&healthy)
+			to := sinkServer(t)
+			got := speak(t, g, append(request(1, "\x01\x7f\x00\x00\x01"), byte(to.Port()>>8), byte(to.Port())))
+			if len(got) < 6 || !bytes.Equal(got[:6], []byte{5, 2, 1, 0, 5, 0}) {
+				t.Errorf("the next connection got % x", got)
+			}
+			awaitIdle(t, g)
+		})
+	}
+}
+
+// A panic while a session ends, on whichever goroutine that happens, keeps
+// nothing that the session had taken.
+func TestPanicInTheEnd(t *testing.T) {
+	g, m, log := panicking(t)
+	_, server := pair(t, listen(t))
+	s := &session{conn: server, client: addrPort(server.RemoteAddr()), started: time.Now(), policy: g.Policy(), cause: metrics.CauseClientClosed}
+	if reason := g.handler.guards.enter(s) + g.add(s); reason != "" {
+		t.Fatal(reason)
+	}
+	var left atomic.Bool
+	s.ctx, s.cancel = context.WithCancelCause(t.Context())
+	s.leaveUpstream = func() { left.Store(true); panic("pool") }
+	g.metrics.Conn.Active.Of("unknown").Add(1)
+	g.end(s)
+	g.end(s) // the relay's callback and the task may both call it after a panic
+	if !left.Load() || g.Active() != 0 || s.ctx.Err() == nil || m.Conn.Active.Of("unknown").Load() != 0 {
+		t.Errorf("not given back: %d sessions", g.Active())
+	}
+	if reason := g.handler.guards.enter(s); reason != "" {
+		t.Errorf("the source's place: %s", reason)
+	}
+	if m.Conn.Panics.Of("record").Get() != 1 || !strings.Contains(log.String(), "where=record") {
+		t.Errorf("log: %s", log)
+	}
+}
+
+func panicsOf(m *metrics.Registry) (n uint64) {
+	m.Conn.Panics.Each(func(_ string, of uint64) { n += of })
+	return n
+}
+
+// awaitIdle waits until all connections have ended.
+func awaitIdle(t *testing.T, g *Group) {
+	t.Helper()
+	late := time.After(patience)
+	for g.Active() > 0 {
+		select {
+		case <-g.Changed():
+		case <-time.After(10 * time.Millisecond):
+		case <-late:
+			t.Fatalf("%d connections do not end", g.Active())
+		}
+	}
+}
