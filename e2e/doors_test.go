@@ -133,15 +133,6 @@ func (a *authority) tlsDial(address string, certs ...tls.Certificate) (*tls.Conn
 	return c, err
 }
 
-func (a *authority) pair(file string) tls.Certificate {
-	a.t.Helper()
-	pair, err := tls.LoadX509KeyPair(a.path(file+".crt"), a.path(file+".key"))
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	return pair
-}
-
 func TestTLSClients(t *testing.T) {
 	web, ca := origin(t, "127.0.0.1:0"), newAuthority(t)
 	d := start(t, ca.tlsListener(""))

@@ -104,7 +104,7 @@ func (a *app) addFirstUser(path string) error {
 
 // writeNew writes a file that is not there yet, for its owner alone.
 func writeNew(path, text string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // the operator names the file
 	if errors.Is(err, fs.ErrExist) {
 		return usageError{path + " is there already and stays as it is: choose another with --output"}
 	}

@@ -192,6 +192,7 @@ func readJSON(t *testing.T, path string, into any) {
 // startEverywhere starts each program, the foreign ones under qemu, and has it
 // check a configuration, which runs most of what start-up does.
 func startEverywhere(t *testing.T, dir string) {
+	t.Helper()
 	for arch, qemu := range map[string]string{"amd64": "", "arm64": "qemu-aarch64", "riscv64": "qemu-riscv64", "armv7": "qemu-arm"} {
 		program := glob(t, dir, "cleversocks-1.2.3-linux-"+arch)
 		info, err := os.Stat(program)
@@ -272,6 +273,7 @@ echo done
 
 // checkDeb installs, starts, reloads, upgrades, removes and purges.
 func checkDeb(t *testing.T, deb string) {
+	t.Helper()
 	layers := t.TempDir()
 	run(t, "", nil, "mount", "-t", "tmpfs", "tmpfs", layers)
 	t.Cleanup(func() {

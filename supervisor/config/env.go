@@ -42,7 +42,7 @@ func (r *run) loadEnv(environ []string) {
 			}
 			return path, value
 		},
-	}), nil, source{text: true, origin: func(path string) origin { return envOrigin(envName(path)) }})
+	}), source{text: true, origin: func(path string) origin { return envOrigin(envName(path)) }})
 }
 
 // slips looks for variables that would be a setting if some of their

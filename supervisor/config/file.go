@@ -88,7 +88,7 @@ func (r *run) loadTOML(path string, doc []byte) {
 		maps.DeleteFunc(tables, func(name string, _ any) bool { return name != r.only })
 	}
 	at := positions(doc)
-	r.load(confmap.Provider(tables, ""), nil, source{origin: func(key string) origin {
+	r.load(confmap.Provider(tables, ""), source{origin: func(key string) origin {
 		return fileOrigin(path, at, key)
 	}})
 }

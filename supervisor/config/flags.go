@@ -90,7 +90,7 @@ func (r *run) loadFlags(fs *pflag.FlagSet) {
 			return "", nil
 		}
 		return k.path, k.flagValue(f)
-	}), nil, source{text: true, origin: func(path string) origin { return origins[path] }})
+	}), source{text: true, origin: func(path string) origin { return origins[path] }})
 	r.loadListenFlags(fs)
 }
 
@@ -120,7 +120,7 @@ func (r *run) loadQuiet(fs *pflag.FlagSet) {
 	if quiet, err := fs.GetBool(quietFlag); err != nil || !quiet {
 		return
 	}
-	r.load(confmap.Provider(map[string]any{"log.level": "error", "log.access": "off"}, "."), nil,
+	r.load(confmap.Provider(map[string]any{"log.level": "error", "log.access": "off"}, "."),
 		source{text: true, origin: func(string) origin { return flagOrigin(quietFlag, "q") }})
 }
 
@@ -146,7 +146,7 @@ func (r *run) loadListenFlags(fs *pflag.FlagSet) {
 		return
 	}
 	element := map[string]any{"address": net.JoinHostPort(host, port)}
-	r.load(confmap.Provider(map[string]any{"listener": []any{element}}, ""), nil,
+	r.load(confmap.Provider(map[string]any{"listener": []any{element}}, ""),
 		source{text: true, origin: func(string) origin { return o }})
 }
 

@@ -88,7 +88,7 @@ func (l *Loader) LoadAdmin(ctx context.Context) (Admin, error) {
 		return !strings.HasPrefix(p.key, "admin.") && (p.key != "" || p.origin.layer != fromFile)
 	})
 	f := &finisher{problems: &r.problems, ctx: ctx, cfg: r.cfg}
-	f.resolve("admin.address", r.cfg.originOf("admin.address"), &r.cfg.Admin.Address.ListenAddress)
+	f.resolve("admin.address", r.cfg.originOf("admin.address"), &r.cfg.Admin.Address.ListenAddress) //nolint:contextcheck // f has it
 	return r.cfg.Admin, r.err()
 }
 
@@ -128,9 +128,9 @@ type source struct {
 
 // load takes the layer that p provides. Each value is tried by itself, so
 // that all wrong ones are found; only right ones are merged.
-func (r *run) load(p koanf.Provider, parser koanf.Parser, s source) {
+func (r *run) load(p koanf.Provider, s source) {
 	layer := newKoanf()
-	if err := layer.Load(p, parser); err != nil {
+	if err := layer.Load(p, nil); err != nil {
 		r.add(s.origin(""), "", "%v", err)
 		return
 	}
