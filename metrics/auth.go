@@ -38,6 +38,7 @@ const (
 	StateQuotas = "quotas"
 	StateBans   = "bans"
 	StateOnce   = "once"
+	StateReplay = "replays"
 
 	StateSaved      = "saved"
 	StateSaveFailed = "save_failed"
@@ -64,7 +65,7 @@ func newAuth(set *vm.Set) Auth {
 		WhitelistEvicted: newCounterVec(set, "cleversocks_whitelist_evicted_total", "reason", EvictedExpired, EvictedFull, EvictedRevoked),
 		QuotaExceeded:    set.NewCounter("cleversocks_quota_exceeded_total"),
 		State: newCounterVec2(set, "cleversocks_state_total", [2]string{"file", "outcome"},
-			[]string{StateQuotas, StateBans, StateOnce},
+			[]string{StateQuotas, StateBans, StateOnce, StateReplay},
 			[]string{StateSaved, StateSaveFailed, StateLoadFailed, StateCorrupt}),
 	}
 }

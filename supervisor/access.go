@@ -18,7 +18,8 @@ import (
 // guards count and remember clients over connections and reloads.
 type guards struct {
 	conn.Guards
-	once *authsvc.Once
+	once    *authsvc.Once
+	replays *gssapi.ReplayCache
 }
 
 // newGuards makes them with the state that was saved. Trouble with that is
@@ -29,7 +30,8 @@ func newGuards(ctx context.Context, cfg *config.Config, log *slog.Logger, m *met
 		OnError: func(err error) { log.LogAttrs(ctx, slog.LevelError, "state", slog.Any("err", err)) },
 	}
 	return &guards{
-		once: authsvc.NewOnce(onceOptions(cfg), state),
+		once:    authsvc.NewOnce(onceOptions(cfg), state),
+		replays: gssapi.KeepReplays(state),
 		Guards: conn.Guards{
 			Gate:     ratelimit.NewGate(),
 			Throttle: authsvc.NewThrottle(throttleOptions(cfg), state),
@@ -79,9 +81,8 @@ type accounts struct {
 	log     *slog.Logger
 	metrics *metrics.Registry
 	guards  *guards
-	queue   *authsvc.Queue      // of passwords that are being checked, of all policies
-	replays *gssapi.ReplayCache // of Kerberos, over all reloads
-	inFile  int                 // users that the users file had at the last change
+	queue   *authsvc.Queue // of passwords that are being checked, of all policies
+	inFile  int            // users that the users file had at the last change
 }
 
 // errEmptied refuses a users file that was cut short while it was written, or
@@ -103,7 +104,7 @@ func (a *accounts) Prepare(_ context.Context, d *draft) (change, error) {
 	admission := authsvc.AdmissionOptions{
 		Required:       cfg.Auth.Required,
 		Whitelist:      authsvc.NewWhitelist(config.Prefixes(cfg.Auth.NoPasswordFrom)),
-		Authenticators: authenticators(cfg, users, a.replays),
+		Authenticators: authenticators(cfg, users, a.guards.replays),
 		Accounts:       users.Account,
 		Throttle:       a.guards.Throttle,
 		Log:            a.log,

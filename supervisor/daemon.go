@@ -13,7 +13,6 @@ import (
 
 	"cleversocks/aclsvc"
 	"cleversocks/authsvc"
-	"cleversocks/authsvc/gssapi"
 	"cleversocks/conn"
 	"cleversocks/conn/dial"
 	"cleversocks/conn/relay"
@@ -75,7 +74,7 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	if err := d.reloader.install(ctx, cfg); err != nil {
 		return nil, err
 	}
-	for _, s := range []service{m.Process, c.access, c.locals, c.guards.Throttle, c.guards.once, c.guards.Quotas, c.tls} {
+	for _, s := range []service{m.Process, c.access, c.locals, c.guards.Throttle, c.guards.once, c.guards.Quotas, c.guards.replays, c.tls} {
 		d.tree.add(d.tree.core, s)
 	}
 	for _, s := range c.resolver.Services() {
@@ -166,7 +165,7 @@ func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim)
 		sockets,
 		&doors{log: log, metrics: m, keeper: c.tls},
 		status,
-		&accounts{log: log, metrics: m, guards: c.guards, replays: gssapi.NewReplayCache(), queue: authsvc.NewQueue(authsvc.QueueOptions{Gauge: m.Auth.Waiting})},
+		&accounts{log: log, metrics: m, guards: c.guards, queue: authsvc.NewQueue(authsvc.QueueOptions{Gauge: m.Auth.Waiting})},
 		&rules{log: log, metrics: m, locals: c.locals},
 		&outbound{log: log, metrics: m, resolver: c.resolver, history: dial.NewHistory(dialHistory), spares: dial.NewSpares(descriptorBudget().races), panics: d.panics, pools: c.pools},
 		&routes{log: log, metrics: m, policy: policy},

@@ -2,6 +2,7 @@ package gssapi_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +17,7 @@ import (
 	"cleversocks/authsvc"
 	"cleversocks/authsvc/gssapi"
 	"cleversocks/authsvc/gssapi/gsstest"
+	"cleversocks/metrics"
 )
 
 const service = "rcmd/proxy.test.example"
@@ -321,4 +323,25 @@ func FuzzKeytab(f *testing.F) {
 	f.Fuzz(func(_ *testing.T, data []byte) {
 		_, _ = gssapi.ReadKeytab("", func(string) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil })
 	})
+}
+
+// In an upgrade, or after a restart, what the predecessor has taken is taken no
+// more.
+func TestReplayByASuccessor(t *testing.T) {
+	dir := t.TempDir()
+	cache := func() *gssapi.ReplayCache {
+		return gssapi.KeepReplays(authsvc.StateOptions{Directory: dir, Metrics: &metrics.New().Auth, OnError: func(err error) { t.Error(err) }})
+	}
+	kdc := gsstest.NewKDC(service)
+	token := login(t, kdc, gsstest.Login{}).Token
+	first := cache()
+	if _, err := acceptor(t, kdc, gssapi.Options{Replays: first}).Authenticate(t.Context(), attempt(token)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_ = first.Serve(ctx)
+	if _, err := acceptor(t, kdc, gssapi.Options{Replays: cache()}).Authenticate(t.Context(), attempt(token)); reasonOf(err) != authsvc.ReasonReplay {
+		t.Errorf("the successor: %v", err)
+	}
 }

@@ -1,8 +1,14 @@
 package gssapi
 
 import (
+	"bytes"
+	"context"
+	"encoding/json"
 	"sync"
 	"time"
+
+	"cleversocks/authsvc"
+	"cleversocks/metrics"
 )
 
 // ReplayCache knows the authenticators of a while ago, so that none is taken
@@ -11,6 +17,8 @@ import (
 type ReplayCache struct {
 	most int
 	now  func() time.Time
+
+	keeper *authsvc.Keeper // nil: in memory only
 
 	mu   sync.Mutex
 	seen map[[32]byte]time.Time // until when
@@ -23,6 +31,53 @@ const replayMost = 1 << 19
 // NewReplayCache makes an empty cache. It outlives reloads.
 func NewReplayCache() *ReplayCache {
 	return &ReplayCache{most: replayMost, now: time.Now, seen: map[[32]byte]time.Time{}}
+}
+
+// KeepReplays makes a cache that is saved: a successor takes no message that
+// its predecessor has taken. It is a service.
+func KeepReplays(s authsvc.StateOptions) *ReplayCache {
+	c := NewReplayCache()
+	c.keeper = authsvc.NewKeeper(metrics.StateReplay, s, c.restore, c.dump, func() {})
+	return c
+}
+
+// Serve saves until ctx ends, and once more then.
+func (c *ReplayCache) Serve(ctx context.Context) error { return c.keeper.Serve(ctx) }
+
+// String names the service.
+func (c *ReplayCache) String() string { return "replay cache" }
+
+// savedReplay is an authenticator that was taken.
+type savedReplay struct {
+	ID    []byte `json:"id"`
+	Until int64  `json:"until"` // seconds since 1970
+}
+
+func (c *ReplayCache) dump() any {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now, out := c.now(), []savedReplay{}
+	for id, until := range c.seen {
+		if !now.After(until) {
+			out = append(out, savedReplay{bytes.Clone(id[:]), until.Unix() + 1})
+		}
+	}
+	return out
+}
+
+func (c *ReplayCache) restore(payload []byte) error {
+	var list []savedReplay
+	if err := json.Unmarshal(payload, &list); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, e := range list {
+		if until := time.Unix(e.Until, 0); len(e.ID) == 32 && len(c.seen) < c.most && !c.now().After(until) {
+			c.seen[[32]byte(e.ID)] = until
+		}
+	}
+	return nil
 }
 
 // The outcomes of ReplayCache.add.
@@ -50,6 +105,9 @@ func (c *ReplayCache) add(id [32]byte, until time.Time) replayOutcome {
 		return replayFull
 	}
 	c.seen[id] = until
+	if c.keeper != nil {
+		c.keeper.Changed()
+	}
 	return replayNew
 }
 
@@ -63,11 +121,4 @@ func (c *ReplayCache) sweep(now time.Time) {
 			delete(c.seen, id)
 		}
 	}
-}
-
-// Len is how many authenticators are known.
-func (c *ReplayCache) Len() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.seen)
 }
