@@ -135,7 +135,9 @@ func (f *forwarding) decide(ctx context.Context, r httpforward.Request) (v httpf
 		v.AskLogin, v.Close = true, !errors.Is(err, errLogin)
 		return v
 	}
-	err = f.enter(one)
+	if err = f.h.refuseLoop(one); err == nil {
+		err = f.enter(one)
+	}
 	if err == nil {
 		err = f.h.judgeName(one)
 	}
@@ -220,6 +222,7 @@ func (f *forwarding) dial(ctx context.Context, one *session, dest wire.Addr) (ht
 	}
 	c := &forwardConn{Conn: to.server, h: f.h, route: to, meter: one.charge.meter(), closed: make(chan struct{})}
 	c.judged.Store(to.policy)
+	f.h.dialed.add(to.server)
 	f.h.forwards.add(c)
 	c.judge() // a reload may have passed meanwhile
 	server := httpforward.Server{Conn: c}

@@ -29,6 +29,7 @@ type forwardConn struct {
 
 // Close ends it, and its place at an upstream.
 func (c *forwardConn) Close() error {
+	c.h.dialed.remove(c.Conn)
 	c.h.forwards.remove(c)
 	c.once.Do(func() { close(c.closed) })
 	if c.route.leaveUpstream != nil {

@@ -207,7 +207,7 @@ func (g *Group) end(s *session) {
 	defer s.charge.release()
 	defer s.cancel(nil)
 	defer s.leave()
-	defer g.handler.dialed.remove(s)
+	defer g.handler.dialed.remove(s.server)
 	g.metrics.Conn.Active.Of(s.protocol.String()).Add(-1)
 	if s.cause != "" && (g.access.watcher != nil || g.access.keeps(s.cause)) {
 		g.access.Log(s.record())

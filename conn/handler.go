@@ -43,7 +43,7 @@ type Handler struct {
 	readers sync.Pool // of *bufio.Reader
 	watch   clientWatch
 	haste   haste
-	dialed  dialedSet
+	dialed  dialedEnds
 	// forwards are the connections of plain requests, which no session holds.
 	forwards forwardConns
 	// draining ends when connections should come to their end.
@@ -129,6 +129,9 @@ func (h *Handler) serve(hs *handshake) bool {
 	s := hs.session
 	if log := s.logger(h.log, levelTrace); log != nil {
 		log.Log(s.ctx, levelTrace, "request", "command", s.request.Command, "target", s.request.Dest)
+	}
+	if err := h.refuseLoop(s); err != nil {
+		return h.requestFailed(hs, err)
 	}
 	if err := h.enterUser(s); err != nil {
 		return h.requestFailed(hs, err)
@@ -216,6 +219,7 @@ func (h *Handler) connect(hs *handshake) error {
 func (h *Handler) answer(hs *handshake) bool {
 	s := hs.session
 	h.metrics.Conn.Requests.Of(s.request.Command.String(), wire.ReplySucceeded.String()).Inc()
+	h.dialed.add(s.server) // the request that comes back by it is later than the reply
 	if err := hs.codec.reply(hs, wire.ReplySucceeded, s.boundAddress()); err != nil {
 		return h.clientLost(s, err)
 	}
