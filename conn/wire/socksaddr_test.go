@@ -108,6 +108,7 @@ func FuzzSOCKS5Addr(f *testing.F) {
 			t.Fatal(err)
 		}
 		back, m, err := ParseSOCKS5Addr(again)
+		addr.Absolute = false // the final dot is for our own look-up, and not written
 		if err != nil || m != len(again) || back != addr {
 			t.Fatalf("%v written and read again is %v (%d of %d bytes, %v)", addr, back, m, len(again), err)
 		}
