@@ -78,6 +78,7 @@ func (h *Handler) pass(s *session) error {
 			if reason := h.guards.enter(s); reason != "" {
 				return &refusedBehind{reason}
 			}
+			h.giveWay.moved(s)
 		}
 	}
 	s.notes = e.Notes

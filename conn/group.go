@@ -135,6 +135,9 @@ func (g *Group) begin(s *session, before func()) {
 	if before != nil {
 		before()
 	}
+	if !s.inner { // a stream has its request
+		g.handler.giveWay.began(s)
+	}
 	g.metrics.Conn.Active.Of(s.protocol.String()).Add(1)
 	g.tasks.Go(func() error { g.run(s); return nil })
 }
@@ -207,6 +210,7 @@ func (g *Group) end(s *session) {
 	defer s.charge.release()
 	defer s.cancel(nil)
 	defer s.leave()
+	defer g.handler.giveWay.ended(s)
 	defer g.handler.dialed.remove(s.server)
 	g.metrics.Conn.Active.Of(s.protocol.String()).Add(-1)
 	if s.cause != "" && (g.access.watcher != nil || g.access.keeps(s.cause)) {
@@ -221,13 +225,24 @@ func (g *Group) contained(s *session) {
 	}
 }
 
+// add takes the session into the group, where a handshake gives way if all
+// places are taken.
 func (g *Group) add(s *session) (refused string) {
+	refused = g.addUpTo(s, 0)
+	if refused == metrics.RefusedLimit && g.makeRoom() {
+		refused = g.addUpTo(s, leavingMost)
+	}
+	return refused
+}
+
+// addUpTo lets extra connections in beyond the limit.
+func (g *Group) addUpTo(s *session, extra int64) (refused string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch {
 	case g.draining:
 		return metrics.RefusedDraining
-	case int64(len(g.sessions)) >= g.limit.Load():
+	case int64(len(g.sessions)) >= g.limit.Load()+extra:
 		return metrics.RefusedLimit
 	}
 	g.sessions[s] = struct{}{}

@@ -43,6 +43,7 @@ type Handler struct {
 	readers sync.Pool // of *bufio.Reader
 	watch   clientWatch
 	haste   haste
+	giveWay giveWay
 	dialed  dialedEnds
 	// forwards are the connections of plain requests, which no session holds.
 	forwards forwardConns
@@ -111,6 +112,7 @@ func (h *Handler) establish(s *session) (ok bool) {
 		return h.handshakeFailed(hs, err)
 	}
 	h.haste.requested(s)
+	h.giveWay.requested(s)
 	if err := s.socket.SetDeadline(time.Time{}); err != nil {
 		return h.fail(s, "handshake", err)
 	}

@@ -2,6 +2,7 @@ package conn
 
 import (
 	"bufio"
+	"container/list"
 	"context"
 	"log/slog"
 	"net"
@@ -73,6 +74,11 @@ type session struct {
 	replied  bool
 	err      error
 	ended    atomic.Bool // see Group.end
+
+	// Under the mutex of giveWay, which they belong to.
+	shaking *shaking // nil: it has its request, or has ended
+	shakes  *list.Element
+	gaveWay bool
 }
 
 // abandon closes what a session has open, after a panic.

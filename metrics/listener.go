@@ -12,6 +12,7 @@ const (
 	RefusedBanned      = "banned"      // auth_failures
 	RefusedDraining    = "draining"    // on the way out
 	RefusedSource      = "source"      // allow_from, or no trusted proxy where one is required
+	RefusedSilent      = "silent"      // a handshake that gave way where all places were taken
 	RefusedDescriptors = "descriptors" // EMFILE, ENFILE, ENOMEM
 )
 
@@ -27,7 +28,7 @@ func newListener(set *vm.Set) Listener {
 	return Listener{
 		set: set,
 		Refused: newCounterVec(set, "cleversocks_connections_refused_total", "reason",
-			RefusedLimit, RefusedIPLimit, RefusedRate, RefusedBanned, RefusedDraining, RefusedDescriptors, RefusedSource),
+			RefusedLimit, RefusedIPLimit, RefusedRate, RefusedBanned, RefusedDraining, RefusedDescriptors, RefusedSource, RefusedSilent),
 		ProxyHeaders: newCounterVec(set, "cleversocks_proxy_headers_total", "outcome", "ok", "absent", "malformed"),
 		TLS:          newCounterVec(set, "cleversocks_tls_handshakes_total", "outcome", "ok", "resumed", "failed", "refused"),
 	}
