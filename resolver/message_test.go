@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -270,5 +272,27 @@ options ndots:2 timeout:3 attempts:4 rotate use-vc edns0 trust-ad
 		if diff := cmp.Diff(want, conf.candidates(name)); diff != "" {
 			t.Errorf("%s: %s", name, diff)
 		}
+	}
+}
+
+// An editor on Windows puts a byte order mark in front: the first line of a
+// resolv.conf or hosts file was then passed over without a word.
+func TestSystemFilesWithAByteOrderMark(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte("\xef\xbb\xbf"+text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("nameserver 192.0.2.53\n")
+	conf, err := readResolvConf(path)
+	if err != nil || len(conf.nameservers) != 1 || conf.nameservers[0].String() != "192.0.2.53:53" {
+		t.Errorf("resolv.conf: %v, %v", conf.nameservers, err)
+	}
+	write("192.0.2.80 www.test\n")
+	table, err := readHosts(path)
+	if err != nil || len(table["www.test"]) != 1 {
+		t.Errorf("hosts: %v, %v", table, err)
 	}
 }

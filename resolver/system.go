@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"cleversocks/conn/textfile"
 	"cleversocks/conn/wire"
 )
 
@@ -45,7 +46,7 @@ func readResolvConf(path string) (resolvConf, error) {
 		return resolvConf{}, fmt.Errorf("resolv.conf: %w", err)
 	}
 	defer func() { _ = f.Close() }()
-	conf, err := parseResolvConf(io.LimitReader(f, maxResolvConf))
+	conf, err := parseResolvConf(textfile.NewReader(io.LimitReader(f, maxResolvConf)))
 	if err != nil {
 		return resolvConf{}, fmt.Errorf("%s: %w", path, err)
 	}
@@ -142,7 +143,7 @@ func readHosts(path string) (hosts, error) {
 		return nil, fmt.Errorf("hosts: %w", err)
 	}
 	defer func() { _ = f.Close() }()
-	table, err := parseHosts(io.LimitReader(f, maxHosts))
+	table, err := parseHosts(textfile.NewReader(io.LimitReader(f, maxHosts)))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}

@@ -8,11 +8,28 @@ import (
 	"fmt"
 	"os"
 	"time"
+
+	"cleversocks/conn/textfile"
 )
+
+// readFile is the content of a file, without the byte order mark that an
+// editor may have put in front of PEM: behind one, the first block would not be
+// found.
+func readFile(path string) ([]byte, error) {
+	raw, err := os.ReadFile(path) //nolint:gosec // the operator names the file
+	if err != nil {
+		return nil, err
+	}
+	text, err := textfile.Trim(raw)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return text, nil
+}
 
 // readPool reads a file of CA certificates, and gives the bytes too.
 func readPool(path string) (*x509.CertPool, []byte, error) {
-	raw, err := os.ReadFile(path) //nolint:gosec // the operator names the file
+	raw, err := readFile(path)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -36,7 +53,7 @@ func (r revocations) has(c *x509.Certificate) bool {
 // anybody could have written would let revoked clients in by being empty. A
 // list past its date is used on, as the last word there is.
 func readCRL(path string, caPEM []byte) (revocations, error) {
-	raw, err := os.ReadFile(path) //nolint:gosec // the operator names the file
+	raw, err := readFile(path)
 	if err != nil {
 		return nil, err
 	}

@@ -150,7 +150,15 @@ func (d *Door) readCertificate(m *material, c *tls.Config) error {
 		c.NextProtos = append(c.NextProtos, acme.ALPNProto)
 		return nil
 	}
-	pair, err := tls.LoadX509KeyPair(d.options.Cert, d.options.Key)
+	cert, err := readFile(d.options.Cert)
+	if err != nil {
+		return fmt.Errorf("tls.cert: %w", err)
+	}
+	key, err := readFile(d.options.Key)
+	if err != nil {
+		return fmt.Errorf("tls.key: %w", err)
+	}
+	pair, err := tls.X509KeyPair(cert, key)
 	if err != nil {
 		return fmt.Errorf("tls.cert, tls.key: %w", err)
 	}

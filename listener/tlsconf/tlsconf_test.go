@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -375,5 +376,28 @@ func TestBadFiles(t *testing.T) {
 		if _, err := keeper().Open(o); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
+	}
+}
+
+// A byte order mark in front of PEM hid the first block: the certificate was
+// missing, or one CA of several.
+func TestFilesWithAByteOrderMark(t *testing.T) {
+	ca, f := newAuthority(t, "ca"), newFiles(t)
+	f.put(t, ca.issue("proxy"))
+	write(t, f.ca, certPEM(ca.cert.Raw))
+	ca.revoke(f.crl)
+	for _, path := range []string{f.cert, f.key, f.ca, f.crl} {
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, path, append([]byte("\xef\xbb\xbf"), raw...))
+	}
+	if _, err := keeper().Open(Options{Cert: f.cert, Key: f.key, ClientCA: f.ca, CRL: f.crl}); err != nil {
+		t.Error(err)
+	}
+	write(t, f.cert, []byte("\xff\xfe-\x00"))
+	if _, err := keeper().Open(Options{Cert: f.cert, Key: f.key}); err == nil || !strings.Contains(err.Error(), "UTF-16") {
+		t.Errorf("UTF-16: %v", err)
 	}
 }

@@ -31,6 +31,7 @@ type Sources struct {
 type Loader struct {
 	sources Sources
 	file    file
+	names   hostNames
 }
 
 // NewLoader makes a loader. It keeps copies of the environment's strings.
@@ -40,12 +41,13 @@ func NewLoader(s Sources) *Loader {
 		environ[i] = strings.Clone(e)
 	}
 	s.Environ = environ
-	return &Loader{sources: s, file: file{path: s.File}}
+	return &Loader{sources: s, file: file{path: s.File}, names: newHostNames()}
 }
 
 // Load reads everything again, secret files included, and validates it. An
 // error wraps ErrInvalid and tells all that is wrong. Names of listen
-// addresses are resolved under ctx.
+// addresses are resolved under ctx; one that an earlier Load resolved keeps its
+// address, with a warning, while it cannot be resolved.
 func (l *Loader) Load(ctx context.Context) (*Config, error) {
 	r := &run{
 		cfg: &Config{origins: make(map[string]origin)},
@@ -63,7 +65,7 @@ func (l *Loader) Load(ctx context.Context) (*Config, error) {
 		r.loadFlags(l.sources.Flags)
 	}
 	r.decode()
-	r.finish(ctx, l.sources.Flags)
+	r.finish(ctx, l.sources.Flags, &l.names)
 	if err := r.err(); err != nil {
 		return nil, err
 	}
@@ -87,7 +89,7 @@ func (l *Loader) LoadAdmin(ctx context.Context) (Admin, error) {
 	r.list = slices.DeleteFunc(r.list, func(p problem) bool {
 		return !strings.HasPrefix(p.key, "admin.") && (p.key != "" || p.origin.layer != fromFile)
 	})
-	f := &finisher{problems: &r.problems, ctx: ctx, cfg: r.cfg}
+	f := &finisher{problems: &r.problems, ctx: ctx, cfg: r.cfg, names: &l.names}
 	f.resolve("admin.address", r.cfg.originOf("admin.address"), &r.cfg.Admin.Address.ListenAddress) //nolint:contextcheck // f has it
 	return r.cfg.Admin, r.err()
 }

@@ -1,0 +1,64 @@
+package config
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"time"
+)
+
+// resolveTimeout bounds the look-up of one listen address's name.
+const resolveTimeout = 5 * time.Second
+
+// errNoAddress is a name that exists and has no address.
+var errNoAddress = errors.New("it has no address record")
+
+// hostNames resolves the names of listen addresses, and remembers what they
+// meant: a reload while DNS is down must not fail for a socket that is open.
+type hostNames struct {
+	lookUp func(ctx context.Context, network, host string) ([]netip.Addr, error)
+	known  map[string]netip.Addr
+}
+
+func newHostNames() hostNames {
+	return hostNames{lookUp: net.DefaultResolver.LookupNetIP, known: make(map[string]netip.Addr)}
+}
+
+// address is a name's first IPv4 address, or its first one when it has no
+// IPv4. Where that cannot be told now it is what the name meant the last time,
+// if there was one, with the error; otherwise it is invalid.
+func (n *hostNames) address(ctx context.Context, host string) (netip.Addr, error) {
+	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
+	defer cancel()
+	ips, err := n.lookUp(ctx, "ip", host)
+	if err != nil || len(ips) == 0 {
+		return n.known[host], cmp.Or(err, errNoAddress)
+	}
+	best := ips[0].Unmap()
+	for _, ip := range ips {
+		if ip = ip.Unmap(); ip.Is4() {
+			best = ip
+			break
+		}
+	}
+	n.known[host] = best
+	return best, nil
+}
+
+// resolve replaces the name in a listen address by its address.
+func (f *finisher) resolve(key string, o origin, a *ListenAddress) {
+	if a.Host == "" {
+		return
+	}
+	ip, err := f.names.address(f.ctx, a.Host)
+	switch {
+	case !ip.IsValid():
+		f.add(o, key, "the name %q cannot be resolved: %v", a.Host, err)
+		return
+	case err != nil:
+		f.warn("%s: the name %q cannot be resolved now (%v): %s, which it was before, stays", key, a.Host, err, ip)
+	}
+	*a = ListenAddress{AddrPort: netip.AddrPortFrom(ip, a.AddrPort.Port())}
+}
