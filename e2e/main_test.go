@@ -99,7 +99,7 @@ func ownNames(dir string) error {
 		return fmt.Errorf("mounts of our own: %w", err)
 	}
 	for path, text := range map[string]string{
-		"/etc/hosts":       "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n",
+		"/etc/hosts":       "127.0.0.1 localhost origin.example\n::1 localhost ip6-localhost ip6-loopback\n",
 		"/etc/resolv.conf": "nameserver 127.0.0.1\n", // nobody is there, unless a test is
 	} {
 		own := filepath.Join(dir, filepath.Base(path))

@@ -99,7 +99,8 @@ func mustFetch(t *testing.T, d *daemon, url string) {
 func TestUpstreamsOfEveryKind(t *testing.T) {
 	web := origin(t, "127.0.0.1:0")
 	webAddr := strings.TrimPrefix(web.URL, "http://")
-	byName := "http://localhost:" + port(webAddr) + "/"
+	// Not localhost, of which microsocks takes ::1 alone.
+	byName := "http://origin.example:" + port(webAddr) + "/"
 	small, _ := microsocks(t, "joe", "s3cret")
 	big := dante(t)
 	ours := start(t, "")
@@ -123,7 +124,7 @@ func TestUpstreamsOfEveryKind(t *testing.T) {
 				t.Errorf("a plain request: %q", out)
 			}
 			d.find("of the plain request", func(l line) bool { return l.text("protocol") == "http" && l.text("upstream") == "exit" })
-			got := d.record("localhost:" + port(webAddr))
+			got := d.record("origin.example:" + port(webAddr))
 			if got.text("upstream") != "exit" || got.text("reply") != "succeeded" {
 				t.Errorf("record %v", got)
 			}
