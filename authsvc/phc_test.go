@@ -87,6 +87,10 @@ func TestHashesAreNoPasswords(t *testing.T) {
 		"scrypt:32768:8:1$salt$0123":                              "scrypt:32768:8:1",
 		"SCRAM-SHA-256$4096:c2FsdA==$x:y":                         "SCRAM-SHA-256",
 		"*2470C0C06DEE42FD1618BB99005ADCA2EC9D1E19":               "MySQL",
+		"*":                "/etc/shadow", // of a locked account: nobody's password
+		"!!":               "/etc/shadow",
+		"!$6$salt$hash":    "/etc/shadow",
+		"*LK*$6$salt$hash": "/etc/shadow",
 	} {
 		for where, o := range map[string]UsersOptions{
 			"file":  {File: writeFile(t, "a:"+value+"\n"), AllowPlain: true},
@@ -100,7 +104,7 @@ func TestHashesAreNoPasswords(t *testing.T) {
 			}
 		}
 	}
-	for _, password := range []string{"$ecret", "$", "a$b$c", "{brace", "0123456789abcdef0123456789abcdef", "$5", "*star"} {
+	for _, password := range []string{"$ecret", "$", "a$b$c", "{brace", "0123456789abcdef0123456789abcdef", "$5", "*star", "!bang", "xx"} {
 		if IsHash([]byte(password)) {
 			t.Errorf("%q is refused as a hash", password)
 		}
