@@ -30,7 +30,7 @@ var foreignHashes = []struct {
 	{regexp.MustCompile(`^(pbkdf2[a-z0-9_:]*|scrypt[0-9:]*|bcrypt[a-z0-9_]*|argon2)\$`), "a hash of the scheme $1, as web frameworks have them"},
 	{regexp.MustCompile(`^\*[0-9A-F]{40}$`), "a MySQL password hash"},
 	{regexp.MustCompile(`^md5[0-9a-f]{32}$`), "a PostgreSQL MD5 hash"},
-	{regexp.MustCompile(`^(?:x|\*[01]?|!!?|!!?[$*].*|\*LK\*.*|\*NP\*)$`), "what /etc/shadow says of an account without a password or a locked one"},
+	{regexp.MustCompile(`^(?:\*[01]?|!!?|!!?[$*].*|\*LK\*.*|\*NP\*)$`), "what /etc/shadow says of an account without a password or a locked one"},
 	{regexp.MustCompile(`^_[./0-9A-Za-z]{19}$`), "a BSDi crypt hash"},
 }
 
