@@ -150,6 +150,9 @@ func NewAccessLog(log *slog.Logger, m *metrics.Registry) *AccessLog {
 	return a
 }
 
+// Room is how many records can wait.
+func (a *AccessLog) Room() int { return cap(a.queue) }
+
 func (a *AccessLog) String() string { return "access log" }
 
 // SetMode changes what is recorded from now on.

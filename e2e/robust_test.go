@@ -121,6 +121,10 @@ func TestConnectionsPastTheLimitAreReset(t *testing.T) {
 	if got := d.metric(`cleversocks_connections_refused_total{reason="limit"}`); got != "1" {
 		t.Errorf("counted %s", got)
 	}
+	// A full proxy turned everybody away without a line in the log.
+	if l := d.waitMessage("limit reached"); l.text("limit") != "limits.max_connections" || l.text("figure") != "3" || l.text("level") != "WARN" {
+		t.Errorf("logged %v", l)
+	}
 }
 
 // Out of descriptors, the daemon goes on: it resets who comes, says so, and

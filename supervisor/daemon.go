@@ -23,6 +23,7 @@ import (
 	"cleversocks/metrics/admin"
 	"cleversocks/resolver"
 	"cleversocks/supervisor/config"
+	"cleversocks/supervisor/shortage"
 )
 
 // daemon is the running program, for who ends it. Everything else belongs to
@@ -83,6 +84,7 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	for _, s := range c.pools.Reactors() {
 		d.tree.add(d.tree.core, s)
 	}
+	d.tree.add(d.tree.core, shortage.New(d.log, d.bounds(m, c)))
 	d.tree.add(d.tree.control, d.reloader)
 	for _, s := range []service{c.group, d.idle, interim} {
 		d.tree.add(d.tree.flows, s)
