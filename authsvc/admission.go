@@ -1,12 +1,14 @@
 package authsvc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"hash/maphash"
 	"log/slog"
 	"net/netip"
 	"slices"
+	"time"
 
 	"cleversocks/metrics"
 )
@@ -166,6 +168,9 @@ func (a *Admission) ask(ctx context.Context, try *Attempt) (Grant, error) {
 		if err == nil {
 			grant.Identity, err = a.withAccount(grant.Identity, try.Source)
 		}
+		if refusal := a.Lapsed(grant.Identity); err == nil && refusal != nil {
+			err = refusal
+		}
 		switch {
 		case err == nil:
 			return grant, nil
@@ -175,6 +180,19 @@ func (a *Admission) ask(ctx context.Context, try *Attempt) (Grant, error) {
 		refused = err
 	}
 	return Grant{}, refused
+}
+
+// Lapsed is the refusal of an identity, which came from here or from an earlier
+// generation, whose user is disabled now or may not come at this time; nil when
+// there is nothing of the kind.
+func (a *Admission) Lapsed(id Identity) *Refusal {
+	if id.User == "" || id.Account == nil && (id.Method == MethodNone || id.Method == MethodWhitelist) {
+		return nil // a name that nobody vouches for
+	}
+	if account := cmp.Or(a.accounts(id.User), id.Account); account != nil {
+		return account.Refuses(time.Now())
+	}
+	return nil
 }
 
 // withAccount gives a user whom Kerberos or a certificate vouches for what
@@ -282,6 +300,8 @@ func (a *Admission) holds(id Identity, source netip.Addr) (Identity, error) {
 	}
 	if err != nil {
 		err = &Refusal{Reason: ReasonUser, Err: err}
+	} else if refusal := a.Lapsed(now); refusal != nil {
+		err = refusal
 	}
 	now.Method, now.By = id.Method, by
 	return now, err

@@ -58,7 +58,9 @@ type Account struct {
 	QuotaBytes     int64          // both ways together; 0: no quota
 	QuotaPeriod    time.Duration
 	Egress         []netip.Prefix // source addresses: one, or one of a prefix
-	Where          string         // "file:line" of the entry
+	MaxAddresses   int            // distinct sources at once, see SourceKey; 0: any number
+	Validity       Validity
+	Where          string // "file:line" of the entry
 }
 
 // AllowsFrom reports whether the user may come from addr, unmapped. The zone of

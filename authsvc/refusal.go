@@ -46,6 +46,13 @@ const (
 	ReasonLevel Reason = "protection"
 	// ReasonRequired: the client has to log in now, and has not.
 	ReasonRequired Reason = "authentication"
+	// ReasonDisabled, ReasonNotYet, ReasonOver, ReasonHours: the credentials
+	// are right, and the user may not use the proxy: disabled, before
+	// valid_from, past valid_until, outside of hours.
+	ReasonDisabled Reason = "disabled"
+	ReasonNotYet   Reason = "not_yet_valid"
+	ReasonOver     Reason = "no_longer_valid"
+	ReasonHours    Reason = "outside_hours"
 	// ReasonUser: the user is gone, has another password, or may not come
 	// from there any more.
 	ReasonUser Reason = "user"
@@ -67,6 +74,10 @@ func (r *Refusal) Error() string {
 		ReasonUnavailable: "authentication not possible now",
 		ReasonRequired:    "authentication required",
 		ReasonUser:        "the user is not let in any more",
+		ReasonDisabled:    "the user is disabled",
+		ReasonNotYet:      "the user is not valid yet",
+		ReasonOver:        "the user is not valid any more",
+		ReasonHours:       "the user may not come at this hour",
 	}[r.Reason]
 	if text == "" {
 		text = "authentication refused: " + string(r.Reason)

@@ -30,7 +30,9 @@ type UserOptions struct {
 // UsersOptions is everything that Users are made of.
 type UsersOptions struct {
 	Users []UserOptions
-	File  string // users_file; "" for none
+	// Defaults are the limits of users who have no entry in Users.
+	Defaults Account
+	File     string // users_file; "" for none
 	// Open opens File, which the reader closes; nil: from the file system.
 	Open       func(path string) (io.ReadCloser, error)
 	AllowPlain bool // in Users and File
@@ -47,14 +49,16 @@ type UsersOptions struct {
 // Users is the compiled set of everybody with an account. It never changes; a
 // reload makes a new one, which remembers no password of the old.
 type Users struct {
-	key     []byte // of plain secrets
-	byName  map[string]*user
-	inFile  int       // how many of them the users file has
-	schemes []*secret // one of each scheme but plain
-	memory  int64     // bytes of the largest
-	queue   *Queue
-	recent  *remembered
-	metrics *metrics.Auth
+	key      []byte // of plain secrets
+	byName   map[string]*user
+	timed    []*Account // those whom time lets in or out
+	defaults Account
+	inFile   int       // how many of them the users file has
+	schemes  []*secret // one of each scheme but plain
+	memory   int64     // bytes of the largest
+	queue    *Queue
+	recent   *remembered
+	metrics  *metrics.Auth
 }
 
 type user struct {
@@ -65,7 +69,7 @@ type user struct {
 // NewUsers compiles the users. The error names the entry's file and line.
 func NewUsers(o UsersOptions) (*Users, error) {
 	u := &Users{
-		key: newKey(), byName: map[string]*user{}, queue: o.Queue, metrics: o.Metrics,
+		key: newKey(), byName: map[string]*user{}, queue: o.Queue, metrics: o.Metrics, defaults: o.Defaults,
 		recent: newRemembered(cmp.Or(max(o.Remember, 0), 10*time.Minute), rememberedMost),
 	}
 	for i := range o.Users {
@@ -94,6 +98,11 @@ func NewUsers(o UsersOptions) (*Users, error) {
 		u.give(o.User, plainSecret(u.key, []byte(o.Password)), "auth.user")
 	}
 	u.collectSchemes()
+	for _, entry := range u.byName {
+		if entry.Validity.timed() {
+			u.timed = append(u.timed, &entry.Account)
+		}
+	}
 	return u, nil
 }
 
@@ -165,7 +174,9 @@ func (u *Users) give(name string, s *secret, where string) {
 		old.secret = s
 		return
 	}
-	u.byName[name] = &user{Account: Account{Name: name, Where: where}, secret: s}
+	account := u.defaults
+	account.Name, account.Where = name, where
+	u.byName[name] = &user{Account: account, secret: s}
 }
 
 // collectSchemes picks one secret of each scheme for failed checks to spend
@@ -232,7 +243,7 @@ func (u *Users) verify(ctx context.Context, a *Attempt) (Identity, error) {
 		entry = nil
 	}
 	tag := u.recent.tag(name, password)
-	if known := u.recent.has(tag); known && entry != nil {
+	if known := u.recent.has(tag); known && entry.welcome() {
 		u.metrics.Remembered.Inc()
 		return entry.identity(MethodPassword), nil
 	}
@@ -265,7 +276,7 @@ func (u *Users) verify(ctx context.Context, a *Attempt) (Identity, error) {
 // hash checks against the user's secret first, then spends what the other
 // schemes cost.
 func (u *Users) hash(entry *user, tag [32]byte, password []byte) bool {
-	if u.recent.has(tag) && entry != nil {
+	if u.recent.has(tag) && entry.welcome() {
 		u.metrics.Remembered.Inc() // a browser's other connections, queued behind the first
 		return true
 	}
@@ -274,7 +285,9 @@ func (u *Users) hash(entry *user, tag [32]byte, password []byte) bool {
 		own = entry.secret.scheme
 		u.metrics.Hashed.Inc()
 		if entry.secret.matches(u.key, password) {
-			u.recent.add(tag)
+			if entry.welcome() {
+				u.recent.add(tag)
+			}
 			return true
 		}
 	}
@@ -286,6 +299,11 @@ func (u *Users) hash(entry *user, tag [32]byte, password []byte) bool {
 	}
 	return false
 }
+
+// welcome reports whether there is such a user, who may come now. The password
+// of another is hashed each time, right or wrong, so that the time which it
+// takes does not tell that it was right.
+func (e *user) welcome() bool { return e != nil && e.Refuses(time.Now()) == nil }
 
 func (e *user) identity(m Method) Identity {
 	return Identity{User: e.Name, Groups: e.Groups, Method: m, secret: &e.secret, Account: &e.Account}

@@ -21,6 +21,7 @@ import (
 // The refusals of a user who has too much: policy, as the client sees it.
 var (
 	errUserLimit = errors.New("the user has too many connections")
+	errAddresses = errors.New("the user comes from too many addresses")
 	errQuota     = errors.New("the user's quota is used up")
 )
 
@@ -28,6 +29,7 @@ var (
 // zero charge, of a client that nobody knows by name, takes nothing.
 type charge struct {
 	user    *ratelimit.User
+	source  netip.Addr
 	usage   *authsvc.Usage
 	metrics *metrics.User
 }
@@ -35,6 +37,9 @@ type charge struct {
 // enterUser takes one of the user's connections, or refuses the request. What
 // it took, release gives back.
 func (h *Handler) enterUser(s *session) error {
+	if err := h.lapsed(s); err != nil {
+		return err
+	}
 	account := s.identity.Account
 	if account == nil {
 		return nil
@@ -47,9 +52,23 @@ func (h *Handler) enterUser(s *session) error {
 	if user == nil {
 		return errUserLimit
 	}
-	s.charge = charge{user: user, usage: usage, metrics: h.metrics.Users.Of(account.Name)}
+	if !user.Come(s.client.Addr()) {
+		user.Leave()
+		return errAddresses
+	}
+	s.charge = charge{user: user, source: s.client.Addr(), usage: usage, metrics: h.metrics.Users.Of(account.Name)}
 	s.charge.metrics.Connections.Inc()
 	s.charge.metrics.Active.Add(1)
+	return nil
+}
+
+// lapsed refuses a request of a user who may not use the proxy now, and was let
+// in when that was otherwise: by an earlier request of this connection, or by
+// TLS at its begin.
+func (h *Handler) lapsed(s *session) error {
+	if refusal := h.policy.Load().Auth.Lapsed(s.identity); refusal != nil {
+		return &deniedError{rule: string(refusal.Reason)}
+	}
 	return nil
 }
 
@@ -58,6 +77,7 @@ func (c *charge) release() {
 	if c.user == nil {
 		return
 	}
+	c.user.Go(c.source)
 	c.user.Leave()
 	c.metrics.Active.Add(-1)
 }

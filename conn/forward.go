@@ -186,6 +186,9 @@ func (f *forwarding) login(one *session, given *httpproxy.Credentials) (answer [
 // enter takes a connection of the request's user, unless this one is taken
 // already: it counts from its first request to its end, idle or not.
 func (f *forwarding) enter(one *session) error {
+	if err := f.h.lapsed(one); err != nil {
+		return err
+	}
 	account := one.identity.Account
 	if account == nil || f.place.user == nil || f.whose != account.Name {
 		f.leave()

@@ -125,6 +125,20 @@ func (f *forwardConns) remove(c *forwardConn) {
 	delete(f.open, c)
 }
 
+// endLapsed ends those of users who may not use the proxy now.
+func (f *forwardConns) endLapsed(p *Policy) (n int) {
+	f.mu.Lock()
+	open := slices.Collect(maps.Keys(f.open))
+	f.mu.Unlock()
+	for _, c := range open {
+		if c.end.Load() == nil && c.h.endLapsed(c.route, p) {
+			_ = c.ended(relay.ErrRevoked)
+			n++
+		}
+	}
+	return n
+}
+
 // revoke ends those that the current policy refuses, and returns how many.
 func (f *forwardConns) revoke() (n int) {
 	f.mu.Lock()

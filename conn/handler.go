@@ -347,6 +347,8 @@ func (h *Handler) refused(s *session, err error) (cause string) {
 		reason, cause = metrics.RefusedByRule, metrics.CauseDenied
 	case errors.Is(err, errUserLimit):
 		reason, cause = metrics.RefusedUserLimit, metrics.CauseDenied
+	case errors.Is(err, errAddresses):
+		reason, cause = metrics.RefusedAddresses, metrics.CauseDenied
 	case errors.Is(err, errQuota):
 		reason, cause = metrics.RefusedQuota, metrics.CauseQuota
 	default:

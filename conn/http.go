@@ -185,6 +185,8 @@ func httpRefusal(s *session, err error, code wire.ReplyCode) httpproxy.Refusal {
 		status.NextHop, status.ReceivedStatus = via.Upstream, via.Status
 	case errors.Is(err, errUserLimit):
 		r.Reason, status.Error = "The user has too many connections.", "connection_limit_reached"
+	case errors.Is(err, errAddresses):
+		r.Reason, status.Error = "The user comes from too many addresses.", "connection_limit_reached"
 	case errors.Is(err, errQuota):
 		r.Reason = "The user's quota is used up."
 	case isDenied && s.identity.User != "":

@@ -60,7 +60,7 @@ func replyCode(err error) wire.ReplyCode {
 	switch {
 	case err == nil:
 		return wire.ReplySucceeded
-	case errors.Is(err, errUserLimit), errors.Is(err, errQuota):
+	case errors.Is(err, errUserLimit), errors.Is(err, errAddresses), errors.Is(err, errQuota):
 		return wire.ReplyNotAllowed
 	case errors.Is(err, errCommand):
 		return wire.ReplyCommandNotSupported

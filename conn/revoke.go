@@ -18,9 +18,35 @@ func (g *Group) settled(s *session) {
 	g.mu.Lock()
 	s.settled = true
 	g.mu.Unlock()
-	if p := g.Policy(); p != s.policy && p.Revoke {
-		g.revoke(s, p)
+	p := g.Policy()
+	if p != s.policy && p.Revoke && g.revoke(s, p) {
+		return
 	}
+	g.handler.endLapsed(s, p)
+}
+
+// EndLapsed ends the sessions of users who are disabled now, or may not come at
+// this time, and returns how many those are: reload.revoke has no say in it,
+// for whoever set the time has asked for this.
+func (g *Group) EndLapsed() int {
+	p, n := g.Policy(), 0
+	for _, s := range g.settledSessions() {
+		if g.handler.endLapsed(s, p) {
+			n++
+		}
+	}
+	return n + g.handler.forwards.endLapsed(p)
+}
+
+// endLapsed ends s if its user has lapsed, and logs it.
+func (h *Handler) endLapsed(s *session, p *Policy) bool {
+	refusal := p.Auth.Lapsed(s.identity)
+	if refusal == nil || s.ctx.Err() != nil {
+		return false
+	}
+	h.logRevoked(s, string(refusal.Reason), "")
+	s.cancel(relay.ErrRevoked)
+	return true
 }
 
 // Revoke ends the sessions that the current policy would refuse, if that asks
@@ -68,10 +94,14 @@ func (h *Handler) revoked(s *session, p *Policy) bool {
 	if rule == "" {
 		return false
 	}
+	h.logRevoked(s, rule, where)
+	return true
+}
+
+func (h *Handler) logRevoked(s *session, rule, where string) {
 	h.log.LogAttrs(s.ctx, slog.LevelInfo, "session revoked",
 		slog.String("id", s.ID()), slog.String("client", s.client.String()), slog.String("user", s.identity.User),
 		slog.String("target", s.request.Dest.String()), slog.String("rule", rule), slog.String("where", where))
-	return true
 }
 
 // refuses is what would refuse a session if it came now: a rule and where it

@@ -57,6 +57,7 @@ func newAuth(set *vm.Set) Auth {
 			[]string{
 				"credentials", "busy", "banned", "repeated", "unavailable", "malformed", "mechanism", "ticket", "service", "key",
 				"expired", "clock_skew", "replay", "protection",
+				"disabled", "not_yet_valid", "no_longer_valid", "outside_hours",
 			}),
 		Bans:             set.NewCounter("cleversocks_bans_total"),
 		BansActive:       newGauge(set, "cleversocks_bans_active"),

@@ -22,7 +22,8 @@ type Conn struct {
 // Why policy refuses a request.
 const (
 	RefusedByRule    = "acl"
-	RefusedUserLimit = "user_limit" // the user's max_connections
+	RefusedUserLimit = "user_limit"     // the user's max_connections
+	RefusedAddresses = "user_addresses" // the user's max_addresses
 	RefusedQuota     = "quota"
 )
 
@@ -56,7 +57,7 @@ func newConn(set *vm.Set) Conn {
 				"succeeded", "general_failure", "not_allowed", "network_unreachable", "host_unreachable",
 				"connection_refused", "timed_out", "command_not_supported", "address_type_not_supported",
 			}),
-		Refused: newCounterVec(set, "cleversocks_requests_refused_total", "reason", RefusedByRule, RefusedUserLimit, RefusedQuota),
+		Refused: newCounterVec(set, "cleversocks_requests_refused_total", "reason", RefusedByRule, RefusedUserLimit, RefusedAddresses, RefusedQuota),
 		Panics: newCounterVec(set, "cleversocks_panics_total", "where", "conn", "relay", "accept", "decision", "service",
 			"resolver", "dial", "upstream", "udp", "bind", "http", "auth", "record", "admin", "start", "reload", "shutdown"),
 		RecordsDropped: set.NewCounter("cleversocks_access_records_dropped_total"),

@@ -71,7 +71,8 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	d.tree = newTree(d.log, m)
 	d.idle = newIdleExit(func() time.Duration { return d.config.Load().Limits.ExitWhenIdle.D() }, c.group.Active, c.group.Changed())
 	interim := conn.NewInterim(c.group, func() time.Duration { return d.config.Load().Log.Interim.D() })
-	d.reloader = newReloader(d, m, c, interim)
+	gone := newLapses(d.log, new(atomic.Pointer[authsvc.Users]), c.group.EndLapsed)
+	d.reloader = newReloader(d, m, c, interim, gone)
 	if err := d.reloader.install(ctx, cfg); err != nil {
 		return nil, err
 	}
@@ -86,7 +87,7 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	}
 	d.tree.add(d.tree.core, shortage.New(d.log, d.bounds(m, c)))
 	d.tree.add(d.tree.control, d.reloader)
-	for _, s := range []service{c.group, d.idle, interim} {
+	for _, s := range []service{c.group, d.idle, interim, gone} {
 		d.tree.add(d.tree.flows, s)
 	}
 	d.tree.add(d.tree.admin, watchdog{notifier{d.log}, func() { c.group.Active() }})
@@ -149,7 +150,7 @@ func newLocals(ctx context.Context, log *slog.Logger) (*aclsvc.Locals, error) {
 // newReloader makes the reloader with all its parts. Their order matters: a
 // part comes behind those whose results it uses, when it prepares as when it
 // commits.
-func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim) *reloader {
+func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim, gone *lapses) *reloader {
 	log, policy := d.log, c.group.Policy
 	sockets := &listeners{log: log, metrics: m, tree: d.tree, handler: c.group, health: new(listenerHealth)}
 	ready := d.readiness(sockets.health)
@@ -178,6 +179,7 @@ func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim)
 		onCommit(func(_ context.Context, next *draft) { c.group.SetPolicy(next.policy); d.config.Store(next.cfg) }),
 		onCommit(func(_ context.Context, next *draft) {
 			operator.users.Store(next.users)
+			gone.users.Store(next.users)
 			m.Users.Retain(func(name string) bool { return next.users.Account(name) != nil })
 			m.ACL.Retain(next.policy.ACL.Deciders())
 		}),
@@ -189,7 +191,7 @@ func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim)
 		status.serving(),
 		onCommit(func(context.Context, *draft) { names := slices.Clone(sockets.names); operator.names.Store(&names) }),
 		onCommit(func(ctx context.Context, _ *draft) { revoke(ctx, c.group, log) }),
-		onCommit(func(context.Context, *draft) { d.idle.reconsider(); interim.Reconsider() }),
+		onCommit(func(context.Context, *draft) { d.idle.reconsider(); interim.Reconsider(); gone.reconsider() }),
 	}
 	r := &reloader{
 		load: d.options.Load, log: log, metrics: m, panics: d.panics, parts: parts, sockets: sockets,

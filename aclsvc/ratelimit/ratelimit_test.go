@@ -231,3 +231,21 @@ func TestTake(t *testing.T) {
 		}
 	})
 }
+
+// max_addresses counts distinct sources at once, an IPv6 /64 as one, and gives
+// a place back with the last connection from there.
+func TestUserAddresses(t *testing.T) {
+	u := NewUsers().Enter(&authsvc.Account{Name: "alice", MaxAddresses: 2})
+	a, same, b, c := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2"), netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	if !u.Come(a) || !u.Come(same) || !u.Come(b) || u.Come(c) {
+		t.Error("two sources may come, of three")
+	}
+	u.Go(a)
+	if u.Come(c) {
+		t.Error("the /64 still has a connection")
+	}
+	u.Go(same)
+	if !u.Come(c) {
+		t.Error("the place of the /64 is not given back")
+	}
+}

@@ -1,6 +1,7 @@
 package ratelimit
 
 import (
+	"net/netip"
 	"sync"
 	"time"
 
@@ -23,7 +24,9 @@ type User struct {
 
 	mu   sync.Mutex
 	open int
-	most int // 0: any number
+	most int                // 0: any number
+	from map[netip.Addr]int // connections, by authsvc.SourceKey
+	wide int                // how many of these there may be; 0: any number
 }
 
 // NewUsers makes an empty table.
@@ -65,6 +68,32 @@ func (u *User) Leave() {
 	u.mu.Unlock()
 }
 
+// Come asks whether a connection that Enter let in may be from a source, too:
+// the user may have few of these at once. Who may owes it one Go, before Leave.
+func (u *User) Come(source netip.Addr) bool {
+	key := authsvc.SourceKey(source)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.wide > 0 && u.from[key] == 0 && len(u.from) >= u.wide {
+		return false
+	}
+	if u.from == nil {
+		u.from = make(map[netip.Addr]int)
+	}
+	u.from[key]++
+	return true
+}
+
+// Go gives a source back.
+func (u *User) Go(source netip.Addr) {
+	key := authsvc.SourceKey(source)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.from[key]--; u.from[key] <= 0 {
+		delete(u.from, key)
+	}
+}
+
 // Open is the number of the user's connections.
 func (u *User) Open() int {
 	u.mu.Lock()
@@ -91,7 +120,7 @@ func (u *User) set(a *authsvc.Account) {
 	u.Up.Set(a.Up)
 	u.Down.Set(a.Down)
 	u.mu.Lock()
-	u.most = a.MaxConnections
+	u.most, u.wide = a.MaxConnections, a.MaxAddresses
 	u.mu.Unlock()
 }
 

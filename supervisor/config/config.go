@@ -15,24 +15,25 @@ package config
 
 // Config is every setting, typed and validated. It is not changed after Load.
 type Config struct {
-	Log       Log
-	Limits    Limits
-	Relay     Relay
-	Drain     Drain
-	Reload    Reload
-	Listeners []Listener
-	Auth      Auth
-	Users     []User
-	ACL       ACL
-	Resolver  Resolver
-	Egress    Egress
-	UDP       UDP
-	Bind      Bind
-	Upstreams []Upstream
-	Forwards  []Forward // those of -f first
-	Admin     Admin
-	State     State
-	Secrets   Secrets
+	Log          Log
+	Limits       Limits
+	Relay        Relay
+	Drain        Drain
+	Reload       Reload
+	Listeners    []Listener
+	Auth         Auth
+	Users        []User
+	UserDefaults UserDefaults
+	ACL          ACL
+	Resolver     Resolver
+	Egress       Egress
+	UDP          UDP
+	Bind         Bind
+	Upstreams    []Upstream
+	Forwards     []Forward // those of -f first
+	Admin        Admin
+	State        State
+	Secrets      Secrets
 
 	// Warnings are sentences that an operator should read after each load.
 	Warnings []string
@@ -53,6 +54,7 @@ func (c *Config) sections() []section {
 		arrayTable("listener", listenerDoc, 1, &c.Listeners, (*Listener).keys),
 		table("auth", authDoc, c.Auth.keys()),
 		arrayTable("user", userDoc, 0, &c.Users, (*User).keys),
+		table("user_defaults", userDefaultsDoc, c.UserDefaults.keys()),
 		table("acl", aclDoc, c.ACL.keys()),
 		arrayTable("acl.rule", ruleDoc, 0, &c.ACL.Rules, (*Rule).keys),
 		table("resolver", resolverDoc, c.Resolver.keys()),

@@ -25,6 +25,11 @@ type User struct {
 	QuotaBytes     Size     // both ways together; 0: none
 	QuotaPeriod    Duration
 	Egress         []Prefix
+	MaxAddresses   int // 0: any number
+	Disabled       bool
+	ValidFrom      Moment
+	ValidUntil     Moment
+	Hours          []Hours // empty: all
 
 	// Where is "file:line" of the entry.
 	Where string
@@ -74,6 +79,20 @@ func (u *User) keys() []Key {
 			Doc: "How long a quota's period is. It begins with the first byte.",
 		},
 		{
+			Name: "max_addresses", Value: &u.MaxAddresses, Default: "0", Min: "0", Max: "10000000",
+			Doc: "From how many addresses the user may have connections at a time, an IPv6 /64 being one; 0: any number. A connection from one more is answered that it is not allowed.",
+		},
+		{
+			Name: "disabled", Value: &u.Disabled, Default: "false",
+			Doc: "Lets the user in no more, whatever the way to log in, and ends the user's connections at once.",
+		},
+		{Name: "valid_from", Value: &u.ValidFrom, Default: "", Doc: "From when on the user may use the proxy. Empty: always."},
+		{Name: "valid_until", Value: &u.ValidUntil, Default: "", Doc: "Until when the user may use the proxy. Then the user's connections end, with the cause `revoked`. Empty: for ever."},
+		{
+			Name: "hours", Value: &u.Hours, Default: "",
+			Doc: "When in the week the user may use the proxy: days (`mon`, `mon-fri`, `sat,sun`, `daily`), a span (`08:00-18:00`, also past midnight) and a zone (`Europe/Berlin`; else UTC). One of several is enough. At the end of a span the user's connections end. Empty: at all hours.",
+		},
+		{
 			Name: "egress", Value: &u.Egress, Default: "",
 			Doc: "The source addresses of the user's connections to targets: one, or for each connection a random one of a prefix. Targets of a family without an address here are not reached.",
 		},
@@ -86,6 +105,12 @@ func (c *Config) finishUsers(f *finisher) {
 	for i := range c.Users {
 		at := fmt.Sprintf("user[%d]", i)
 		c.Users[i].Where = c.originOf(at).fileLine()
+		if u := &c.Users[i]; c.isSet(at+".hours") && len(u.Hours) == 0 {
+			f.add(c.originOf(at+".hours"), at+".hours", "is an empty list: leave it out if nothing is meant to be restricted")
+		}
+		if u := &c.Users[i]; !u.ValidUntil.IsZero() && !u.ValidUntil.After(u.ValidFrom.Time) {
+			f.add(c.originOf(at+".valid_until"), at+".valid_until", "is not after valid_from")
+		}
 		for _, key := range []string{".from", ".egress"} {
 			if u := &c.Users[i]; c.isSet(at+key) && (key == ".from" && len(u.From) == 0 || key == ".egress" && len(u.Egress) == 0) {
 				f.add(c.originOf(at+key), at+key, "is an empty list: leave it out if nothing is meant to be restricted")
@@ -182,21 +207,24 @@ func (u *User) readPassword(f *finisher, c *Config, at string) {
 // UserOptions are all users of the settings, for authsvc.NewUsers.
 func (c *Config) UserOptions(q *authsvc.Queue, m *metrics.Auth) authsvc.UsersOptions {
 	o := authsvc.UsersOptions{
-		File: c.Auth.UsersFile, AllowPlain: c.Auth.AllowPlain, Queue: q, Metrics: m,
+		Defaults: c.UserDefaults.account(),
+		File:     c.Auth.UsersFile, AllowPlain: c.Auth.AllowPlain, Queue: q, Metrics: m,
 		Open: func(path string) (io.ReadCloser, error) { return openSecret(path, c.Secrets.AllowWorldReadable) },
 	}
 	if c.Auth.Credential != nil {
 		o.User, o.Password = c.Auth.Credential.User, c.Auth.Credential.Password.Reveal()
 	}
-	for _, u := range c.Users {
+	for i := range c.Users {
+		u := &c.Users[i]
 		o.Users = append(o.Users, authsvc.UserOptions{
 			Account: authsvc.Account{
 				Name: u.Name, Groups: u.Groups, From: Prefixes(u.From), MaxConnections: u.MaxConnections,
 				Up: int64(u.Up), Down: int64(u.Down), QuotaBytes: int64(u.QuotaBytes), QuotaPeriod: u.QuotaPeriod.D(),
-				Egress: Prefixes(u.Egress), Where: u.Where,
+				Egress: Prefixes(u.Egress), Where: u.Where, MaxAddresses: u.MaxAddresses, Validity: u.validity(),
 			},
 			PasswordHash: u.PasswordHash.Reveal(), Password: u.Password.Reveal(),
 		})
+		c.withDefaults(element("user", i), &o.Users[i].Account)
 	}
 	return o
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Value types say what they accept, for messages and the reference, and
@@ -16,6 +17,7 @@ type (
 	describer       interface{ accepts() string }
 	integerAccepter interface{ acceptsInteger() }
 	boolAccepter    interface{ acceptsBool() }
+	timeAccepter    interface{ acceptsTime() }
 )
 
 // maxList bounds the elements of one list.
@@ -177,6 +179,10 @@ func setText(dst encoding.TextUnmarshaler, v any) error {
 	case bool:
 		if _, ok := dst.(boolAccepter); ok {
 			return dst.UnmarshalText(strconv.AppendBool(nil, v))
+		}
+	case time.Time:
+		if _, ok := dst.(timeAccepter); ok {
+			return dst.UnmarshalText([]byte(v.Format(time.RFC3339Nano)))
 		}
 	}
 	return errNotAccepted
