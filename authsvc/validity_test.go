@@ -73,7 +73,7 @@ func TestLapsedUserIsRefused(t *testing.T) {
 		if !free || a.Lapsed(id) != nil {
 			t.Fatal("auth-once does not know the source")
 		}
-		time.Sleep(time.Hour)
+		time.Sleep(time.Hour) //nolint:forbidigo // the clock of the bubble
 		if _, free := a.Free(source); free {
 			t.Error("auth-once lets an expired user in")
 		}

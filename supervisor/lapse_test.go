@@ -29,7 +29,7 @@ func TestLapsesLookAtEachBoundary(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- l.Serve(ctx) }()
-		time.Sleep(2 * time.Minute)
+		time.Sleep(2 * time.Minute) //nolint:forbidigo // the clock of the bubble
 		synctest.Wait()
 		l.reconsider()
 		synctest.Wait()
