@@ -125,7 +125,7 @@ type exhaustion struct {
 func (e *exhaustion) over() { e.backoff = 0 }
 
 // wait resets the client at the head of the queue with the help of the spare
-// descriptor, says so once a second, and backs off.
+// descriptor, says so once a minute, and backs off.
 func (e *exhaustion) wait(ctx context.Context, err error) {
 	s := e.service
 	works := false // the spare descriptor turns clients away
@@ -139,7 +139,7 @@ func (e *exhaustion) wait(ctx context.Context, err error) {
 		reset(c)
 		works = e.spare.reopen()
 	}
-	if now := time.Now(); now.Sub(e.logged) >= time.Second {
+	if now := time.Now(); e.logged.IsZero() || now.Sub(e.logged) >= time.Minute {
 		e.logged = now
 		s.log.LogAttrs(ctx, slog.LevelError, "cannot accept: out of descriptors or memory; new clients are reset",
 			slog.String("listener", s.listener), slog.Any("err", err))

@@ -54,11 +54,19 @@ func descriptorBudget() budget {
 	return divide(limit.Cur)
 }
 
+// fewConnections is less than what a proxy for more than one person needs, and
+// than the usual 1,024 descriptors come to.
+const fewConnections = 256
+
 // connectionLimit is max_connections, or what the descriptor limit carries.
 func connectionLimit(ctx context.Context, configured int, log *slog.Logger) int {
 	b := descriptorBudget()
 	switch {
 	case configured == 0:
+		if b.connections < fewConnections {
+			log.LogAttrs(ctx, slog.LevelWarn, "few descriptors: limits.max_connections is what they carry; raise the limit (ulimit -n, LimitNOFILE=)",
+				slog.Int("max_connections", b.connections), slog.Uint64("descriptors", b.descriptors))
+		}
 		return b.connections
 	case configured > b.connections:
 		log.LogAttrs(ctx, slog.LevelWarn, "limits.max_connections is more than the descriptor limit carries: raise the limit (ulimit -n, LimitNOFILE=)",
