@@ -2,6 +2,7 @@ package relay
 
 import (
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,6 +14,12 @@ const (
 	// minPipeSize is the least that is better than copying: past the
 	// per-user limit the kernel hands out two pages.
 	minPipeSize = 64 << 10
+	// idlePipes is how many free pipes stay for ever. The others, from a busy
+	// hour or from clients that never read, would keep their descriptors.
+	idlePipes = 16
+	// trimEvery is how often free pipes are looked at while there are more. One
+	// that nobody needed from one look to the next is closed, so within a minute.
+	trimEvery = 20 * time.Second
 )
 
 // pipe is a kernel pipe, without buffers of its own while it is empty.
@@ -26,6 +33,9 @@ type pipe struct {
 type pipeList struct {
 	free []*pipe
 	open int // free and in use
+	// spare is the least that were free since the last look.
+	spare int
+	trim  *time.Timer // nil: nobody is to look
 	// stuck are those in use that a destination takes nothing of.
 	stuck atomic.Int32
 	// pipe2 is the system call, unless a test puts another one here.
@@ -42,6 +52,7 @@ func (p *Pools) takePipe() *pipe {
 	if last := len(p.pipes.free) - 1; last >= 0 {
 		taken := p.pipes.free[last]
 		p.pipes.free = p.pipes.free[:last]
+		p.pipes.spare = min(p.pipes.spare, last)
 		p.mu.Unlock()
 		return taken
 	}
@@ -81,8 +92,36 @@ func (p *Pools) keepPipe(given *pipe) bool {
 	defer p.mu.Unlock()
 	if !p.closed {
 		p.pipes.free = append(p.pipes.free, given)
+		p.trimLater()
 	}
 	return !p.closed
+}
+
+// trimLater has the free pipes looked at, once there are many. The caller holds
+// the lock.
+func (p *Pools) trimLater() {
+	if p.pipes.trim == nil && len(p.pipes.free) > idlePipes {
+		p.pipes.spare = len(p.pipes.free)
+		p.pipes.trim = time.AfterFunc(trimEvery, p.trimPipes)
+	}
+}
+
+// trimPipes closes the free pipes that nobody needed since the last look, but
+// for idlePipes. They are the first ones: the last is taken first.
+func (p *Pools) trimPipes() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return
+	}
+	n := max(min(p.pipes.spare, len(p.pipes.free)-idlePipes), 0)
+	for _, unused := range p.pipes.free[:n] {
+		unused.close()
+	}
+	p.pipes.free = append([]*pipe(nil), p.pipes.free[n:]...) // the closed ones are garbage now
+	p.pipes.open -= n
+	p.pipes.trim = nil
+	p.trimLater()
 }
 
 func (p *Pools) forgetPipe() {
@@ -93,6 +132,10 @@ func (p *Pools) forgetPipe() {
 
 // closePipes closes the free pipes. The caller holds the lock.
 func (p *Pools) closePipes() {
+	if p.pipes.trim != nil {
+		p.pipes.trim.Stop() // one that runs already sees that the pools are closed
+		p.pipes.trim = nil
+	}
 	for _, free := range p.pipes.free {
 		free.close()
 	}

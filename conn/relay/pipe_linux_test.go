@@ -5,6 +5,7 @@ import (
 	"io"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -56,6 +57,50 @@ func TestPipesAreBounded(t *testing.T) {
 	}
 	pools.givePipe(first)
 	pools.givePipe(second)
+}
+
+// TestIdlePipesAreGivenBack: after many clients that never read had left, some
+// 190 free pipes kept their descriptors for ever. Those that are in use again
+// and again stay, so that a busy proxy does not make pipes all the time.
+func TestIdlePipesAreGivenBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const many, busy = 64, 40
+		pools := NewPools(PoolOptions{Reactors: -1})
+		cycle := func(n int) {
+			taken := make([]*pipe, n)
+			for i := range taken {
+				if taken[i] = pools.takePipe(); taken[i] == nil {
+					t.Fatalf("no pipe %d", i)
+				}
+			}
+			for _, p := range taken {
+				pools.givePipe(p)
+			}
+		}
+		before := descriptors(t)
+		cycle(many)
+		if n := pools.pipesOpen(); n != many {
+			t.Fatalf("%d pipes are open, want %d", n, many)
+		}
+		for range 12 { // in two minutes of use, only those that no one needs go
+			time.Sleep(10 * time.Second)
+			synctest.Wait()
+			cycle(busy)
+		}
+		if n := pools.pipesOpen(); n != busy {
+			t.Errorf("%d pipes are open while %d are used, want as many", n, busy)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if n, fds := pools.pipesOpen(), descriptors(t)-before; n != idlePipes || fds != 2*idlePipes {
+			t.Errorf("%d pipes and %d descriptors after a minute of rest, want %d pipes", n, fds, idlePipes)
+		}
+		cycle(many) // what is kept works, and Close stops the timer
+		pools.Close()
+		if n, fds := pools.pipesOpen(), descriptors(t)-before; n != 0 || fds != 0 {
+			t.Errorf("%d pipes and %d descriptors are left", n, fds)
+		}
+	})
 }
 
 // TestNoPipe: without descriptors for a pipe the relay copies.

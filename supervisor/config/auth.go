@@ -243,6 +243,10 @@ func (c *Config) fromCredentialsFile(f *finisher) *Credential {
 		f.add(o, credentialFile, "%q: %v", c.Auth.CredentialsFile, err)
 		return nil
 	}
+	if user == "" {
+		f.add(o, credentialFile, "%q: the user name is empty: the file holds one user:password", c.Auth.CredentialsFile)
+		return nil
+	}
 	return c.bounded(f, credentialFile, credentialFile, Credential{User: user, Password: password})
 }
 

@@ -107,6 +107,7 @@ func TestCredential(t *testing.T) {
 	raw := write("raw", "\xff\x00:y\n\n")
 	both := write("both", "jane:se:cret\r\n")
 	hollow, nameOnly := write("hollow", "\n"), write("name-only", "jane:\n")
+	passwordOnly, colon := write("password-only", ":pw\n"), write("colon", ":\n")
 	for _, tt := range []struct {
 		name, file string
 		environ    []string
@@ -129,6 +130,8 @@ func TestCredential(t *testing.T) {
 		{name: "an empty password", file: "[auth]\nuser='joe'\npassword=''", err: "the password is empty"},
 		{name: "an empty password file", args: []string{"-u", "joe", "--password-file", hollow}, err: "the password is empty"},
 		{name: "nothing behind the colon", args: []string{"--credentials-file", nameOnly}, err: "the password is empty"},
+		{name: "nothing before the colon", args: []string{"--credentials-file", passwordOnly}, err: "the user name is empty"},
+		{name: "nothing but the colon", args: []string{"--credentials-file", colon}, err: "the user name is empty"},
 		{name: "a hash as the password", args: []string{"-u", "joe"}, environ: []string{"CLEVERSOCKS_AUTH__PASSWORD=$6$salt$hash"}, err: "SHA-512 crypt"},
 		{name: "an empty password of a [[user]]", file: "[[user]]\nname='joe'\npassword=''", err: "user[0].password: is empty"},
 		{name: "more than the state file holds", file: "[auth]\nuser='a'\npassword='x'\n[auth.once]\nenabled=true\nmax=500000\n[state]\ndirectory='/'", err: "auth.once.max: must be at most"},
