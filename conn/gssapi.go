@@ -22,7 +22,13 @@ var methodOf = map[authsvc.Kind]socks5.Method{
 // ways are the kinds of credentials that the session's client may log in with,
 // the preferred one first.
 func (s *session) ways() []authsvc.Kind {
-	list := s.policy.listener(s.listener).Auth
+	l := s.policy.listener(s.listener)
+	list := l.Auth
+	if l.AuthFrom != nil {
+		if special := l.AuthFrom(s.client.Addr()); special != nil {
+			list = special
+		}
+	}
 	if list == nil {
 		list = logins
 	}

@@ -253,6 +253,30 @@ func TestLoginPreference(t *testing.T) {
 	}
 }
 
+// Where a client comes from says which way it is asked for, of those that it
+// offers; from elsewhere it is the listener's order.
+func TestLoginPreferenceByRange(t *testing.T) {
+	for name, tt := range map[string]struct {
+		from string
+		want byte
+	}{"its range": {"127.0.0.0/8", 2}, "another range": {"192.0.2.0/24", 1}} {
+		g, _, _ := kerberosGroup(t, Listener{AuthFrom: func(client netip.Addr) []authsvc.Kind {
+			if netip.MustParsePrefix(tt.from).Contains(client) {
+				return []authsvc.Kind{authsvc.KindPassword, authsvc.KindToken}
+			}
+			return nil
+		}})
+		c := admit(t, g)
+		if _, err := c.Write([]byte{5, 2, 1, 2}); err != nil {
+			t.Fatal(err)
+		}
+		var method [2]byte
+		if _, err := io.ReadFull(c, method[:]); err != nil || method[1] != tt.want {
+			t.Errorf("%s: method %d, %v", name, method[1], err)
+		}
+	}
+}
+
 // A level that is not allowed, a replay, and rubbish are each answered, and
 // nobody waits.
 func TestTokenRefusals(t *testing.T) {

@@ -20,6 +20,8 @@ type Listener struct {
 	// Auth are the kinds of credentials that SOCKS5 and HTTP clients may log in
 	// with there, the preferred one first; nil: all that there are.
 	Auth []authsvc.Kind
+	// AuthFrom is Auth for a client's address; nil, or a nil result: as there.
+	AuthFrom func(client netip.Addr) []authsvc.Kind
 	// Protection is what is granted to clients that log in by GSSAPI.
 	Protection gssapi.Protection
 	// Door is what happens before the first byte of a protocol; empty: nothing.

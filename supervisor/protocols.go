@@ -82,7 +82,7 @@ var protocolNames = map[config.Protocol]wire.Protocol{"socks5": wire.SOCKS5, "so
 func listenerPolicy(l config.Listener) conn.Listener {
 	policy := conn.Listener{
 		Advertise: l.Advertise.Addr, SameEgress: l.SameEgress(), Egress: dial.Egress{Addresses: l.EgressRanges()},
-		Admits: admits(l.Users, l.Groups), Auth: l.Kinds(), Protection: l.Protection, Transparent: transparentMode(l),
+		Admits: admits(l.Users, l.Groups), Auth: l.Kinds(), AuthFrom: l.KindsFrom(), Protection: l.Protection, Transparent: transparentMode(l),
 	}
 	if allowed := config.Prefixes(l.AllowFrom); len(allowed) > 0 {
 		policy.Allows = authsvc.NewWhitelist(allowed).Contains

@@ -175,10 +175,4 @@ func (Login) accepts() string { return `"gssapi" or "password"` }
 
 // Kinds are the credentials that a listener's clients may log in with, in the
 // order of preference; nil: all there are.
-func (l *Listener) Kinds() []authsvc.Kind {
-	var kinds []authsvc.Kind
-	for _, way := range l.Auth {
-		kinds = append(kinds, logins[way])
-	}
-	return kinds
-}
+func (l *Listener) Kinds() []authsvc.Kind { return kindsOf(l.Auth) }

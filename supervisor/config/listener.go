@@ -23,6 +23,7 @@ type Listener struct {
 	TrustedProxies []Prefix
 	TLS            TLS
 	Auth           []Login
+	AuthFrom       []RangeLogins
 
 	GSSAPIProtection []Protection // empty: auth.gssapi.protection
 	GSSAPINEC        bool
@@ -60,6 +61,10 @@ func (l *Listener) keys() []Key {
 		{
 			Name: "auth", Value: &l.Auth, Default: "",
 			Doc: "How clients may log in here, the preferred way first: `gssapi` and `password`. Left out: all that are configured, in this order. SOCKS4 user ids are refused where it is given.",
+		},
+		{
+			Name: "auth_from", Value: &l.AuthFrom, Default: "",
+			Doc: "What `auth` is for clients from some addresses, as `CIDR = WAY, WAY`: `\"10.0.0.0/8 = gssapi, password\"`. The longest range that a client is in counts; for others it is `auth`.",
 		},
 		{
 			Name: "gssapi_protection", Value: &l.GSSAPIProtection, Default: "",
