@@ -65,6 +65,7 @@ func (p *pump) attach() (last bool) {
 	if !p.quiet || told {
 		p.halt()
 		p.checkReset() // no turn has looked while the goroutine was there
+		p.endSeen()
 		return false
 	}
 	p.quiet = false

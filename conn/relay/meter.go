@@ -110,11 +110,17 @@ func (p *pump) sleep(wait time.Duration) bool {
 	defer p.s.pausing.Add(-1)
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-p.s.stopped:
-		return false
+	left := p.clientEnded()
+	for {
+		select {
+		case <-timer.C:
+			return true
+		case <-p.s.stopped:
+			return false
+		case <-left:
+			p.probe()
+			left = nil
+		}
 	}
 }
 
@@ -126,6 +132,7 @@ func (p *pump) pauseTurns(wait time.Duration) {
 	p.s.callbacks.Add(1)
 	p.where.set(paused)
 	p.pause = time.AfterFunc(wait, p.resume)
+	p.probeIfLeft()
 }
 
 // resume goes on after a pause.

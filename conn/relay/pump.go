@@ -46,6 +46,7 @@ type pump struct {
 	went     bool        // the last try did not have to wait
 	clean    bool        // the source's end of stream was passed on
 	blocks   bool        // the destination has had no room once, so it is watched for some
+	probed   bool        // a byte has gone ahead of the meter's pause
 	quiet    bool        // the goroutine of a bulk transfer found nothing more to do
 	streak   uint8       // large chunks in a row
 
@@ -189,6 +190,9 @@ func (p *pump) sourceEnded(err error) {
 	if !reset {
 		p.s.note(verdict{rank: rankClosed, cause: p.pick(metrics.CauseClientClosed, metrics.CauseServerClosed)})
 		p.clean = true
+		if p.dir == In && p.s.clientEnded != nil {
+			close(p.s.clientEnded)
+		}
 		if p.s.ends.Add(1) == 2 && p.dst.raw != nil {
 			return // all is delivered: the close that follows says it
 		}

@@ -26,6 +26,8 @@ type session struct {
 	running  atomic.Int32 // pumps on goroutines that have not ended
 	stopped  chan struct{}
 	stopOnce sync.Once
+	// clientEnded is closed at the client's end of stream; nil without a meter.
+	clientEnded chan struct{}
 
 	pumps     sync.Mutex   // held by a turn, which moves the pumps of a reactor's relay
 	reactor   *Reactor     // nil: each pump has a goroutine to its end
@@ -61,6 +63,7 @@ func newSession(ctx context.Context, client, server net.Conn, o Options, done fu
 	s.server.init(server)
 	if o.Meter != nil {
 		s.stopped = make(chan struct{})
+		s.clientEnded = make(chan struct{})
 	}
 	s.in.init(s, In, &s.client, &s.server, &s.o.Counters.In)
 	s.out.init(s, Out, &s.server, &s.client, &s.o.Counters.Out)

@@ -37,6 +37,14 @@ const pipeSize = 0
 
 func (p *pump) pipeMoves() {}
 
+func (p *pump) probe() {}
+
+func (p *pump) probeIfLeft() {}
+
+func (p *pump) clientEnded() <-chan struct{} { return nil }
+
+func (p *pump) endSeen() {}
+
 // pipe is Linux's alone.
 type pipe struct{}
 

@@ -165,6 +165,7 @@ func (p *pump) receiveFailed(err error) {
 	p.sourceEnded(err)
 	p.halt()
 	p.checkReset() // its event may have come with that of the end
+	p.endSeen()
 }
 
 func (p *pump) try(e *end, f func(uintptr)) error {
