@@ -11,6 +11,7 @@ package listener
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -101,6 +102,24 @@ func open(ctx context.Context, address string, o Options) (*net.TCPListener, err
 		return nil, fmt.Errorf("%T is no TCP listener", socket)
 	}
 	return tcp, nil
+}
+
+// Check says why this process could not listen where o says, whoever has the
+// port at the moment. It binds a datagram socket, which meets the same rules
+// and turns no client away.
+func Check(ctx context.Context, o Options) error {
+	config := net.ListenConfig{Control: func(_, _ string, c rawConn) error {
+		var err error
+		return errors.Join(c.Control(func(fd uintptr) { err = transparent.SetOptions(int(fd), o.Transparent) }), err)
+	}}
+	socket, err := config.ListenPacket(ctx, strings.Replace(network(o.Address), "tcp", "udp", 1), o.Address)
+	switch {
+	case err == nil:
+		return socket.Close()
+	case strings.Contains(err.Error(), "address already in use"):
+		return nil
+	}
+	return explain(err)
 }
 
 // network keeps "0.0.0.0" from opening "[::]": an IPv4 literal means IPv4.

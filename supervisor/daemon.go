@@ -196,7 +196,7 @@ func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim,
 	r := &reloader{
 		load: d.options.Load, log: log, metrics: m, panics: d.panics, parts: parts, sockets: sockets,
 		requests: make(chan request), signals: make(chan struct{}, 1),
-		noted: operator.noteReload,
+		noted: operator.noteReload, rotate: d.reopenLogs,
 	}
 	operator.reload = r.Reload
 	return r

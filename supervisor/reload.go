@@ -30,8 +30,9 @@ type reloader struct {
 	generated uint64         // the one in force
 
 	requests chan request
-	signals  chan struct{} // 1: requests without a reply, which coalesce
-	noted    func(error)   // is told how each reload went
+	signals  chan struct{}         // 1: requests without a reply, which coalesce
+	noted    func(error)           // is told how each reload went
+	rotate   func(context.Context) // reopens the logs as they are; nil: there are none
 }
 
 // request asks for a reload; the reply is given once and is buffered.
@@ -96,6 +97,9 @@ func (r *reloader) reload(ctx context.Context) error {
 		r.metrics.Daemon.Reloads.Of("failed").Inc()
 		r.metrics.Daemon.Loaded(false)
 		r.noted(err)
+		if r.rotate != nil { // what renamed them waits for that, whatever else is wrong
+			r.rotate(ctx)
+		}
 		r.log.LogAttrs(ctx, slog.LevelError, "reload failed: the old configuration stays", slog.Any("err", err))
 		return err
 	}

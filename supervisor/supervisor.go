@@ -135,6 +135,7 @@ func (d *daemon) stop(ctx context.Context, signals <-chan os.Signal, signalled t
 			switch {
 			case s == syscall.SIGHUP:
 				d.reopenLogs(ctx)
+				d.log.LogAttrs(ctx, slog.LevelWarn, "draining: the log was reopened; nothing else is reloaded any more")
 			case time.Since(signalled) >= echo:
 				return ErrInterrupted
 			default:
@@ -144,13 +145,13 @@ func (d *daemon) stop(ctx context.Context, signals <-chan os.Signal, signalled t
 	}
 }
 
-// reopenLogs is SIGHUP while the daemon drains: a log that is rotated then
-// must not hold its disk space until the last connection has ended.
+// reopenLogs opens the logs in force again where nothing else is reloaded: a
+// log that was rotated must not hold its disk space until a reload succeeds or
+// the last connection has ended.
 func (d *daemon) reopenLogs(ctx context.Context) {
 	if err := d.applyLog(d.config.Load().Log); err != nil {
 		d.log.LogAttrs(ctx, slog.LevelError, "the log could not be reopened", slog.Any("err", err))
 	}
-	d.log.LogAttrs(ctx, slog.LevelWarn, "draining: the log was reopened; nothing else is reloaded any more")
 }
 
 // shutdown is the order of the end: readiness off, no more reloads, which open

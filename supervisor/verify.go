@@ -38,6 +38,7 @@ func Verify(ctx context.Context, cfg *config.Config) error {
 		add(at+".mark", checkMark(ctx, w.Egress.Mark))
 	}
 	for i, l := range cfg.Listeners {
+		add(fmt.Sprintf("listener[%d].address", i), listener.Check(ctx, listener.Options{Address: l.Address.String(), Transparent: transparentMode(l)}))
 		for j, other := range cfg.Listeners[:i] {
 			if overlap(l.Address.String(), other.Address.String()) {
 				add(fmt.Sprintf("listener[%d].address", i), fmt.Errorf("%s and listener[%d].address, %s, have the port twice: one on all addresses leaves none for another",

@@ -215,7 +215,7 @@ func (ix *indexer) keyValue(prefix string, e *unstable.Node) {
 	ix.value(path, e.Value())
 }
 
-// value descends into inline tables, and into those in a list.
+// value descends into inline tables and lists.
 func (ix *indexer) value(path string, v *unstable.Node) {
 	switch v.Kind {
 	case unstable.InlineTable:
@@ -225,10 +225,16 @@ func (ix *indexer) value(path string, v *unstable.Node) {
 	case unstable.Array:
 		i := 0
 		for it := v.Children(); it.Next(); i++ {
-			if it.Node().Kind == unstable.InlineTable {
-				element := fmt.Sprintf("%s[%d]", path, i)
-				ix.at[element] = ix.at[path]
-				ix.value(element, it.Node())
+			n, element := it.Node(), fmt.Sprintf("%s[%d]", path, i)
+			ix.at[element] = ix.at[path]
+			switch {
+			case n.Kind == unstable.InlineTable:
+				ix.value(element, n)
+			case n.Raw.Length > 0: // one on the list's own line is found by the list's name
+				if p := ix.position(int(n.Raw.Offset)); p.Line != ix.at[path].Line {
+					ix.at[element] = p
+				}
+			default:
 			}
 		}
 	default:

@@ -2,6 +2,7 @@ package config
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -90,7 +91,7 @@ func (l *Loader) LoadAdmin(ctx context.Context) (Admin, error) {
 		return !strings.HasPrefix(p.key, "admin.") && (p.key != "" || p.origin.layer != fromFile)
 	})
 	f := &finisher{problems: &r.problems, ctx: ctx, cfg: r.cfg, names: &l.names}
-	f.resolve("admin.address", r.cfg.originOf("admin.address"), &r.cfg.Admin.Address.ListenAddress) //nolint:contextcheck // f has it
+	f.resolve("admin.address", r.cfg.originOf("admin.address"), &r.cfg.Admin.Address.ListenAddress)
 	return r.cfg.Admin, r.err()
 }
 
@@ -160,7 +161,7 @@ func (r *run) keep(m map[string]any, n *node, path string, s source) map[string]
 			r.add(s.origin(full), full, "unknown key%s", didYouMean(full, s.known))
 		case child.key != nil:
 			if err := child.key.set(v, s.text); err != nil {
-				r.add(s.origin(full), full, "%v", err)
+				r.refuse(full, s, err)
 				continue
 			}
 			good[name] = v
@@ -181,6 +182,23 @@ func (r *run) keep(m map[string]any, n *node, path string, s source) map[string]
 		}
 	}
 	return good
+}
+
+// refuse notes what is wrong with a value: with a list each element by itself,
+// at its own line.
+func (r *run) refuse(path string, s source, err error) {
+	elements, isList := errors.AsType[elementErrors](err)
+	if !isList {
+		r.add(s.origin(path), path, "%v", err)
+		return
+	}
+	for _, e := range elements {
+		at := path
+		if !s.text { // the environment and flags have no lines
+			at = fmt.Sprintf("%s[%d]", path, e.index)
+		}
+		r.add(s.origin(at), path, "%v", e)
+	}
 }
 
 // keepArray returns what is right of the elements of an array table.

@@ -55,7 +55,7 @@ func (u *User) keys() []Key {
 			Doc: "The groups that the user is in, for rules.",
 		},
 		{
-			Name: "from", Value: &u.From, Default: "",
+			Name: "from", Value: &u.From, Default: "", Optional: true,
 			Doc: "The addresses that the user may come from. From elsewhere the user is as unknown. Empty: from anywhere.",
 		},
 		{
@@ -89,11 +89,11 @@ func (u *User) keys() []Key {
 		{Name: "valid_from", Value: &u.ValidFrom, Default: "", Doc: "From when on the user may use the proxy. Empty: always."},
 		{Name: "valid_until", Value: &u.ValidUntil, Default: "", Doc: "Until when the user may use the proxy. Then the user's connections end, with the cause `revoked`. Empty: for ever."},
 		{
-			Name: "hours", Value: &u.Hours, Default: "",
+			Name: "hours", Value: &u.Hours, Default: "", Optional: true,
 			Doc: "When in the week the user may use the proxy: days (`mon`, `mon-fri`, `sat,sun`, `daily`), a span (`08:00-18:00`, also past midnight) and a zone (`Europe/Berlin`; else UTC). One of several is enough. At the end of a span the user's connections end. Empty: at all hours.",
 		},
 		{
-			Name: "egress", Value: &u.Egress, Default: "",
+			Name: "egress", Value: &u.Egress, Default: "", Optional: true,
 			Doc: "The source addresses of the user's connections to targets: one, or for each connection a random one of a prefix. Targets of a family without an address here are not reached.",
 		},
 	}

@@ -214,16 +214,39 @@ func setList(dst reflect.Value, v any, text bool) error {
 		return fmt.Errorf("has %d elements, more than %d", len(items), maxList)
 	}
 	list := reflect.MakeSlice(dst.Type(), len(items), len(items))
+	var wrong elementErrors
 	for i, item := range items {
 		if err := setValue(list.Index(i), item, text); err != nil {
 			if errors.Is(err, errNotAccepted) {
 				err = fmt.Errorf("must be %s, not %s", acceptsType(dst.Type().Elem()), describe(item))
 			}
-			return fmt.Errorf("element %d: %w", i+1, err)
+			wrong = append(wrong, elementError{i, err})
 		}
+	}
+	if wrong != nil {
+		return wrong
 	}
 	dst.Set(list)
 	return nil
+}
+
+// elementErrors is all that is wrong with a list.
+type elementErrors []elementError
+
+type elementError struct {
+	index int // from 0
+	err   error
+}
+
+func (e elementError) Error() string { return fmt.Sprintf("element %d: %v", e.index+1, e.err) }
+
+// Error is all of them, in one line.
+func (e elementErrors) Error() string {
+	all := make([]string, len(e))
+	for i, one := range e {
+		all[i] = one.Error()
+	}
+	return strings.Join(all, "; ")
 }
 
 // describe names a refused value in an operator's words, bounded.

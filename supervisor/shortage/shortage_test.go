@@ -26,22 +26,22 @@ func TestOnceAMinuteWithACount(t *testing.T) {
 		said := func() int { synctest.Wait(); return strings.Count(out.String(), "limit reached") }
 
 		refused.Store(3)
-		time.Sleep(1500 * time.Millisecond)
+		time.Sleep(1500 * time.Millisecond) //nolint:forbidigo // of a fake clock
 		if n := said(); n != 1 || !strings.Contains(out.String(), "limit=limits.max_connections effect=reset times=3 figure=7") {
 			t.Fatalf("said %d times:\n%s", n, &out)
 		}
 		for range 50 {
 			refused.Add(1)
-			time.Sleep(time.Second)
+			time.Sleep(time.Second) //nolint:forbidigo // of a fake clock
 		}
 		if n := said(); n != 1 {
 			t.Errorf("said %d times within a minute", n)
 		}
-		time.Sleep(20 * time.Second)
+		time.Sleep(20 * time.Second) //nolint:forbidigo // of a fake clock
 		if n := said(); n != 2 || !strings.Contains(out.String(), "times=50 ") {
 			t.Errorf("said %d times after a minute:\n%s", n, &out)
 		}
-		time.Sleep(time.Hour)
+		time.Sleep(time.Hour) //nolint:forbidigo // of a fake clock
 		if n := said(); n != 2 {
 			t.Errorf("said %d times, though nobody met it any more", n)
 		}
