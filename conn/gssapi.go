@@ -22,13 +22,7 @@ var methodOf = map[authsvc.Kind]socks5.Method{
 // ways are the kinds of credentials that the session's client may log in with,
 // the preferred one first.
 func (s *session) ways() []authsvc.Kind {
-	l := s.policy.listener(s.listener)
-	list := l.Auth
-	if l.AuthFrom != nil {
-		if special := l.AuthFrom(s.client.Addr()); special != nil {
-			list = special
-		}
-	}
+	list := s.listed()
 	if list == nil {
 		list = logins
 	}
@@ -39,6 +33,18 @@ func (s *session) ways() []authsvc.Kind {
 		}
 	}
 	return ways
+}
+
+// listed are the ways that the listener's settings name for the session's
+// client; nil: none, so that all count.
+func (s *session) listed() []authsvc.Kind {
+	l := s.policy.listener(s.listener)
+	if l.AuthFrom != nil {
+		if special := l.AuthFrom(s.client.Addr()); special != nil {
+			return special
+		}
+	}
+	return l.Auth
 }
 
 // gssapi is the sub-negotiation of RFC 1961: the client's ticket, our proof

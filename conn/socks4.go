@@ -32,7 +32,7 @@ func (c socks4Codec) negotiate(hs *handshake) error {
 func (c socks4Codec) admit(hs *handshake, userID string) error {
 	auth := hs.policy.Auth
 	identity, free := hs.free()
-	if userID != "" && auth.Accepts(authsvc.KindUserID) {
+	if userID != "" && auth.Accepts(authsvc.KindUserID) && hs.listed() == nil {
 		_, err := c.h.try(hs, &authsvc.Attempt{Credentials: authsvc.UserID(userID), Optional: free})
 		if err == nil {
 			return nil
