@@ -7,7 +7,6 @@ import (
 	"fmt"
 
 	"github.com/go-krb5/krb5/crypto"
-	"github.com/go-krb5/krb5/pac"
 	"github.com/go-krb5/krb5/types"
 )
 
@@ -66,11 +65,7 @@ func sidsOf(raw []byte, key types.EncryptionKey) ([]string, error) {
 	if !ok {
 		return nil, nil
 	}
-	var info pac.KerbValidationInfo
-	if err := info.Unmarshal(bytes.Clone(raw[at[0]:at[1]])); err != nil {
-		return nil, fmt.Errorf("%w: logon information", errPAC)
-	}
-	return info.GetGroupMembershipSIDs(), nil
+	return logonSIDs(raw[at[0]:at[1]])
 }
 
 // pacBuffers finds the buffers of a PAC by type, the first of each.
