@@ -83,14 +83,14 @@ func TestIdlePipesAreGivenBack(t *testing.T) {
 			t.Fatalf("%d pipes are open, want %d", n, many)
 		}
 		for range 12 { // in two minutes of use, only those that no one needs go
-			time.Sleep(10 * time.Second)
+			time.Sleep(10 * time.Second) //nolint:forbidigo // of a fake clock
 			synctest.Wait()
 			cycle(busy)
 		}
 		if n := pools.pipesOpen(); n != busy {
 			t.Errorf("%d pipes are open while %d are used, want as many", n, busy)
 		}
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) //nolint:forbidigo // of a fake clock
 		synctest.Wait()
 		if n, fds := pools.pipesOpen(), descriptors(t)-before; n != idlePipes || fds != 2*idlePipes {
 			t.Errorf("%d pipes and %d descriptors after a minute of rest, want %d pipes", n, fds, idlePipes)
