@@ -88,7 +88,7 @@ func (a *Admission) Free(source netip.Addr) (id Identity, free bool) {
 	if a.whitelist.Contains(source) {
 		return Identity{Method: MethodWhitelist}, true
 	}
-	if a.once != nil {
+	if a.once != nil && source.IsValid() {
 		if entry, known := a.once.Lookup(source); known {
 			if id, err := a.holds(entry.identity(), source); err == nil {
 				return id, true
@@ -112,7 +112,7 @@ func (a *Admission) Verify(ctx context.Context, try *Attempt) (Grant, error) {
 	}
 	id := &grant.Identity
 	a.count(id.Method, outcomeOK)
-	if a.once != nil && try.Credentials.Kind() != KindUserID {
+	if a.once != nil && try.Source.IsValid() && try.Credentials.Kind() != KindUserID {
 		a.once.Add(try.Source, *id)
 	}
 	return grant, nil
@@ -121,7 +121,7 @@ func (a *Admission) Verify(ctx context.Context, try *Attempt) (Grant, error) {
 // check takes one of the source's tries before anything is looked up, and
 // tells how it ended.
 func (a *Admission) check(ctx context.Context, try *Attempt) (Grant, error) {
-	if a.throttle == nil || try.Optional {
+	if a.throttle == nil || try.Optional || !try.Source.IsValid() {
 		grant, err := a.ask(ctx, try)
 		if err != nil && !try.Optional {
 			a.failed(ctx, try, err, Ban{})
@@ -242,7 +242,7 @@ func (a *Admission) failed(ctx context.Context, try *Attempt, err error, ban Ban
 	case refusal.Reason == ReasonRepeated, refusal.Reason == ReasonBanned:
 	case !refusal.guess():
 		// No line for fail2ban: a clock that is wrong guesses nothing.
-		a.log.WarnContext(ctx, "authentication refused", slog.String("client", try.Source.String()),
+		a.log.WarnContext(ctx, "authentication refused", slog.String("client", sourceName(try.Source)),
 			slog.String("method", string(method)), slog.String("reason", string(refusal.Reason)), slog.Any("err", refusal.Err))
 	default:
 		LogFailure(ctx, a.log, try.Source, []byte(try.Credentials.Name()), method, refusal.Reason)

@@ -45,10 +45,11 @@ const (
 	KindUserID      Kind = "socks4"      // UserID
 	KindToken       Kind = "gssapi"      // Token
 	KindCertificate Kind = "certificate" // Certificate
+	KindPeer        Kind = "unix"        // Peer
 )
 
 // Credentials are what a client proves itself with: one of Password, UserID,
-// Token and Certificate. They print as nothing.
+// Token, Certificate and Peer. They print as nothing.
 type Credentials interface {
 	Kind() Kind
 	// Name is the user that the client says it is, raw bytes, for the log;
@@ -73,7 +74,7 @@ type UserID string
 // Attempt is one try to log in.
 type Attempt struct {
 	Credentials Credentials
-	Source      netip.Addr // unmapped
+	Source      netip.Addr // unmapped; invalid: a client on a unix socket, who is not counted
 	Listener    string     // its name
 	// Optional: the client is let in either way, so a refusal is not counted.
 	Optional bool

@@ -16,7 +16,16 @@ import (
 func LogFailure(ctx context.Context, log *slog.Logger, client netip.Addr, user []byte, method Method, why Reason) {
 	user = user[:min(len(user), MaxName)]
 	log.WarnContext(ctx, "authentication failed",
-		slog.String("client", client.String()), slog.String("user", strings.ToValidUTF8(string(user), "\uFFFD")), slog.String("method", string(method)), slog.String("reason", string(why)))
+		slog.String("client", sourceName(client)), slog.String("user", strings.ToValidUTF8(string(user), "\uFFFD")), slog.String("method", string(method)), slog.String("reason", string(why)))
+}
+
+// sourceName is a client's address as the log has it; those on unix sockets
+// have none.
+func sourceName(client netip.Addr) string {
+	if !client.IsValid() {
+		return "unix"
+	}
+	return client.String()
 }
 
 // LogBan writes the record of a ban that began.

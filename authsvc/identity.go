@@ -20,6 +20,7 @@ const (
 	MethodSOCKS4      Method = "socks4"      // a SOCKS4 user id that names a user without a password
 	MethodGSSAPI      Method = "gssapi"      // RFC 1961
 	MethodCertificate Method = "certificate" // the client certificate's common name
+	MethodPeer        Method = "unix"        // the user id at the other end of a unix socket
 )
 
 // Identity is who a connection belongs to.

@@ -266,7 +266,7 @@ func (h *Handler) noteDecision(s *session, p *Policy, d aclsvc.Decision, dest wi
 	case d.Reported:
 		action = metrics.ActionReport
 		h.log.LogAttrs(s.ctx, slog.LevelInfo, "would be denied",
-			slog.String("id", s.ID()), slog.String("client", s.client.String()), slog.String("user", s.identity.User),
+			slog.String("id", s.ID()), slog.String("client", s.caller()), slog.String("user", s.identity.User),
 			slog.String("command", s.request.Command.String()), slog.String("target", dest.String()),
 			slog.String("address", addr.String()), slog.String("rule", d.Rule), slog.String("where", d.Where))
 	case !d.Allow:

@@ -29,6 +29,8 @@ type Entrance struct {
 	Conn net.Conn
 	// Client is whom limits, rules and records mean, unmapped.
 	Client netip.AddrPort
+	// Peer is who a client without an address is: "unix:uid=1000".
+	Peer string
 	// Settled says that Client is the real one, where the listener's Forwards
 	// said that the peer may pass on somebody else's connection.
 	Settled bool
@@ -69,7 +71,7 @@ func (h *Handler) pass(s *session) error {
 		if err := step(s.ctx, &e); err != nil {
 			return &doorError{err}
 		}
-		s.conn = e.Conn
+		s.conn, s.peer = e.Conn, e.Peer
 		if e.Settled && s.forwarded {
 			s.client, s.forwarded = e.Client, false
 			if l := s.policy.listener(s.listener); l.Allows != nil && !l.Allows(s.client.Addr()) {

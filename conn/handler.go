@@ -387,7 +387,7 @@ func (h *Handler) fail(s *session, during string, err error) bool {
 // panicked notes a defect in one connection's path; the others go on.
 func (h *Handler) panicked(s *session, where string, p any) {
 	s.cause = metrics.CauseError
-	s.err = h.panics.Panicked(s.ctx, where, p, slog.String("id", s.ID()), slog.String("client", s.client.String()))
+	s.err = h.panics.Panicked(s.ctx, where, p, slog.String("id", s.ID()), slog.String("client", s.caller()))
 }
 
 // endCause is why a session's context ended, as the record says it.

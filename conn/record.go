@@ -17,6 +17,7 @@ type Record struct {
 	ID       string
 	Listener string
 	Client   netip.AddrPort
+	Peer     string // who a client without an address is
 	User     string
 	Auth     string
 	Protocol wire.Protocol
@@ -57,7 +58,7 @@ func (s *session) record() *Record {
 // any goroutine once relaying is set.
 func (s *session) progress() *Record {
 	return &Record{
-		ID: s.ID(), Listener: s.listener, Client: s.client,
+		ID: s.ID(), Listener: s.listener, Client: s.client, Peer: s.peer,
 		User: s.identity.User, Auth: string(s.identity.Method),
 		Notes:    noted(s.notes),
 		Protocol: s.protocol, Command: s.request.Command, Method: s.method, Target: s.request.Dest,
@@ -66,6 +67,9 @@ func (s *session) progress() *Record {
 		Duration: time.Since(s.started), Started: s.started,
 	}
 }
+
+// Caller is who the client is: its address, or what its unix socket tells.
+func (r *Record) Caller() string { return caller(r.Client, r.Peer) }
 
 // attrs are the record's fields, by the names that people depend on. What a
 // connection never came to have is left out.
@@ -84,7 +88,7 @@ func (r *Record) attrs() []slog.Attr {
 	}
 	text("id", r.ID)
 	text("listener", r.Listener)
-	address("client", r.Client)
+	text("client", r.Caller())
 	text("user", r.User)
 	text("auth", r.Auth)
 	text("protocol", r.Protocol.String())

@@ -100,7 +100,7 @@ func (h *Handler) revoked(s *session, p *Policy) bool {
 
 func (h *Handler) logRevoked(s *session, rule, where string) {
 	h.log.LogAttrs(s.ctx, slog.LevelInfo, "session revoked",
-		slog.String("id", s.ID()), slog.String("client", s.client.String()), slog.String("user", s.identity.User),
+		slog.String("id", s.ID()), slog.String("client", s.caller()), slog.String("user", s.identity.User),
 		slog.String("target", s.request.Dest.String()), slog.String("rule", rule), slog.String("where", where))
 }
 

@@ -2,6 +2,7 @@ package conn
 
 import (
 	"bufio"
+	"cmp"
 	"container/list"
 	"context"
 	"log/slog"
@@ -29,7 +30,8 @@ type session struct {
 	socket   net.Conn // as accepted: for deadlines and resets, from any goroutine
 	conn     net.Conn // what the client speaks over, once it is through the door
 	listener string
-	client   netip.AddrPort // unmapped
+	client   netip.AddrPort // unmapped; invalid: on a unix socket
+	peer     string         // who that is; see caller
 	// forwarded: the peer may pass on other clients' connections, and the door
 	// has not told whose this is. Nothing counts for a source until then.
 	forwarded bool
@@ -96,6 +98,17 @@ func (s *session) leave() {
 	}
 }
 
+// caller is who the client is, in words: its address, or what its unix socket
+// tells.
+func (s *session) caller() string { return caller(s.client, s.peer) }
+
+func caller(client netip.AddrPort, peer string) string {
+	if client.IsValid() {
+		return client.String()
+	}
+	return cmp.Or(peer, "unix")
+}
+
 // ID is the connection's id in logs.
 func (s *session) ID() string { return strconv.FormatUint(s.id, 36) }
 
@@ -105,7 +118,7 @@ func (s *session) logger(base *slog.Logger, level slog.Level) *slog.Logger {
 	if !base.Enabled(s.ctx, level) {
 		return nil
 	}
-	return base.With("id", s.ID(), "client", s.client.String())
+	return base.With("id", s.ID(), "client", s.caller())
 }
 
 // handshake is what only the first phase of a session needs; it ends before

@@ -29,7 +29,7 @@ func (s *session) glance() *Record {
 	if s.relaying.Load() {
 		return s.progress()
 	}
-	return &Record{ID: s.ID(), Listener: s.listener, Client: s.client, Started: s.started, Handshake: true}
+	return &Record{ID: s.ID(), Listener: s.listener, Client: s.client, Peer: s.peer, Started: s.started, Handshake: true}
 }
 
 // Kill ends the connections that match, as revoked ones, and returns how many.
@@ -46,7 +46,7 @@ func (g *Group) Kill(ctx context.Context, matches func(*Record) bool) int {
 			s.cancel(relay.ErrRevoked)
 			n++
 			g.log.LogAttrs(ctx, slog.LevelInfo, "session closed by an operator",
-				slog.String("id", r.ID), slog.String("client", r.Client.String()), slog.String("user", r.User), slog.String("target", r.Target.String()))
+				slog.String("id", r.ID), slog.String("client", r.Caller()), slog.String("user", r.User), slog.String("target", r.Target.String()))
 		}
 	}
 	return n

@@ -30,7 +30,7 @@ type Service struct {
 	name     string
 	listener string
 	noDelay  *atomic.Bool
-	socket   *net.TCPListener
+	socket   socket
 	handler  Handler
 	log      *slog.Logger
 	accepted *metrics.Counter
@@ -54,7 +54,7 @@ func (s *Service) Serve(ctx context.Context) error {
 	})()
 	exhausted := exhaustion{service: s, spare: spare}
 	for {
-		c, err := s.socket.AcceptTCP()
+		c, err := s.socket.Accept()
 		switch {
 		case err == nil:
 			exhausted.over()
@@ -87,7 +87,7 @@ func (s *Service) takeQueued() {
 			return
 		}
 		_ = s.socket.SetDeadline(time.Now().Add(lastLook)) // it may have been another's, and be gone
-		switch c, err := s.socket.AcceptTCP(); {
+		switch c, err := s.socket.Accept(); {
 		case err == nil:
 			s.hand(c)
 		case !errors.Is(err, os.ErrDeadlineExceeded):
@@ -98,10 +98,10 @@ func (s *Service) takeQueued() {
 
 // hand gives a connection to the handler, or resets and counts it: a client
 // past a limit must not hang in the backlog.
-func (s *Service) hand(c *net.TCPConn) {
+func (s *Service) hand(c net.Conn) {
 	s.accepted.Inc()
-	if !s.noDelay.Load() {
-		_ = c.SetNoDelay(false) // Go turns it on for every connection
+	if tcp, ok := c.(*net.TCPConn); ok && !s.noDelay.Load() {
+		_ = tcp.SetNoDelay(false) // Go turns it on for every connection
 	}
 	if reason := s.handler.Admit(c, s.listener); reason != "" {
 		s.refused.Of(reason).Inc()
@@ -185,9 +185,9 @@ func (s *spare) close() {
 
 // accept gives the spare descriptor up for one connection; nil when that
 // did not help.
-func (s *spare) accept(socket *net.TCPListener) *net.TCPConn {
+func (s *spare) accept(from socket) net.Conn {
 	s.close()
-	c, err := socket.AcceptTCP()
+	c, err := from.Accept()
 	if err != nil {
 		s.reopen()
 		return nil
@@ -195,8 +195,11 @@ func (s *spare) accept(socket *net.TCPListener) *net.TCPConn {
 	return c
 }
 
-// reset closes a connection so that its client sees a reset at once.
-func reset(c *net.TCPConn) {
-	_ = c.SetLinger(0)
+// reset closes a connection so that its client sees a reset at once. Unix
+// sockets have none: there it is an end, or a reset if the client has written.
+func reset(c net.Conn) {
+	if tcp, ok := c.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0)
+	}
 	c.Close()
 }

@@ -18,6 +18,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"cleversocks/listener/transparent"
@@ -28,7 +29,10 @@ import (
 type Options struct {
 	// Address is "host:port": an IPv4 literal means IPv4 alone, "[::]" both
 	// families, another IPv6 literal that address. Port 0 takes a free one.
+	// "unix:/path" is a unix socket, "unix:@name" one without a file.
 	Address string
+	// File is whose the file of a unix socket is, and who may connect.
+	File File
 	// Name is what logs and metrics call it; "": the address.
 	Name string
 	// Shards is how many sockets share the port; above one, SO_REUSEPORT is
@@ -61,15 +65,31 @@ type Handler interface {
 // Listener is one configured address: bound, and in use until Close.
 type Listener struct {
 	options Options
-	sockets []*net.TCPListener
+	sockets []socket
+	file    socketFile  // of a unix socket
 	noDelay atomic.Bool // for accepted connections
 	closed  bool
+}
+
+// socket is what connections are accepted from: of TCP, or a unix socket.
+type socket interface {
+	net.Listener
+	syscall.Conn
+	SetDeadline(t time.Time) error
 }
 
 // Open binds the address. What it returns must be closed.
 func Open(ctx context.Context, o Options) (*Listener, error) {
 	l := &Listener{options: o}
 	l.noDelay.Store(o.NoDelay)
+	if path, ok := UnixPath(o.Address); ok {
+		socket, file, err := openUnix(ctx, path, o.File)
+		if err != nil {
+			return nil, fmt.Errorf("listener %s: %w", o.Address, err)
+		}
+		l.sockets, l.file = append(l.sockets, socket), file
+		return l, nil
+	}
 	address := o.Address
 	for range max(o.Shards, 1) {
 		socket, err := open(ctx, address, o)
@@ -140,9 +160,12 @@ func network(address string) string {
 	return "tcp6"
 }
 
-// Addr is the address that is really bound.
+// Addr is the address that is really bound; invalid: a unix socket's.
 func (l *Listener) Addr() netip.AddrPort {
-	tcp, _ := l.sockets[0].Addr().(*net.TCPAddr)
+	tcp, ok := l.sockets[0].Addr().(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
 	ap := tcp.AddrPort()
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
@@ -164,6 +187,7 @@ func (l *Listener) Shards() int { return len(l.sockets) }
 // Close closes the sockets; services that accept from them end.
 func (l *Listener) Close() {
 	l.closed = true
+	l.file.remove() // while the socket is open nobody else takes the path
 	for _, s := range l.sockets {
 		s.Close()
 	}
@@ -192,6 +216,9 @@ func (l *Listener) SetOptions(o Options) error {
 	o.Address, o.Shards, o.Transparent = l.options.Address, l.options.Shards, l.options.Transparent
 	before := l.options.Congestion
 	l.options = o
+	if _, ok := UnixPath(o.Address); ok {
+		return l.file.grant(o.File)
+	}
 	l.noDelay.Store(o.NoDelay)
 	if o.Congestion == "" && before != "" {
 		var err error

@@ -53,7 +53,7 @@ func newAuth(set *vm.Set) Auth {
 		Busy:       set.NewCounter("cleversocks_auth_busy_total"),
 		Waiting:    newGauge(set, "cleversocks_auth_waiting"),
 		Refused: newCounterVec2(set, "cleversocks_auth_refused_total", [2]string{"method", "reason"},
-			[]string{"password", "socks4", "gssapi", "certificate"},
+			[]string{"password", "socks4", "gssapi", "certificate", "unix"},
 			[]string{
 				"credentials", "busy", "banned", "repeated", "unavailable", "malformed", "mechanism", "ticket", "service", "key",
 				"expired", "clock_skew", "replay", "protection",

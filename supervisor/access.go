@@ -122,6 +122,9 @@ func (a *accounts) Prepare(_ context.Context, d *draft) (change, error) {
 // which they are asked. A new one is a line here.
 func authenticators(cfg *config.Config, users *authsvc.Users, replays *gssapi.ReplayCache) []authsvc.Authenticator {
 	var list []authsvc.Authenticator
+	if names := cfg.PeerUsers(); len(names) > 0 {
+		list = append(list, authsvc.NewPeers(users, names))
+	}
 	if cfg.HasClientCA() {
 		list = append(list, authsvc.NewCertificates(users))
 	}

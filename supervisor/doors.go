@@ -47,6 +47,9 @@ func (ds *doors) Prepare(ctx context.Context, d *draft) (change, error) {
 // complete adds a listener's steps to its policy, in the order in which they
 // are on the wire: a PROXY header comes before TLS.
 func (c *doorChange) complete(policy *conn.Listener, name string, l config.Listener) error {
+	if l.Address.Socket != "" {
+		policy.Door = append(policy.Door, conn.OverUnix(l.UsersByUID))
+	}
 	proxies, err := l.Proxies()
 	if err != nil {
 		return errors.Join(config.ErrInvalid, err)

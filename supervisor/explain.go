@@ -100,9 +100,11 @@ func withoutState(cfg *config.Config) *config.Config {
 func listening(cfg *config.Config) []netip.AddrPort {
 	var own []netip.AddrPort
 	for _, l := range cfg.Listeners {
-		own = append(own, l.Address.AddrPort)
+		if l.Address.Socket == "" {
+			own = append(own, l.Address.AddrPort)
+		}
 	}
-	if !cfg.Admin.Address.ListenAddress.IsZero() {
+	if cfg.Admin.Address.AddrPort.IsValid() {
 		own = append(own, cfg.Admin.Address.AddrPort)
 	}
 	return own

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -151,8 +152,8 @@ func (c *socketChange) openAdded(ctx context.Context) error {
 	return nil
 }
 
-// makeWay closes the listeners that are to go and have the port: on another
-// address, or in another mode.
+// makeWay closes the listeners that are to go and have the port, on another
+// address or in another mode, or the path.
 func (c *socketChange) makeWay(address string) {
 	for _, old := range c.removed {
 		if portOf(c.of.open[old].Address()) == portOf(address) {
@@ -193,7 +194,11 @@ func overlap(a, b string) bool {
 	return first.Addr() == second.Addr() || first.Addr().IsUnspecified() || second.Addr().IsUnspecified()
 }
 
+// portOf is what no two sockets have at a time: a port, or a unix socket.
 func portOf(address string) string {
+	if _, ok := listener.UnixPath(address); ok {
+		return address
+	}
 	_, port, _ := net.SplitHostPort(address)
 	return port
 }
@@ -202,7 +207,9 @@ func portOf(address string) string {
 func (c *socketChange) addresses() []netip.AddrPort {
 	var all []netip.AddrPort
 	for _, r := range c.next {
-		all = append(all, r.Addr())
+		if at := r.Addr(); at.IsValid() {
+			all = append(all, at)
+		}
 	}
 	slices.SortFunc(all, netip.AddrPort.Compare)
 	return all
@@ -311,6 +318,7 @@ func (ls *listeners) closeAll() {
 func listenerOptions(l config.Listener, cfg *config.Config, log *slog.Logger, m *metrics.Registry) listener.Options {
 	return listener.Options{
 		Address:     l.Address.String(),
+		File:        listener.File{Mode: fs.FileMode(l.Mode), UID: l.UID, GID: l.GID},
 		Name:        l.Name,
 		Shards:      l.ReusePort,
 		Transparent: transparentMode(l),

@@ -92,7 +92,7 @@ func (o *operator) sessions() []admin.Session {
 
 func sessionOf(r *conn.Record) admin.Session {
 	s := admin.Session{
-		ID: r.ID, Listener: r.Listener, Client: r.Client.String(), Started: r.Started, Handshake: r.Handshake,
+		ID: r.ID, Listener: r.Listener, Client: r.Caller(), Started: r.Started, Handshake: r.Handshake,
 		User: text(r.User), Auth: r.Auth, Upstream: r.Upstream, Rule: r.Rule, BytesIn: r.BytesIn, BytesOut: r.BytesOut,
 	}
 	if r.Handshake {
@@ -248,8 +248,16 @@ func denialOf(r *conn.Record, where string, now time.Time) admin.Denial {
 	return admin.Denial{
 		Time: now, ID: s.ID, Client: s.Client, User: s.User, Listener: s.Listener, Command: s.Command, Target: s.Target,
 		Rule: s.Rule, Where: where, Allow: allowing(r, &s),
-		Sentence: fmt.Sprintf("%s from %s may not %s to %s: %s", who, r.Client.Addr(), s.Command, s.Target, by),
+		Sentence: fmt.Sprintf("%s from %s may not %s to %s: %s", who, hostOf(r), s.Command, s.Target, by),
 	}
+}
+
+// hostOf is where a client comes from.
+func hostOf(r *conn.Record) string {
+	if r.Client.IsValid() {
+		return r.Client.Addr().String()
+	}
+	return r.Caller()
 }
 
 // allowing is the rule that would let a refused request through, to be put

@@ -17,19 +17,29 @@ type ListenAddress struct {
 	Host string
 	// AddrPort is the address, once Host is resolved, and the port.
 	AddrPort netip.AddrPort
+	// Socket is the path of a unix socket instead, or "@name"; "": none.
+	Socket string
 }
 
 // IsZero says that there is no address.
 func (a ListenAddress) IsZero() bool { return a == ListenAddress{} }
 
 // IsLoopback says that only this machine reaches the address.
-func (a ListenAddress) IsLoopback() bool { return a.AddrPort.Addr().Unmap().IsLoopback() }
+func (a ListenAddress) IsLoopback() bool {
+	return a.Socket != "" || a.AddrPort.Addr().Unmap().IsLoopback()
+}
 
-// String is "127.0.0.1:1080", "[::]:1080", or "" for the zero address.
+// isAnyPort says that the kernel chooses the port.
+func (a ListenAddress) isAnyPort() bool { return a.Socket == "" && a.AddrPort.Port() == 0 }
+
+// String is "127.0.0.1:1080", "[::]:1080", "unix:/path", or "" for the zero
+// address.
 func (a ListenAddress) String() string {
 	switch {
 	case a.IsZero():
 		return ""
+	case a.Socket != "":
+		return unixPrefix + a.Socket
 	case a.Host != "":
 		return net.JoinHostPort(a.Host, strconv.Itoa(int(a.AddrPort.Port())))
 	default:
@@ -41,17 +51,21 @@ func (a ListenAddress) String() string {
 func (a ListenAddress) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
 
 // UnmarshalText reads HOST:PORT, where HOST is an IPv4 address, an IPv6
-// address in brackets, or a name. Empty text is the zero address.
+// address in brackets, or a name; or unix: and the absolute path of a socket, or
+// @ and a name. Empty text is the zero address.
 func (a *ListenAddress) UnmarshalText(text []byte) error {
 	s := string(text)
 	if s == "" {
 		*a = ListenAddress{}
 		return nil
 	}
-	for _, later := range []string{"unix:", "systemd:"} {
-		if strings.HasPrefix(s, later) {
-			return fmt.Errorf("%q sockets are not in this version: write HOST:PORT", later)
-		}
+	if path, ok := strings.CutPrefix(s, unixPrefix); ok {
+		socket, err := parseSocket(path)
+		*a = ListenAddress{Socket: socket}
+		return err
+	}
+	if strings.HasPrefix(s, "systemd:") {
+		return errors.New(`"systemd:" sockets are not in this version: write HOST:PORT, or unix:PATH`)
 	}
 	host, portText, err := net.SplitHostPort(s)
 	if err != nil {
@@ -78,7 +92,7 @@ func (a *ListenAddress) UnmarshalText(text []byte) error {
 }
 
 func (ListenAddress) accepts() string {
-	return `an address and port such as "127.0.0.1:1080" or "[::]:1080"`
+	return `an address and port such as "127.0.0.1:1080" or "[::]:1080", or a socket such as "unix:/run/cleversocks.sock"`
 }
 
 // splitHint explains what net.SplitHostPort refused.

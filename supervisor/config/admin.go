@@ -2,7 +2,6 @@ package config
 
 import (
 	"fmt"
-	"path/filepath"
 	"strings"
 )
 
@@ -23,40 +22,17 @@ type Admin struct {
 	Configured bool
 }
 
-// AdminAddress is an address to listen on, or a unix socket.
-type AdminAddress struct {
-	ListenAddress
-	Socket string // its path; "": none
-}
-
-const unixPrefix = "unix:"
-
-// IsZero reports whether there is nothing to listen on.
-func (a AdminAddress) IsZero() bool { return a.Socket == "" && a.ListenAddress.IsZero() }
-
-// String is what UnmarshalText reads.
-func (a AdminAddress) String() string {
-	if a.Socket != "" {
-		return unixPrefix + a.Socket
-	}
-	return a.ListenAddress.String()
-}
-
-// MarshalText is String.
-func (a AdminAddress) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
+// AdminAddress is an address to listen on, or a unix socket with a file.
+type AdminAddress struct{ ListenAddress }
 
 // UnmarshalText reads HOST:PORT, or unix: and the absolute path of a socket.
 func (a *AdminAddress) UnmarshalText(text []byte) error {
-	path, ok := strings.CutPrefix(string(text), unixPrefix)
-	if !ok {
-		a.Socket = ""
-		return a.ListenAddress.UnmarshalText(text)
+	if err := a.ListenAddress.UnmarshalText(text); err != nil {
+		return err
 	}
-	const most = 107 // unix(7): sun_path, less its end
-	if !filepath.IsAbs(path) || len(path) > most || strings.HasSuffix(path, "/") {
-		return fmt.Errorf("%q: must be the absolute path of a socket, at most %d bytes", clip(path), most)
+	if strings.HasPrefix(a.Socket, "@") {
+		return errAbstract
 	}
-	*a = AdminAddress{Socket: filepath.Clean(path)}
 	return nil
 }
 
@@ -86,7 +62,7 @@ func (c *Config) finishAdmin(f *finisher) {
 	c.Admin.Configured = c.isSet(key)
 	c.Admin.readToken(f, c)
 	f.resolve(key, c.origins[key], &c.Admin.Address.ListenAddress)
-	if c.Admin.Address.ListenAddress.IsZero() || c.Admin.Address.AddrPort.Port() == 0 {
+	if c.Admin.Address.IsZero() || c.Admin.Address.isAnyPort() {
 		return
 	}
 	for i, l := range c.Listeners {

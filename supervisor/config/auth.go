@@ -138,7 +138,7 @@ func (c *Config) configured() authsvc.Configured {
 		UsersFile:      c.isSet(usersFile),
 		NoPasswordFrom: c.isSet("auth.no_password_from"),
 		Once:           c.Auth.Once.Enabled,
-		ClientCA:       c.HasClientCA(),
+		ClientCA:       c.HasClientCA() || len(c.PeerUsers()) > 0,
 		GSSAPI:         c.isSet(keytabKey),
 	}
 }

@@ -90,6 +90,9 @@ func addKey(table object, k *Key) {
 // typeSchema is what setValue takes from a TOML file for a field of a type.
 func typeSchema(t reflect.Type) object {
 	field := reflect.New(t)
+	if _, ok := reflect.TypeAssert[tableSetter](field); ok {
+		return object{"type": "object", "additionalProperties": object{"type": "string"}}
+	}
 	if _, ok := reflect.TypeAssert[encoding.TextUnmarshaler](field); ok {
 		types := []string{"string"}
 		if _, ok := reflect.TypeAssert[integerAccepter](field); ok {

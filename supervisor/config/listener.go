@@ -38,6 +38,7 @@ type Listener struct {
 	Egress       []Source
 	Upstream     string
 	BlockPrivate AutoBool
+	UnixSocket
 }
 
 // Called is how rules, logs and metrics call the listener; with port 0 the real
@@ -48,7 +49,7 @@ func (l *Listener) keys() []Key {
 	return slices.Concat([]Key{
 		{
 			Name: "address", Value: &l.Address, Default: "127.0.0.1:1080",
-			Doc: "Where to listen. `0.0.0.0:1080` is IPv4 alone, `[::]:1080` both families, port 0 any free port.",
+			Doc: "Where to listen. `0.0.0.0:1080` is IPv4 alone, `[::]:1080` both families, port 0 any free port. `unix:/run/cleversocks.sock` is a unix socket, `unix:@name` one without a file: limits, bans and rules by source address mean none of its clients.",
 		},
 		{
 			Name: "protocols", Value: &l.Protocols, Default: "socks5,socks4,http",
@@ -90,7 +91,7 @@ func (l *Listener) keys() []Key {
 			Name: "trusted_proxies", Value: &l.TrustedProxies, Default: "",
 			Doc: "The CIDRs of the load balancers whose PROXY header is believed. Nobody else's is: anyone could claim any address with one.",
 		},
-	}, l.policyKeys(), l.TLS.keys())
+	}, l.policyKeys(), l.UnixSocket.keys(), l.TLS.keys())
 }
 
 // policyKeys are what is different for those who come to this listener.
@@ -144,8 +145,9 @@ func (c *Config) finishListeners(f *finisher) {
 		l.finishProxies(f, element)
 		l.finishPolicy(f, element)
 		l.finishTLS(f, element)
+		l.finishUnix(f, element)
 		first, double := seen[l.Address]
-		if double && l.Address.AddrPort.Port() != 0 {
+		if double && !l.Address.isAnyPort() {
 			f.add(o, key, "%s is listener[%d].address already; for more accept sockets set reuse_port", l.Address, first)
 		}
 		seen[l.Address] = i
@@ -161,7 +163,7 @@ func (l *Listener) finishPolicy(f *finisher, element string) {
 			break
 		}
 	}
-	if l.Name == "" && l.Address.AddrPort.Port() == 0 && (l.Upstream != "" || l.BlockPrivate != Auto) {
+	if l.Name == "" && l.Address.isAnyPort() && (l.Upstream != "" || l.BlockPrivate != Auto) {
 		f.add(f.cfg.originOf(element+".name"), element+".name", "is needed with port 0, for what is different for those who come here")
 	}
 	for key, n := range map[string]int{

@@ -71,6 +71,9 @@ func formatValue(v reflect.Value) string {
 	if a, ok := reflect.TypeAssert[AutoBool](v); ok && a != Auto {
 		return string(a)
 	}
+	if t, ok := reflect.TypeAssert[interface{ formatTOML() string }](v); ok {
+		return t.formatTOML()
+	}
 	if m, ok := reflect.TypeAssert[encoding.TextMarshaler](v); ok {
 		text, err := m.MarshalText()
 		if err != nil {

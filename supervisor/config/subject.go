@@ -30,7 +30,9 @@ func (c *Config) subjectsOf(users *authsvc.Users) *subjects {
 // HasForeignUsers reports whether somebody else says who the users are, so that
 // a name that the settings do not know may be one. An authenticator of that
 // kind is a line here.
-func (c *Config) HasForeignUsers() bool { return c.isSet(keytabKey) || c.HasClientCA() }
+func (c *Config) HasForeignUsers() bool {
+	return c.isSet(keytabKey) || c.HasClientCA() || len(c.PeerUsers()) > 0
+}
 
 // maxUnknown bounds the messages about names that are nobody's.
 const maxUnknown = 20

@@ -120,6 +120,11 @@ func acceptsType(t reflect.Type) string {
 
 // setValue stores v in dst. errNotAccepted asks for the usual message.
 func setValue(dst reflect.Value, v any, text bool) error {
+	if table, isTable := v.(map[string]any); isTable {
+		if u, ok := reflect.TypeAssert[tableSetter](dst.Addr()); ok {
+			return u.setTable(table)
+		}
+	}
 	if u, ok := reflect.TypeAssert[encoding.TextUnmarshaler](dst.Addr()); ok {
 		return setText(u, v)
 	}
