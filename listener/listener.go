@@ -16,6 +16,8 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -128,6 +130,13 @@ func open(ctx context.Context, address string, o Options) (*net.TCPListener, err
 // port at the moment. It binds a datagram socket, which meets the same rules
 // and turns no client away.
 func Check(ctx context.Context, o Options) error {
+	if path, isUnix := strings.CutPrefix(o.Address, "unix:"); isUnix {
+		if strings.HasPrefix(path, "@") {
+			return nil
+		}
+		_, err := os.Stat(filepath.Dir(path))
+		return err
+	}
 	config := net.ListenConfig{Control: func(_, _ string, c rawConn) error {
 		var err error
 		return errors.Join(c.Control(func(fd uintptr) { err = transparent.SetOptions(int(fd), o.Transparent) }), err)

@@ -56,7 +56,7 @@ func openUnix(ctx context.Context, path string, file File) (socket, socketFile, 
 	}
 	if err != nil {
 		made.remove()
-		l.Close()
+		_ = l.Close()
 		return nil, socketFile{}, err
 	}
 	return l, made, nil
