@@ -128,7 +128,7 @@ func (r *ndrReader) memberships(pointer, want uint32) []uint32 {
 		return nil
 	}
 	n := r.count(8)
-	if uint32(n) != want { //nolint:gosec // bounded by count
+	if uint32(n) != want {
 		r.failed = true
 		return nil
 	}
@@ -146,7 +146,7 @@ func (r *ndrReader) extraSIDs(pointer, want uint32) []string {
 		return nil
 	}
 	n := r.count(8)
-	if uint32(n) != want { //nolint:gosec // bounded by count
+	if uint32(n) != want {
 		r.failed = true
 		return nil
 	}
