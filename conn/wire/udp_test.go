@@ -81,6 +81,7 @@ func FuzzUDPHeader(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		dest.Absolute = false // the final dot is for our own look-up, and not written
 		back, _, err := ParseUDPHeader(again)
 		if err != nil || back.Frag != 0 {
 			t.Fatal(back, err)

@@ -212,6 +212,7 @@ func FuzzReadRequest(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		req.Dest.Absolute = false // the final dot is for our own look-up, and not written
 		back, err := socks4.ReadRequest(bufio.NewReader(bytes.NewReader(again)))
 		if err != nil || back != req {
 			t.Fatalf("%+v came back as %+v, %v", req, back, err)
