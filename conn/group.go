@@ -167,8 +167,8 @@ func (g *Group) admitStream(of *session, c http2front.Stream) (refused string) {
 }
 
 // run is a connection's task up to its relay. It does not stay longer: its
-// stack has grown, and an idle tunnel would keep it. Whatever panics on the way, the connection ends, and what it held is
-// given back.
+// stack has grown, and an idle tunnel would keep it. Whatever panics on the
+// way, the connection ends, and what it held is given back.
 func (g *Group) run(s *session) {
 	relayed := false
 	defer func() {
