@@ -23,6 +23,7 @@ import (
 	"cleversocks/aclsvc"
 	"cleversocks/aclsvc/ratelimit"
 	"cleversocks/authsvc"
+	"cleversocks/conn/cause"
 	"cleversocks/conn/task"
 	"cleversocks/conn/wire"
 	"cleversocks/metrics"
@@ -100,8 +101,8 @@ type Result struct {
 	Bound netip.AddrPort // told to the client; invalid when refused at once
 	Rule  string         // that allowed the peer, or denied the last one
 	Reply wire.ReplyCode // the last that was sent
-	// Cause is one of metrics.Cause* when there is no peer. When ctx ended it
-	// is CauseDrained, and Err is context.Cause(ctx).
+	// Cause is one of package cause when there is no peer. When ctx ended it
+	// is cause.Drained, and Err is context.Cause(ctx).
 	Cause string
 	Err   error
 }
@@ -138,11 +139,11 @@ func (s *Server) Configure(o ServerOptions) {
 func (s *Server) Serve(ctx context.Context, session Session) Result {
 	o := s.options.Load()
 	if o.Disabled {
-		return s.refuse(session, Result{Reply: wire.ReplyCommandNotSupported, Cause: metrics.CauseDenied, Err: errDisabled})
+		return s.refuse(session, Result{Reply: wire.ReplyCommandNotSupported, Cause: cause.Denied, Err: errDisabled})
 	}
 	seat := ratelimit.SeatOf(session.Identity.User, session.Client.Addr())
 	if s.seats.Take(seat, o.MaxPerUser, 0) != ratelimit.Admitted {
-		return s.refuse(session, Result{Reply: wire.ReplyNotAllowed, Cause: metrics.CauseDenied, Err: errTooMany})
+		return s.refuse(session, Result{Reply: wire.ReplyNotAllowed, Cause: cause.Denied, Err: errTooMany})
 	}
 	defer s.seats.Return(seat)
 
@@ -152,7 +153,7 @@ func (s *Server) Serve(ctx context.Context, session Session) Result {
 	}
 	l, err := listen(ctx, localAddr(session.Control), o.Ports)
 	if err != nil {
-		return s.refuse(session, Result{Reply: wire.ReplyGeneralFailure, Cause: metrics.CauseError, Err: err})
+		return s.refuse(session, Result{Reply: wire.ReplyGeneralFailure, Cause: cause.Error, Err: err})
 	}
 	w := &wait{server: s, session: session, listener: l, peers: peers}
 	s.metrics.Bind.Waiting.Add(1)
@@ -175,5 +176,5 @@ func unresolved(session Session, err error) Result {
 	if session.ReplyCode != nil && !errors.Is(err, errNoPeers) {
 		code = session.ReplyCode(err)
 	}
-	return Result{Reply: code, Cause: metrics.CauseDialFailed, Err: err}
+	return Result{Reply: code, Cause: cause.DialFailed, Err: err}
 }

@@ -14,6 +14,7 @@ import (
 
 	"cleversocks/aclsvc"
 	"cleversocks/authsvc"
+	"cleversocks/conn/cause"
 	"cleversocks/conn/task"
 	"cleversocks/conn/wire"
 	"cleversocks/metrics"
@@ -221,10 +222,10 @@ func TestNobodyComes(t *testing.T) {
 		code    wire.ReplyCode // of the second reply
 		replied bool
 	}{
-		{"timeout", 20 * time.Millisecond, func(*harness) {}, metrics.CauseIdle, wire.ReplyTTLExpired, true},
-		{"client closes", 0, func(h *harness) { _ = h.control.Close() }, metrics.CauseClientClosed, 0, false},
-		{"client resets", 0, func(h *harness) { _ = h.control.SetLinger(0); _ = h.control.Close() }, metrics.CauseClientReset, 0, false},
-		{"drained", 0, func(h *harness) { h.cancel(shutdown) }, metrics.CauseDrained, wire.ReplyGeneralFailure, true},
+		{"timeout", 20 * time.Millisecond, func(*harness) {}, cause.Idle, wire.ReplyTTLExpired, true},
+		{"client closes", 0, func(h *harness) { _ = h.control.Close() }, cause.ClientClosed, 0, false},
+		{"client resets", 0, func(h *harness) { _ = h.control.SetLinger(0); _ = h.control.Close() }, cause.ClientReset, 0, false},
+		{"drained", 0, func(h *harness) { h.cancel(shutdown) }, cause.Drained, wire.ReplyGeneralFailure, true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -375,7 +376,7 @@ func TestPanicEndsOneWait(t *testing.T) {
 	if r := h.reply(t); r.code != wire.ReplyGeneralFailure {
 		t.Errorf("reply %v", r.code)
 	}
-	if r := h.result(t); r.Peer != nil || r.Cause != metrics.CauseError {
+	if r := h.result(t); r.Peer != nil || r.Cause != cause.Error {
 		t.Errorf("%+v", r)
 	}
 	if n := m.Conn.Panics.Of("bind").Get(); n != 1 {

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"cleversocks/conn/cause"
 	"cleversocks/conn/task"
 	"cleversocks/conn/wire"
 	"cleversocks/metrics"
@@ -49,7 +50,7 @@ func (w *wait) run(ctx context.Context, timeout time.Duration) Result {
 	}
 	_ = w.session.Control.SetReadDeadline(time.Time{}) // the handshake's
 	if err := w.session.Reply(wire.ReplySucceeded, w.bound); err != nil {
-		return Result{Bound: w.bound, Cause: metrics.CauseClientClosed, Err: err}
+		return Result{Bound: w.bound, Cause: cause.ClientClosed, Err: err}
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errTimeout)
 	defer cancel()
@@ -151,30 +152,30 @@ func (w *wait) connected(peer *net.TCPConn, early []byte) Result {
 	r := Result{Peer: peer, PeerAddr: from, Judged: w.judged, Early: early, Bound: w.bound, Rule: w.rule, Reply: wire.ReplySucceeded}
 	if err := w.session.Reply(wire.ReplySucceeded, from); err != nil {
 		_ = peer.Close()
-		r.Peer, r.Cause, r.Err = nil, metrics.CauseClientClosed, err
+		r.Peer, r.Cause, r.Err = nil, cause.ClientClosed, err
 	}
 	return r
 }
 
 // failed tells the client, if it is still there, that nobody came.
 func (w *wait) failed(err error) Result {
-	r := Result{Bound: w.bound, Rule: w.rule, Reply: wire.ReplyGeneralFailure, Cause: metrics.CauseDrained, Err: err}
+	r := Result{Bound: w.bound, Rule: w.rule, Reply: wire.ReplyGeneralFailure, Cause: cause.Drained, Err: err}
 	switch {
 	case errors.Is(err, errClient):
-		r.Cause = metrics.CauseClientClosed
+		r.Cause = cause.ClientClosed
 	case errors.Is(err, errClientRST):
-		r.Cause = metrics.CauseClientReset
+		r.Cause = cause.ClientReset
 	case errors.Is(err, errTimeout):
-		r.Cause, r.Reply = metrics.CauseIdle, wire.ReplyTTLExpired
+		r.Cause, r.Reply = cause.Idle, wire.ReplyTTLExpired
 		w.server.metrics.Bind.Peers.Of(metrics.BindTimeout).Inc()
 	default:
 		_, isListener := errors.AsType[*net.OpError](err)
 		_, isPanic := errors.AsType[*task.PanicError](err)
 		if isListener || isPanic {
-			r.Cause = metrics.CauseError
+			r.Cause = cause.Error
 		}
 	}
-	if r.Cause == metrics.CauseClientClosed || r.Cause == metrics.CauseClientReset {
+	if r.Cause == cause.ClientClosed || r.Cause == cause.ClientReset {
 		w.server.metrics.Bind.Peers.Of(metrics.BindClientClosed).Inc()
 		return r
 	}

@@ -14,9 +14,9 @@ import (
 	"time"
 
 	"cleversocks/aclsvc/ratelimit"
+	"cleversocks/conn/cause"
 	"cleversocks/conn/task"
 	"cleversocks/conn/wire"
-	"cleversocks/metrics"
 )
 
 // controlBytes is what a client may send on the control connection, where
@@ -244,17 +244,17 @@ func (a *association) result(bound netip.AddrPort, err error) Result {
 	}
 	switch {
 	case errors.Is(err, errControl):
-		res.Cause = metrics.CauseClientClosed
+		res.Cause = cause.ClientClosed
 	case errors.Is(err, errControlReset):
-		res.Cause = metrics.CauseClientReset
+		res.Cause = cause.ClientReset
 	case errors.Is(err, errUpstreamEnded):
-		res.Cause = metrics.CauseServerClosed
+		res.Cause = cause.ServerClosed
 	case errors.Is(err, errQuota):
-		res.Cause = metrics.CauseQuota
+		res.Cause = cause.Quota
 	case a.outer.Err() != nil:
-		res.Cause = metrics.CauseDrained
+		res.Cause = cause.Drained
 	default:
-		res.Cause = metrics.CauseError
+		res.Cause = cause.Error
 	}
 	return res
 }

@@ -7,8 +7,8 @@ import (
 	"sync"
 	"testing"
 
+	"cleversocks/conn/cause"
 	"cleversocks/conn/wire"
-	"cleversocks/metrics"
 )
 
 // With client_ports = "first" the first port to speak is the client's, until it
@@ -78,7 +78,7 @@ func TestEndsUnderAFlood(t *testing.T) {
 			h.receive(t)
 		}
 		h.cancel(shutdown)
-		if res := h.wait(t); res.Cause != metrics.CauseDrained || res.DatagramsIn < 100 {
+		if res := h.wait(t); res.Cause != cause.Drained || res.DatagramsIn < 100 {
 			t.Errorf("%+v", res)
 		}
 		close(stop)

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cleversocks/conn/cause"
 	"cleversocks/conn/task"
 	"cleversocks/conn/wire"
 	"cleversocks/metrics"
@@ -118,7 +119,7 @@ func TestPanicsLeaveThePool(t *testing.T) {
 			s.Meter = func(Direction, int) MeterVerdict { panic("a defect") }
 		})
 		h.send(t, wrap(t, to(at), []byte("x")))
-		if res := h.wait(t); res.Cause != metrics.CauseError {
+		if res := h.wait(t); res.Cause != cause.Error {
 			t.Errorf("%+v", res)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"cleversocks/aclsvc"
+	"cleversocks/conn/cause"
 	"cleversocks/conn/wire"
 	"cleversocks/metrics"
 )
@@ -191,7 +192,7 @@ func TestUpstream(t *testing.T) {
 	_ = relay.Close()
 	_ = stranger.Close()
 	_ = kept.Close() // the upstream gives up
-	if res := h.wait(t); res.Cause != metrics.CauseServerClosed || res.DatagramsIn != 3 || res.DatagramsOut != 3 {
+	if res := h.wait(t); res.Cause != cause.ServerClosed || res.DatagramsIn != 3 || res.DatagramsOut != 3 {
 		t.Errorf("%+v", res)
 	}
 }

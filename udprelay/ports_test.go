@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"cleversocks/conn/cause"
 	"cleversocks/conn/wire"
 	"cleversocks/metrics"
 )
@@ -137,7 +138,7 @@ func TestIdlenessEndsNothing(t *testing.T) {
 	if n := opened.Load(); n != 3 {
 		t.Errorf("%d sockets were opened, want 3", n)
 	}
-	if res := h.end(t); res.Cause != metrics.CauseClientClosed || res.DatagramsIn != 3 {
+	if res := h.end(t); res.Cause != cause.ClientClosed || res.DatagramsIn != 3 {
 		t.Errorf("%+v", res)
 	}
 }

@@ -27,6 +27,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"cleversocks/aclsvc/ratelimit"
+	"cleversocks/conn/cause"
 	"cleversocks/conn/task"
 	"cleversocks/conn/wire"
 	"cleversocks/metrics"
@@ -152,11 +153,11 @@ func (r *Relay) Serve(ctx context.Context, s Session) Result {
 			code = refused.code
 			r.metrics.UDP.Refused.Of(refused.reason).Inc()
 		}
-		cause := metrics.CauseError
+		why := cause.Error
 		if code == wire.ReplyNotAllowed {
-			cause = metrics.CauseDenied
+			why = cause.Denied
 		}
-		return Result{Reply: code, Cause: cause, Err: errors.Join(err, s.Reply(code, netip.AddrPort{}))}
+		return Result{Reply: code, Cause: why, Err: errors.Join(err, s.Reply(code, netip.AddrPort{}))}
 	}
 	defer r.leave(a)
 	return a.serve()

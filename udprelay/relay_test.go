@@ -12,6 +12,7 @@ import (
 	"go.uber.org/goleak"
 
 	"cleversocks/aclsvc"
+	"cleversocks/conn/cause"
 	"cleversocks/conn/wire"
 	"cleversocks/metrics"
 )
@@ -34,7 +35,7 @@ func TestRoundTrips(t *testing.T) {
 	h.roundTrip(t, to(at4), at4, strings.Repeat("x", 65507-10))
 	h.roundTrip(t, to(at4), at4, "after a large one")
 	res := h.end(t)
-	if res.Cause != metrics.CauseClientClosed || res.DatagramsIn != 5 || res.DatagramsOut != 5 || res.BytesIn != res.BytesOut {
+	if res.Cause != cause.ClientClosed || res.DatagramsIn != 5 || res.DatagramsOut != 5 || res.BytesIn != res.BytesOut {
 		t.Errorf("%+v", res)
 	}
 }
@@ -312,13 +313,13 @@ func TestEnds(t *testing.T) {
 		meter MeterVerdict
 		cause string
 	}{
-		{"client closes", func(h *harness) { _ = h.control.Close() }, MeterPass, metrics.CauseClientClosed},
-		{"client resets", func(h *harness) { _ = h.control.SetLinger(0); _ = h.control.Close() }, MeterPass, metrics.CauseClientReset},
-		{"drained", func(h *harness) { h.cancel(shutdown) }, MeterPass, metrics.CauseDrained},
+		{"client closes", func(h *harness) { _ = h.control.Close() }, MeterPass, cause.ClientClosed},
+		{"client resets", func(h *harness) { _ = h.control.SetLinger(0); _ = h.control.Close() }, MeterPass, cause.ClientReset},
+		{"drained", func(h *harness) { h.cancel(shutdown) }, MeterPass, cause.Drained},
 		{"quota", func(h *harness) {
 			_, _ = h.udp.WriteToUDPAddrPort([]byte("\x00\x00\x00\x01\x7f\x00\x00\x01\x00\x35x"), h.bound)
-		}, MeterEnd, metrics.CauseQuota},
-		{"chatter on the control connection", func(h *harness) { _, _ = h.control.Write(make([]byte, controlBytes)) }, MeterPass, metrics.CauseError},
+		}, MeterEnd, cause.Quota},
+		{"chatter on the control connection", func(h *harness) { _, _ = h.control.Write(make([]byte, controlBytes)) }, MeterPass, cause.Error},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -331,7 +332,7 @@ func TestEnds(t *testing.T) {
 			if res.Cause != tt.cause {
 				t.Errorf("cause %q (%v), want %q", res.Cause, res.Err, tt.cause)
 			}
-			if tt.cause == metrics.CauseDrained && !errors.Is(res.Err, shutdown) {
+			if tt.cause == cause.Drained && !errors.Is(res.Err, shutdown) {
 				t.Errorf("error %v does not say why ctx ended", res.Err)
 			}
 			if n := m.UDP.Associations.Load(); n != 0 {

@@ -116,7 +116,7 @@ const (
 type Result struct {
 	Reply wire.ReplyCode
 	Bound netip.AddrPort // told to the client; invalid when refused
-	// Cause is one of metrics.Cause*. When ctx ended it is CauseDrained, and
+	// Cause is one of package cause. When ctx ended it is cause.Drained, and
 	// Err is context.Cause(ctx), by which the caller may know better.
 	Cause string
 	Err   error

@@ -5,7 +5,7 @@ import (
 	"os"
 	"time"
 
-	"cleversocks/metrics"
+	"cleversocks/conn/cause"
 )
 
 // detachAfter is how many large chunks in a row make a bulk transfer. Each
@@ -85,7 +85,7 @@ func (p *pump) becomesQuiet(err error) bool {
 // The caller holds s.pumps.
 func (s *session) rewatchPumps() {
 	if !s.watchPumps() { // for want of memory, and then a relay is lost
-		s.note(verdict{rank: rankFinal, cause: metrics.CauseError, err: errWatch, abort: true})
+		s.note(verdict{rank: rankFinal, cause: cause.Error, err: errWatch, abort: true})
 		s.halt()
 	}
 }

@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 
-	"cleversocks/metrics"
+	"cleversocks/conn/cause"
 )
 
 // EndError is a reason to end a relay from outside. Cancel the relay's context
 // with it as the cause, or return it from a Meter.
 type EndError struct {
-	Cause string // one of the metrics.Cause constants
+	Cause string // one of the names of package cause
 }
 
 // Error is the cause's name.
@@ -18,9 +18,9 @@ func (e *EndError) Error() string { return "relay ended: " + e.Cause }
 
 // The reasons to end a relay from outside.
 var (
-	ErrDrained = &EndError{Cause: metrics.CauseDrained} // the daemon's drain deadline is over
-	ErrRevoked = &EndError{Cause: metrics.CauseRevoked} // new rules refuse the session, or an operator killed it
-	ErrQuota   = &EndError{Cause: metrics.CauseQuota}   // the user's bytes are used up
+	ErrDrained = &EndError{Cause: cause.Drained} // the daemon's drain deadline is over
+	ErrRevoked = &EndError{Cause: cause.Revoked} // new rules refuse the session, or an operator killed it
+	ErrQuota   = &EndError{Cause: cause.Quota}   // the user's bytes are used up
 )
 
 // causeOf is the cause that err carries, or fallback.
@@ -85,5 +85,5 @@ func (s *session) cancelled() {
 	defer s.callbacks.Done()
 	err := context.Cause(s.ctx)
 	// A stream cut short must not look complete, hence the reset.
-	s.stop(verdict{cause: causeOf(err, metrics.CauseDrained), err: err, abort: true})
+	s.stop(verdict{cause: causeOf(err, cause.Drained), err: err, abort: true})
 }

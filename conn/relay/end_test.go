@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"cleversocks/conn/cause"
 	"cleversocks/metrics"
 )
 
@@ -24,11 +25,11 @@ func TestCancel(t *testing.T) {
 		with  error
 		cause string
 	}{
-		{"drained", ErrDrained, metrics.CauseDrained},
-		{"revoked", ErrRevoked, metrics.CauseRevoked},
-		{"quota, wrapped", errors.Join(other, ErrQuota), metrics.CauseQuota},
-		{"no reason", nil, metrics.CauseDrained},
-		{"another error", other, metrics.CauseDrained},
+		{"drained", ErrDrained, cause.Drained},
+		{"revoked", ErrRevoked, cause.Revoked},
+		{"quota, wrapped", errors.Join(other, ErrQuota), cause.Quota},
+		{"no reason", nil, cause.Drained},
+		{"another error", other, cause.Drained},
 	}
 	for _, tt := range tests {
 		for _, k := range kinds {
@@ -62,7 +63,7 @@ func TestCancelledBefore(t *testing.T) {
 	server, b := tcpPair(t)
 	defer shut(client)
 	defer shut(server)
-	if r := run(ctx, a, b, Options{}); r.Cause != metrics.CauseRevoked {
+	if r := run(ctx, a, b, Options{}); r.Cause != cause.Revoked {
 		t.Errorf("got %+v", r)
 	}
 }
@@ -74,7 +75,7 @@ func TestCancelWhileBlocked(t *testing.T) {
 			tun := open(t, k.pair, Options{Engine: k.engine, Pools: servedPools(PoolOptions{Reactors: k.reactors})})
 			fill(t, tun)
 			tun.cancel(ErrDrained)
-			tun.wantEnd(t, metrics.CauseDrained)
+			tun.wantEnd(t, cause.Drained)
 		})
 	}
 }
@@ -116,7 +117,7 @@ func TestReceiverThatDoesNotRead(t *testing.T) {
 				}
 			}
 			shut(tun.client)
-			tun.wantEnd(t, metrics.CauseServerClosed)
+			tun.wantEnd(t, cause.ServerClosed)
 		})
 	}
 }
@@ -138,7 +139,7 @@ func TestIdle(t *testing.T) {
 		last := time.Now()
 		r := <-result
 		quiet := time.Since(last)
-		if r.Cause != metrics.CauseIdle || r.Err != nil || r.Out != 10 {
+		if r.Cause != cause.Idle || r.Err != nil || r.Out != 10 {
 			t.Errorf("got %+v", r)
 		}
 		if quiet < idle || quiet > idle*5/4 {
@@ -154,7 +155,7 @@ func TestIdleSockets(t *testing.T) {
 			tun := open(t, k.pair, Options{Engine: k.engine, Pools: servedPools(PoolOptions{Reactors: k.reactors}), Idle: 40 * time.Millisecond})
 			closeWrite(t, tun.client)
 			wantEOF(t, tun.server)
-			tun.wantEnd(t, metrics.CauseIdle)
+			tun.wantEnd(t, cause.Idle)
 			wantEOF(t, tun.client)
 		})
 	}
@@ -185,7 +186,7 @@ func TestMeterPause(t *testing.T) {
 		}
 		send(t, server, []byte("x")) // is not delivered
 		r := <-result
-		if r.Cause != metrics.CauseQuota || !errors.Is(r.Err, ErrQuota) || r.Out != 3 {
+		if r.Cause != cause.Quota || !errors.Is(r.Err, ErrQuota) || r.Out != 3 {
 			t.Errorf("got %+v", r)
 		}
 		if took := time.Since(begin); took < 3*time.Hour {
@@ -203,7 +204,7 @@ func TestCancelDuringPause(t *testing.T) {
 			send(t, tun.client, []byte("x"))
 			<-paused
 			tun.cancel(ErrRevoked)
-			tun.wantEnd(t, metrics.CauseRevoked)
+			tun.wantEnd(t, cause.Revoked)
 		})
 	}
 }
@@ -219,7 +220,7 @@ func TestPanic(t *testing.T) {
 				Panicked: func(v any) { told.Store(v) },
 			})
 			send(t, tun.client, []byte("x"))
-			r := tun.wantEnd(t, metrics.CauseError)
+			r := tun.wantEnd(t, cause.Error)
 			if told.Load() != "boom" || !errors.Is(r.Err, errPanic) {
 				t.Errorf("told %v, error %v", told.Load(), r.Err)
 			}
@@ -238,9 +239,9 @@ func TestMetrics(t *testing.T) {
 	shut(tun.client)
 	wantEOF(t, tun.server)
 	shut(tun.server)
-	tun.wantEnd(t, metrics.CauseClientClosed)
+	tun.wantEnd(t, cause.ClientClosed)
 	in, out := registry.Relay.BytesIn.Get(), registry.Relay.BytesOut.Get()
-	ends := registry.Relay.End.Of(metrics.CauseClientClosed).Get()
+	ends := registry.Relay.End.Of(cause.ClientClosed).Get()
 	if in != 3 || out != 5 || ends != 1 {
 		t.Errorf("counted %d bytes in, %d out, %d ends", in, out, ends)
 	}

@@ -4,7 +4,7 @@ import (
 	"errors"
 	"time"
 
-	"cleversocks/metrics"
+	"cleversocks/conn/cause"
 )
 
 // Meter decides how many bytes may move before they do. Its methods are called
@@ -100,7 +100,7 @@ func (p *pump) settleGrant(n int) {
 
 // meterVerdict ends the relay for what the meter said.
 func meterVerdict(err error) verdict {
-	return verdict{rank: rankFinal, cause: causeOf(err, metrics.CauseError), err: err, abort: true}
+	return verdict{rank: rankFinal, cause: causeOf(err, cause.Error), err: err, abort: true}
 }
 
 // sleep waits on the pump's own goroutine. It says whether the relay goes on.

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"cleversocks/metrics"
+	"cleversocks/conn/cause"
 )
 
 // meterFunc grants all, after what it says.
@@ -73,7 +73,7 @@ func TestPausedTunnelSeesItsClientLeave(t *testing.T) {
 			t.Run(k.name+" "+way, func(t *testing.T) {
 				paused := make(chan struct{})
 				tun := open(t, k.pair, Options{Engine: k.engine, Pools: servedPools(PoolOptions{Reactors: 1}), Meter: holdsUp(paused)})
-				cause := metrics.CauseClientReset
+				want := cause.ClientReset
 				switch way {
 				case "reset of an upload":
 					send(t, tun.client, []byte("x"))
@@ -87,9 +87,9 @@ func TestPausedTunnelSeesItsClientLeave(t *testing.T) {
 					shut(tun.client)
 					wantEOF(t, tun.server)
 					shut(tun.server)
-					cause = metrics.CauseClientClosed
+					want = cause.ClientClosed
 				}
-				tun.wantEnd(t, cause)
+				tun.wantEnd(t, want)
 			})
 		}
 	}
@@ -110,7 +110,7 @@ func TestPauseIsNoLife(t *testing.T) {
 	})
 	send(t, tun.client, []byte("x"))
 	wantRead(t, tun.server, "x") // after five idle times, and not ended
-	tun.wantEnd(t, metrics.CauseIdle)
+	tun.wantEnd(t, cause.Idle)
 }
 
 // TestGrantsAreKept: of many relays, none takes a byte more than was granted,

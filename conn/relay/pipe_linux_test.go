@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cleversocks/metrics"
+	"cleversocks/conn/cause"
 )
 
 func (p *Pools) pipesOpen() int {
@@ -150,7 +150,7 @@ func TestCountersDuringSplice(t *testing.T) {
 		t.Errorf("%d descriptors idle before, %d after, with %d pipes in the pool", before, after, pools.pipesOpen())
 	}
 	tun.cancel(nil)
-	tun.wantEnd(t, metrics.CauseDrained)
+	tun.wantEnd(t, cause.Drained)
 }
 
 // eventually waits for a state that no event announces.

@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"cleversocks/metrics"
+	"cleversocks/conn/cause"
 )
 
 // slowWay books what it is asked in one direction, to be moved after a wait.
@@ -50,7 +50,7 @@ func TestPausedDownloadSeesItsClientClose(t *testing.T) {
 				if !early {
 					shut(tun.client)
 				}
-				tun.wantEnd(t, metrics.CauseClientReset)
+				tun.wantEnd(t, cause.ClientReset)
 			})
 		}
 	}
@@ -75,7 +75,7 @@ func TestPausedDownloadOfHalfClosedClient(t *testing.T) {
 			if got, err := io.ReadAll(tun.client); string(got) != said || err != nil {
 				t.Errorf("got %q, %v", got, err)
 			}
-			if r := tun.wantEnd(t, metrics.CauseClientClosed); r.Out != int64(len(said)) {
+			if r := tun.wantEnd(t, cause.ClientClosed); r.Out != int64(len(said)) {
 				t.Errorf("%d bytes counted of %d", r.Out, len(said))
 			}
 		})
@@ -99,7 +99,7 @@ func TestPausedUploadOfClosedClient(t *testing.T) {
 				t.Errorf("got %q, %v", got, err)
 			}
 			shut(tun.server)
-			tun.wantEnd(t, metrics.CauseClientClosed)
+			tun.wantEnd(t, cause.ClientClosed)
 		})
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"time"
 
+	"cleversocks/conn/cause"
 	"cleversocks/metrics"
 )
 
@@ -188,7 +189,7 @@ func (p *pump) sourceEnded(err error) {
 		reset, err = true, syscall.ECONNRESET
 	}
 	if !reset {
-		p.s.note(verdict{rank: rankClosed, cause: p.pick(metrics.CauseClientClosed, metrics.CauseServerClosed)})
+		p.s.note(verdict{rank: rankClosed, cause: p.pick(cause.ClientClosed, cause.ServerClosed)})
 		p.clean = true
 		if p.dir == In && p.s.clientEnded != nil {
 			close(p.s.clientEnded)
@@ -197,14 +198,14 @@ func (p *pump) sourceEnded(err error) {
 			return // all is delivered: the close that follows says it
 		}
 		if !p.dst.closeWrite() { // no socket, so this is no turn
-			p.s.stop(verdict{cause: p.pick(metrics.CauseClientClosed, metrics.CauseServerClosed)})
+			p.s.stop(verdict{cause: p.pick(cause.ClientClosed, cause.ServerClosed)})
 		}
 		return
 	}
 	if interrupted(err) {
 		return
 	}
-	p.s.note(verdict{rank: rankFinal, err: err, cause: p.pick(metrics.CauseClientReset, metrics.CauseServerReset)})
+	p.s.note(verdict{rank: rankFinal, err: err, cause: p.pick(cause.ClientReset, cause.ServerReset)})
 	p.src.dead.Store(true)
 	// Nothing can reach the source any more: end the other direction.
 	if p.s.reactor != nil {
@@ -258,7 +259,7 @@ func (p *pump) destinationFailed(err error) {
 	if interrupted(err) {
 		return
 	}
-	p.s.note(verdict{rank: rankFinal, err: err, cause: p.pick(metrics.CauseServerReset, metrics.CauseClientReset)})
+	p.s.note(verdict{rank: rankFinal, err: err, cause: p.pick(cause.ServerReset, cause.ClientReset)})
 	p.dst.dead.Store(true)
 	p.dst.writing.Store(false)
 }

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"cleversocks/metrics"
+	"cleversocks/conn/cause"
 )
 
 // servedPools are pools whose reactors run until they are closed.
@@ -53,7 +53,7 @@ func TestReactorIsServedAnew(t *testing.T) {
 	wantRead(t, tun.server, "y")
 	wantEOF(t, tun.client)
 	shut(tun.client)
-	tun.wantEnd(t, metrics.CauseServerClosed)
+	tun.wantEnd(t, cause.ServerClosed)
 	stop()
 }
 
@@ -98,7 +98,7 @@ func TestBulkDetaches(t *testing.T) {
 			shut(tun.client)
 			wantEOF(t, tun.server)
 			shut(tun.server)
-			tun.wantEnd(t, metrics.CauseClientClosed)
+			tun.wantEnd(t, cause.ClientClosed)
 		})
 	}
 }
@@ -112,11 +112,11 @@ func TestEndDuringBulk(t *testing.T) {
 		meter func() Meter
 		cause string
 	}{
-		{name: "cancel", end: func(_ *testing.T, tun *tunnel) { tun.cancel(ErrRevoked) }, cause: metrics.CauseRevoked},
-		{name: "client resets", end: func(t *testing.T, tun *tunnel) { t.Helper(); reset(t, tun.client) }, cause: metrics.CauseClientReset},
-		{name: "meter", meter: meterUntil(32<<20, ErrQuota), cause: metrics.CauseQuota},
-		{name: "meter fails", meter: meterUntil(32<<20, fire), cause: metrics.CauseError},
-		{name: "meter panics", meter: meterUntil(32<<20, nil), cause: metrics.CauseError},
+		{name: "cancel", end: func(_ *testing.T, tun *tunnel) { tun.cancel(ErrRevoked) }, cause: cause.Revoked},
+		{name: "client resets", end: func(t *testing.T, tun *tunnel) { t.Helper(); reset(t, tun.client) }, cause: cause.ClientReset},
+		{name: "meter", meter: meterUntil(32<<20, ErrQuota), cause: cause.Quota},
+		{name: "meter fails", meter: meterUntil(32<<20, fire), cause: cause.Error},
+		{name: "meter panics", meter: meterUntil(32<<20, nil), cause: cause.Error},
 	}
 	for _, o := range []PoolOptions{{Reactors: 1}, {Reactors: -1}} {
 		for _, tt := range tests {

@@ -95,7 +95,7 @@ type Options struct {
 // Result is what there is to say about a relay that has ended.
 type Result struct {
 	In, Out int64  // bytes delivered, client to server and server to client
-	Cause   string // one of the metrics.Cause constants
+	Cause   string // one of the names of package cause
 	Err     error  // what a socket, the context or the meter said; nil after a clean or idle end
 }
 

@@ -20,7 +20,7 @@ import (
 	"go.uber.org/goleak"
 	"pgregory.net/rapid"
 
-	"cleversocks/metrics"
+	"cleversocks/conn/cause"
 )
 
 // patience ends a test that hangs. No test expects it to pass.
@@ -231,7 +231,7 @@ func TestHalfClose(t *testing.T) {
 			wantRead(t, tun.client, "a late answer")
 			_ = tun.server.Close()
 			wantEOF(t, tun.client)
-			r := tun.wantEnd(t, metrics.CauseClientClosed)
+			r := tun.wantEnd(t, cause.ClientClosed)
 			if r.In != 8 || r.Out != 13 || r.Err != nil {
 				t.Errorf("got %+v", r)
 			}
@@ -244,7 +244,7 @@ func TestHalfClose(t *testing.T) {
 			wantRead(t, tun.server, "upload")
 			_ = tun.client.Close()
 			wantEOF(t, tun.server)
-			tun.wantEnd(t, metrics.CauseServerClosed)
+			tun.wantEnd(t, cause.ServerClosed)
 		})
 	}
 }
@@ -334,9 +334,9 @@ func TestResetIsPassedOn(t *testing.T) {
 			t.Run(k.name+map[bool]string{false: " open", true: " half-closed"}[half], func(t *testing.T) {
 				for _, byClient := range []bool{true, false} {
 					tun := open(t, k.pair, Options{Engine: k.engine, Pools: servedPools(PoolOptions{Reactors: k.reactors})})
-					from, to, cause := tun.client, tun.server, metrics.CauseClientReset
+					from, to, why := tun.client, tun.server, cause.ClientReset
 					if !byClient {
-						from, to, cause = tun.server, tun.client, metrics.CauseServerReset
+						from, to, why = tun.server, tun.client, cause.ServerReset
 					}
 					send(t, from, []byte("x"))
 					wantRead(t, to, "x")
@@ -348,7 +348,7 @@ func TestResetIsPassedOn(t *testing.T) {
 					if _, err := to.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
 						t.Errorf("the other side saw %v, want a reset", err)
 					}
-					r := tun.wantEnd(t, cause)
+					r := tun.wantEnd(t, why)
 					if r.Err == nil {
 						t.Error("no error beside the reset")
 					}
@@ -396,7 +396,7 @@ func TestResetComesAfterTheData(t *testing.T) {
 			if got == 0 {
 				t.Error("nothing was queued: the test tests nothing")
 			}
-			r := tun.wantEnd(t, metrics.CauseServerReset)
+			r := tun.wantEnd(t, cause.ServerReset)
 			if r.Out != size {
 				t.Errorf("%d bytes counted, want %d", r.Out, size)
 			}

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"cleversocks/metrics"
+	"cleversocks/conn/cause"
 )
 
 // TestResetBehindEndIsPassedOn: a side that sent its end of stream and then a
@@ -45,15 +45,15 @@ func TestResetBehindEndIsPassedOn(t *testing.T) {
 			t.Run(k.name+" "+w.name, func(t *testing.T) {
 				for _, byClient := range []bool{true, false} {
 					tun := open(t, k.pair, Options{Engine: k.engine, Pools: servedPools(PoolOptions{Reactors: k.reactors})})
-					from, to, cause := tun.client, tun.server, metrics.CauseClientReset
+					from, to, why := tun.client, tun.server, cause.ClientReset
 					if !byClient {
-						from, to, cause = tun.server, tun.client, metrics.CauseServerReset
+						from, to, why = tun.server, tun.client, cause.ServerReset
 					}
 					send(t, from, []byte("x"))
 					wantRead(t, to, "x")
 					w.end(t, from, to)
 					wantReset(t, to)
-					if r := tun.wantEnd(t, cause); !errors.Is(r.Err, syscall.ECONNRESET) && !errors.Is(r.Err, syscall.EPIPE) {
+					if r := tun.wantEnd(t, why); !errors.Is(r.Err, syscall.ECONNRESET) && !errors.Is(r.Err, syscall.EPIPE) {
 						t.Errorf("error %v beside the reset", r.Err)
 					}
 				}
@@ -85,7 +85,7 @@ func TestResetBehindEndDuringBulk(t *testing.T) {
 		}
 		reset(t, tun.client)
 		wantReset(t, tun.server)
-		tun.wantEnd(t, metrics.CauseClientReset)
+		tun.wantEnd(t, cause.ClientReset)
 	}
 }
 
@@ -102,7 +102,7 @@ func TestResetEndsPause(t *testing.T) {
 			send(t, tun.server, []byte("x"))
 			<-paused
 			reset(t, tun.client)
-			tun.wantEnd(t, metrics.CauseClientReset)
+			tun.wantEnd(t, cause.ClientReset)
 		})
 	}
 }

@@ -9,7 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"cleversocks/metrics"
+	"cleversocks/conn/cause"
 )
 
 // session is one relay: two ends and a pump each way. There is one per open
@@ -205,7 +205,7 @@ func (s *session) checkIdle() {
 	s.mu.Unlock()
 	switch {
 	case expired:
-		s.stop(verdict{cause: metrics.CauseIdle})
+		s.stop(verdict{cause: cause.Idle})
 	case still:
 		s.fold()
 	}
@@ -240,5 +240,5 @@ func panicVerdict(v any) verdict {
 	if !ok {
 		err = fmt.Errorf("%v", v)
 	}
-	return verdict{rank: rankFinal, cause: metrics.CauseError, err: errors.Join(errPanic, err), abort: true}
+	return verdict{rank: rankFinal, cause: cause.Error, err: errors.Join(errPanic, err), abort: true}
 }

@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cleversocks/metrics"
+	"cleversocks/conn/cause"
 )
 
 // TestReceiverShutsReading: a receiver that calls shutdown(SHUT_RD) says nothing
@@ -43,7 +43,7 @@ func TestReceiverShutsReading(t *testing.T) {
 				t.Error("other bytes than were sent")
 			}
 			shut(tun.server)
-			tun.wantEnd(t, metrics.CauseClientClosed)
+			tun.wantEnd(t, cause.ClientClosed)
 		})
 	}
 }

@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cleversocks/metrics"
+	"cleversocks/conn/cause"
 )
 
 // sendUrgent sends bytes of which the last one is urgent.
@@ -72,7 +72,7 @@ func TestUrgentByte(t *testing.T) {
 				closeWrite(t, tun.server)
 				wantEOF(t, tun.client)
 				shut(tun.client)
-				tun.wantEnd(t, metrics.CauseServerClosed)
+				tun.wantEnd(t, cause.ServerClosed)
 			})
 		}
 	}
