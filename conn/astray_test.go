@@ -12,6 +12,7 @@ import (
 	"cleversocks/aclsvc"
 	"cleversocks/authsvc"
 	"cleversocks/bind"
+	"cleversocks/conn/cause"
 	"cleversocks/conn/upstream"
 	"cleversocks/conn/wire"
 	"cleversocks/metrics"
@@ -127,7 +128,7 @@ func TestCommandsRepliesAreExact(t *testing.T) {
 		command byte
 		code    wire.ReplyCode
 		cause   string
-	}{{2, wire.ReplyNotAllowed, metrics.CauseDenied}, {3, wire.ReplyTTLExpired, metrics.CauseError}} {
+	}{{2, wire.ReplyNotAllowed, cause.Denied}, {3, wire.ReplyTTLExpired, cause.Error}} {
 		got := talkOn(t, g, append([]byte{5, 1, 0, 5, tt.command, 0, 3, 9}, "a.example\x00\x50"...))
 		if wire.ReplyCode(got[3]) != tt.code {
 			t.Errorf("command %d: % x", tt.command, got)

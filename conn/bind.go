@@ -30,9 +30,9 @@ func (h *Handler) bind(hs *handshake) bool {
 	h.metrics.Conn.Requests.Of(s.request.Command.String(), s.code.String()).Inc()
 	if result.Peer == nil {
 		s.cause, s.err = result.Cause, result.Err
-		switch cause := h.refused(s, s.err); {
-		case cause != "":
-			s.cause = cause
+		switch refused := h.refused(s, s.err); {
+		case refused != "":
+			s.cause = refused
 		case s.ctx.Err() != nil:
 			s.cause = endCause(s.ctx)
 		}

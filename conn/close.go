@@ -6,9 +6,9 @@ import (
 	"net"
 	"time"
 
+	"cleversocks/conn/cause"
 	"cleversocks/conn/relay"
 	"cleversocks/conn/wire"
-	"cleversocks/metrics"
 )
 
 // What a refused client may still send before its connection is closed: its
@@ -45,13 +45,13 @@ func closePolitely(c net.Conn) {
 func (h *Handler) closeRefused(s *session) {
 	switch {
 	case s.server == nil:
-	case s.cause == metrics.CauseClientReset:
+	case s.cause == cause.ClientReset:
 		relay.Reset(s.ctx, s.server)
 	default:
 		s.server.Close()
 	}
 	switch {
-	case s.cause == metrics.CauseServerReset, s.protocol == wire.Transparent:
+	case s.cause == cause.ServerReset, s.protocol == wire.Transparent:
 		relay.Reset(s.ctx, s.conn) // to a transparent one: what it tried to reach is not there
 	case atDoor(s.err):
 		closePolitely(s.socket) // TLS has words of its own for what was wrong
@@ -67,7 +67,7 @@ func (h *Handler) closeRefused(s *session) {
 func (h *Handler) clientLost(s *session, err error) bool {
 	h.fail(s, "reply", err)
 	if s.ctx.Err() == nil {
-		s.cause = metrics.CauseClientReset
+		s.cause = cause.ClientReset
 	}
 	return false
 }
@@ -88,7 +88,7 @@ func (h *Handler) serverLost(s *session, err error) bool {
 	if s.ctx.Err() != nil {
 		return false
 	}
-	s.cause = metrics.CauseServerReset
+	s.cause = cause.ServerReset
 	until := time.Now().Add(lingerTime)
 	_ = s.server.SetReadDeadline(until) // a conn that cannot fails its next read too
 	_ = s.conn.SetWriteDeadline(until)

@@ -12,8 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"cleversocks/conn/cause"
 	"cleversocks/conn/wire"
-	"cleversocks/metrics"
 )
 
 // connected is a session right after its dial, before its client is told, with
@@ -93,7 +93,7 @@ func TestServerResetsBeforeTheFirstBytes(t *testing.T) {
 	if !errors.Is(err, syscall.ECONNRESET) || len(got) != 14 || string(got[10:]) != "busy" {
 		t.Errorf("the client read %q, %v; want a reply, what the server said, and a reset", got, err)
 	}
-	if hs.cause != metrics.CauseServerReset || !hs.replied || hs.counters.Out.Load() != 4 {
+	if hs.cause != cause.ServerReset || !hs.replied || hs.counters.Out.Load() != 4 {
 		t.Errorf("cause %q, replied %v, %d bytes out", hs.cause, hs.replied, hs.counters.Out.Load())
 	}
 }
@@ -110,7 +110,7 @@ func TestClientResetsBeforeTheReply(t *testing.T) {
 	if _, err := server.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("the server saw %v, want a reset", err)
 	}
-	if hs.cause != metrics.CauseClientReset || hs.replied {
+	if hs.cause != cause.ClientReset || hs.replied {
 		t.Errorf("cause %q, replied %v", hs.cause, hs.replied)
 	}
 }

@@ -9,11 +9,11 @@ import (
 	"time"
 
 	"cleversocks/authsvc"
+	"cleversocks/conn/cause"
 	"cleversocks/conn/httpforward"
 	"cleversocks/conn/relay"
 	"cleversocks/conn/wire"
 	"cleversocks/conn/wire/httpproxy"
-	"cleversocks/metrics"
 )
 
 // forwardIdle ends a connection of plain requests when relays have no idle
@@ -125,7 +125,7 @@ func (f *forwarding) decide(ctx context.Context, r httpforward.Request) (v httpf
 	answer, err := f.login(one, r.Credentials) //nolint:contextcheck // the session's bounds it, as in the handshake
 	v.Fields = httpproxy.NegotiateField(answer)
 	if err != nil {
-		one.err, one.cause = err, metrics.CauseDenied
+		one.err, one.cause = err, cause.Denied
 		if errors.Is(err, authsvc.ErrBusy) {
 			// Not a 407: nobody looked at the password, which a browser would
 			// forget.
@@ -271,7 +271,7 @@ func (f *forwarding) ended(one *session, o httpforward.Outcome) {
 		one.cause = f.h.refused(one, one.err)
 	}
 	if one.cause == "" {
-		if one.cause = one.forwardCause(o); one.cause == metrics.CauseQuota {
+		if one.cause = one.forwardCause(o); one.cause == cause.Quota {
 			f.h.metrics.Auth.QuotaExceeded.Inc()
 		}
 	}
@@ -291,13 +291,13 @@ func (s *session) forwardCause(o httpforward.Outcome) string {
 	case s.ctx.Err() != nil:
 		return endCause(s.ctx)
 	case errors.Is(s.err, context.Canceled), o.Status == 0:
-		return metrics.CauseClientClosed
+		return cause.ClientClosed
 	case o.Server == nil && o.Reply != wire.ReplySucceeded:
-		return metrics.CauseDialFailed
+		return cause.DialFailed
 	case s.err != nil:
-		return metrics.CauseError
+		return cause.Error
 	}
-	return metrics.CauseServerClosed
+	return cause.ServerClosed
 }
 
 // fork is a session of its own for one request of s's connection.

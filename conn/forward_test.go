@@ -17,6 +17,7 @@ import (
 
 	"cleversocks/aclsvc"
 	"cleversocks/authsvc"
+	"cleversocks/conn/cause"
 	"cleversocks/conn/relay"
 	"cleversocks/conn/wire"
 	"cleversocks/metrics"
@@ -72,14 +73,14 @@ func TestForwardedRequestsAreRecorded(t *testing.T) {
 		cause   string
 		replied bool
 	}{
-		"whole":     {"/whole", nil, metrics.CauseServerClosed, true},
-		"cut short": {"/short", nil, metrics.CauseError, true},
+		"whole":     {"/whole", nil, cause.ServerClosed, true},
+		"cut short": {"/short", nil, cause.Error, true},
 		// By a reset: one that only says that it sends no more gets its answer,
 		// and a closed one cannot be told from that.
 		"the client leaves": {"/long", func(_ *testing.T, _ *Group, client *net.TCPConn) {
 			_ = client.SetLinger(0)
 			client.Close()
-		}, metrics.CauseClientClosed, true},
+		}, cause.ClientClosed, true},
 		// By a path of its own: another case's handler may take a moment to see
 		// its client gone, and would take what is sent to more.
 		"revoked": {"/longer", func(t *testing.T, g *Group, _ *net.TCPConn) {
@@ -88,7 +89,7 @@ func TestForwardedRequestsAreRecorded(t *testing.T) {
 			policy.Generation, policy.ACL, policy.Revoke = 2, deny, true
 			g.SetPolicy(&policy)
 			more <- struct{}{} // the next bytes meet the new rules
-		}, metrics.CauseRevoked, true},
+		}, cause.Revoked, true},
 		// It used to go on for as long as nothing moved, and no line said so.
 		"revoked while nothing moves": {"/long", func(t *testing.T, g *Group, _ *net.TCPConn) {
 			t.Helper()
@@ -98,7 +99,7 @@ func TestForwardedRequestsAreRecorded(t *testing.T) {
 			if n := g.Revoke(); n != 1 {
 				t.Errorf("%d revoked", n)
 			}
-		}, metrics.CauseRevoked, true},
+		}, cause.Revoked, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g, m := newTestGroup(t, true)
@@ -131,7 +132,7 @@ func TestForwardedRequestsAreRecorded(t *testing.T) {
 			}
 			// The log tells of every session that a reload ends; of plain
 			// requests it said nothing.
-			if told := strings.Contains(log.String(), `msg="session revoked"`); told != (tt.cause == metrics.CauseRevoked) {
+			if told := strings.Contains(log.String(), `msg="session revoked"`); told != (tt.cause == cause.Revoked) {
 				t.Errorf("logged %q", log.String())
 			}
 		})
@@ -150,16 +151,16 @@ func TestRefusedPlainRequests(t *testing.T) {
 	}{
 		"too many": {
 			func(g *Group) { g.handler.guards.Users.Enter(&limited.Account) }, nil,
-			metrics.CauseDenied, metrics.RefusedUserLimit,
+			cause.Denied, metrics.RefusedUserLimit,
 		},
 		"quota": {
 			func(g *Group) { g.handler.guards.Quotas.Of(&limited.Account).Moved(100) }, nil,
-			metrics.CauseQuota, metrics.RefusedQuota,
+			cause.Quota, metrics.RefusedQuota,
 		},
 		"rule": {
 			func(*Group) {},
 			[]aclsvc.Rule{{Action: "deny", To: []string{"127.0.0.0/8"}}},
-			metrics.CauseDenied, metrics.RefusedByRule,
+			cause.Denied, metrics.RefusedByRule,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"cleversocks/authsvc"
+	"cleversocks/conn/cause"
 	"cleversocks/conn/relay"
 	"cleversocks/metrics"
 )
@@ -37,7 +38,7 @@ const (
 
 // errGaveWay ends a handshake for the sake of somebody else's.
 var errGaveWay = fmt.Errorf("all places are taken: the oldest handshake of its source gave way: %w",
-	&relay.EndError{Cause: metrics.CauseHandshakeTimeout})
+	&relay.EndError{Cause: cause.HandshakeTimeout})
 
 // giveWay knows the handshakes under way by source, in the order in which they
 // came. Its zero value is ready.

@@ -21,7 +21,6 @@ import (
 	"cleversocks/authsvc/gssapi"
 	"cleversocks/authsvc/gssapi/gsstest"
 	"cleversocks/bind"
-	"cleversocks/conn/wire"
 	"cleversocks/metrics"
 	"cleversocks/udprelay"
 )
@@ -54,7 +53,7 @@ func kerberosGroup(t *testing.T, listener Listener) (*Group, *gsstest.KDC, *metr
 	policy.Bind = bind.New(bind.ServerOptions{Metrics: m})
 	policy.UDP.Configure(udprelay.RelayOptions{IdleTimeout: patience, MaxAssociations: 10})
 	policy.Bind.Configure(bind.ServerOptions{AcceptTimeout: patience, AnyPeer: true})
-	listener.Protocols = ProtocolsOf(wire.SOCKS5, wire.SOCKS4, wire.HTTP)
+	listener.Protocols = Spoken()
 	if listener.Protection.Levels == nil {
 		listener.Protection.Levels = []gssapi.Level{gssapi.LevelIntegrity, gssapi.LevelConfidentiality}
 	}

@@ -20,14 +20,13 @@ import (
 	"sync/atomic"
 	"time"
 
+	"cleversocks/conn/cause"
 	"cleversocks/conn/http2front"
 	"cleversocks/conn/relay"
 	"cleversocks/conn/task"
 	"cleversocks/conn/wire"
 	"cleversocks/conn/wire/httpproxy"
-	"cleversocks/conn/wire/socks4"
 	"cleversocks/conn/wire/socks5"
-	"cleversocks/listener/transparent"
 	"cleversocks/metrics"
 )
 
@@ -156,46 +155,24 @@ func (h *Handler) serve(hs *handshake) bool {
 	return h.requestFailed(hs, err)
 }
 
-// negotiate tells the protocol by its first byte and reads up to the request.
+// negotiate tells the protocol and reads up to the request.
 func (h *Handler) negotiate(hs *handshake) error {
-	if mode := hs.policy.listener(hs.listener).Transparent; mode != transparent.Off {
-		h.speaks(hs, wire.Transparent, transparentCodec{h: h, mode: mode})
-		return hs.codec.negotiate(hs)
-	}
-	first, err := hs.in.Peek(1)
+	l := hs.policy.listener(hs.listener)
+	p, err := protocolAt(l, func() (byte, error) {
+		first, err := hs.in.Peek(1)
+		if err != nil {
+			return 0, err
+		}
+		hs.stage.CompareAndSwap(stageSilent, stageTalking)
+		return first[0], nil
+	})
 	if err != nil {
 		return err
 	}
-	hs.stage.CompareAndSwap(stageSilent, stageTalking)
-	protocol, codec := h.spokenBy(first[0])
-	if protocol == wire.ProtocolUnknown {
-		return fmt.Errorf("%w: first byte %#02x", errProtocol, first[0])
-	}
-	if !hs.policy.listener(hs.listener).Protocols.Has(protocol) {
-		return fmt.Errorf("%w: %s is not spoken on this listener", errProtocol, protocol)
-	}
-	h.speaks(hs, protocol, codec)
-	return hs.codec.negotiate(hs)
-}
-
-// speaks notes what a client speaks.
-func (h *Handler) speaks(hs *handshake, protocol wire.Protocol, codec codec) {
-	hs.protocol, hs.codec = protocol, codec
+	hs.protocol, hs.codec = p.name, p.codec(h, l)
 	h.metrics.Conn.Active.Of(wire.ProtocolUnknown.String()).Add(-1)
 	h.metrics.Conn.Active.Of(hs.protocol.String()).Add(1)
-}
-
-// spokenBy is the protocol that a client's first byte belongs to.
-func (h *Handler) spokenBy(first byte) (wire.Protocol, codec) {
-	switch {
-	case first == socks5.Version:
-		return wire.SOCKS5, socks5Codec{h}
-	case first == socks4.Version:
-		return wire.SOCKS4, socks4Codec{h}
-	case 'a' <= first|0x20 && first|0x20 <= 'z': // of a method; all there are begin with a letter
-		return wire.HTTP, httpCodec{h}
-	}
-	return wire.ProtocolUnknown, nil
+	return hs.codec.negotiate(hs)
 }
 
 // errProtocol is a first byte that begins nothing that is spoken here.
@@ -259,7 +236,7 @@ func (h *Handler) relay(s *session, end func(*session)) {
 	options.Panicked = func(p any) { h.panicked(s, "relay", p) }
 	relay.Start(s.ctx, bare(s.conn), s.server, options, func(r relay.Result) {
 		s.cause, s.err = r.Cause, r.Err
-		if s.cause == metrics.CauseQuota {
+		if s.cause == cause.Quota {
 			h.metrics.Auth.QuotaExceeded.Inc()
 		}
 		end(s)
@@ -270,14 +247,14 @@ func (h *Handler) relay(s *session, end func(*session)) {
 func (h *Handler) handshakeFailed(hs *handshake, err error) bool {
 	s := hs.session
 	outcome := "malformed"
-	s.err, s.cause = err, metrics.CauseHandshakeFailed
+	s.err, s.cause = err, cause.HandshakeFailed
 	switch {
 	case s.ctx.Err() != nil:
 		outcome, s.cause = "closed", endCause(s.ctx)
 	case errors.Is(err, os.ErrDeadlineExceeded) && s.endedByDrain():
-		outcome, s.cause = "closed", metrics.CauseDrained
+		outcome, s.cause = "closed", cause.Drained
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		outcome, s.cause = "timeout", metrics.CauseHandshakeTimeout
+		outcome, s.cause = "timeout", cause.HandshakeTimeout
 	case errors.Is(err, io.EOF) && s.protocol == wire.ProtocolUnknown:
 		// A load balancer's probe: nothing was asked, nothing is recorded.
 		outcome, s.cause = "closed", ""
@@ -285,7 +262,7 @@ func (h *Handler) handshakeFailed(hs *handshake, err error) bool {
 			log.Log(s.ctx, slog.LevelDebug, "closed without a byte")
 		}
 	case errors.Is(err, errNoMethod), errors.Is(err, errCredentials), errors.Is(err, errLogin):
-		outcome, s.cause = "refused", metrics.CauseDenied
+		outcome, s.cause = "refused", cause.Denied
 	case isMalformed(err):
 	default:
 		outcome = "closed"
@@ -319,14 +296,14 @@ func owesReply(err error) bool {
 // requestFailed answers a request that cannot be served.
 func (h *Handler) requestFailed(hs *handshake, err error) bool {
 	s := hs.session
-	s.err, s.cause = err, metrics.CauseDialFailed
-	switch cause := h.refused(s, err); {
-	case cause != "":
-		s.cause = cause
+	s.err, s.cause = err, cause.DialFailed
+	switch refused := h.refused(s, err); {
+	case refused != "":
+		s.cause = refused
 	case errors.Is(err, errCommand):
-		s.cause = metrics.CauseHandshakeFailed
+		s.cause = cause.HandshakeFailed
 	case errors.Is(err, errClientGone):
-		s.cause = metrics.CauseClientClosed
+		s.cause = cause.ClientClosed
 	case s.ctx.Err() != nil:
 		s.cause = endCause(s.ctx)
 	}
@@ -339,23 +316,23 @@ func (h *Handler) requestFailed(hs *handshake, err error) bool {
 
 // refused counts a request that policy refuses, whatever its protocol, and is
 // the cause that its record gives; "" for any other error.
-func (h *Handler) refused(s *session, err error) (cause string) {
+func (h *Handler) refused(s *session, err error) (ended string) {
 	reason := ""
 	switch denied, isDenied := errors.AsType[*deniedError](err); {
 	case isDenied:
 		s.rule = denied.rule
-		reason, cause = metrics.RefusedByRule, metrics.CauseDenied
+		reason, ended = metrics.RefusedByRule, cause.Denied
 	case errors.Is(err, errUserLimit):
-		reason, cause = metrics.RefusedUserLimit, metrics.CauseDenied
+		reason, ended = metrics.RefusedUserLimit, cause.Denied
 	case errors.Is(err, errAddresses):
-		reason, cause = metrics.RefusedAddresses, metrics.CauseDenied
+		reason, ended = metrics.RefusedAddresses, cause.Denied
 	case errors.Is(err, errQuota):
-		reason, cause = metrics.RefusedQuota, metrics.CauseQuota
+		reason, ended = metrics.RefusedQuota, cause.Quota
 	default:
 		return ""
 	}
 	h.metrics.Conn.Refused.Of(reason).Inc()
-	return cause
+	return ended
 }
 
 // refuse sends a failure reply, as far as the client still listens. The
@@ -377,7 +354,7 @@ func (h *Handler) refuse(hs *handshake, code wire.ReplyCode) {
 
 // fail ends a connection that broke under us.
 func (h *Handler) fail(s *session, during string, err error) bool {
-	s.err, s.cause = fmt.Errorf("%s: %w", during, err), metrics.CauseError
+	s.err, s.cause = fmt.Errorf("%s: %w", during, err), cause.Error
 	if s.ctx.Err() != nil {
 		s.cause = endCause(s.ctx)
 	}
@@ -386,7 +363,7 @@ func (h *Handler) fail(s *session, during string, err error) bool {
 
 // panicked notes a defect in one connection's path; the others go on.
 func (h *Handler) panicked(s *session, where string, p any) {
-	s.cause = metrics.CauseError
+	s.cause = cause.Error
 	s.err = h.panics.Panicked(s.ctx, where, p, slog.String("id", s.ID()), slog.String("client", s.caller()))
 }
 
@@ -395,7 +372,7 @@ func endCause(ctx context.Context) string {
 	if ended, ok := errors.AsType[*relay.EndError](context.Cause(ctx)); ok {
 		return ended.Cause
 	}
-	return metrics.CauseDrained
+	return cause.Drained
 }
 
 func addrPort(a net.Addr) netip.AddrPort {

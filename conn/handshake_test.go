@@ -18,6 +18,7 @@ import (
 
 	"cleversocks/aclsvc"
 	"cleversocks/authsvc"
+	"cleversocks/conn/cause"
 	"cleversocks/conn/dial"
 	"cleversocks/conn/upstream"
 	"cleversocks/conn/wire"
@@ -309,7 +310,7 @@ func TestRecordNames(t *testing.T) {
 		Protocol: wire.SOCKS5, Command: wire.CommandConnect, Target: wire.Addr{Name: "example.com", Port: 443},
 		Host: netip.MustParseAddrPort("203.0.113.5:443"), Local: netip.MustParseAddrPort("198.51.100.1:4000"),
 		Upstream: "exit", Rule: "acl.rules[0]", BytesIn: 1, BytesOut: 2, Duration: 1500 * time.Microsecond,
-		Cause: metrics.CauseError, Replied: true, Err: errors.New("broken"),
+		Cause: cause.Error, Replied: true, Err: errors.New("broken"),
 	}
 	var buf bytes.Buffer
 	slog.New(slog.NewJSONHandler(&buf, nil)).LogAttrs(t.Context(), slog.LevelInfo, "connection", r.attrs()...)
@@ -335,7 +336,7 @@ func TestRecordWithoutTarget(t *testing.T) {
 func TestAccessModes(t *testing.T) {
 	m := metrics.New()
 	a := NewAccessLog(slog.New(slog.DiscardHandler), m)
-	denied, served := &Record{Cause: metrics.CauseDenied}, &Record{Cause: metrics.CauseClientClosed}
+	denied, served := &Record{Cause: cause.Denied}, &Record{Cause: cause.ClientClosed}
 	for _, tt := range []struct {
 		mode AccessMode
 		want int

@@ -9,8 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"cleversocks/conn/cause"
 	"cleversocks/conn/dial"
-	"cleversocks/metrics"
 	"cleversocks/resolver"
 )
 
@@ -81,7 +81,7 @@ func TestDrainHurriesLateHandshakes(t *testing.T) {
 		t.Fatalf("read: %v", err)
 	}
 	h.handshakeFailed(hs, err)
-	if hs.cause != metrics.CauseDrained {
+	if hs.cause != cause.Drained {
 		t.Errorf("cause %q", hs.cause)
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"cleversocks/authsvc"
 	"cleversocks/authsvc/gssapi"
 	"cleversocks/conn/dial"
-	"cleversocks/conn/wire"
 	"cleversocks/listener/transparent"
 )
 
@@ -51,26 +50,12 @@ type Listener struct {
 // user.
 const byListener = "listener"
 
-// Protocols is a set of protocols.
-type Protocols uint8
-
-// ProtocolsOf makes a set.
-func ProtocolsOf(list ...wire.Protocol) (set Protocols) {
-	for _, p := range list {
-		set |= 1 << p
-	}
-	return set
-}
-
-// Has reports whether p is in the set.
-func (set Protocols) Has(p wire.Protocol) bool { return set>>p&1 == 1 }
-
 // listener is the policy for connections of one listener. Without any in the
 // policy, everything is spoken everywhere; a listener that is missing among
 // others was closed by the reload that made this policy, and speaks nothing.
 func (p *Policy) listener(name string) Listener {
 	if p.Listeners == nil {
-		return Listener{Protocols: ProtocolsOf(wire.SOCKS5, wire.SOCKS4, wire.HTTP)}
+		return Listener{Protocols: spoken}
 	}
 	return p.Listeners[name]
 }

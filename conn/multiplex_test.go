@@ -18,7 +18,7 @@ import (
 
 	"cleversocks/aclsvc"
 	"cleversocks/authsvc"
-	"cleversocks/metrics"
+	"cleversocks/conn/cause"
 )
 
 // multiplexed is a client of HTTP/2 whose one connection a group serves.
@@ -109,7 +109,7 @@ func TestTunnelsInOneConnection(t *testing.T) {
 	case <-time.After(patience):
 		t.Error("the destination was not told")
 	}
-	if r := await(t, records); r.Cause != metrics.CauseClientReset {
+	if r := await(t, records); r.Cause != cause.ClientReset {
 		t.Errorf("recorded %+v", r)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"cleversocks/aclsvc/ratelimit"
 	"cleversocks/authsvc"
 	"cleversocks/bind"
+	"cleversocks/conn/cause"
 	"cleversocks/conn/dial"
 	"cleversocks/conn/upstream"
 	"cleversocks/metrics"
@@ -158,7 +159,7 @@ func TestPanicInEachStage(t *testing.T) {
 func TestPanicInTheEnd(t *testing.T) {
 	g, m, log := panicking(t)
 	_, server := pair(t, listen(t))
-	s := &session{conn: server, client: addrPort(server.RemoteAddr()), started: time.Now(), policy: g.Policy(), cause: metrics.CauseClientClosed}
+	s := &session{conn: server, client: addrPort(server.RemoteAddr()), started: time.Now(), policy: g.Policy(), cause: cause.ClientClosed}
 	if reason := g.handler.guards.enter(s) + g.add(s); reason != "" {
 		t.Fatal(reason)
 	}

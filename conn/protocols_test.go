@@ -197,11 +197,11 @@ func TestListenerPolicy(t *testing.T) {
 			t.Errorf("%s is not spoken by default", protocol)
 		}
 	}
-	p.Listeners = map[string]Listener{"a": {Protocols: ProtocolsOf(wire.HTTP)}}
+	p.Listeners = map[string]Listener{"a": {Protocols: Protocols{wire.HTTP}}}
 	if has := p.listener("a").Protocols; !has.Has(wire.HTTP) || has.Has(wire.SOCKS5) {
-		t.Errorf("protocols %b", has)
+		t.Errorf("protocols %s", has)
 	}
-	if has := p.listener("b").Protocols; has != 0 {
-		t.Errorf("a listener that is not there: %b", has)
+	if has := p.listener("b").Protocols; len(has) != 0 {
+		t.Errorf("a listener that is not there: %s", has)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"cleversocks/conn/cause"
 	"cleversocks/conn/wire"
 	"cleversocks/metrics"
 )
@@ -31,7 +32,7 @@ type Record struct {
 	BytesIn  int64 // from the client
 	BytesOut int64 // to the client
 	Duration time.Duration
-	Cause    string // metrics.Cause*
+	Cause    string // of package cause
 	Reply    wire.ReplyCode
 	Replied  bool
 	Err      error
@@ -115,7 +116,7 @@ func (r *Record) attrs() []slog.Attr {
 		add(slog.String("client_ip", r.Client.Addr().String()))
 		add(slog.Int("client_port", int(r.Client.Port())))
 	}
-	if r.Err != nil && r.Cause != metrics.CauseClientClosed && r.Cause != metrics.CauseServerClosed {
+	if r.Err != nil && r.Cause != cause.ClientClosed && r.Cause != cause.ServerClosed {
 		text("err", r.Err.Error())
 	}
 	return attrs
@@ -164,12 +165,12 @@ func (a *AccessLog) SetMode(m AccessMode) { a.mode.Store(m) }
 
 // keeps says whether a connection that ended for this cause is recorded. Who
 // asks first need not make the record.
-func (a *AccessLog) keeps(cause string) bool {
+func (a *AccessLog) keeps(why string) bool {
 	switch a.mode.Load() {
 	case AccessOff:
 		return false
 	case AccessDenied:
-		return cause == metrics.CauseDenied
+		return why == cause.Denied
 	}
 	return true
 }

@@ -71,7 +71,7 @@ type session struct {
 	counters relay.Counters
 	stage    atomic.Uint32 // see haste
 	relaying atomic.Bool   // set when the handshake's fields no longer change
-	cause    string        // metrics.Cause*; empty for a probe that is not recorded
+	cause    string        // of package cause; empty for a probe that is not recorded
 	code     wire.ReplyCode
 	replied  bool
 	err      error

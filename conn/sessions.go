@@ -4,8 +4,8 @@ import (
 	"context"
 	"log/slog"
 
+	"cleversocks/conn/cause"
 	"cleversocks/conn/relay"
-	"cleversocks/metrics"
 )
 
 // Sessions are the connections of now, in no order. Of those that still shake
@@ -77,7 +77,7 @@ func (a *AccessLog) opened(s *session) {
 // Denied is where the rule stands that refused the request ("file:line", or ""
 // when it has no line), and whether rules refused it.
 func (r *Record) Denied() (where string, denied bool) {
-	if r.Cause != metrics.CauseDenied {
+	if r.Cause != cause.Denied {
 		return "", false
 	}
 	return r.where, true

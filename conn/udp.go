@@ -7,10 +7,10 @@ import (
 
 	"cleversocks/aclsvc"
 	"cleversocks/authsvc/gssapi"
+	"cleversocks/conn/cause"
 	"cleversocks/conn/upstream"
 	"cleversocks/conn/wire"
 	"cleversocks/conn/wire/socks5"
-	"cleversocks/metrics"
 	"cleversocks/udprelay"
 )
 
@@ -54,15 +54,15 @@ func (h *Handler) associate(s *session) {
 	s.counters.Out.Store(result.BytesOut)
 	s.code = result.Reply
 	s.cause, s.err = result.Cause, result.Err
-	switch cause := h.refused(s, s.err); {
-	case cause != "":
-		s.cause = cause
+	switch refused := h.refused(s, s.err); {
+	case refused != "":
+		s.cause = refused
 	case s.ctx.Err() != nil:
 		s.cause = endCause(s.ctx)
 	case s.code == wire.ReplySucceeded && !s.replied:
-		s.cause = metrics.CauseClientReset // the reply did not reach it
+		s.cause = cause.ClientReset // the reply did not reach it
 	}
-	if s.cause == metrics.CauseQuota {
+	if s.cause == cause.Quota {
 		h.metrics.Auth.QuotaExceeded.Inc()
 	}
 	h.metrics.Conn.Requests.Of(s.request.Command.String(), s.code.String()).Inc()

@@ -7,14 +7,14 @@ import (
 	"sync"
 	"time"
 
+	"cleversocks/conn/cause"
 	"cleversocks/conn/relay"
 	"cleversocks/conn/task"
-	"cleversocks/metrics"
 )
 
 // errClientGone ends a session whose client has left during a dial.
 var errClientGone = fmt.Errorf("the client left before it was connected: %w",
-	&relay.EndError{Cause: metrics.CauseClientClosed})
+	&relay.EndError{Cause: cause.ClientClosed})
 
 // watchAfter is how long a dial takes before its client is watched, and at
 // most twice that. Nearly every dial is done by then, and costs an entry in a

@@ -41,9 +41,11 @@ func (a Active) Of(protocol string) *atomic.Int64 {
 	return a.gauges["other"]
 }
 
-var protocols = []string{"socks5", "socks4", "http", "transparent", "unknown"}
+// unspoken is the protocol of a connection that has not said a byte.
+const unspoken = "unknown"
 
-func newConn(set *vm.Set) Conn {
+func newConn(set *vm.Set, l Labels) Conn {
+	protocols := append(slices.Clone(l.Protocols), unspoken)
 	c := Conn{
 		Active: Active{gauges: make(map[string]*atomic.Int64, len(protocols))},
 		Handshakes: newCounterVec2(set, "cleversocks_handshakes_total", [2]string{"protocol", "outcome"},
@@ -57,9 +59,8 @@ func newConn(set *vm.Set) Conn {
 				"succeeded", "general_failure", "not_allowed", "network_unreachable", "host_unreachable",
 				"connection_refused", "timed_out", "command_not_supported", "address_type_not_supported",
 			}),
-		Refused: newCounterVec(set, "cleversocks_requests_refused_total", "reason", RefusedByRule, RefusedUserLimit, RefusedAddresses, RefusedQuota),
-		Panics: newCounterVec(set, "cleversocks_panics_total", "where", "conn", "relay", "accept", "decision", "service",
-			"resolver", "dial", "upstream", "udp", "bind", "http", "auth", "record", "admin", "start", "reload", "shutdown"),
+		Refused:        newCounterVec(set, "cleversocks_requests_refused_total", "reason", RefusedByRule, RefusedUserLimit, RefusedAddresses, RefusedQuota),
+		Panics:         newCounterVec(set, "cleversocks_panics_total", "where", l.Panics...),
 		RecordsDropped: set.NewCounter("cleversocks_access_records_dropped_total"),
 	}
 	for _, p := range append(slices.Clip(protocols), "other") {

@@ -34,16 +34,28 @@ type Registry struct {
 	Upstream Upstream
 }
 
-// New makes a registry with all handles at zero.
-func New() *Registry {
+// Labels are the values of labels that other packages name, since this one
+// imports none of ours. A value that is not among them counts as "other".
+type Labels struct {
+	Protocols []string // that clients speak
+	Causes    []string // for which tunnels end
+	Panics    []string // the parts of the program that contain panics
+}
+
+// New makes a registry with all handles at zero and no Labels: enough for what
+// counts and is not asked.
+func New() *Registry { return With(Labels{}) }
+
+// With makes a registry with all handles at zero.
+func With(l Labels) *Registry {
 	set := vm.NewSet()
 	return &Registry{
 		set:      set,
 		Daemon:   newDaemon(set),
 		Process:  &Process{},
 		Listener: newListener(set),
-		Conn:     newConn(set),
-		Relay:    newRelay(set),
+		Conn:     newConn(set, l),
+		Relay:    newRelay(set, l.Causes),
 		Dial:     newDial(set),
 		DNS:      newDNS(set),
 		Auth:     newAuth(set),

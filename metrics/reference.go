@@ -29,8 +29,8 @@ var label = regexp.MustCompile(`([a-z_]+)="((?:[^"\\]|\\.)*)"`)
 
 // WriteReference writes docs/metrics.md: the table, with the values of labels
 // that are the same for every configuration.
-func WriteReference(w io.Writer) error {
-	r := New()
+func WriteReference(w io.Writer, l Labels) error {
+	r := With(l)
 	r.Users.Of("") // for the names of their labels
 	r.Listener.Accepted("")
 	r.Upstream.Member("", "")

@@ -10,31 +10,12 @@ type Relay struct {
 	End      CounterVec // by cause
 }
 
-// Causes for which a connection ends; also the access record's "cause".
-const (
-	CauseClientClosed     = "client_closed"
-	CauseServerClosed     = "server_closed"
-	CauseClientReset      = "client_reset"
-	CauseServerReset      = "server_reset"
-	CauseIdle             = "idle"
-	CauseDrained          = "drained"
-	CauseRevoked          = "revoked"
-	CauseQuota            = "quota"
-	CauseDenied           = "denied"
-	CauseDialFailed       = "dial_failed"
-	CauseHandshakeFailed  = "handshake_failed"
-	CauseHandshakeTimeout = "handshake_timeout"
-	CauseError            = "error"
-)
-
-func newRelay(set *vm.Set) Relay {
+func newRelay(set *vm.Set, causes []string) Relay {
 	return Relay{
 		BytesIn:  set.NewCounter(`cleversocks_relay_bytes_total{direction="in"}`),
 		BytesOut: set.NewCounter(`cleversocks_relay_bytes_total{direction="out"}`),
 		Duration: set.NewPrometheusHistogramExt("cleversocks_relay_duration_seconds",
 			[]float64{0.01, 0.1, 1, 10, 60, 600, 3600, 36000}),
-		End: newCounterVec(set, "cleversocks_relay_end_total", "cause",
-			CauseClientClosed, CauseServerClosed, CauseClientReset, CauseServerReset, CauseIdle,
-			CauseDrained, CauseRevoked, CauseQuota, CauseError),
+		End: newCounterVec(set, "cleversocks_relay_end_total", "cause", causes...),
 	}
 }

@@ -18,7 +18,7 @@ type CounterVec struct {
 
 func newCounterVec(set *vm.Set, name, label string, values ...string) CounterVec {
 	v := CounterVec{counters: make(map[string]*Counter, len(values)+1)}
-	for _, value := range append(values, "other") {
+	for _, value := range append(slices.Clip(values), "other") {
 		v.counters[value] = set.NewCounter(series(name, label, value))
 	}
 	return v

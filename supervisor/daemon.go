@@ -55,7 +55,7 @@ const (
 // start builds the daemon, bottom up, and starts its tree last: whatever can
 // fail has failed before the first connection is accepted.
 func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) {
-	m := metrics.New()
+	m := metrics.With(conn.Labels())
 	m.Daemon.BuildInfo(o.Version, o.Commit, runtime.Version())
 	m.Daemon.LogLost(o.LostLog)
 	d := &daemon{options: o, log: o.Logger, panics: reporter(o.Logger, m), config: new(atomic.Pointer[config.Config]), phase: new(atomic.Int32), asked: make(chan struct{}, 1)}

@@ -29,6 +29,9 @@ func (e explainer) explainEntrance(ask Question, q *aclsvc.Query, say *strings.B
 	if ask.Listener != "" && !known {
 		return fmt.Errorf("%w: --listener: there is none called %q; there are %q", config.ErrInvalid, ask.Listener, slices.Sorted(maps.Keys(p.Listeners)))
 	}
+	if known {
+		fmt.Fprintf(say, "listener %s: %s\n", ask.Listener, door.Speaks())
+	}
 	if door.Allows != nil && !door.Allows(q.Source) {
 		fmt.Fprintf(say, "listener %s is not for %s (allow_from): the connection is reset at accept\n", ask.Listener, q.Source)
 	}

@@ -75,9 +75,6 @@ func (c commands) configure(cfg *config.Config) {
 // set it: a quarter of all, so that one cannot leave the others without.
 func udpShare(associations int) int { return max(associations/4, 8) }
 
-// protocolNames are the settings' names of the protocols.
-var protocolNames = map[config.Protocol]wire.Protocol{"socks5": wire.SOCKS5, "socks4": wire.SOCKS4, "http": wire.HTTP}
-
 // listenerPolicy is what a listener's settings mean to its connections.
 func listenerPolicy(l config.Listener) conn.Listener {
 	policy := conn.Listener{
@@ -88,7 +85,7 @@ func listenerPolicy(l config.Listener) conn.Listener {
 		policy.Allows = authsvc.NewWhitelist(allowed).Contains
 	}
 	for _, p := range l.Protocols {
-		policy.Protocols |= conn.ProtocolsOf(protocolNames[p])
+		policy.Protocols = append(policy.Protocols, wire.Protocol(p))
 	}
 	return policy
 }

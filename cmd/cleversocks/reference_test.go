@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
 
+	"cleversocks/conn"
 	"cleversocks/metrics"
 	"cleversocks/supervisor/config"
 )
@@ -31,7 +32,7 @@ func TestReference(t *testing.T) {
 	want := map[string]func(io.Writer) error{
 		"configuration.md":        config.WriteReference,
 		"cli.md":                  func(w io.Writer) error { return writeCLI(w, root) },
-		"metrics.md":              metrics.WriteReference,
+		"metrics.md":              func(w io.Writer) error { return metrics.WriteReference(w, conn.Labels()) },
 		"cleversocks.1":           func(w io.Writer) error { return writeMan(w, root) },
 		"cleversocks.toml.5":      writeSettingsMan,
 		"cleversocks.schema.json": config.WriteSchema,

@@ -3,36 +3,26 @@
 // socket, takes a decision or keeps state.
 package wire
 
-import "fmt"
-
-// Protocol is the language a client spoke.
-type Protocol uint8
-
-// The protocols, told apart by a client's first byte; that of transparent
-// listeners has none.
-const (
-	ProtocolUnknown Protocol = iota
-	SOCKS5
-	SOCKS4
-	HTTP
-	Transparent
+import (
+	"cmp"
+	"fmt"
 )
 
-// String is the protocol's name in settings, logs and metrics.
-func (p Protocol) String() string {
-	switch p {
-	case SOCKS5:
-		return "socks5"
-	case SOCKS4:
-		return "socks4"
-	case HTTP:
-		return "http"
-	case Transparent:
-		return "transparent"
-	case ProtocolUnknown:
-	}
-	return "unknown"
-}
+// Protocol is the language a client spoke, by the name that settings, logs and
+// metrics have for it. What tells one from another is in package conn.
+type Protocol string
+
+// The protocols. Behind Transparent is none: its clients know of no proxy.
+const (
+	ProtocolUnknown Protocol = "" // not a byte has come, or one that begins nothing
+	SOCKS5          Protocol = "socks5"
+	SOCKS4          Protocol = "socks4"
+	HTTP            Protocol = "http"
+	Transparent     Protocol = "transparent"
+)
+
+// String is the protocol's name in logs and metrics.
+func (p Protocol) String() string { return cmp.Or(string(p), "unknown") }
 
 // Command is what a client asks for. The values are those of RFC 1928 §4;
 // SOCKS4 shares the first two and HTTP has the first alone.

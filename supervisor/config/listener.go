@@ -5,8 +5,12 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
+	"strings"
 
 	"cleversocks/authsvc/gssapi"
+	"cleversocks/conn"
+	"cleversocks/conn/wire"
 )
 
 const listenerDoc = "A socket that clients connect to. Without any, there is one on 127.0.0.1:1080. `-i` and `-p` replace all of them by one."
@@ -52,7 +56,7 @@ func (l *Listener) keys() []Key {
 			Doc: "Where to listen. `0.0.0.0:1080` is IPv4 alone, `[::]:1080` both families, port 0 any free port. `unix:/run/cleversocks.sock` is a unix socket, `unix:@name` one without a file: limits, bans and rules by source address mean none of its clients.",
 		},
 		{
-			Name: "protocols", Value: &l.Protocols, Default: "socks5,socks4,http",
+			Name: "protocols", Value: &l.Protocols, Default: allProtocols(),
 			Doc: "What is spoken here, told apart by a client's first byte. `socks4` is 4 and 4a, `http` is CONNECT and requests for plain `http://` URLs.",
 		},
 		{
@@ -241,23 +245,39 @@ func (l *Listener) finishProtocols(f *finisher, element string) {
 	}
 }
 
-// Protocol is one that a listener may speak: socks5, socks4 or http.
+// Protocol is one that a listener may speak: one of conn.Spoken.
 type Protocol string
 
 // UnmarshalText reads its name.
 func (p *Protocol) UnmarshalText(text []byte) error {
-	switch v := Protocol(text); v {
-	case "socks5", "socks4", "http":
-		*p = v
-		return nil
+	if !conn.Spoken().Has(wire.Protocol(text)) {
+		return errNotAccepted
 	}
-	return errNotAccepted
+	*p = Protocol(text)
+	return nil
 }
 
 // MarshalText is its name.
 func (p Protocol) MarshalText() ([]byte, error) { return []byte(p), nil }
 
-func (Protocol) accepts() string { return `"socks5", "socks4" or "http"` }
+// accepts is `"socks5", "socks4" or "http"`.
+func (Protocol) accepts() string {
+	var names []string
+	for _, p := range conn.Spoken() {
+		names = append(names, strconv.Quote(p.String()))
+	}
+	last := len(names) - 1
+	return strings.Join(names[:last], ", ") + " or " + names[last]
+}
+
+// allProtocols is the default of listener.protocols.
+func allProtocols() string {
+	var names []string
+	for _, p := range conn.Spoken() {
+		names = append(names, p.String())
+	}
+	return strings.Join(names, ",")
+}
 
 // Advertised are the addresses that clients are told instead of our own.
 func (c *Config) Advertised() []netip.Addr {
