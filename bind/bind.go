@@ -143,6 +143,7 @@ func (s *Server) Serve(ctx context.Context, session Session) Result {
 	}
 	seat := ratelimit.SeatOf(session.Identity.User, session.Client.Addr())
 	if s.seats.Take(seat, o.MaxPerUser, 0) != ratelimit.Admitted {
+		s.metrics.Limits.Of(metrics.LimitBinds).Inc()
 		return s.refuse(session, Result{Reply: wire.ReplyNotAllowed, Cause: cause.Denied, Err: errTooMany})
 	}
 	defer s.seats.Return(seat)
@@ -153,6 +154,7 @@ func (s *Server) Serve(ctx context.Context, session Session) Result {
 	}
 	l, err := listen(ctx, localAddr(session.Control), o.Ports)
 	if err != nil {
+		s.metrics.Limits.Of(metrics.LimitBindPorts).Inc()
 		return s.refuse(session, Result{Reply: wire.ReplyGeneralFailure, Cause: cause.Error, Err: err})
 	}
 	w := &wait{server: s, session: session, listener: l, peers: peers}

@@ -54,9 +54,9 @@ type Handler struct {
 	heads *httpproxy.Budget
 }
 
-// headBudget is how many bytes of large HTTP heads there are at most at a time,
+// HeadBudget is how many bytes of large HTTP heads there are at most at a time,
 // over all connections.
-const headBudget = 16 << 20
+const HeadBudget = 16 << 20
 
 // handshakeBuffer is what a handshake reads ahead at most, in bytes.
 const handshakeBuffer = 4096
@@ -66,7 +66,7 @@ var _ [handshakeBuffer - socks5.MinBuffer]byte // it holds every SOCKS5 message
 func newHandler(draining context.Context, o Options, tasks *task.Scope) *Handler {
 	return &Handler{
 		log: o.Log, metrics: o.Metrics, panics: o.Panics, guards: o.Guards.orNone(o.Metrics), access: o.Access,
-		draining: draining, heads: httpproxy.NewBudget(headBudget), watch: clientWatch{tasks: tasks},
+		draining: draining, heads: httpproxy.NewBudget(HeadBudget, o.Metrics.Limits.Of(metrics.LimitHTTPHeads).Inc), watch: clientWatch{tasks: tasks},
 		readers: sync.Pool{New: func() any { return bufio.NewReaderSize(nil, handshakeBuffer) }},
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 
 	"cleversocks/conn/http2front"
+	"cleversocks/metrics"
 )
 
 // isHTTP2 tells a client of HTTP/2 by its preface, which no request of HTTP/1
@@ -34,6 +35,7 @@ func (h *Handler) multiplex(hs *handshake) bool {
 			return reason != ""
 		},
 		Idle: cmp.Or(s.policy.Relay.Idle, forwardIdle), Drain: h.draining, Panics: h.panics,
+		Full: h.metrics.Limits.Of(metrics.LimitStreams).Inc,
 	})
 	s.cause = ""
 	if log := s.logger(h.log, slog.LevelDebug); log != nil {

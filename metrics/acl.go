@@ -10,6 +10,7 @@ import (
 // ACL counts decisions.
 type ACL struct {
 	set   *vm.Set
+	full  *Counter // configurations with more rules than labels
 	mu    *sync.Mutex
 	rules map[string]bool // those with series
 }
@@ -23,11 +24,11 @@ const (
 
 var actions = []string{ActionAllow, ActionDeny, ActionReport, "other"}
 
-// maxRules bounds the label "rule": later rules count as "other".
-const maxRules = 200
+// MaxRuleSeries bounds the label "rule": later rules count as "other".
+const MaxRuleSeries = 200
 
-func newACL(set *vm.Set) ACL {
-	return ACL{set: set, mu: new(sync.Mutex), rules: make(map[string]bool)}
+func newACL(set *vm.Set, limits CounterVec) ACL {
+	return ACL{set: set, full: limits.Of(LimitRuleSeries), mu: new(sync.Mutex), rules: make(map[string]bool)}
 }
 
 // Decisions are the counters of one configuration by action and rule. Call it
@@ -36,6 +37,9 @@ func newACL(set *vm.Set) ACL {
 func (a ACL) Decisions(rules []string) CounterVec2 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if len(rules) > MaxRuleSeries {
+		a.full.Inc()
+	}
 	v := CounterVec2{counters: map[[2]string]*Counter{}}
 	for _, rule := range labelled(rules) {
 		a.rules[rule] = true
@@ -65,7 +69,7 @@ func (a ACL) Retain(rules []string) {
 
 // labelled are the values of the label for these rules.
 func labelled(rules []string) []string {
-	return append(slices.Clip(rules[:min(len(rules), maxRules)]), "other")
+	return append(slices.Clip(rules[:min(len(rules), MaxRuleSeries)]), "other")
 }
 
 func decisionSeries(action, rule string) string {

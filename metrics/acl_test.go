@@ -9,7 +9,7 @@ import (
 
 func TestUserLabelsAreBounded(t *testing.T) {
 	m := New()
-	for i := range 3 * maxUsers {
+	for i := range 3 * MaxUserSeries {
 		m.Users.Of(fmt.Sprintf("user%d", i)).BytesIn.Inc()
 	}
 	first := m.Users.Of("user1")
@@ -18,10 +18,10 @@ func TestUserLabelsAreBounded(t *testing.T) {
 	}
 	var out bytes.Buffer
 	m.set.WritePrometheus(&out)
-	if n := strings.Count(out.String(), `cleversocks_user_bytes_total{direction="in"`); n != maxUsers+1 {
+	if n := strings.Count(out.String(), `cleversocks_user_bytes_total{direction="in"`); n != MaxUserSeries+1 {
 		t.Errorf("%d labels", n)
 	}
-	if want := fmt.Sprintf(`cleversocks_user_bytes_total{direction="in",user="other"} %d`, 2*maxUsers); !strings.Contains(out.String(), want) {
+	if want := fmt.Sprintf(`cleversocks_user_bytes_total{direction="in",user="other"} %d`, 2*MaxUserSeries); !strings.Contains(out.String(), want) {
 		t.Errorf("no %s", want)
 	}
 }
@@ -29,7 +29,7 @@ func TestUserLabelsAreBounded(t *testing.T) {
 func TestDecisionsGoOnOverAReload(t *testing.T) {
 	m := New()
 	rules := []string{"default"}
-	for i := range 2 * maxRules {
+	for i := range 2 * MaxRuleSeries {
 		rules = append(rules, fmt.Sprintf("acl.rules[%d]", i))
 	}
 	m.ACL.Decisions(rules[:2]).Of(ActionDeny, "acl.rules[0]").Inc()
@@ -37,7 +37,7 @@ func TestDecisionsGoOnOverAReload(t *testing.T) {
 	if n := v.Of(ActionDeny, "acl.rules[0]").Get(); n != 1 {
 		t.Errorf("%d after a reload", n)
 	}
-	if v.Of(ActionDeny, rules[maxRules]) != v.Of(ActionDeny, rules[maxRules+1]) {
+	if v.Of(ActionDeny, rules[MaxRuleSeries]) != v.Of(ActionDeny, rules[MaxRuleSeries+1]) {
 		t.Error("labels without bound")
 	}
 }

@@ -32,11 +32,13 @@ type DNS struct {
 	Lookups  CounterVec2 // by transport and outcome: one query to one server
 	Cache    CounterVec  // by outcome
 	Dropped  CounterVec  // answers that were not believed, by reason
+	Limits   CounterVec  // bounds that were met: Registry.Limits
 	Duration *vm.PrometheusHistogram
 }
 
-func newDNS(set *vm.Set) DNS {
+func newDNS(set *vm.Set, limits CounterVec) DNS {
 	return DNS{
+		Limits: limits,
 		Lookups: newCounterVec2(set, "cleversocks_dns_lookups_total", [2]string{"transport", "outcome"},
 			[]string{"hosts", "udp", "tcp", "tls", "https"},
 			[]string{DNSOK, DNSNotFound, DNSTimeout, DNSRefused, DNSMalformed, DNSTLS, DNSCancelled, DNSError}),

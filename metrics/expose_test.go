@@ -103,7 +103,7 @@ func TestSeriesEnd(t *testing.T) {
 	if m.Users.Of("gone") == gone {
 		t.Error("the name came back with the old handles")
 	}
-	for i := range 2 * maxUsers {
+	for i := range 2 * MaxUserSeries {
 		m.Users.Of(string(rune('一' + i)))
 	}
 	m.Users.Retain(func(string) bool { return false })

@@ -19,6 +19,7 @@ import (
 type Registry struct {
 	set *vm.Set
 
+	Limits   CounterVec // bounds that were met, by name
 	Daemon   Daemon
 	Process  *Process // a service: run it
 	Listener Listener
@@ -49,18 +50,20 @@ func New() *Registry { return With(Labels{}) }
 // With makes a registry with all handles at zero.
 func With(l Labels) *Registry {
 	set := vm.NewSet()
+	limits := newLimits(set)
 	return &Registry{
 		set:      set,
+		Limits:   limits,
 		Daemon:   newDaemon(set),
 		Process:  &Process{},
 		Listener: newListener(set),
 		Conn:     newConn(set, l),
 		Relay:    newRelay(set, l.Causes),
 		Dial:     newDial(set),
-		DNS:      newDNS(set),
+		DNS:      newDNS(set, limits),
 		Auth:     newAuth(set),
-		ACL:      newACL(set),
-		Users:    newUsers(set),
+		ACL:      newACL(set, limits),
+		Users:    newUsers(set, limits),
 		UDP:      newUDP(set),
 		Bind:     newBind(set),
 		Upstream: newUpstream(set),

@@ -31,6 +31,7 @@ var Table = []Family{
 	{"cleversocks_handshakes_total", CounterType, "Handshakes that ended, by protocol and outcome."},
 	{"cleversocks_requests_total", CounterType, "Requests answered, by command and reply."},
 	{"cleversocks_requests_refused_total", CounterType, "Requests that policy refused, by reason."},
+	{"cleversocks_limits_reached_total", CounterType, "How often a bound without a family of its own was met, by bound."},
 	{"cleversocks_access_records_dropped_total", CounterType, "Access records that a slow log had no place for."},
 	{"cleversocks_panics_total", CounterType, "Panics that were contained, by the part of the program."},
 

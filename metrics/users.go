@@ -11,6 +11,7 @@ import (
 type Users struct {
 	mu    sync.Mutex
 	set   *vm.Set
+	full  *Counter // requests of users without a label
 	known map[string]*User
 	gone  map[string]*User // not in the settings any more, and still connected
 	other *User
@@ -26,11 +27,11 @@ type User struct {
 	names []string // of the series
 }
 
-// maxUsers bounds the label "user": who comes later counts as "other".
-const maxUsers = 200
+// MaxUserSeries bounds the label "user": who comes later counts as "other".
+const MaxUserSeries = 200
 
-func newUsers(set *vm.Set) *Users {
-	return &Users{set: set, known: make(map[string]*User), gone: make(map[string]*User)}
+func newUsers(set *vm.Set, limits CounterVec) *Users {
+	return &Users{set: set, full: limits.Of(LimitUserSeries), known: make(map[string]*User), gone: make(map[string]*User)}
 }
 
 // Of is the counts of a user. Look it up once a connection, and only for
@@ -46,11 +47,12 @@ func (u *Users) Of(name string) *User {
 		u.known[name] = user
 		return user
 	}
-	if len(u.known)+len(u.gone) < maxUsers {
+	if len(u.known)+len(u.gone) < MaxUserSeries {
 		user := u.add(name)
 		u.known[name] = user
 		return user
 	}
+	u.full.Inc()
 	if u.other == nil {
 		u.other = u.add("other")
 	}

@@ -109,7 +109,7 @@ func New(ctx context.Context, opts Options) (*Resolver, error) {
 		flights: make(map[flightKey]*flight),
 		scope:   scope,
 		panics:  opts.Panics,
-		sockets: &udpSockets{most: opts.Sockets, dropped: opts.Metrics.Dropped, scope: scope},
+		sockets: &udpSockets{most: opts.Sockets, dropped: opts.Metrics.Dropped, shared: opts.Metrics.Limits.Of(metrics.LimitDNSSockets), scope: scope},
 	}
 	if err := r.Reconfigure(opts); err != nil {
 		return nil, err

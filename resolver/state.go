@@ -177,7 +177,6 @@ func (r *Resolver) systemServers(st *state, kept map[string]*server) []*server {
 // newServer makes a server with its transport. Nothing is sent yet.
 func (r *Resolver) newServer(sp spec, opts Options) *server {
 	s := &server{id: sp.text, label: sp.transport}
-	dropped := opts.Metrics.Dropped
 	conf := &tls.Config{
 		ServerName: sp.verify, RootCAs: opts.RootCAs, MinVersion: tls.VersionTLS12,
 		ClientSessionCache: tls.NewLRUClientSessionCache(4),
@@ -185,9 +184,9 @@ func (r *Resolver) newServer(sp spec, opts Options) *server {
 	plain := func(ctx context.Context) (net.Conn, error) { return r.connect(ctx, sp) }
 	switch sp.transport {
 	case transportUDP:
-		s.transport = newUDP(netip.AddrPortFrom(sp.addrs[0], sp.port), newStream(plain, dropped, r.scope), r.sockets)
+		s.transport = newUDP(netip.AddrPortFrom(sp.addrs[0], sp.port), newStream(plain, opts.Metrics, r.scope), r.sockets)
 	case transportTCP:
-		s.transport = newStream(plain, dropped, r.scope)
+		s.transport = newStream(plain, opts.Metrics, r.scope)
 	case transportTLS:
 		s.transport = newStream(func(ctx context.Context) (net.Conn, error) {
 			c, err := plain(ctx)
@@ -200,9 +199,9 @@ func (r *Resolver) newServer(sp spec, opts Options) *server {
 				return nil, err
 			}
 			return secured, nil
-		}, dropped, r.scope)
+		}, opts.Metrics, r.scope)
 	default:
-		s.transport = newHTTPS(sp.url, plain, conf, dropped)
+		s.transport = newHTTPS(sp.url, plain, conf, opts.Metrics.Dropped)
 	}
 	return s
 }

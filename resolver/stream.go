@@ -21,16 +21,16 @@ const (
 	// streamIdle is how long a connection is kept without a query (RFC 7766
 	// §6.2.3: in the order of seconds).
 	streamIdle = 20 * time.Second
-	// maxPipelined bounds the queries under way on one connection.
-	maxPipelined = 512
+	// MaxPipelined bounds the queries under way on one connection.
+	MaxPipelined = 512
 	// streamSilence is how long a server may leave a query without any
 	// message at all before its connection is taken for dead.
 	streamSilence = 2 * time.Second
 	// maxBarren is on how many connections that end without any answer a query
 	// is tried.
 	maxBarren = 3
-	// maxSingle bounds the connections for one query each, to a server.
-	maxSingle = 16
+	// MaxSingle bounds the connections for one query each, to a server.
+	MaxSingle = 16
 )
 
 var (
@@ -43,7 +43,7 @@ var (
 // server that ends its connections after one answer gets one for each query.
 type streamTransport struct {
 	dial    func(ctx context.Context) (net.Conn, error)
-	dropped metrics.CounterVec
+	counts  metrics.DNS
 	scope   *task.Scope // the resolver's: it waits for the connections' readers
 	manners manners
 	single  *semaphore.Weighted // bounds connections for one query
@@ -56,9 +56,9 @@ type streamTransport struct {
 	hasty time.Time
 }
 
-func newStream(dial func(context.Context) (net.Conn, error), dropped metrics.CounterVec, scope *task.Scope) *streamTransport {
+func newStream(dial func(context.Context) (net.Conn, error), counts metrics.DNS, scope *task.Scope) *streamTransport {
 	return &streamTransport{
-		dial: dial, dropped: dropped, scope: scope, single: semaphore.NewWeighted(maxSingle), gate: make(chan struct{}, 1),
+		dial: dial, counts: counts, scope: scope, single: semaphore.NewWeighted(MaxSingle), gate: make(chan struct{}, 1),
 	}
 }
 
@@ -84,6 +84,9 @@ func (s *streamTransport) ask(ctx context.Context, q query) (*dns.Msg, error) {
 			return nil, err
 		}
 		reply, err := c.ask(ctx, q.msg)
+		if errors.Is(err, errBusy) {
+			s.counts.Limits.Of(metrics.LimitDNSPipelined).Inc()
+		}
 		if !errors.Is(err, errGone) || ctx.Err() != nil {
 			return reply, err
 		}
@@ -135,7 +138,7 @@ func (s *streamTransport) open(ctx context.Context, retired bool) (*streamConn, 
 	if err != nil {
 		return nil, endOf(ctx, err)
 	}
-	c := &streamConn{conn: nc, dropped: s.dropped, waiting: make(map[uint16]*waiter), retired: retired, heard: time.Now()}
+	c := &streamConn{conn: nc, dropped: s.counts.Dropped, waiting: make(map[uint16]*waiter), retired: retired, heard: time.Now()}
 	s.scope.Go(func() error {
 		defer c.end(errGone) // if it panics, for who waits
 		c.read()
@@ -163,8 +166,11 @@ func (s *streamTransport) isHasty(ctx context.Context) bool {
 
 // askAlone sends a query on a connection of its own.
 func (s *streamTransport) askAlone(ctx context.Context, q query) (*dns.Msg, error) {
-	if err := s.single.Acquire(ctx, 1); err != nil {
-		return nil, context.Cause(ctx)
+	if !s.single.TryAcquire(1) {
+		s.counts.Limits.Of(metrics.LimitDNSSingle).Inc()
+		if err := s.single.Acquire(ctx, 1); err != nil {
+			return nil, context.Cause(ctx)
+		}
 	}
 	defer s.single.Release(1)
 	c, err := s.open(ctx, true)
@@ -266,7 +272,7 @@ func (c *streamConn) enter(query *dns.Msg) (*waiter, error) {
 	if c.err != nil {
 		return nil, c.err
 	}
-	if len(c.waiting) >= maxPipelined {
+	if len(c.waiting) >= MaxPipelined {
 		return nil, errBusy
 	}
 	query = query.Copy()

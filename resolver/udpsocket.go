@@ -32,7 +32,8 @@ var errForged = errors.New("too many wrong answers")
 type udpSockets struct {
 	most    int
 	dropped metrics.CounterVec
-	scope   *task.Scope // of the readers
+	shared  *metrics.Counter // queries without a socket of their own
+	scope   *task.Scope      // of the readers
 
 	mu   sync.Mutex
 	open int
@@ -149,6 +150,7 @@ func (u *udpSockets) take(anyway bool) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.open >= u.most && !anyway {
+		u.shared.Inc()
 		return false
 	}
 	u.open++

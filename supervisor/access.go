@@ -20,6 +20,7 @@ type guards struct {
 	conn.Guards
 	once    *authsvc.Once
 	replays *gssapi.ReplayCache
+	forgot  func() // counts sources of the gate
 }
 
 // newGuards makes them with the state that was saved. Trouble with that is
@@ -32,6 +33,7 @@ func newGuards(ctx context.Context, cfg *config.Config, log *slog.Logger, m *met
 	return &guards{
 		once:    authsvc.NewOnce(onceOptions(cfg), state),
 		replays: gssapi.KeepReplays(state),
+		forgot:  m.Limits.Of(metrics.LimitSources).Inc,
 		Guards: conn.Guards{
 			Gate:     ratelimit.NewGate(),
 			Throttle: authsvc.NewThrottle(throttleOptions(cfg), state),
@@ -56,6 +58,7 @@ func (g *guards) set(cfg *config.Config, users *authsvc.Users) {
 	g.Gate.Set(ratelimit.GateOptions{
 		PerSecond: float64(limits.ConnectionRate.PerSecond), Burst: burst,
 		PerSource: limits.MaxConnectionsPerIP, Exempt: config.Prefixes(limits.Exempt),
+		Forgot: g.forgot,
 	})
 	g.Throttle.Set(throttleOptions(cfg))
 	g.once.Set(onceOptions(cfg))

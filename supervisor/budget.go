@@ -1,16 +1,17 @@
 package supervisor
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"strconv"
 	"strings"
 	"syscall"
 
 	"cleversocks/conn/relay"
 	"cleversocks/supervisor/config"
+	"cleversocks/udprelay"
 )
 
 // budget is how the descriptor limit is shared out.
@@ -75,6 +76,31 @@ func connectionLimit(ctx context.Context, configured int, log *slog.Logger) int 
 	return configured
 }
 
+// noteUDP says which numbers of UDP are not those that were asked for.
+func noteUDP(ctx context.Context, cfg *config.Config, log *slog.Logger) {
+	b := descriptorBudget()
+	if !cfg.UDP.Enabled {
+		return
+	}
+	if asked := cfg.UDP.MaxAssociations; asked > b.udp {
+		log.LogAttrs(ctx, slog.LevelWarn, "udp.max_associations is more than the descriptor limit carries beside other connections: raise the limit (ulimit -n, LimitNOFILE=)",
+			slog.Int("max_associations", asked), slog.Uint64("descriptors", b.descriptors), slog.Int("carries", b.udp))
+	}
+	if most, err := udpReceiveMost(); err == nil && most < udprelay.ReceiveBuffer {
+		log.LogAttrs(ctx, slog.LevelInfo, "sockets of UDP associations hold less of a burst than they ask for: the system's net.core.rmem_max bounds them",
+			slog.Int("bytes", most), slog.Int("asked", udprelay.ReceiveBuffer))
+	}
+}
+
+// udpReceiveMost is the most that a socket's receive buffer may have (socket(7)).
+func udpReceiveMost() (int, error) {
+	text, err := os.ReadFile("/proc/sys/net/core/rmem_max")
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(string(text)))
+}
+
 // InForce is what the settings mean that leave it to the machine, by name: for
 // this process's limits, which may not be the daemon's.
 func InForce(cfg *config.Config) map[string]string {
@@ -86,7 +112,7 @@ func InForce(cfg *config.Config) map[string]string {
 		notes["udp.max_associations"] = strconv.Itoa(b.udp)
 	}
 	if cfg.UDP.MaxPerUser == 0 {
-		notes["udp.max_associations_per_user"] = strconv.Itoa(udpShare(cmp.Or(cfg.UDP.MaxAssociations, b.udp)))
+		notes["udp.max_associations_per_user"] = strconv.Itoa(associationShare(cfg))
 	}
 	if k := cfg.Auth.GSSAPI.Keytab; k != nil {
 		var entries []string

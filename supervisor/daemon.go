@@ -133,7 +133,7 @@ func newCore(ctx context.Context, d *daemon, m *metrics.Registry, cfg *config.Co
 	g := newGuards(ctx, cfg, d.log, m)
 	return &core{
 		tls: tlsconf.NewKeeper(d.log), locals: locals, resolver: names, access: access, guards: g,
-		pools: relay.NewPools(relay.PoolOptions{Pipes: descriptorBudget().pipes}),
+		pools: relay.NewPools(relay.PoolOptions{Pipes: descriptorBudget().pipes, Full: m.Limits.Of(metrics.LimitPipes).Inc}),
 		group: conn.NewGroup(ctx, conn.Options{
 			Log: d.log, Metrics: m, Access: access, Guards: g.Guards, Panics: d.panics,
 			DrainTimeout: func() time.Duration { return d.config.Load().Drain.Timeout.D() },
@@ -159,6 +159,7 @@ func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim,
 		return admin.Options{
 			Metrics: m.WritePrometheus, Ready: ready, Degraded: operator.degraded, Version: d.options.Version,
 			API: operator.functions(), Pprof: cfg.Admin.Pprof, Log: log, Tasks: d.panics,
+			Full:  m.Limits.Of(metrics.LimitAdmin).Inc,
 			Hosts: func() []string { return d.config.Load().Admin.Hosts },
 		}
 	}}
@@ -170,7 +171,7 @@ func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim,
 		status,
 		&accounts{log: log, metrics: m, guards: c.guards, queue: authsvc.NewQueue(authsvc.QueueOptions{Gauge: m.Auth.Waiting})},
 		&rules{log: log, metrics: m, locals: c.locals},
-		&outbound{log: log, metrics: m, resolver: c.resolver, history: dial.NewHistory(dialHistory), spares: dial.NewSpares(descriptorBudget().races), panics: d.panics, pools: c.pools},
+		&outbound{log: log, metrics: m, resolver: c.resolver, history: dial.NewHistory(dialHistory), spares: dial.NewSpares(descriptorBudget().races, m.Limits.Of(metrics.LimitRaces).Inc), panics: d.panics, pools: c.pools},
 		&routes{log: log, metrics: m, policy: policy},
 		newCommands(log, m),
 		c.guards,
@@ -186,6 +187,7 @@ func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim,
 		&pools{log: log, metrics: m, tree: d.tree, running: make(map[*upstream.Pool]suture.ServiceToken)},
 		onCommit(func(ctx context.Context, next *draft) {
 			c.group.SetLimit(connectionLimit(ctx, next.cfg.Limits.MaxConnections, log))
+			noteUDP(ctx, next.cfg, log)
 		}),
 		sockets.serving(),
 		status.serving(),

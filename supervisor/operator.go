@@ -47,7 +47,8 @@ type operator struct {
 func newOperator(d *daemon, m *metrics.Registry, c *core, ready func() error) *operator {
 	o := &operator{
 		options: d.options, started: time.Now(), config: d.config.Load, metrics: m, guards: c.guards, group: c.group,
-		resolver: c.resolver, ready: ready, phase: d.phase, asked: d.asked, events: admin.NewEvents(),
+		resolver: c.resolver, ready: ready, phase: d.phase, asked: d.asked,
+		events: admin.NewEvents(m.Limits.Of(metrics.LimitEventStreams).Inc, m.Limits.Of(metrics.LimitEventQueue).Inc),
 	}
 	c.access.Watch(o.seen, o.events.Wanted)
 	return o

@@ -44,20 +44,13 @@ func (c commands) configure(cfg *config.Config) {
 	filters := map[string]udprelay.Filter{
 		"none": udprelay.FilterNone, "address": udprelay.FilterAddress, "endpoint": udprelay.FilterEndpoint,
 	}
-	associations := cfg.UDP.MaxAssociations
-	if associations == 0 {
-		associations = descriptorBudget().udp
-	}
-	perUser := cfg.UDP.MaxPerUser
-	if perUser == 0 {
-		perUser = udpShare(associations)
-	}
+	associations := associationLimit(cfg)
 	c.udp.Configure(udprelay.RelayOptions{
 		Disabled:        !cfg.UDP.Enabled,
 		Ports:           cfg.UDP.Ports.PortRange,
 		Filter:          filters[cfg.UDP.Filter],
 		IdleTimeout:     cfg.UDP.IdleTimeout.D(),
-		MaxPerUser:      perUser,
+		MaxPerUser:      associationShare(cfg),
 		MaxAssociations: associations,
 		MaxExtraSockets: max(associations/2, 16),
 		FirstPortOnly:   cfg.UDP.ClientPorts == "first",

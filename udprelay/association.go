@@ -65,7 +65,7 @@ func newAssociation(r *Relay, s Session, o RelayOptions) *association {
 		r: r, s: s, o: o, began: time.Now(),
 		clientIP: s.Client.Addr().Unmap().WithZone(""),
 		seat:     ratelimit.SeatOf(s.Identity.User, s.Client.Addr()),
-		routes:   newRoutes(), names: newNames(), fragments: reassembler{budget: &r.fragments},
+		routes:   newRoutes(), names: newNames(), fragments: reassembler{budget: &r.fragments, full: r.metrics.Limits.Of(metrics.LimitFragments)},
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"cleversocks/metrics"
 )
 
 const (
@@ -26,7 +28,8 @@ const (
 // many bytes or the timer abandons the whole sequence: a part is never passed
 // on as if it were the whole.
 type reassembler struct {
-	budget *atomic.Int64 // bytes left for all associations
+	budget *atomic.Int64    // bytes left for all associations
+	full   *metrics.Counter // how often there were none
 
 	mu      sync.Mutex
 	header  []byte // ATYP, address and port of the first fragment
@@ -88,6 +91,7 @@ func (r *reassembler) start(header []byte) bool {
 func (r *reassembler) take(n int) bool {
 	if r.budget.Add(-int64(n)) < 0 {
 		r.budget.Add(int64(n))
+		r.full.Inc()
 		return false
 	}
 	return true

@@ -8,10 +8,12 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"cleversocks/metrics"
 )
 
 func newReassembler(budget int64) *reassembler {
-	r := &reassembler{budget: new(atomic.Int64)}
+	r := &reassembler{budget: new(atomic.Int64), full: new(metrics.Counter)}
 	r.budget.Store(budget)
 	return r
 }

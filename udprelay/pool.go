@@ -15,9 +15,9 @@ const (
 	slotSize = 1 << 16
 	// maxDatagram4 is the largest payload of UDP over IPv4.
 	maxDatagram4 = 65507
-	// receiveBuffer is asked for each socket, so that a burst of many small
+	// ReceiveBuffer is asked for each socket, so that a burst of many small
 	// datagrams, or some of 64 KiB, waits rather than drops.
-	receiveBuffer = 512 << 10
+	ReceiveBuffer = 512 << 10
 )
 
 // pool is a bounded stack of batches: at most max exist, and the one used

@@ -26,7 +26,7 @@ func newSocket(conn *net.UDPConn) (*socket, error) {
 	}
 	s := &socket{conn: conn, rc: rc}
 	s.gsoMax.Store(firstGSO)
-	_ = conn.SetReadBuffer(receiveBuffer) // as far as net.core.rmem_max lets it
+	_ = conn.SetReadBuffer(ReceiveBuffer) // as far as net.core.rmem_max lets it
 	enableGRO(rc)
 	refuseBroadcast(rc)
 	return s, nil

@@ -35,9 +35,10 @@ const (
 )
 
 const (
-	shardCount = 64
-	// sourcesPerShard bounds the rate table to 65,536 sources, some 4 MB.
+	shardCount      = 64
 	sourcesPerShard = 1024
+	// MaxSources bounds the rate table, to some 4 MB.
+	MaxSources = shardCount * sourcesPerShard
 )
 
 // Gate limits the connections of a source: an IPv4 address or an IPv6 /64.
@@ -57,6 +58,9 @@ type GateOptions struct {
 	Burst     int            // at once; at least 1
 	PerSource int            // open at a time; 0: any number
 	Exempt    []netip.Prefix // free of the rate, not of PerSource
+	// Forgot hears of each source that lost what is known of it because
+	// MaxSources others came; nil: nobody does.
+	Forgot func()
 }
 
 type gateSettings struct {
@@ -64,6 +68,7 @@ type gateSettings struct {
 	tolerance int64 // ns by which connections may come too early
 	perSource int
 	exempt    bart.Lite
+	forgot    func()
 }
 
 // gateShard holds, by source, when the next connection is due (GCRA: the
@@ -87,7 +92,7 @@ func NewGate() *Gate {
 
 // Set takes new limits; what is open stays open and counted.
 func (g *Gate) Set(o GateOptions) {
-	s := &gateSettings{perSource: o.PerSource}
+	s := &gateSettings{perSource: o.PerSource, forgot: o.Forgot}
 	if o.PerSecond > 0 {
 		s.spacing = int64(min(max(float64(time.Second)/o.PerSecond, 1), float64(24*time.Hour)))
 		burst := min(max(o.Burst, 1), math.MaxInt32)
@@ -142,15 +147,18 @@ func (s *gateShard) take(key netip.Addr, now int64, settings *gateSettings) bool
 		return false
 	}
 	if !known && len(s.due) >= sourcesPerShard {
-		s.evict(now)
+		if s.evict(now) && settings.forgot != nil {
+			settings.forgot()
+		}
 	}
 	s.due[key] = due + settings.spacing
 	return true
 }
 
 // evict forgets one source of a few that the map's order picks: one that is
-// due, which is as good as absent, or else the one that is due first.
-func (s *gateShard) evict(now int64) {
+// due, which is as good as absent, or else the one that is due first, which
+// loses what it owes.
+func (s *gateShard) evict(now int64) (lost bool) {
 	var victim netip.Addr
 	earliest := int64(math.MaxInt64)
 	looked := 0
@@ -163,4 +171,5 @@ func (s *gateShard) evict(now int64) {
 		}
 	}
 	delete(s.due, victim)
+	return earliest > now
 }

@@ -10,16 +10,17 @@ import (
 // quarter: names with dozens of silent addresses, asked for by one client, must
 // not take the races of the others. A nil Spares has no end.
 type Spares struct {
-	most int // for one client
+	most int    // for one client
+	full func() // hears of each one that was not to be had; nil: nobody does
 
 	mu      sync.Mutex
 	free    int
 	clients map[netip.Prefix]int // that hold some
 }
 
-// NewSpares makes so many.
-func NewSpares(n int) *Spares {
-	return &Spares{free: n, most: max(n/4, 1), clients: make(map[netip.Prefix]int)}
+// NewSpares makes so many. full hears of each that is refused; nil: nobody does.
+func NewSpares(n int, full func()) *Spares {
+	return &Spares{free: n, full: full, most: max(n/4, 1), clients: make(map[netip.Prefix]int)}
 }
 
 // take is one more for a client, if there is one.
@@ -27,9 +28,16 @@ func (s *Spares) take(client netip.Addr) bool {
 	if s == nil {
 		return true
 	}
+	taken := s.tryTake(clientKey(client))
+	if !taken && s.full != nil {
+		s.full()
+	}
+	return taken
+}
+
+func (s *Spares) tryTake(key netip.Prefix) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	key := clientKey(client)
 	if s.free == 0 || key.IsValid() && s.clients[key] >= s.most {
 		return false
 	}

@@ -60,7 +60,8 @@ func TestRaceIsBounded(t *testing.T) {
 // and still gets to the next address.
 func TestSparesRunOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		spares := NewSpares(4)
+		var refused atomic.Int32
+		spares := NewSpares(4, func() { refused.Add(1) })
 		for i := range 4 {
 			if !spares.take(netip.AddrFrom4([4]byte{198, 51, 100, byte(i)})) {
 				t.Fatal("a client without any is refused one")
@@ -73,13 +74,16 @@ func TestSparesRunOut(t *testing.T) {
 		if n := most.Load(); n != 1 {
 			t.Errorf("%d attempts at a time, want 1", n)
 		}
+		if refused.Load() == 0 {
+			t.Error("nobody hears of it")
+		}
 	})
 }
 
 // TestSharesOfSpares: one client has at most a quarter, and gets nothing of it
 // back twice; all addresses of an IPv6 /64 are one client.
 func TestSharesOfSpares(t *testing.T) {
-	s := NewSpares(8)
+	s := NewSpares(8, nil)
 	greedy := []netip.Addr{netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2"), netip.MustParseAddr("2001:db8::3")}
 	if !s.take(greedy[0]) || !s.take(greedy[1]) || s.take(greedy[2]) {
 		t.Error("a client's share is not a quarter")

@@ -37,6 +37,8 @@ type Options struct {
 	// Drain, once it ends, opens no more streams; those that are there go on.
 	Drain  context.Context //nolint:containedctx // an event, not a scope
 	Panics *task.Reporter
+	// Full hears of each stream that is refused because of MaxStreams; nil: nobody does.
+	Full func()
 }
 
 // Stream is one request's connection.
@@ -49,7 +51,7 @@ type Stream interface {
 
 // Bounds of what a client may have us hold.
 const (
-	maxStreams  = 128       // at a time, those whose session has not ended included
+	MaxStreams  = 128       // at a time, those whose session has not ended included
 	window      = 128 << 10 // bytes of a stream that nobody has read yet
 	maxHeaders  = 64 << 10  // of a request
 	maxOutFrame = 16 << 10
@@ -129,7 +131,7 @@ func Serve(ctx context.Context, conn net.Conn, r *bufio.Reader, o Options) error
 func (f *front) greet() error {
 	return f.write(func() error {
 		err := f.framer.WriteSettings(
-			http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: maxStreams},
+			http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: MaxStreams},
 			http2.Setting{ID: http2.SettingInitialWindowSize, Val: window},
 			http2.Setting{ID: http2.SettingMaxHeaderListSize, Val: maxHeaders},
 		)

@@ -28,13 +28,17 @@ func (f *front) headers(frame *http2.MetaHeadersFrame) error {
 		return http2.ConnectionError(http2.ErrCodeProtocol)
 	}
 	f.last = id
-	refuse := f.leaving || f.serving >= maxStreams
+	full := f.serving >= MaxStreams
+	refuse := f.leaving || full
 	s := newStream(f, id)
 	if !refuse {
 		f.serving++
 		f.streams[id] = s
 	}
 	f.mu.Unlock()
+	if full && f.opts.Full != nil {
+		f.opts.Full()
+	}
 	if refuse {
 		return http2.StreamError{StreamID: id, Code: http2.ErrCodeRefusedStream}
 	}

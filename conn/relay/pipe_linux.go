@@ -58,6 +58,7 @@ func (p *Pools) takePipe() *pipe {
 	}
 	if p.closed || p.pipes.open >= p.o.Pipes {
 		p.mu.Unlock()
+		p.full()
 		return nil
 	}
 	p.pipes.open++
@@ -69,8 +70,16 @@ func (p *Pools) takePipe() *pipe {
 	made := newPipe(pipe2)
 	if made == nil {
 		p.forgetPipe()
+		p.full()
 	}
 	return made
+}
+
+// full tells that there is no pipe to be had.
+func (p *Pools) full() {
+	if p.o.Full != nil {
+		p.o.Full()
+	}
 }
 
 // givePipe takes a pipe back. One that is not empty is destroyed: its bytes

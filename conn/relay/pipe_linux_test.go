@@ -43,13 +43,18 @@ func TestDirtyPipe(t *testing.T) {
 	}
 }
 
-// TestPipesAreBounded counts those in use with those that are free.
+// TestPipesAreBounded counts those in use with those that are free. Whoever makes
+// the pools hears of one that was not to be had: nobody did.
 func TestPipesAreBounded(t *testing.T) {
-	pools := servedPools(PoolOptions{Pipes: 2})
+	full := 0
+	pools := servedPools(PoolOptions{Pipes: 2, Full: func() { full++ }})
 	defer pools.Close()
 	first, second := pools.takePipe(), pools.takePipe()
 	if first == nil || second == nil || pools.takePipe() != nil {
 		t.Fatal("want two pipes and no third")
+	}
+	if full != 1 {
+		t.Errorf("told %d times", full)
 	}
 	pools.givePipe(first)
 	if pools.takePipe() != first {

@@ -19,6 +19,8 @@ type PoolOptions struct {
 	IdleBuffers int // free buffers kept; 0: DefaultIdleBuffers
 	Reactors    int // goroutines that move the bytes of all relays; 0: one for two processors; below 0: each relay has its own two
 	Pipes       int // pipes in existence, free or in use, each 2 descriptors and 256 KiB; 0: DefaultPipes; below 0: none
+	// Full hears of each time that a relay wanted a pipe and copies instead; nil: nobody does.
+	Full func()
 }
 
 // Pools holds what relays share: the free buffers and pipes, and on Linux the

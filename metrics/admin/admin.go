@@ -35,6 +35,9 @@ type Options struct {
 	Hosts func() []string
 	API   API
 	Log   *slog.Logger
+	// Full hears of each client that is turned away because of MaxConnections;
+	// nil: nobody does.
+	Full func()
 	// Tasks hears of handlers that panic.
 	Tasks *task.Reporter
 }
@@ -63,7 +66,7 @@ const (
 
 // Serve answers requests until ctx ends.
 func (s *Server) Serve(ctx context.Context) error {
-	door := newDoor(s.socket)
+	door := newDoor(s.socket, s.options.Full)
 	server := &http.Server{
 		Handler:           door.occupied(s.contained(s.guarded(s.handler()))),
 		ConnState:         door.state,

@@ -8,16 +8,17 @@ import (
 	"time"
 )
 
-// maxConnections is how many clients the endpoint serves at a time. They come
+// MaxConnections is how many clients the endpoint serves at a time. They come
 // out of the same descriptors as the proxy's, whose budget leaves room for
 // these few: whoever opens a thousand here must not stop the proxy.
-const maxConnections = 32
+const MaxConnections = 32
 
 // door is the endpoint's socket with a bound. When it is full, the client that
 // has been quiet longest makes way, so that clients who say nothing do not keep
 // a probe or an operator out. One whose request is being answered stays.
 type door struct {
 	net.Listener
+	full func() // hears of who is turned away; nil: nobody does
 
 	mu     sync.Mutex
 	places map[net.Conn]*place
@@ -29,8 +30,8 @@ type place struct {
 	busy  bool      // a handler has it
 }
 
-func newDoor(l net.Listener) *door {
-	return &door{Listener: l, places: make(map[net.Conn]*place)}
+func newDoor(l net.Listener, full func()) *door {
+	return &door{Listener: l, full: full, places: make(map[net.Conn]*place)}
 }
 
 // Accept waits for a connection that there is room for. One too many is reset.
@@ -51,8 +52,13 @@ func (d *door) Accept() (net.Conn, error) {
 func (d *door) enter(c net.Conn) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if len(d.places) >= maxConnections && !d.makeRoom() {
-		return false
+	if len(d.places) >= MaxConnections {
+		if d.full != nil {
+			d.full()
+		}
+		if !d.makeRoom() {
+			return false
+		}
 	}
 	d.places[c] = &place{since: time.Now()}
 	return true

@@ -15,13 +15,15 @@ import (
 // too slow loses some, and is told how many.
 type Events struct {
 	count atomic.Int64 // of listeners
+	full  func()       // hears of each stream that is refused
+	lost  func()       // hears of each event that one stream misses
 	mu    sync.Mutex
 	all   map[*listening]struct{}
 }
 
 // listening is one stream.
 type listening struct {
-	queue chan message // eventQueue
+	queue chan message // EventQueue
 	lost  atomic.Uint64
 	types []string // nil: all
 }
@@ -33,13 +35,16 @@ type message struct {
 
 // Bounds of the streams: each has a connection of the endpoint's few.
 const (
-	maxStreams = 8
-	eventQueue = 1024
+	MaxStreams = 8
+	EventQueue = 1024 // events that wait for one stream
 	keepAlive  = 15 * time.Second
 )
 
-// NewEvents has no listeners yet.
-func NewEvents() *Events { return &Events{all: make(map[*listening]struct{})} }
+// NewEvents has no listeners yet. full hears of each stream that is refused
+// because of MaxStreams, lost of each event that finds a stream's queue full.
+func NewEvents(full, lost func()) *Events {
+	return &Events{full: full, lost: lost, all: make(map[*listening]struct{})}
+}
 
 // Wanted says whether anybody listens.
 func (e *Events) Wanted() bool { return e.count.Load() > 0 }
@@ -63,6 +68,7 @@ func (e *Events) Publish(name string, event Event) {
 		case l.queue <- message{name, body}:
 		default:
 			l.lost.Add(1)
+			e.lost()
 		}
 	}
 }
@@ -70,10 +76,11 @@ func (e *Events) Publish(name string, event Event) {
 func (e *Events) join(types []string) *listening {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if len(e.all) >= maxStreams {
+	if len(e.all) >= MaxStreams {
+		e.full()
 		return nil
 	}
-	l := &listening{queue: make(chan message, eventQueue), types: types}
+	l := &listening{queue: make(chan message, EventQueue), types: types}
 	e.all[l] = struct{}{}
 	e.count.Store(int64(len(e.all)))
 	return l
@@ -95,7 +102,7 @@ func (a API) streamEvents(w http.ResponseWriter, r *http.Request) {
 	}
 	l := a.Events.join(types)
 	if l == nil {
-		writeJSON(w, http.StatusServiceUnavailable, Failure{fmt.Sprintf("there are %d streams already", maxStreams)})
+		writeJSON(w, http.StatusServiceUnavailable, Failure{fmt.Sprintf("there are %d streams already", MaxStreams)})
 		return
 	}
 	defer a.Events.leave(l)

@@ -125,7 +125,7 @@ func TestIdleConnectionsMakeWay(t *testing.T) {
 	if got := ask(t, url, "GET /healthz HTTP/1.0\r\n\r\n"); got != 200 {
 		t.Errorf("a probe among idle connections: %d", got)
 	}
-	for _, c := range conns[:idle-maxConnections] {
+	for _, c := range conns[:idle-MaxConnections] {
 		if _, err := io.Copy(io.Discard, c); err != nil && strings.Contains(err.Error(), "timeout") {
 			t.Fatal("an idle connection was kept")
 		}

@@ -21,6 +21,7 @@ const (
 type Limit struct {
 	Name   string        // the setting, or what overflows
 	Effect string        // what becomes of those beyond it
+	Normal bool          // no reason to warn: it is said all the same
 	Count  func() uint64 // only grows
 	Figure func() int64  // the bound in force; nil: it has none that is one number
 }
@@ -77,7 +78,11 @@ func (w *Watch) look(ctx context.Context) {
 		if l.Figure != nil {
 			attrs = append(attrs, slog.Int64("figure", l.Figure()))
 		}
-		w.log.LogAttrs(ctx, slog.LevelWarn, "limit reached", attrs...)
+		level := slog.LevelWarn
+		if l.Normal {
+			level = slog.LevelInfo
+		}
+		w.log.LogAttrs(ctx, level, "limit reached", attrs...)
 		l.told, l.toldAt = n, now
 	}
 }

@@ -61,7 +61,7 @@ func FuzzReadAnswer(f *testing.F) {
 // Many large heads at a time are bounded in all, and what they took comes back
 // however they end.
 func TestBudget(t *testing.T) {
-	budget := httpproxy.NewBudget(100 << 10)
+	budget := httpproxy.NewBudget(100<<10, nil)
 	large := "GET http://a/ HTTP/1.1\r\nHost: a\r\nX: " + strings.Repeat("x", 60<<10) + "\r\n"
 	for range 10 {
 		first := httpproxy.HeadReader{Budget: budget}

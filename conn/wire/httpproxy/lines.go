@@ -24,11 +24,15 @@ const freeHead = 8 << 10
 // what it has above 8 KiB, while it is read and until it is released; with its
 // parsed form it needs at most three times as much memory. A nil Budget does
 // not bound anything.
-type Budget struct{ left atomic.Int64 }
+type Budget struct {
+	left atomic.Int64
+	full func()
+}
 
-// NewBudget is a budget of a number of bytes.
-func NewBudget(bytes int64) *Budget {
-	b := new(Budget)
+// NewBudget is a budget of a number of bytes. full hears of each head that is
+// refused for lack of them; nil: nobody does.
+func NewBudget(bytes int64, full func()) *Budget {
+	b := &Budget{full: full}
 	b.left.Store(bytes)
 	return b
 }
@@ -39,6 +43,9 @@ func (b *Budget) take(n int) bool {
 	}
 	if b.left.Add(-int64(n)) < 0 {
 		b.left.Add(int64(n))
+		if b.full != nil {
+			b.full()
+		}
 		return false
 	}
 	return true
