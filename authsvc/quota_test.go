@@ -176,6 +176,14 @@ func TestCorruptState(t *testing.T) {
 	}
 }
 
+// A byte order mark, which some way of copying a file adds, is no damage.
+func TestStateWithAMark(t *testing.T) {
+	good := encodeState(metrics.StateQuotas, []byte("[]"))
+	if got, err := decodeState(metrics.StateQuotas, append([]byte("\xef\xbb\xbf"), good...)); err != nil || string(got) != "[]" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
 // A good file that cannot be read now is not replaced; once it can be, both
 // counts are added.
 func TestUnreadableStateIsNotReplaced(t *testing.T) {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/renameio/v2"
 
+	"cleversocks/conn/textfile"
 	"cleversocks/metrics"
 )
 
@@ -231,6 +232,10 @@ func encodeState(kind string, payload []byte) []byte {
 func decodeState(kind string, data []byte) ([]byte, error) {
 	if len(data) > maxState {
 		return nil, errors.New("too large")
+	}
+	data, err := textfile.Trim(data) // a copy may have got a mark on its way
+	if err != nil {
+		return nil, err
 	}
 	head, payload, ok := bytes.Cut(data, []byte("\n"))
 	if !ok {

@@ -17,6 +17,7 @@ import (
 	"cleversocks/conn/cause"
 	"cleversocks/conn/task"
 	"cleversocks/conn/wire"
+	"cleversocks/metrics"
 )
 
 // controlBytes is what a client may send on the control connection, where
