@@ -1,7 +1,11 @@
 package e2e
 
 import (
+	"bufio"
+	"errors"
 	"fmt"
+	"hash/fnv"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -20,32 +24,23 @@ type kdc struct {
 	dir  string
 	etc  []string // the environment of everything that speaks Kerberos
 	name string   // of the proxy's host
+	port string
 }
 
 const realm = "TEST.EXAMPLE"
+
+// etypes are the encryption types of a realm of now, the best first.
+var etypes = []string{"aes256-cts-hmac-sha384-192", "aes256-cts-hmac-sha1-96", "aes128-cts-hmac-sha256-128", "aes128-cts-hmac-sha1-96"}
 
 // startKDC makes a realm with the user alice (password "secret") and the
 // service rcmd, and serves it on loopback.
 func startKDC(t *testing.T) *kdc {
 	t.Helper()
 	server, util := program(t, "krb5kdc", "krb5-kdc"), program(t, "kdb5_util", "krb5-kdc")
-	k := &kdc{t: t, dir: t.TempDir(), name: "localhost"}
-	port := freePort(t)
-	k.write("krb5.conf", fmt.Sprintf(`[libdefaults]
-	default_realm = %[1]s
-	dns_lookup_kdc = false
-	dns_lookup_realm = false
-	rdns = false
-	dns_canonicalize_hostname = false
-	udp_preference_limit = 1
-	permitted_enctypes = aes256-cts-hmac-sha384-192 aes256-cts-hmac-sha1-96 aes128-cts-hmac-sha256-128 aes128-cts-hmac-sha1-96
-[realms]
-	%[1]s = {
-		kdc = 127.0.0.1:%[2]s
-	}
-[domain_realm]
-	localhost = %[1]s
-`, realm, port))
+	k := &kdc{t: t, dir: t.TempDir(), name: "localhost", port: freePort(t)}
+	port := k.port
+	k.permit(etypes...)
+	k.settings("server.conf", etypes)
 	k.write("kdc.conf", fmt.Sprintf(`[realms]
 	%s = {
 		database_name = %s/principal
@@ -66,7 +61,7 @@ func startKDC(t *testing.T) *kdc {
 	k.admin("addprinc -randkey HTTP/localhost")
 	k.admin("addprinc -randkey host/localhost")
 	cmd := exec.CommandContext(t.Context(), server, "-n")
-	cmd.Env = append(os.Environ(), k.etc...)
+	cmd.Env = append(append(os.Environ(), k.etc...), "KRB5_CONFIG="+filepath.Join(k.dir, "server.conf"))
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -79,6 +74,30 @@ func startKDC(t *testing.T) *kdc {
 		return err == nil
 	})
 	return k
+}
+
+// permit sets the encryption types that clients ask for, MIT's and Heimdal's.
+// The KDC has settings of its own: it looks at its file again and again.
+func (k *kdc) permit(etypes ...string) { k.settings("krb5.conf", etypes) }
+
+func (k *kdc) settings(name string, etypes []string) {
+	k.t.Helper()
+	k.write(name, fmt.Sprintf(`[libdefaults]
+	default_realm = %[1]s
+	dns_lookup_kdc = false
+	dns_lookup_realm = false
+	rdns = false
+	dns_canonicalize_hostname = false
+	udp_preference_limit = 1
+	permitted_enctypes = %[3]s
+	default_etypes = %[3]s
+[realms]
+	%[1]s = {
+		kdc = 127.0.0.1:%[2]s
+	}
+[domain_realm]
+	localhost = %[1]s
+`, realm, k.port, strings.Join(etypes, " ")))
 }
 
 func (k *kdc) write(name, text string) string {
@@ -134,11 +153,74 @@ func (k *kdc) compile(config, debianPackage string) string {
 // gssclient runs the C client and returns what it says, and its exit status.
 func (k *kdc) gssclient(client, proxy, service, level string, to netip.AddrPort, bytes int) (string, int) {
 	k.t.Helper()
-	host, port, _ := net.SplitHostPort(proxy)
-	cmd := exec.CommandContext(k.t.Context(), client, host, port, service+"@"+k.name, level, to.Addr().String(), strconv.Itoa(int(to.Port())), strconv.Itoa(bytes))
-	cmd.Env = append(os.Environ(), k.etc...)
+	cmd := k.gsscommand(client, proxy, service, level, to, bytes)
 	out, _ := cmd.CombinedOutput()
 	return string(out), cmd.ProcessState.ExitCode()
+}
+
+func (k *kdc) gsscommand(client, proxy, service, level string, to netip.AddrPort, bytes int, more ...string) *exec.Cmd {
+	k.t.Helper()
+	host, port, _ := net.SplitHostPort(proxy)
+	args := []string{host, port, service + "@" + k.name, level, to.Addr().String(), strconv.Itoa(int(to.Port())), strconv.Itoa(bytes)}
+	cmd := exec.CommandContext(k.t.Context(), client, append(args, more...)...)
+	cmd.Env = append(os.Environ(), k.etc...)
+	return cmd
+}
+
+// echoed is what the C client says of bytes that came back as they went, with
+// their checksum, made here of what it is to send.
+func echoed(level string, bytes int) string {
+	sum := fnv.New64a()
+	for at := range bytes {
+		_, _ = sum.Write([]byte{byte(uint32(at*2654435761) >> 13)})
+	}
+	return fmt.Sprintf("level %s\nok %d %016x\n", level, bytes, sum.Sum64())
+}
+
+// heldTunnel is a C client that stopped in the middle of a transfer.
+type heldTunnel struct {
+	t    *testing.T
+	cmd  *exec.Cmd
+	in   io.WriteCloser
+	out  *bufio.Reader
+	want string
+}
+
+// hold starts a C client, and returns when half of its bytes have come back.
+func (k *kdc) hold(client, proxy, level string, to netip.AddrPort, bytes int) *heldTunnel {
+	k.t.Helper()
+	h := &heldTunnel{t: k.t, cmd: k.gsscommand(client, proxy, "rcmd", level, to, bytes, "hold"), want: echoed(level, bytes)}
+	in, err1 := h.cmd.StdinPipe()
+	out, err2 := h.cmd.StdoutPipe()
+	if err := errors.Join(err1, err2, h.cmd.Start()); err != nil {
+		k.t.Fatal(err)
+	}
+	k.t.Cleanup(func() { _ = h.cmd.Process.Kill(); _ = h.cmd.Wait() })
+	h.in, h.out = in, bufio.NewReader(out)
+	for _, want := range []string{"level " + level + "\n", "half\n"} {
+		if got, err := h.out.ReadString('\n'); got != want {
+			k.t.Fatalf("a tunnel to hold: %q, %v", got, err)
+		}
+	}
+	return h
+}
+
+// release lets it send the rest, all of which has to come back.
+func (h *heldTunnel) release() {
+	h.t.Helper()
+	_, _ = io.WriteString(h.in, "\n")
+	rest, _ := io.ReadAll(h.out)
+	if _, want, _ := strings.Cut(h.want, "\n"); string(rest) != want {
+		h.t.Errorf("a tunnel that was open over it all: %q, want %q", rest, want)
+	}
+}
+
+// reload sends SIGHUP, and waits until the settings are in force.
+func (d *daemon) reload() {
+	d.t.Helper()
+	before := strings.Count(d.log(), `"msg":"reloaded"`)
+	d.signal(syscall.SIGHUP)
+	eventually(d.t, "the reload", func() bool { return strings.Count(d.log(), `"msg":"reloaded"`) > before })
 }
 
 // A client on MIT's library logs in, and everything after that is protected as
@@ -169,11 +251,11 @@ gssapi_nec = true
 		name, proxy, service, level, want string
 		status                            int
 	}{
-		{"confidentiality", d.address, "rcmd", "2", "level 2\nok 3000000\n", 0},
-		{"integrity", d.address, "rcmd", "1", "level 1\nok 3000000\n", 0},
-		{"none asked for, integrity granted", d.address, "rcmd", "0", "level 1\nok 3000000\n", 0},
-		{"none", lenient, "rcmd", "0", "level 0\nok 3000000\n", 0},
-		{"as NEC did", lenient, "rcmd", "nec", "level 0\nok 3000000\n", 0},
+		{"confidentiality", d.address, "rcmd", "2", echoed("2", 3_000_000), 0},
+		{"integrity", d.address, "rcmd", "1", echoed("1", 3_000_000), 0},
+		{"none asked for, integrity granted", d.address, "rcmd", "0", echoed("1", 3_000_000), 0},
+		{"none", lenient, "rcmd", "0", echoed("0", 3_000_000), 0},
+		{"as NEC did", lenient, "rcmd", "nec", echoed("0", 3_000_000), 0},
 		{"more than is allowed", lenient, "rcmd", "2", "refused\n", 3},
 		{"as NEC did, where it is not allowed", d.address, "rcmd", "nec", "refused\n", 3},
 		{"a ticket for another service", d.address, "host", "2", "refused\n", 3},
@@ -197,19 +279,47 @@ gssapi_nec = true
 	}
 }
 
-// The same client on Heimdal's library, which rotates its messages, with each
-// encryption type.
-func TestKerberosWithHeimdal(t *testing.T) {
-	k := startKDC(t)
-	client, echo := k.compile("krb5-config.heimdal", "heimdal-multidev"), echoServer(t, "127.0.0.1:0")
-	keytab := k.keytab("rcmd/localhost")
-	d := start(t, "[auth.gssapi]\nkeytab = \""+keytab+"\"\n")
-	k.login()
-	for _, level := range []string{"1", "2"} {
-		want := "level " + level + "\nok 1000000\n"
-		if out, status := k.gssclient(client, d.address, "rcmd", level, echo, 1_000_000); out != want || status != 0 {
-			t.Errorf("%q, status %d; want %q", out, status, want)
-		}
+// Both libraries, Heimdal's of which rotates its messages, with each encryption
+// type of ticket and session, at both levels. Every round changes the service's
+// key and replaces the keytab: tunnels that were opened with any of the keys
+// before go on over all of that, and so do large transfers.
+func TestKerberosLibraries(t *testing.T) {
+	for _, library := range [][2]string{{"krb5-config.mit", "libkrb5-dev"}, {"krb5-config.heimdal", "heimdal-multidev"}} {
+		t.Run(library[1], func(t *testing.T) {
+			k := startKDC(t)
+			client, echo := k.compile(library[0], library[1]), echoServer(t, "127.0.0.1:0")
+			keytab := k.keytab("rcmd/localhost")
+			d := start(t, "[auth.gssapi]\nkeytab = \""+keytab+"\"\n")
+			var held []*heldTunnel
+			for _, etype := range etypes {
+				if err := os.Remove(keytab); err != nil {
+					t.Fatal(err)
+				}
+				k.permit(etypes...)
+				k.admin("ktadd -k " + keytab + " -e " + etype + ":normal rcmd/localhost")
+				d.reload()
+				k.permit(etype)
+				k.login()
+				for _, level := range []string{"1", "2"} {
+					if out, status := k.gssclient(client, d.address, "rcmd", level, echo, 1_000_000); out != echoed(level, 1_000_000) || status != 0 {
+						t.Errorf("%s: %q, status %d", etype, out, status)
+					}
+					held = append(held, k.hold(client, d.address, level, echo, 300_000))
+				}
+				_, ticket, _ := strings.Cut(k.run("", program(t, "klist", "krb5-user"), "-e"), "rcmd/localhost")
+				if want := "Etype (skey, tkt): " + etype + ", " + etype; !strings.Contains(ticket, want) {
+					t.Errorf("no %q in %s", want, ticket)
+				}
+			}
+			for _, tunnel := range held {
+				tunnel.release()
+			}
+			for _, level := range []string{"1", "2"} {
+				if out, status := k.gssclient(client, d.address, "rcmd", level, echo, 40_000_000); out != echoed(level, 40_000_000) || status != 0 {
+					t.Errorf("a large transfer: %q, status %d", out, status)
+				}
+			}
+		})
 	}
 }
 
@@ -230,26 +340,19 @@ func TestKerberosKeysChange(t *testing.T) {
 	k.login()
 	log("before", 0)
 	k.keytab("rcmd/localhost") // the next version, in the same file
-	reloads := 0
-	reload := func() {
-		t.Helper()
-		reloads++
-		d.signal(syscall.SIGHUP)
-		eventually(t, "the reload", func() bool { return strings.Count(d.log(), `"msg":"reloaded"`) == reloads })
-	}
-	reload()
+	d.reload()
 	log("a ticket for the old key", 0)
 	k.login() // with the new key
 	log("a ticket for the new key", 0)
 	k.run("", program(t, "kadmin.local", "krb5-kdc"), "-r", realm, "-q", "ktrem -k "+keytab+" rcmd/localhost old")
-	reload()
+	d.reload()
 	log("after the old key was removed", 0)
 	if err := os.Remove(keytab); err != nil {
 		t.Fatal(err)
 	}
 	k.keytab("rcmd/localhost")
 	k.run("", program(t, "kadmin.local", "krb5-kdc"), "-r", realm, "-q", "ktrem -k "+keytab+" rcmd/localhost old")
-	reload()
+	d.reload()
 	log("a ticket for a key that is gone", 3)
 	d.find("for the key", func(l line) bool { return l["msg"] == "authentication refused" && l["reason"] == "key" })
 	k.login("-l", "2s")

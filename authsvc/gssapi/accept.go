@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -45,7 +46,10 @@ func (a *Acceptor) accept(token []byte, service string) (ok *accepted, err error
 		return nil, refuse(authsvc.ReasonMalformed, "%d bytes are too many", len(token))
 	}
 	raw, err := apReqOf(token)
-	if err != nil {
+	switch {
+	case errors.Is(err, errMechanism):
+		return nil, refuse(authsvc.ReasonMechanism, "%w", err)
+	case err != nil:
 		return nil, refuse(authsvc.ReasonMalformed, "%w", err)
 	}
 	var request messages.APReq
@@ -110,7 +114,23 @@ func (a *Acceptor) decryptTicket(request *messages.APReq, service string) (types
 	if etypes[part.Key.KeyType] == "" || len(part.Key.KeyValue) != keyBytes(part.Key.KeyType) || len(part.CName.NameString) == 0 {
 		return none, refuse(authsvc.ReasonTicket, "the session's encryption type %s is not accepted", etypeName(part.Key.KeyType))
 	}
+	if err := notAnonymous(part); err != nil {
+		return none, err
+	}
 	return key, a.checkTimes(part)
+}
+
+// notAnonymous refuses a ticket behind which nobody is (RFC 8062): a KDC that
+// offers these gives one to whoever asks, without a password.
+func notAnonymous(part *messages.EncTicketPart) error {
+	const (
+		flagAnonymous = 16
+		wellKnown     = 11 // KRB_NT_WELLKNOWN
+	)
+	if part.Flags.At(flagAnonymous) != 0 || part.CName.NameType == wellKnown || part.CName.NameString[0] == "WELLKNOWN" {
+		return refuse(authsvc.ReasonTicket, "the ticket is anonymous")
+	}
+	return nil
 }
 
 // checkTimes refuses a ticket that is not valid yet, or any more.
@@ -148,20 +168,32 @@ func (a *Acceptor) checkAuthenticator(request *messages.APReq) error {
 	if off := a.now().Sub(at).Abs(); off > a.skew {
 		return refuse(authsvc.ReasonClock, "the clocks differ by %s, and %s are allowed", off.Round(time.Second), a.skew)
 	}
-	id := sha256.New()
-	for _, part := range append([]string{ticket.CRealm, request.Ticket.Realm}, append(ticket.CName.NameString, request.Ticket.SName.NameString...)...) {
-		id.Write(binary.BigEndian.AppendUint32(nil, uint32(len(part))))
-		id.Write([]byte(part))
+	seen := authenticator{
+		id: digest(sealed.Cipher, ticket.CRealm, request.Ticket.Realm, slices.Concat(ticket.CName.NameString, request.Ticket.SName.NameString)...),
+		at: at, client: digest(nil, ticket.CRealm, "", ticket.CName.NameString...),
 	}
-	id.Write(sealed.Cipher)
-	switch a.replays.add([32]byte(id.Sum(nil)), at.Add(a.skew)) {
+	switch a.replays.add(seen, a.skew) {
 	case replaySeen:
 		return refuse(authsvc.ReasonReplay, "the message has been seen before")
+	case replayForgotten:
+		return refuse(authsvc.ReasonClock, "clock_skew was raised, and messages as old as this one are forgotten: it is taken a little later")
 	case replayFull:
 		return &authsvc.Refusal{Reason: authsvc.ReasonUnavailable, Err: errors.New("too many log-ins within the clock skew: the replay cache is full")}
 	case replayNew:
 	}
 	return nil
+}
+
+// digest is a name of its own for some bytes that belong to these names: each
+// is written with its length, so that no two lists are the same.
+func digest(data []byte, realm, of string, names ...string) [sha256.Size]byte {
+	h := sha256.New()
+	for _, part := range append([]string{realm, of}, names...) {
+		h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(part))))
+		h.Write([]byte(part))
+	}
+	h.Write(data)
+	return [sha256.Size]byte(h.Sum(nil))
 }
 
 // establish makes the context and the answer.

@@ -30,6 +30,7 @@ type Options struct {
 	Skew    time.Duration // between the clocks of clients and ours; 0: five minutes
 	Mapping *Mapping      // nil: principals are the users, whole
 	Replays *ReplayCache  // shared by all reloads
+	Now     func() time.Time
 }
 
 // Acceptor is the authenticator of Kerberos tokens.
@@ -44,7 +45,10 @@ type Acceptor struct {
 
 // NewAcceptor makes an Acceptor.
 func NewAcceptor(o Options) *Acceptor {
-	a := &Acceptor{keytab: o.Keytab, service: o.Service, skew: o.Skew, mapping: o.Mapping, replays: o.Replays, now: time.Now}
+	a := &Acceptor{keytab: o.Keytab, service: o.Service, skew: o.Skew, mapping: o.Mapping, replays: o.Replays, now: o.Now}
+	if a.now == nil {
+		a.now = time.Now
+	}
 	if a.skew <= 0 {
 		a.skew = 5 * time.Minute
 	}

@@ -113,21 +113,40 @@ func etypeName(id int32) string {
 	return "etype " + strconv.Itoa(int(id))
 }
 
-// Warnings say what an operator should know of a keytab: services without a
-// key, and keys that nobody may use.
-func (k *Keytab) Warnings(services ...string) (out []string) {
-	for _, service := range services {
-		var has, usable bool
-		for _, e := range k.entries {
-			if len(e.name) > 0 && strings.EqualFold(e.name[0], service) {
-				has, usable = true, usable || etypes[e.key.KeyType] != ""
+// Warnings say what an operator should know of a keytab: services that are
+// needed and have no key, and principals whose newest keys nobody may use. Of
+// the optional services only the latter.
+func (k *Keytab) Warnings(needed, optional []string) (out []string) {
+	for _, service := range needed {
+		if len(k.newest(service)) == 0 {
+			out = append(out, fmt.Sprintf("the keytab has no key of the service %q: nobody can log in with it", service))
+		}
+	}
+	for _, service := range append(slices.Clone(needed), optional...) {
+		for _, e := range k.newest(service) {
+			if !e.Usable {
+				out = append(out, fmt.Sprintf("the keytab's keys of %s, version %d, are of RC4 or DES alone, which are not accepted: add AES keys (aes256-cts-hmac-sha1-96)", e.Principal, e.KVNO))
 			}
 		}
+	}
+	return out
+}
+
+// newest is an entry for each principal of a service: of its newest version
+// the best one, since a KDC seals with that version alone.
+func (k *Keytab) newest(service string) (out []Entry) {
+	at := map[string]int{}
+	for i, e := range k.Entries() {
+		if len(k.entries[i].name) == 0 || !strings.EqualFold(k.entries[i].name[0], service) {
+			continue
+		}
+		j, known := at[e.Principal]
 		switch {
-		case !has:
-			out = append(out, fmt.Sprintf("the keytab has no key of the service %q: nobody can log in with it", service))
-		case !usable:
-			out = append(out, fmt.Sprintf("the keytab's keys of the service %q are of RC4 or DES alone, which are not accepted: add AES keys (aes256-cts-hmac-sha1-96)", service))
+		case !known:
+			at[e.Principal] = len(out)
+			out = append(out, e)
+		case e.KVNO > out[j].KVNO, e.KVNO == out[j].KVNO && e.Usable:
+			out[j] = e
 		}
 	}
 	return out

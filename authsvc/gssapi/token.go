@@ -19,8 +19,11 @@ var (
 	oidSPNEGO    = []byte{0x2b, 0x06, 0x01, 0x05, 0x05, 0x02}
 )
 
-// errMalformed is a token that is none.
-var errMalformed = errors.New("malformed token")
+// What is wrong with a token at first sight: it is none, or another mechanism's.
+var (
+	errMalformed = errors.New("malformed token")
+	errMechanism = errors.New("the mechanism is not Kerberos")
+)
 
 // element takes a DER element off b: its tag, its content, and what follows.
 func element(b []byte) (tag byte, content, rest []byte, err error) {
@@ -111,8 +114,8 @@ func apReqOf(token []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !bytes.Equal(oid, oidKerberos) && !bytes.Equal(oid, oidMicrosoft) {
-		return nil, errors.New("the mechanism is not Kerberos")
+	if !isKerberos(oid) {
+		return nil, errMechanism
 	}
 	request, ok := bytes.CutPrefix(inner, idAPReq)
 	if !ok {
@@ -139,7 +142,7 @@ type negotiation struct {
 	token    []byte // the mechanism's own
 	oid      []byte // as the client names it
 	wrapped  bool   // false: a bare Kerberos token, as some clients send
-	kerberos bool   // Kerberos is offered, and not only NTLM
+	kerberos bool   // the token is Kerberos's, and not NTLM's or of nothing
 }
 
 // parseNegotiate reads the token of an HTTP Negotiate header.
@@ -149,7 +152,7 @@ func parseNegotiate(token []byte) (n negotiation, err error) {
 		return n, err
 	}
 	if !bytes.Equal(oid, oidSPNEGO) {
-		return negotiation{token: token, oid: oid, kerberos: true}, nil
+		return negotiation{token: token, oid: oid, kerberos: isKerberos(oid)}, nil
 	}
 	n.wrapped = true
 	list, err := inside(0xa0, inner)
@@ -170,14 +173,31 @@ func parseNegotiate(token []byte) (n negotiation, err error) {
 			if n.oid, err = kerberosAmong(content); err != nil {
 				return n, err
 			}
-			n.kerberos = n.oid != nil
 		case 0xa2:
 			if n.token, err = inside(4, content); err != nil {
 				return n, err
 			}
 		}
 	}
+	n.kerberos = n.oid != nil && beginsKerberos(n.token)
 	return n, nil
+}
+
+// beginsKerberos reports whether a mechanism's token may be of Kerberos. A
+// client names the mechanisms in its order, and its token is of the first: a
+// Windows without a ticket puts NTLM there, and Kerberos behind it.
+func beginsKerberos(token []byte) bool {
+	tag, content, _, err := element(token)
+	if err != nil {
+		return len(token) > 0 && token[0] == 0x60 // damaged, and not another's
+	}
+	_, oid, _, err := element(content)
+	return tag == 0x60 && (err != nil || isKerberos(oid))
+}
+
+// isKerberos reports whether a mechanism is Kerberos, under either number.
+func isKerberos(oid []byte) bool {
+	return bytes.Equal(oid, oidKerberos) || bytes.Equal(oid, oidMicrosoft)
 }
 
 // kerberosAmong is the first number of Kerberos in a list of mechanisms.
@@ -191,7 +211,7 @@ func kerberosAmong(types []byte) ([]byte, error) {
 		if err != nil || tag != 6 {
 			return nil, errMalformed
 		}
-		if bytes.Equal(oid, oidKerberos) || bytes.Equal(oid, oidMicrosoft) {
+		if isKerberos(oid) {
 			return oid, nil
 		}
 		list = rest

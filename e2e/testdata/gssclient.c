@@ -1,11 +1,13 @@
 /* A SOCKS5 client of RFC 1961 on a real GSSAPI library, for tests.
  *
- *   gssclient HOST PORT SERVICE@HOST LEVEL TARGET-IP TARGET-PORT BYTES
+ *   gssclient HOST PORT SERVICE@HOST LEVEL TARGET-IP TARGET-PORT BYTES [hold]
  *
  * It logs in, connects to an echo server through the proxy, sends so many bytes
- * in messages of every size, and compares what comes back. It prints "level N"
- * and "ok BYTES". A refusal of the proxy's is "refused" and exit status 3. With
- * LEVEL "nec" it sends the level 0 as one bare byte. */
+ * in messages of every size, and compares what comes back. It prints "level N",
+ * and "ok BYTES CHECKSUM" with the FNV-1a of what came back. A refusal of the
+ * proxy's is "refused" and exit status 3. With LEVEL "nec" it sends the level 0
+ * as one bare byte. With "hold" it prints "half" in the middle, and goes on when
+ * it can read a line. */
 #include <arpa/inet.h>
 #include <gssapi/gssapi.h>
 #include <stdint.h>
@@ -135,8 +137,47 @@ static void login(const char *service) {
 	}
 }
 
+/* expected is what stands at a place of the stream. */
+static unsigned char expected(size_t at) { return (uint32_t)(at * 2654435761u) >> 13; }
+
+static unsigned char data[65000];
+static uint64_t checksum = 14695981039346656037u;
+
+/* back hears n bytes, which begin at a place of the stream. */
+static void back(size_t at, size_t n) {
+	hear(data, n);
+	for (size_t i = 0; i < n; i++) {
+		if (data[i] != expected(at + i)) fail("other bytes came back");
+		checksum = (checksum ^ data[i]) * 1099511628211u;
+	}
+}
+
+static void hold(void) {
+	char line[8];
+	printf("half\n");
+	fflush(stdout);
+	if (!fgets(line, sizeof line, stdin)) fail("nobody says to go on");
+}
+
+/* transfer has one message on its way while it waits for the one before. */
+static void transfer(size_t total, int holds) {
+	size_t sent = 0, heard = 0, size = 1, before = 0;
+	while (heard < total) {
+		if (size > total - sent) size = total - sent;
+		for (size_t i = 0; i < size; i++) data[i] = expected(sent + i);
+		if (size) say(data, size);
+		sent += size;
+		back(heard, before);
+		heard += before;
+		before = size;
+		size = size * 3 / 2 + 1;
+		if (size > sizeof data) size = sizeof data;
+		if (holds && heard >= total / 2) hold(), holds = 0;
+	}
+}
+
 int main(int argc, char **argv) {
-	if (argc != 8) fail("usage");
+	if (argc != 8 && argc != 9) fail("usage");
 	struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(atoi(argv[2]))};
 	inet_pton(AF_INET, argv[1], &to.sin_addr);
 	sock = socket(AF_INET, SOCK_STREAM, 0);
@@ -161,19 +202,9 @@ int main(int argc, char **argv) {
 	say(request, 10);
 	hear(reply, 10);
 	if (reply[1]) { printf("reply %d\n", reply[1]); exit(4); }
-	size_t total = atol(argv[7]), done = 0, size = 1;
-	unsigned char *data = malloc(65000), *back = malloc(65000);
-	while (done < total) {
-		if (size > total - done) size = total - done;
-		for (size_t i = 0; i < size; i++) data[i] = (done + i) * 2654435761u >> 13;
-		say(data, size);
-		hear(back, size);
-		if (memcmp(data, back, size)) fail("other bytes came back");
-		done += size;
-		size = size * 3 / 2 + 1;
-		if (size > 65000) size = 65000;
-	}
+	size_t total = atol(argv[7]);
+	transfer(total, argc == 9);
 	shutdown(sock, SHUT_WR);
-	printf("ok %zu\n", done);
+	printf("ok %zu %016llx\n", total, (unsigned long long)checksum);
 	return 0;
 }

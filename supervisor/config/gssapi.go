@@ -108,14 +108,17 @@ func (c *Config) keytabWarnings(keytab *gssapi.Keytab) []string {
 		socks = socks || slices.Contains(l.Protocols, "socks5")
 		http = http || slices.Contains(l.Protocols, "http")
 	}
-	var services []string
+	var needed, optional []string
 	if socks {
-		services = append(services, c.Auth.GSSAPI.Service)
+		needed = append(needed, c.Auth.GSSAPI.Service)
 	}
-	if http && !socks {
-		services = append(services, "HTTP")
+	switch {
+	case http && socks:
+		optional = append(optional, "HTTP")
+	case http:
+		needed = append(needed, "HTTP")
 	}
-	return keytab.Warnings(services...)
+	return keytab.Warnings(needed, optional)
 }
 
 // levels are the protections by number.
