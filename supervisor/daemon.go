@@ -59,6 +59,9 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	m.Daemon.BuildInfo(o.Version, o.Commit, runtime.Version())
 	m.Daemon.LogLost(o.LostLog)
 	d := &daemon{options: o, log: o.Logger, panics: reporter(o.Logger, m), config: new(atomic.Pointer[config.Config]), phase: new(atomic.Int32), asked: make(chan struct{}, 1)}
+	if err := cfg.Invalid(unfit(ctx, cfg, nil)); err != nil {
+		return nil, err
+	}
 	// First, so that what follows is logged as the settings say.
 	if err := d.applyLog(cfg.Log); err != nil {
 		return nil, err
@@ -165,6 +168,7 @@ func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim,
 	}}
 	parts := []part{
 		partFunc(staysClosed),
+		partFunc(verify),
 		partFunc(d.prepareLog),
 		sockets,
 		&doors{log: log, metrics: m, keeper: c.tls},

@@ -67,14 +67,10 @@ type socketChange struct {
 	policies map[string]conn.Listener
 }
 
-// Prepare opens what the draft has and the daemon does not, once the kernel
-// has accepted the options that every socket, of dials too, will be given.
+// Prepare opens what the draft has and the daemon does not.
 // Sockets of unchanged addresses are not touched. Who accepts from the new
 // ones, is for the part serving.
 func (ls *listeners) Prepare(ctx context.Context, d *draft) (change, error) {
-	if err := listener.CheckCongestion(d.cfg.Relay.Congestion); err != nil {
-		return nil, fmt.Errorf("%w: relay.congestion: %w", config.ErrInvalid, err)
-	}
 	c, err := ls.prepare(ctx, d.cfg)
 	if err != nil {
 		return nil, err

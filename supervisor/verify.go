@@ -17,37 +17,89 @@ import (
 )
 
 // Verify is nil, or tells all that this machine would refuse of settings that
-// are right by themselves, as a start would one by one. It opens and changes
-// nothing that stays.
+// are right by themselves, as a start would. It opens and changes nothing that
+// stays.
 func Verify(ctx context.Context, cfg *config.Config) error {
-	var faults []config.Fault
-	add := func(key string, err error) {
-		if err != nil {
-			faults = append(faults, config.Fault{Key: key, Text: err.Error()})
+	faults := unfit(ctx, cfg, nil)
+	for i, l := range cfg.Listeners {
+		faults.add(fmt.Sprintf("listener[%d].address", i), listener.Check(ctx, listener.Options{Address: l.Address.String(), Transparent: transparentMode(l)}))
+	}
+	return cfg.Invalid(faults)
+}
+
+// verify is the part that refuses, before anything is opened for them, what
+// Verify refuses and nothing else would: a daemon would run without the state,
+// the interface or the mark that somebody counts on.
+func verify(ctx context.Context, d *draft) (change, error) {
+	if d.old == nil {
+		return nil, nil //nolint:nilnil // start has looked, before it opened the log
+	}
+	return nil, d.cfg.Invalid(unfit(ctx, d.cfg, d.old))
+}
+
+// faults are what is wrong, setting by setting.
+type faults []config.Fault
+
+func (fs *faults) add(key string, err error) {
+	if err != nil {
+		*fs = append(*fs, config.Fault{Key: key, Text: err.Error()})
+	}
+}
+
+// unfit is what this machine refuses of the settings, but for the addresses of
+// listeners, which are tried by opening them. What old has too, nil for nothing,
+// is not looked at again: an interface that is down for a moment must not keep
+// a reload from anything else.
+func unfit(ctx context.Context, cfg, old *config.Config) (found faults) {
+	if old == nil || old.Relay.Congestion != cfg.Relay.Congestion {
+		found.add("relay.congestion", listener.CheckCongestion(cfg.Relay.Congestion))
+	}
+	found.add("log.output", checkLogFile(cfg.Log.Output))
+	found.add("log.access_output", checkLogFile(cfg.Log.AccessOutput))
+	if old == nil || old.State.Directory != cfg.State.Directory {
+		found.add("state.directory", checkDirectory(cfg.State.Directory))
+	}
+	before := egresses(old)
+	for key, e := range egresses(cfg) {
+		if !used(before, func(b config.Egress) bool { return b.Interface == e.Interface }) {
+			found.add(key+".interface", checkInterface(e.Interface))
+		}
+		if !used(before, func(b config.Egress) bool { return b.Mark != 0 }) {
+			found.add(key+".mark", checkMark(ctx, e.Mark))
 		}
 	}
-	add("relay.congestion", listener.CheckCongestion(cfg.Relay.Congestion))
-	add("log.output", checkLogFile(cfg.Log.Output))
-	add("log.access_output", checkLogFile(cfg.Log.AccessOutput))
-	add("state.directory", checkDirectory(cfg.State.Directory))
-	add("egress.interface", checkInterface(cfg.Egress.Interface))
-	add("egress.mark", checkMark(ctx, cfg.Egress.Mark))
-	for i, w := range cfg.Forwards {
-		at := fmt.Sprintf("forward[%d].egress", i)
-		add(at+".interface", checkInterface(w.Egress.Interface))
-		add(at+".mark", checkMark(ctx, w.Egress.Mark))
-	}
 	for i, l := range cfg.Listeners {
-		add(fmt.Sprintf("listener[%d].address", i), listener.Check(ctx, listener.Options{Address: l.Address.String(), Transparent: transparentMode(l)}))
 		for j, other := range cfg.Listeners[:i] {
 			if overlap(l.Address.String(), other.Address.String()) {
-				add(fmt.Sprintf("listener[%d].address", i), fmt.Errorf("%s and listener[%d].address, %s, have the port twice: one on all addresses leaves none for another",
+				found.add(fmt.Sprintf("listener[%d].address", i), fmt.Errorf("%s and listener[%d].address, %s, have the port twice: one on all addresses leaves none for another",
 					l.Address, j, other.Address))
 				break
 			}
 		}
 	}
-	return cfg.Invalid(faults)
+	return found
+}
+
+// egresses are the ways out in the settings, by key; nil has none.
+func egresses(cfg *config.Config) map[string]config.Egress {
+	if cfg == nil {
+		return nil
+	}
+	all := map[string]config.Egress{"egress": cfg.Egress}
+	for i, w := range cfg.Forwards {
+		all[fmt.Sprintf("forward[%d].egress", i)] = w.Egress
+	}
+	return all
+}
+
+// used reports whether one of the ways out is such.
+func used(all map[string]config.Egress, such func(config.Egress) bool) bool {
+	for _, e := range all {
+		if such(e) {
+			return true
+		}
+	}
+	return false
 }
 
 // checkLogFile tries whether a log could be opened, without making it.

@@ -22,7 +22,7 @@ func (e *Egress) keys() []Key {
 		},
 		{
 			Name: "interface", Value: &e.Interface, Default: "", Max: "",
-			Doc: "The network interface that connections leave by, as `eth1`. Needs CAP_NET_RAW on old kernels.",
+			Doc: "The network interface that connections leave by, as `eth1`. It must exist at the start; later it may come and go. Needs CAP_NET_RAW on old kernels.",
 		},
 		{
 			Name: "mark", Value: &e.Mark, Default: "0", Min: "0", Max: "4294967295",

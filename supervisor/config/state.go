@@ -28,7 +28,7 @@ func (s *State) keys() []Key {
 	return []Key{
 		{
 			Name: "directory", Value: &s.Directory, Default: "",
-			Doc: "Where quotas, bans and auth-once are kept over a restart. Empty: they are kept in memory. When it cannot be read or written the daemon runs on, logs an error and counts it in `cleversocks_state_total`.",
+			Doc: "Where quotas, bans and auth-once are kept over a restart. Empty: they are kept in memory. The directory must exist, and be writable, at the start. When it cannot be read or written later, the daemon runs on, logs an error and counts it in `cleversocks_state_total`.",
 		},
 	}
 }
