@@ -2,7 +2,6 @@ package conn
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net/netip"
 	"time"
@@ -16,13 +15,6 @@ import (
 	"cleversocks/conn/wire"
 	"cleversocks/metrics"
 	"cleversocks/udprelay"
-)
-
-// The refusals of a user who has too much: policy, as the client sees it.
-var (
-	errUserLimit = errors.New("the user has too many connections")
-	errAddresses = errors.New("the user comes from too many addresses")
-	errQuota     = errors.New("the user's quota is used up")
 )
 
 // charge is what a session takes of its user: one connection, and bytes. The

@@ -1,6 +1,7 @@
 package conn
 
 import (
+	"cmp"
 	"net/netip"
 
 	"cleversocks/bind"
@@ -29,15 +30,17 @@ func (h *Handler) bind(hs *handshake) bool {
 	s.code = result.Reply
 	h.metrics.Conn.Requests.Of(s.request.Command.String(), s.code.String()).Inc()
 	if result.Peer == nil {
-		s.cause, s.err = result.Cause, result.Err
-		switch refused := h.refused(s, s.err); {
-		case refused != "":
-			s.cause = refused
-		case s.ctx.Err() != nil:
-			s.cause = endCause(s.ctx)
-		}
+		h.commandEnded(s, result.Cause, result.Err)
 		return false
 	}
 	s.server, s.dest = result.Peer, result.Judged
 	return h.passAhead(hs, result.Early)
+}
+
+// commandEnded notes why a BIND or an association ended: for a reason that its
+// error has here, or else for its own.
+func (h *Handler) commandEnded(s *session, own string, err error) {
+	o := s.outcome(inCommand, err)
+	s.cause, s.err = cmp.Or(o.cause, own), err
+	h.refused(s, o)
 }

@@ -1,7 +1,6 @@
 package conn
 
 import (
-	"errors"
 	"io"
 	"net"
 	"time"
@@ -65,30 +64,19 @@ func (h *Handler) closeRefused(s *session) {
 // clientLost ends a connection whose client could not be told that it is
 // connected.
 func (h *Handler) clientLost(s *session, err error) bool {
-	h.fail(s, "reply", err)
-	if s.ctx.Err() == nil {
-		s.cause = cause.ClientReset
-	}
-	return false
+	return h.fail(s, "reply", mark(err, errClientBroke))
 }
 
 // notPaid ends a connection whose user may not move the client's first bytes.
-func (h *Handler) notPaid(s *session, err error) bool {
-	h.fail(s, "first bytes", err)
-	if ended, ok := errors.AsType[*relay.EndError](err); ok && s.ctx.Err() == nil {
-		s.cause = ended.Cause
-	}
-	return false
-}
+func (h *Handler) notPaid(s *session, err error) bool { return h.fail(s, "first bytes", err) }
 
 // serverLost ends a connection whose server did not take the client's first
 // bytes. What it said before it broke is still for the client, as in a relay.
 func (h *Handler) serverLost(s *session, err error) bool {
-	h.fail(s, "first bytes", err)
+	h.fail(s, "first bytes", mark(err, errServerBroke))
 	if s.ctx.Err() != nil {
 		return false
 	}
-	s.cause = cause.ServerReset
 	until := time.Now().Add(lingerTime)
 	_ = s.server.SetReadDeadline(until) // a conn that cannot fails its next read too
 	_ = s.conn.SetWriteDeadline(until)

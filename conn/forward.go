@@ -118,18 +118,17 @@ func (f *forwarding) decide(ctx context.Context, r httpforward.Request) (v httpf
 		// Who contains it further up knows neither the request nor its client.
 		if p := recover(); p != nil {
 			f.h.panicked(one, "conn", p)
-			v.Reply = wire.ReplyGeneralFailure
-			v.Refusal = httpRefusal(one, nil, v.Reply)
+			v.Reply, v.Refusal = f.refusal(one.err)
 		}
 	}()
 	answer, err := f.login(one, r.Credentials) //nolint:contextcheck // the session's bounds it, as in the handshake
 	v.Fields = httpproxy.NegotiateField(answer)
 	if err != nil {
-		one.err, one.cause = err, cause.Denied
-		if errors.Is(err, authsvc.ErrBusy) {
-			// Not a 407: nobody looked at the password, which a browser would
-			// forget.
-			v.Reply, v.Refusal = wire.ReplyGeneralFailure, busyRefusal
+		o := outcomeOf(inHandshake, err)
+		one.err, one.cause = err, o.cause
+		if o.status == http.StatusServiceUnavailable {
+			// Nobody looked at the password, which a browser would forget after a 407.
+			v.Reply, v.Refusal = o.reply, one.httpRefusal(o)
 			return v
 		}
 		v.AskLogin, v.Close = true, !errors.Is(err, errLogin)
@@ -142,8 +141,8 @@ func (f *forwarding) decide(ctx context.Context, r httpforward.Request) (v httpf
 		err = f.h.judgeName(one)
 	}
 	if err != nil {
-		one.err, v.Reply = err, replyCode(err)
-		v.Refusal = httpRefusal(one, err, v.Reply)
+		one.err = err
+		v.Reply, v.Refusal = f.refusal(err)
 		v.Refusal.Keep = true
 		return v
 	}
@@ -153,13 +152,10 @@ func (f *forwarding) decide(ctx context.Context, r httpforward.Request) (v httpf
 	return v
 }
 
-// busyRefusal is for a client whose password nobody had the time to look at.
-var busyRefusal = httpproxy.Refusal{Status: http.StatusServiceUnavailable, Reason: "Too many log in at this time."}
-
-// refusal is what the client is told of an error of dial.
+// refusal is what the client is told of an error of its last request.
 func (f *forwarding) refusal(err error) (wire.ReplyCode, httpproxy.Refusal) {
-	code := replyCode(err)
-	return code, httpRefusal(f.last, err, code)
+	o := outcomeOf(inRequest, err)
+	return o.reply, f.last.httpRefusal(o)
 }
 
 // login sets a request's identity. The first one's was checked with the
@@ -268,10 +264,10 @@ func (f *forwarding) ended(one *session, o httpforward.Outcome) {
 		one.err = o.Err
 	}
 	if one.cause == "" {
-		one.cause = f.h.refused(one, one.err)
-	}
-	if one.cause == "" {
-		if one.cause = one.forwardCause(o); one.cause == cause.Quota {
+		end := one.forwardOutcome(o)
+		one.cause = end.cause
+		f.h.refused(one, end)
+		if one.cause == cause.Quota && end.refusal == "" {
 			f.h.metrics.Auth.QuotaExceeded.Inc()
 		}
 	}
@@ -282,22 +278,17 @@ func (f *forwarding) ended(one *session, o httpforward.Outcome) {
 	f.h.access.Log(one.record())
 }
 
-// forwardCause is why a request ended: a whole answer is its server's doing.
-func (s *session) forwardCause(o httpforward.Outcome) string {
-	ended, isEnded := errors.AsType[*relay.EndError](s.err)
-	switch {
-	case isEnded:
-		return ended.Cause
-	case s.ctx.Err() != nil:
-		return endCause(s.ctx)
-	case errors.Is(s.err, context.Canceled), o.Status == 0:
-		return cause.ClientClosed
-	case o.Server == nil && o.Reply != wire.ReplySucceeded:
-		return cause.DialFailed
-	case s.err != nil:
-		return cause.Error
+// forwardOutcome is how a request ended: a whole answer is its server's doing.
+func (s *session) forwardOutcome(o httpforward.Outcome) outcome {
+	in, err := inTunnel, s.err
+	if o.Server == nil && o.Reply != wire.ReplySucceeded {
+		in = inRequest
 	}
-	return cause.ServerClosed
+	left := o.Status == 0 || errors.Is(err, context.Canceled)
+	if left && !kind[*relay.EndError](err) && outcomeOf(in, err).refusal == "" {
+		err = errClientGone
+	}
+	return s.outcome(in, err)
 }
 
 // fork is a session of its own for one request of s's connection.

@@ -11,11 +11,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -175,9 +173,6 @@ func (h *Handler) negotiate(hs *handshake) error {
 	return hs.codec.negotiate(hs)
 }
 
-// errProtocol is a first byte that begins nothing that is spoken here.
-var errProtocol = errors.New("unknown protocol")
-
 // connect decides, then dials, as long as the client stays.
 func (h *Handler) connect(hs *handshake) error {
 	s := hs.session
@@ -246,30 +241,11 @@ func (h *Handler) relay(s *session, end func(*session)) {
 // handshakeFailed ends a connection whose request was not read.
 func (h *Handler) handshakeFailed(hs *handshake, err error) bool {
 	s := hs.session
-	outcome := "malformed"
-	s.err, s.cause = err, cause.HandshakeFailed
-	switch {
-	case s.ctx.Err() != nil:
-		outcome, s.cause = "closed", endCause(s.ctx)
-	case errors.Is(err, os.ErrDeadlineExceeded) && s.endedByDrain():
-		outcome, s.cause = "closed", cause.Drained
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		outcome, s.cause = "timeout", cause.HandshakeTimeout
-	case errors.Is(err, io.EOF) && s.protocol == wire.ProtocolUnknown:
-		// A load balancer's probe: nothing was asked, nothing is recorded.
-		outcome, s.cause = "closed", ""
-		if log := s.logger(h.log, slog.LevelDebug); log != nil {
-			log.Log(s.ctx, slog.LevelDebug, "closed without a byte")
-		}
-	case errors.Is(err, errNoMethod), errors.Is(err, errCredentials), errors.Is(err, errLogin):
-		outcome, s.cause = "refused", cause.Denied
-	case isMalformed(err):
-	default:
-		outcome = "closed"
-	}
-	h.metrics.Conn.Handshakes.Of(s.protocol.String(), outcome).Inc()
+	o := s.outcome(inHandshake, err)
+	s.err, s.cause = err, o.cause
+	h.metrics.Conn.Handshakes.Of(s.protocol.String(), o.handshake).Inc()
 	if owesReply(err) {
-		h.refuse(hs, replyCode(err))
+		h.refuse(hs, o)
 	}
 	if log := s.logger(h.log, slog.LevelDebug); log != nil {
 		log.Log(s.ctx, slog.LevelDebug, "handshake failed", "protocol", s.protocol.String(), "err", err)
@@ -277,73 +253,45 @@ func (h *Handler) handshakeFailed(hs *handshake, err error) bool {
 	return false
 }
 
-// isMalformed reports an error about a client's bytes.
-func isMalformed(err error) bool {
-	_, isHTTP := errors.AsType[*httpproxy.StatusError](err)
-	_, isRefused := errors.AsType[*refusedError](err)
-	_, atDoor := errors.AsType[*doorError](err)
-	return isHTTP || isRefused || atDoor || errors.Is(err, socks5.ErrMalformed) || errors.Is(err, errProtocol)
-}
-
 // owesReply reports an error about a request that was read, and whose codec
 // has not answered it.
 func owesReply(err error) bool {
-	_, isRequest := errors.AsType[*socks5.RequestError](err)
-	_, isRefused := errors.AsType[*refusedError](err)
-	return isRequest || isRefused
+	return kind[*socks5.RequestError](err) || errors.Is(err, errUnanswered)
 }
 
 // requestFailed answers a request that cannot be served.
 func (h *Handler) requestFailed(hs *handshake, err error) bool {
 	s := hs.session
-	s.err, s.cause = err, cause.DialFailed
-	switch refused := h.refused(s, err); {
-	case refused != "":
-		s.cause = refused
-	case errors.Is(err, errCommand):
-		s.cause = cause.HandshakeFailed
-	case errors.Is(err, errClientGone):
-		s.cause = cause.ClientClosed
-	case s.ctx.Err() != nil:
-		s.cause = endCause(s.ctx)
-	}
-	h.refuse(hs, replyCode(err))
+	o := s.outcome(inRequest, err)
+	s.err, s.cause = err, o.cause
+	h.refused(s, o)
+	h.refuse(hs, o)
 	if log := s.logger(h.log, slog.LevelDebug); log != nil {
 		log.Log(s.ctx, slog.LevelDebug, "request failed", "target", s.request.Dest.String(), "reply", s.code.String(), "err", err)
 	}
 	return false
 }
 
-// refused counts a request that policy refuses, whatever its protocol, and is
-// the cause that its record gives; "" for any other error.
-func (h *Handler) refused(s *session, err error) (ended string) {
-	reason := ""
-	switch denied, isDenied := errors.AsType[*deniedError](err); {
-	case isDenied:
-		s.rule = denied.rule
-		reason, ended = metrics.RefusedByRule, cause.Denied
-	case errors.Is(err, errUserLimit):
-		reason, ended = metrics.RefusedUserLimit, cause.Denied
-	case errors.Is(err, errAddresses):
-		reason, ended = metrics.RefusedAddresses, cause.Denied
-	case errors.Is(err, errQuota):
-		reason, ended = metrics.RefusedQuota, cause.Quota
-	default:
-		return ""
+// refused counts a request that policy refuses, whatever its protocol.
+func (h *Handler) refused(s *session, o outcome) {
+	if o.refusal == "" {
+		return
 	}
-	h.metrics.Conn.Refused.Of(reason).Inc()
-	return ended
+	if o.rule != "" {
+		s.rule = o.rule
+	}
+	h.metrics.Conn.Refused.Of(o.refusal).Inc()
 }
 
 // refuse sends a failure reply, as far as the client still listens. The
 // request counts by what was decided, the record tells what was sent.
-func (h *Handler) refuse(hs *handshake, code wire.ReplyCode) {
-	hs.code = code
-	h.metrics.Conn.Requests.Of(hs.request.Command.String(), code.String()).Inc()
+func (h *Handler) refuse(hs *handshake, o outcome) {
+	hs.code, hs.failure = o.reply, o
+	h.metrics.Conn.Requests.Of(hs.request.Command.String(), o.reply.String()).Inc()
 	if errors.Is(hs.err, errClientGone) {
 		return
 	}
-	err := hs.codec.reply(hs, code, netip.AddrPort{})
+	err := hs.codec.reply(hs, o.reply, netip.AddrPort{})
 	hs.replied = err == nil
 	if err != nil {
 		if log := hs.logger(h.log, slog.LevelDebug); log != nil {
@@ -354,10 +302,8 @@ func (h *Handler) refuse(hs *handshake, code wire.ReplyCode) {
 
 // fail ends a connection that broke under us.
 func (h *Handler) fail(s *session, during string, err error) bool {
-	s.err, s.cause = fmt.Errorf("%s: %w", during, err), cause.Error
-	if s.ctx.Err() != nil {
-		s.cause = endCause(s.ctx)
-	}
+	s.err = fmt.Errorf("%s: %w", during, err)
+	s.cause = s.outcome(inTunnel, err).cause
 	return false
 }
 
@@ -365,14 +311,6 @@ func (h *Handler) fail(s *session, during string, err error) bool {
 func (h *Handler) panicked(s *session, where string, p any) {
 	s.cause = cause.Error
 	s.err = h.panics.Panicked(s.ctx, where, p, slog.String("id", s.ID()), slog.String("client", s.caller()))
-}
-
-// endCause is why a session's context ended, as the record says it.
-func endCause(ctx context.Context) string {
-	if ended, ok := errors.AsType[*relay.EndError](context.Cause(ctx)); ok {
-		return ended.Cause
-	}
-	return cause.Drained
 }
 
 func addrPort(a net.Addr) netip.AddrPort {

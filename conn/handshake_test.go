@@ -20,11 +20,8 @@ import (
 	"cleversocks/authsvc"
 	"cleversocks/conn/cause"
 	"cleversocks/conn/dial"
-	"cleversocks/conn/upstream"
 	"cleversocks/conn/wire"
-	"cleversocks/conn/wire/socks5"
 	"cleversocks/metrics"
-	"cleversocks/resolver"
 )
 
 // patience is how long a test waits for what must happen.
@@ -192,42 +189,6 @@ func wellFormedSOCKS5(answer []byte) error {
 		return errors.New("no failure reply of ten bytes")
 	}
 	return nil
-}
-
-func TestReplyCode(t *testing.T) {
-	dialErr := func(err error) error {
-		return fmt.Errorf("dial: %w", &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", err)})
-	}
-	for _, tt := range []struct {
-		err  error
-		want wire.ReplyCode
-	}{
-		{nil, wire.ReplySucceeded},
-		{dialErr(syscall.ECONNREFUSED), wire.ReplyConnectionRefused},
-		{dialErr(syscall.ENETUNREACH), wire.ReplyNetworkUnreachable},
-		{dialErr(syscall.EHOSTUNREACH), wire.ReplyHostUnreachable},
-		{dialErr(syscall.ETIMEDOUT), wire.ReplyTTLExpired},
-		{dialErr(syscall.EMFILE), wire.ReplyGeneralFailure},
-		{fmt.Errorf("x: %w", resolver.ErrNotFound), wire.ReplyHostUnreachable},
-		{fmt.Errorf("x: %w", resolver.ErrTimeout), wire.ReplyTTLExpired},
-		{fmt.Errorf("x: %w", resolver.ErrServers), wire.ReplyGeneralFailure},
-		// A dead name server made the client believe that its destination
-		// had refused: the errno was the name server's.
-		{fmt.Errorf("%w: %w", resolver.ErrServers, dialErr(syscall.ECONNREFUSED)), wire.ReplyGeneralFailure},
-		{fmt.Errorf("%w: %w", resolver.ErrTimeout, dialErr(syscall.ENETUNREACH)), wire.ReplyTTLExpired},
-		{&upstream.Error{Code: wire.ReplyGeneralFailure, Err: dialErr(syscall.ECONNREFUSED)}, wire.ReplyGeneralFailure},
-		{fmt.Errorf("x: %w", dial.ErrNoUsableAddress), wire.ReplyHostUnreachable},
-		{fmt.Errorf("x: %w", context.DeadlineExceeded), wire.ReplyTTLExpired},
-		{fmt.Errorf("x: %w", &deniedError{rule: "default"}), wire.ReplyNotAllowed},
-		{&dial.DeniedError{Err: &deniedError{rule: "default"}}, wire.ReplyNotAllowed},
-		{errCommand, wire.ReplyCommandNotSupported},
-		{&socks5.RequestError{Reply: wire.ReplyAddressTypeNotSupported}, wire.ReplyAddressTypeNotSupported},
-		{errors.New("anything else"), wire.ReplyGeneralFailure},
-	} {
-		if got := replyCode(tt.err); got != tt.want {
-			t.Errorf("%v: %v, want %v", tt.err, got, tt.want)
-		}
-	}
 }
 
 // A load balancer's probe leaves no record and counts as no failure.

@@ -5,12 +5,10 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
-	"os"
 	"slices"
 	"time"
 
 	"cleversocks/authsvc"
-	"cleversocks/conn/upstream"
 	"cleversocks/conn/wire"
 	"cleversocks/conn/wire/httpproxy"
 )
@@ -134,18 +132,14 @@ func (s *session) challenges() (c httpproxy.Challenges) {
 // refusal is the answer to a request that is not served; nil when nobody is
 // there to read one. The connection ends with it.
 func (c httpCodec) refusal(hs *handshake, err error) []byte {
-	status, isStatus := errors.AsType[*httpproxy.StatusError](err)
+	o := outcomeOf(inHandshake, err)
 	switch {
-	case isStatus:
-		return httpproxy.AppendError(nil, status.Status, status.Reason, false)
-	case errors.Is(err, authsvc.ErrBusy):
-		return httpproxy.AppendError(nil, http.StatusServiceUnavailable, "Too many log in at this time.", false)
-	case errors.Is(err, errLogin), errors.Is(err, errCredentials):
+	case o.status == 0 || hs.ctx.Err() != nil:
+		return nil
+	case o.status == http.StatusProxyAuthRequired:
 		return httpproxy.AppendAuthRequired(nil, hs.challenges(), false)
-	case errors.Is(err, os.ErrDeadlineExceeded) && hs.ctx.Err() == nil:
-		return httpproxy.AppendError(nil, http.StatusRequestTimeout, "The request took too long.", false)
 	}
-	return nil
+	return httpproxy.AppendError(nil, o.status, o.sentence, false)
 }
 
 // write sends an answer, also past the deadline of the handshake.
@@ -165,34 +159,27 @@ func (c httpCodec) write(hs *handshake, answer []byte) error {
 func (c httpCodec) reply(hs *handshake, code wire.ReplyCode, _ netip.AddrPort) error {
 	answer := httpproxy.AppendEstablishedWith(nil, httpproxy.NegotiateField(hs.answer))
 	if code != wire.ReplySucceeded {
-		answer = httpRefusal(hs.session, hs.err, code).Append(nil, http.MethodConnect)
+		answer = hs.httpRefusal(hs.failure).Append(nil, http.MethodConnect)
 	}
 	_, err := hs.conn.Write(answer)
 	return err
 }
 
-// httpRefusal is what a client of HTTP is told of an error and the code that it
-// is mapped to: which upstream refused and why, and by Proxy-Status what a
-// program can read. Only who has logged in hears of a rule's name.
-func httpRefusal(s *session, err error, code wire.ReplyCode) httpproxy.Refusal {
-	r := httpproxy.Refusal{Status: httpproxy.Status(code), Reason: httpproxy.Reason(code)}
-	status := httpproxy.ProxyStatus{Error: httpproxy.ProxyError(code)}
-	denied, isDenied := errors.AsType[*deniedError](err)
-	via, isVia := errors.AsType[*upstream.Error](err)
-	switch {
-	case isVia:
-		r.Reason = via.Sentence()
-		status.NextHop, status.ReceivedStatus = via.Upstream, via.Status
-	case errors.Is(err, errUserLimit):
-		r.Reason, status.Error = "The user has too many connections.", "connection_limit_reached"
-	case errors.Is(err, errAddresses):
-		r.Reason, status.Error = "The user comes from too many addresses.", "connection_limit_reached"
-	case errors.Is(err, errQuota):
-		r.Reason = "The user's quota is used up."
-	case isDenied && s.identity.User != "":
-		status.Details = denied.rule
+// httpRefusal is what the session's client of HTTP is told of an outcome: which
+// upstream refused and why, and by Proxy-Status what a program can read. Only
+// who has logged in hears of a rule's name.
+func (s *session) httpRefusal(o outcome) httpproxy.Refusal {
+	r := httpproxy.Refusal{Status: o.status, Reason: o.sentence}
+	status := httpproxy.ProxyStatus{Error: o.proxyError}
+	if o.via != nil {
+		status.NextHop, status.ReceivedStatus = o.via.Upstream, o.via.Status
 	}
-	r.Fields = status.Line()
+	if s.identity.User != "" {
+		status.Details = o.rule
+	}
+	if o.proxyError != "" {
+		r.Fields = status.Line()
+	}
 	return r
 }
 

@@ -5,8 +5,6 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-
-	"cleversocks/conn/wire"
 )
 
 // errLoop is a connection of this daemon's that came back to it: by a packet
@@ -63,5 +61,5 @@ func (h *Handler) refuseLoop(s *session) error {
 	if !h.dialed.own(s) {
 		return nil
 	}
-	return &refusedError{code: wire.ReplyNotAllowed, err: errLoop}
+	return errLoop
 }

@@ -128,6 +128,8 @@ type handshake struct {
 	in *bufio.Reader
 	// codec speaks the client's protocol once the first byte has told it.
 	codec codec
+	// failure is what the client is told of a request that is not served.
+	failure outcome
 	// answer is the token that an HTTP client's was granted with.
 	answer []byte
 	// head is the first of plain HTTP requests, to be forwarded.

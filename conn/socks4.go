@@ -16,10 +16,8 @@ func (c socks4Codec) negotiate(hs *handshake) error {
 	request, err := socks4.ReadRequest(hs.in)
 	hs.request = request.Request
 	switch {
-	case errors.Is(err, socks4.ErrCommand):
-		return &refusedError{code: wire.ReplyCommandNotSupported, err: err}
-	case errors.Is(err, socks4.ErrMalformed), errors.Is(err, socks4.ErrTooLong):
-		return &refusedError{code: wire.ReplyGeneralFailure, err: err}
+	case errors.Is(err, socks4.ErrCommand), errors.Is(err, socks4.ErrMalformed), errors.Is(err, socks4.ErrTooLong):
+		return mark(err, errUnanswered)
 	case err != nil:
 		return err
 	}
@@ -38,13 +36,13 @@ func (c socks4Codec) admit(hs *handshake, userID string) error {
 			return nil
 		}
 		if !free {
-			return &refusedError{code: wire.ReplyNotAllowed, err: err}
+			return mark(err, errUnanswered)
 		}
 	}
 	if !free {
 		// Nothing that this client could have sent would have been right: no
 		// failed authentication.
-		return &refusedError{code: wire.ReplyNotAllowed, err: errNoMethod}
+		return mark(errNoMethod, errUnanswered)
 	}
 	hs.admitted(identity)
 	return nil

@@ -9,12 +9,6 @@ import (
 	"cleversocks/conn/wire/socks5"
 )
 
-// errNoMethod and errCredentials end a handshake that was understood.
-var (
-	errNoMethod    = errors.New("no acceptable authentication method")
-	errCredentials = errors.New("authentication failed")
-)
-
 // socks5Codec is RFC 1928 and RFC 1929.
 type socks5Codec struct{ h *Handler }
 

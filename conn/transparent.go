@@ -25,7 +25,7 @@ func (c transparentCodec) negotiate(hs *handshake) error {
 	identity, free := hs.free()
 	if !free {
 		// It cannot be asked: no failed authentication.
-		return &refusedError{code: wire.ReplyNotAllowed, err: errNoMethod}
+		return mark(errNoMethod, errUnanswered)
 	}
 	hs.admitted(identity)
 	return nil

@@ -53,15 +53,10 @@ func (h *Handler) associate(s *session) {
 	s.counters.In.Store(result.BytesIn)
 	s.counters.Out.Store(result.BytesOut)
 	s.code = result.Reply
-	s.cause, s.err = result.Cause, result.Err
-	switch refused := h.refused(s, s.err); {
-	case refused != "":
-		s.cause = refused
-	case s.ctx.Err() != nil:
-		s.cause = endCause(s.ctx)
-	case s.code == wire.ReplySucceeded && !s.replied:
-		s.cause = cause.ClientReset // the reply did not reach it
+	if s.code == wire.ReplySucceeded && !s.replied {
+		result.Cause = cause.ClientReset // the reply did not reach it
 	}
+	h.commandEnded(s, result.Cause, result.Err)
 	if s.cause == cause.Quota {
 		h.metrics.Auth.QuotaExceeded.Inc()
 	}

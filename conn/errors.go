@@ -1,0 +1,60 @@
+package conn
+
+import "errors"
+
+// The errors of this package that have an outcome of their own. Those that one
+// file alone makes are there.
+var (
+	// errCommand is a command that is not served.
+	errCommand = errors.New("command not supported")
+	// errProtocol is a first byte that begins nothing that is spoken here.
+	errProtocol = errors.New("unknown protocol")
+	// errNoMethod ends a handshake that was understood: the client offers no way
+	// to log in that is taken here.
+	errNoMethod = errors.New("no acceptable authentication method")
+	// errCredentials are credentials that are not right.
+	errCredentials = errors.New("authentication failed")
+	// errProbe is a connection that closes without a byte, as those of a load
+	// balancer do that looks whether somebody listens.
+	errProbe = errors.New("closed without a byte")
+	// errHurried is a handshake whose time a drain has cut short.
+	errHurried = errors.New("the daemon drains")
+	// errUnanswered is a request that was read, and whose client waits for the
+	// reply that says why it is not served.
+	errUnanswered = errors.New("unanswered")
+	// errClientBroke and errServerBroke are sides that broke while bytes were
+	// passed on ahead of the relay.
+	errClientBroke = errors.New("the client's connection broke")
+	errServerBroke = errors.New("the server's connection broke")
+)
+
+// The refusals of a user who has too much: policy, as the client sees it.
+var (
+	errUserLimit = errors.New("the user has too many connections")
+	errAddresses = errors.New("the user comes from too many addresses")
+	errQuota     = errors.New("the user's quota is used up")
+)
+
+// deniedError is a refusal by the rules.
+type deniedError struct {
+	rule  string
+	where string // "file:line" of the rule, if it is one
+}
+
+func (e *deniedError) Error() string {
+	if e.where != "" {
+		return "denied by " + e.rule + " (" + e.where + ")"
+	}
+	return "denied by " + e.rule
+}
+
+// marked is an error that is also another one, and does not say so in words.
+type marked struct {
+	error
+	as error
+}
+
+func (e marked) Unwrap() []error { return []error{e.error, e.as} }
+
+// mark makes err one that errors.Is finds as to be in, too.
+func mark(err, as error) error { return marked{err, as} }
