@@ -137,9 +137,7 @@ func open(t *testing.T, pair func(*testing.T) (net.Conn, net.Conn), o Options) *
 		if o.Pools.buffersFree() != 0 || o.Pools.pipesOpen() != 0 {
 			t.Errorf("pools hold %d buffers and %d pipes after the end", o.Pools.buffersFree(), o.Pools.pipesOpen())
 		}
-		if after := descriptors(t); after > before {
-			t.Errorf("%d descriptors before the relay, %d after it", before, after)
-		}
+		eventually(t, "the descriptors of before", func() bool { return descriptors(t) <= before })
 	})
 	return tun
 }
