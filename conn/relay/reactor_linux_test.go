@@ -63,7 +63,7 @@ func (p *Pools) reactorsRunning() int { return len(p.reactors.all) }
 // whole process.
 func bulkGoroutines() int {
 	stacks := make([]byte, 1<<20)
-	return bytes.Count(stacks[:runtime.Stack(stacks, true)], []byte("(*pump).runDetached("))
+	return bytes.Count(stacks[:runtime.Stack(stacks, true)], []byte("(*pump).run("))
 }
 
 // TestBulkDetaches: a bulk transfer gets a goroutine, and gives it back when
@@ -114,12 +114,12 @@ func TestEndDuringBulk(t *testing.T) {
 	fire := errors.New("fire")
 	tests := []struct {
 		name  string
-		end   func(*testing.T, *tunnel)
+		end   func(*testing.T, *testTunnel)
 		meter func() Meter
 		cause string
 	}{
-		{name: "cancel", end: func(_ *testing.T, tun *tunnel) { tun.cancel(ErrRevoked) }, cause: cause.Revoked},
-		{name: "client resets", end: func(t *testing.T, tun *tunnel) { t.Helper(); reset(t, tun.client) }, cause: cause.ClientReset},
+		{name: "cancel", end: func(_ *testing.T, tun *testTunnel) { tun.cancel(ErrRevoked) }, cause: cause.Revoked},
+		{name: "client resets", end: func(t *testing.T, tun *testTunnel) { t.Helper(); reset(t, tun.client) }, cause: cause.ClientReset},
 		{name: "meter", meter: meterUntil(32<<20, ErrQuota), cause: cause.Quota},
 		{name: "meter fails", meter: meterUntil(32<<20, fire), cause: cause.Error},
 		{name: "meter panics", meter: meterUntil(32<<20, nil), cause: cause.Error},
