@@ -25,9 +25,8 @@ const (
 // pipe is a kernel pipe, without buffers of its own while it is empty.
 type pipe struct {
 	r, w   uintptr
-	size   int  // bytes it takes
-	filled int  // bytes in it
-	stuck  bool // the destination takes nothing of them
+	size   int // bytes it takes
+	filled int // bytes in it
 }
 
 // pipeList is the pipes of Pools, under its lock.
