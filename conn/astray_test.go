@@ -74,11 +74,11 @@ func TestNothingGetsAroundForwardingRules(t *testing.T) {
 			if tt.dest.IsName() {
 				addr = elsewhere
 			}
-			if d := g.handler.decideNow(s)(tt.dest, addr); d.Allow != tt.allow {
+			if d := g.handler.judge.decideNow(s)(tt.dest, addr); d.Allow != tt.allow {
 				t.Errorf("decided %+v", d)
 			}
 			if tt.dest.IsName() && !tt.allow {
-				_, err := g.handler.resolveNow(s)(t.Context(), tt.dest)
+				_, err := g.handler.judge.resolveNow(s)(t.Context(), tt.dest)
 				if _, denied := errors.AsType[*deniedError](err); !denied {
 					t.Errorf("looked up: %v", err)
 				}

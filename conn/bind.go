@@ -1,7 +1,6 @@
 package conn
 
 import (
-	"cmp"
 	"net/netip"
 
 	"cleversocks/bind"
@@ -10,15 +9,15 @@ import (
 
 // bind serves BIND (RFC 1928 §4) up to its second reply, and reports whether
 // there is a tunnel to the peer that connected.
-func (h *Handler) bind(hs *handshake) bool {
+func (c *commands) bind(hs *handshake) bool {
 	s := hs.session
 	hs.release() // from here on the wait ends with the context by itself, and answers
 	result := s.policy.Bind.Serve(s.ctx, bind.Session{
 		Control: s.conn, Client: s.client, Requested: s.request.Dest, Identity: s.identity,
 		Advertise: s.advertised(),
-		Decide:    h.decideNow(s),
-		Complete:  h.completeNow(s),
-		Resolve:   h.resolveNow(s),
+		Decide:    c.judge.decideNow(s),
+		Complete:  c.judge.completeNow(s),
+		Resolve:   c.judge.resolveNow(s),
 		ReplyCode: replyCode,
 		Reply: func(code wire.ReplyCode, addr netip.AddrPort) error {
 			err := hs.codec.reply(hs, code, addr)
@@ -28,19 +27,11 @@ func (h *Handler) bind(hs *handshake) bool {
 	})
 	s.rule, s.local, s.hostIP = result.Rule, result.Bound, result.PeerAddr
 	s.code = result.Reply
-	h.metrics.Conn.Requests.Of(s.request.Command.String(), s.code.String()).Inc()
+	c.replies.metrics.Requests.Of(s.request.Command.String(), s.code.String()).Inc()
 	if result.Peer == nil {
-		h.commandEnded(s, result.Cause, result.Err)
+		c.replies.commandEnded(s, result.Cause, result.Err)
 		return false
 	}
 	s.server, s.dest = result.Peer, result.Judged
-	return h.passAhead(hs, result.Early)
-}
-
-// commandEnded notes why a BIND or an association ended: for a reason that its
-// error has here, or else for its own.
-func (h *Handler) commandEnded(s *session, own string, err error) {
-	o := s.outcome(inCommand, err)
-	s.cause, s.err = cmp.Or(o.cause, own), err
-	h.refused(s, o)
+	return hs.passAhead(result.Early)
 }

@@ -1,12 +1,15 @@
 package conn
 
 import (
+	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"time"
 
 	"cleversocks/conn/cause"
 	"cleversocks/conn/relay"
+	"cleversocks/conn/task"
 	"cleversocks/conn/wire"
 )
 
@@ -41,7 +44,7 @@ func closePolitely(c net.Conn) {
 
 // closeRefused closes a session that never reached its relay. As in a relay, a
 // side that broke is passed on as a reset.
-func (h *Handler) closeRefused(s *session) {
+func (s *session) closeRefused() {
 	switch {
 	case s.server == nil:
 	case s.cause == cause.ClientReset:
@@ -61,19 +64,32 @@ func (h *Handler) closeRefused(s *session) {
 	}
 }
 
+// fail ends a connection that broke under us.
+func (s *session) fail(during string, err error) bool {
+	s.err = fmt.Errorf("%s: %w", during, err)
+	s.cause = s.outcome(inTunnel, err).cause
+	return false
+}
+
+// panicked notes a defect in one connection's path; the others go on.
+func (s *session) panicked(panics *task.Reporter, where string, p any) {
+	s.cause = cause.Error
+	s.err = panics.Panicked(s.ctx, where, p, slog.String("id", s.ID()), slog.String("client", s.caller()))
+}
+
 // clientLost ends a connection whose client could not be told that it is
 // connected.
-func (h *Handler) clientLost(s *session, err error) bool {
-	return h.fail(s, "reply", mark(err, errClientBroke))
+func (s *session) clientLost(err error) bool {
+	return s.fail("reply", mark(err, errClientBroke))
 }
 
 // notPaid ends a connection whose user may not move the client's first bytes.
-func (h *Handler) notPaid(s *session, err error) bool { return h.fail(s, "first bytes", err) }
+func (s *session) notPaid(err error) bool { return s.fail("first bytes", err) }
 
 // serverLost ends a connection whose server did not take the client's first
 // bytes. What it said before it broke is still for the client, as in a relay.
-func (h *Handler) serverLost(s *session, err error) bool {
-	h.fail(s, "first bytes", mark(err, errServerBroke))
+func (s *session) serverLost(err error) bool {
+	s.fail("first bytes", mark(err, errServerBroke))
 	if s.ctx.Err() != nil {
 		return false
 	}

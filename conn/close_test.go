@@ -33,7 +33,7 @@ func connected(t *testing.T, ahead string) (h *Handler, hs *handshake, client, s
 	if _, err := in.Peek(len(ahead)); err != nil {
 		t.Fatal(err)
 	}
-	return g.handler, &handshake{session: s, in: in, codec: socks5Codec{g.handler}}, client, server
+	return g.handler, &handshake{session: s, in: in, codec: socks5Codec{&g.handler.login}}, client, server
 }
 
 // vanish resets a connection, and waits until its other end knows.
@@ -60,8 +60,8 @@ func TestRecordTellsOfNoReplyThatWasNotSent(t *testing.T) {
 			if !errors.Is(why, errClientGone) {
 				hs.conn.Close()
 			}
-			h.requestFailed(hs, why)
-			h.closeRefused(hs.session)
+			h.replies.requestFailed(hs, why)
+			hs.closeRefused()
 			if got, err := io.ReadAll(client); err != nil || len(got) > 0 {
 				t.Errorf("the client read % x, %v", got, err)
 			}
@@ -83,11 +83,11 @@ func TestServerResetsBeforeTheFirstBytes(t *testing.T) {
 	}
 	vanish(t, server, hs.server.(*net.TCPConn))
 	// The socket tells of its error once, and a write is to meet it.
-	if h.answer(hs) {
+	if h.replies.granted(hs) && hs.passAhead(nil) {
 		t.Fatal("there is a tunnel")
 	}
 	done := make(chan struct{})
-	go func() { defer close(done); h.closeRefused(hs.session) }()
+	go func() { defer close(done); hs.closeRefused() }()
 	got, err := io.ReadAll(client)
 	<-done
 	if !errors.Is(err, syscall.ECONNRESET) || len(got) != 14 || string(got[10:]) != "busy" {
@@ -103,10 +103,10 @@ func TestServerResetsBeforeTheFirstBytes(t *testing.T) {
 func TestClientResetsBeforeTheReply(t *testing.T) {
 	h, hs, client, server := connected(t, "")
 	vanish(t, client, hs.conn)
-	if h.answer(hs) {
+	if h.replies.granted(hs) && hs.passAhead(nil) {
 		t.Fatal("there is a tunnel")
 	}
-	h.closeRefused(hs.session)
+	hs.closeRefused()
 	if _, err := server.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("the server saw %v, want a reset", err)
 	}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 
 	"cleversocks/authsvc"
 	"cleversocks/listener/proxyproto"
@@ -59,9 +60,38 @@ type refusedBehind struct{ reason string }
 
 func (e *refusedBehind) Error() string { return "refused: " + e.reason }
 
+// doorkeeper is the first step: it lets connections in at their listener, as far
+// as the socket and the door's steps tell who they are.
+type doorkeeper struct {
+	log     *slog.Logger
+	metrics *metrics.Listener
+	current *atomic.Pointer[Policy]
+	guards  *Guards
+	giveWay *giveWay
+	login   *login
+}
+
+// atAccept asks whether a connection is let in as far as its socket tells; the
+// rest waits for the door when the peer may pass on somebody else's.
+func (d *doorkeeper) atAccept(s *session) (refused string) {
+	if policy := d.current.Load(); policy != nil {
+		l, peer := policy.listener(s.listener), s.client.Addr()
+		if l.Refuses != nil && l.Refuses(peer) {
+			return metrics.RefusedSource
+		}
+		if s.forwarded = l.Forwards != nil && l.Forwards(peer); s.forwarded {
+			return ""
+		}
+		if l.Allows != nil && !l.Allows(peer) {
+			return metrics.RefusedSource
+		}
+	}
+	return d.guards.enter(s)
+}
+
 // pass takes a session through its listener's door. Afterwards the session's
 // client is the real one, counted, and may have an identity.
-func (h *Handler) pass(s *session) error {
+func (d *doorkeeper) pass(s *session) error {
 	door := s.policy.listener(s.listener).Door
 	if len(door) == 0 || s.inner {
 		return nil
@@ -77,17 +107,17 @@ func (h *Handler) pass(s *session) error {
 			if l := s.policy.listener(s.listener); l.Allows != nil && !l.Allows(s.client.Addr()) {
 				return &refusedBehind{metrics.RefusedSource}
 			}
-			if reason := h.guards.enter(s); reason != "" {
+			if reason := d.guards.enter(s); reason != "" {
 				return &refusedBehind{reason}
 			}
-			h.giveWay.moved(s)
+			d.giveWay.moved(s)
 		}
 	}
 	s.notes = e.Notes
 	if e.Credentials == nil {
 		return nil
 	}
-	err := h.verify(&handshake{session: s}, e.Credentials)
+	err := d.login.verify(&handshake{session: s}, e.Credentials)
 	if err == nil {
 		known := s.identity
 		s.vouched = &known
@@ -124,33 +154,11 @@ func BehindProxies(policy *proxyproto.Policy, m *metrics.Registry) Step {
 	}
 }
 
-// free is the identity of a client that need not log in: its door knows it, or
-// its address or nothing at all is asked for.
-func (hs *handshake) free() (id authsvc.Identity, free bool) {
-	if hs.vouched != nil {
-		return *hs.vouched, true
-	}
-	id, free = hs.policy.Auth.Free(hs.client.Addr())
-	if l := hs.policy.listener(hs.listener); free && l.Admits != nil && !l.Admits(id) {
-		return authsvc.Identity{}, false // somebody has to log in here
-	}
-	return id, free
-}
-
-// admitted counts a client that free let in. One that its door knows was
-// counted there.
-func (hs *handshake) admitted(id authsvc.Identity) {
-	hs.identity = id
-	if hs.vouched == nil {
-		hs.policy.Auth.Admitted(id)
-	}
-}
-
 // refuseBehind ends a connection as the listener does with one that it refuses:
 // reset and counted, with no record.
-func (h *Handler) refuseBehind(s *session, refused *refusedBehind) bool {
-	h.metrics.Listener.Refused.Of(refused.reason).Inc()
-	if log := s.logger(h.log, slog.LevelDebug); log != nil {
+func (d *doorkeeper) refuseBehind(s *session, refused *refusedBehind) bool {
+	d.metrics.Refused.Of(refused.reason).Inc()
+	if log := s.logger(d.log, slog.LevelDebug); log != nil {
 		log.Log(s.ctx, slog.LevelDebug, "refused behind a proxy", "reason", refused.reason)
 	}
 	resetSocket(s.socket)

@@ -12,19 +12,38 @@ import (
 	"cleversocks/conn/cause"
 	"cleversocks/conn/httpforward"
 	"cleversocks/conn/relay"
+	"cleversocks/conn/task"
 	"cleversocks/conn/wire"
 	"cleversocks/conn/wire/httpproxy"
+	"cleversocks/metrics"
 )
 
 // forwardIdle ends a connection of plain requests when relays have no idle
 // time-out.
 const forwardIdle = 15 * time.Minute
 
+// forwarder serves plain HTTP requests.
+type forwarder struct {
+	login     *login
+	judge     *judge
+	accounts  *accounts
+	connector *connector
+	replies   *replies
+	watch     *clientWatch
+	dialed    *dialedEnds
+	access    *AccessLog
+	metrics   *metrics.Registry
+	panics    *task.Reporter
+	draining  context.Context   //nolint:containedctx // an event, not a scope
+	heads     *httpproxy.Budget // bounds the memory of large heads
+	servers   forwardConns      // that are open, which no session holds
+}
+
 // forwarding is one connection's plain HTTP requests. Each is judged, dialed,
 // counted and recorded by itself; what they share is the client, and the one
 // connection that it counts for its user.
 type forwarding struct {
-	h     *Handler
+	*forwarder
 	hs    *handshake
 	known bool     // the next request's client is the one of the handshake
 	place charge   // of the user, as long as the client's connection is there
@@ -32,61 +51,44 @@ type forwarding struct {
 	last  *session // the last request that was judged
 }
 
-// forward serves plain requests until the connection ends, or goes over to
-// something else: then it reports whether there is a tunnel.
-func (h *Handler) forward(hs *handshake) bool {
+// serve serves plain requests until the connection ends, or goes over to
+// something else: to a tunnel, or to the CONNECT that came next.
+func (r *forwarder) serve(hs *handshake) (tunnel bool, next *httpproxy.Head) {
 	s := hs.session
 	hs.release() // the forwarder ends with the context by itself, and may answer first
-	f := &forwarding{h: h, hs: hs, known: true}
+	f := &forwarding{forwarder: r, hs: hs, known: true}
 	defer func() { f.place.release() }() // of the user at the end
 	end := httpforward.New(httpforward.Options{
 		Decide: f.decide, Refusal: f.refusal, Challenges: s.challenges(),
-		Watch:       func() func() { return h.watch.client(s, true) },
+		Watch:       func() func() { return r.watch.client(s, true) },
 		IdleTimeout: cmp.Or(s.policy.Relay.Idle, forwardIdle), HeadTimeout: s.policy.Timeouts.Handshake,
-		Drain: h.draining, Heads: h.heads, Panics: h.panics,
+		Drain: r.draining, Heads: r.heads, Panics: r.panics,
 	}).Serve(s.ctx, s.conn, hs.in, hs.head)
 	hs.head = nil
 	// Every request has its record.
 	s.cause = ""
 	switch {
 	case end.Upgrade != nil:
-		return f.upgraded(end.Upgrade)
+		return f.upgraded(end.Upgrade), nil
 	case s.ctx.Err() != nil:
-		return false
+		return false, nil
 	case end.Next != nil:
-		f.leave()
-		return h.connectAfter(hs, end.Next)
+		return false, end.Next
 	case end.Broken:
 		relay.Reset(s.ctx, s.conn)
 	}
-	return false
-}
-
-// connectAfter serves the CONNECT that a client sent behind plain requests.
-// What is recorded from here on is the tunnel.
-func (h *Handler) connectAfter(hs *handshake, head *httpproxy.Head) bool {
-	s := hs.session
-	s.started, s.policy = time.Now(), h.policy.Load()
-	defer context.AfterFunc(s.ctx, func() { s.socket.Close() })()
-	codec := httpCodec{h}
-	if err := codec.take(hs, head); err != nil {
-		return h.handshakeFailed(hs, errors.Join(err, codec.write(hs, codec.refusal(hs, err))))
-	}
-	if err := s.socket.SetDeadline(time.Time{}); err != nil {
-		return h.fail(s, "handshake", err)
-	}
-	return h.serve(hs)
+	return false, nil
 }
 
 // upgraded makes the last request the session's own: its server switched
 // protocols, and what follows is a tunnel like any other.
 func (f *forwarding) upgraded(up *httpforward.Upgrade) bool {
-	h, s, one := f.h, f.hs.session, f.last
+	s, one := f.hs.session, f.last
 	to, ok := up.Server.(*forwardConn)
 	if !ok {
-		return h.fail(s, "upgrade", errors.New("a server of nobody's"))
+		return s.fail("upgrade", errors.New("a server of nobody's"))
 	}
-	h.forwards.remove(to)
+	f.servers.remove(to)
 	s.started, s.policy, s.identity, s.request, s.method = one.started, one.policy, one.identity, one.request, one.method
 	s.server, s.dest, s.leaveUpstream = to.Conn, to.route.dest, to.route.leaveUpstream
 	s.hostIP, s.local, s.rule, s.upstream = to.route.hostIP, to.route.local, to.route.rule, to.route.upstream
@@ -94,34 +96,34 @@ func (f *forwarding) upgraded(up *httpforward.Upgrade) bool {
 	s.counters.In.Store(up.Outcome.BytesIn)
 	s.counters.Out.Store(up.Outcome.BytesOut)
 	s.replied = true
-	h.metrics.Conn.Requests.Of(s.request.Command.String(), wire.ReplySucceeded.String()).Inc()
+	f.metrics.Conn.Requests.Of(s.request.Command.String(), wire.ReplySucceeded.String()).Inc()
 	if err := s.server.SetDeadline(time.Time{}); err != nil {
-		return h.fail(s, "upgrade", err)
+		return s.fail("upgrade", err)
 	}
 	if err := s.charge.pay(s.ctx, relay.Out, len(up.Ahead)); err != nil {
-		return h.notPaid(s, err)
+		return s.notPaid(err)
 	}
 	if _, err := s.conn.Write(up.Ahead); err != nil {
-		return h.clientLost(s, err)
+		return s.clientLost(err)
 	}
 	s.counters.Out.Add(int64(len(up.Ahead)))
-	return h.passAhead(f.hs, nil)
+	return f.hs.passAhead(nil)
 }
 
 // decide judges one request.
 func (f *forwarding) decide(ctx context.Context, r httpforward.Request) (v httpforward.Verdict) {
 	one := f.hs.fork()
-	one.request, one.method, one.policy = r.Request, r.Method, f.h.policy.Load()
+	one.request, one.method, one.policy = r.Request, r.Method, f.judge.current.Load()
 	f.last = one
 	v.Done = func(o httpforward.Outcome) { f.ended(one, o) }
 	defer func() {
 		// Who contains it further up knows neither the request nor its client.
 		if p := recover(); p != nil {
-			f.h.panicked(one, "conn", p)
+			one.panicked(f.panics, "conn", p)
 			v.Reply, v.Refusal = f.refusal(one.err)
 		}
 	}()
-	answer, err := f.login(one, r.Credentials) //nolint:contextcheck // the session's bounds it, as in the handshake
+	answer, err := f.identify(one, r.Credentials) //nolint:contextcheck // the session's bounds it, as in the handshake
 	v.Fields = httpproxy.NegotiateField(answer)
 	if err != nil {
 		o := outcomeOf(inHandshake, err)
@@ -134,11 +136,11 @@ func (f *forwarding) decide(ctx context.Context, r httpforward.Request) (v httpf
 		v.AskLogin, v.Close = true, !errors.Is(err, errLogin)
 		return v
 	}
-	if err = f.h.refuseLoop(one); err == nil {
+	if err = f.dialed.refuse(one); err == nil {
 		err = f.enter(one)
 	}
 	if err == nil {
-		err = f.h.judgeName(one)
+		err = f.judge.name(one)
 	}
 	if err != nil {
 		one.err = err
@@ -158,10 +160,10 @@ func (f *forwarding) refusal(err error) (wire.ReplyCode, httpproxy.Refusal) {
 	return o.reply, f.last.httpRefusal(o)
 }
 
-// login sets a request's identity. The first one's was checked with the
+// identify sets a request's identity. The first one's was checked with the
 // handshake. A ticket is for the connection, not for one request (RFC 4559 §5):
 // its later requests bring none. answer is ours to the client's.
-func (f *forwarding) login(one *session, given *httpproxy.Credentials) (answer []byte, err error) {
+func (f *forwarding) identify(one *session, given *httpproxy.Credentials) (answer []byte, err error) {
 	if f.known {
 		f.known = false
 		return f.hs.answer, nil
@@ -173,7 +175,7 @@ func (f *forwarding) login(one *session, given *httpproxy.Credentials) (answer [
 		}
 	}
 	hs := &handshake{session: one, in: f.hs.in}
-	if err = f.h.httpLogin(hs, given); err == nil && given != nil && given.Token != nil {
+	if err = f.login.overHTTP(hs, given); err == nil && given != nil && given.Token != nil {
 		f.hs.identity = one.identity
 	}
 	return hs.answer, err
@@ -182,13 +184,13 @@ func (f *forwarding) login(one *session, given *httpproxy.Credentials) (answer [
 // enter takes a connection of the request's user, unless this one is taken
 // already: it counts from its first request to its end, idle or not.
 func (f *forwarding) enter(one *session) error {
-	if err := f.h.lapsed(one); err != nil {
+	if err := f.judge.lapsed(one); err != nil {
 		return err
 	}
 	account := one.identity.Account
 	if account == nil || f.place.user == nil || f.whose != account.Name {
 		f.leave()
-		if err := f.h.enterUser(one); err != nil {
+		if err := f.accounts.enter(one); err != nil {
 			return err
 		}
 		if f.place = one.charge; account != nil {
@@ -196,7 +198,7 @@ func (f *forwarding) enter(one *session) error {
 		}
 		return nil
 	}
-	f.place.usage = f.h.guards.Quotas.Of(account) // a reload may have changed it
+	f.place.usage = f.accounts.guards.Quotas.Of(account) // a reload may have changed it
 	if !f.place.usage.Moved(0) {
 		return errQuota
 	}
@@ -216,13 +218,13 @@ func (f *forwarding) dial(ctx context.Context, one *session, dest wire.Addr) (ht
 	to := one.fork() // the connection may outlive its request
 	to.identity, to.policy, to.method = one.identity, one.policy, one.method
 	to.request = wire.Request{Protocol: wire.HTTP, Command: wire.CommandConnect, Dest: dest}
-	if err := f.h.reachSafely(ctx, to); err != nil {
+	if err := f.connector.reachSafely(ctx, to); err != nil {
 		return httpforward.Server{}, err
 	}
-	c := &forwardConn{Conn: to.server, h: f.h, route: to, meter: one.charge.meter(), closed: make(chan struct{})}
+	c := &forwardConn{Conn: to.server, of: f.forwarder, route: to, meter: one.charge.meter(), closed: make(chan struct{})}
 	c.judged.Store(to.policy)
-	f.h.dialed.add(to.server)
-	f.h.forwards.add(c)
+	f.dialed.add(to.server)
+	f.servers.add(c)
 	c.judge() // a reload may have passed meanwhile
 	server := httpforward.Server{Conn: c}
 	if to.parent != nil {
@@ -233,17 +235,6 @@ func (f *forwarding) dial(ctx context.Context, one *session, dest wire.Addr) (ht
 		}
 	}
 	return server, nil
-}
-
-// reachSafely is reach whose panic is a failed request, recorded as such.
-func (h *Handler) reachSafely(ctx context.Context, s *session) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			h.panicked(s, "conn", p)
-			err = s.err
-		}
-	}()
-	return h.reach(ctx, s)
 }
 
 // ended counts and records a request.
@@ -266,16 +257,16 @@ func (f *forwarding) ended(one *session, o httpforward.Outcome) {
 	if one.cause == "" {
 		end := one.forwardOutcome(o)
 		one.cause = end.cause
-		f.h.refused(one, end)
+		f.replies.refused(one, end)
 		if one.cause == cause.Quota && end.refusal == "" {
-			f.h.metrics.Auth.QuotaExceeded.Inc()
+			f.metrics.Auth.QuotaExceeded.Inc()
 		}
 	}
 	if o.Status == http.StatusProxyAuthRequired && errors.Is(one.err, errLogin) || errors.Is(one.err, errCredentials) {
 		one.code = wire.ReplyNotAllowed
 	}
-	f.h.metrics.Conn.Requests.Of(one.request.Command.String(), one.code.String()).Inc()
-	f.h.access.Log(one.record())
+	f.metrics.Conn.Requests.Of(one.request.Command.String(), one.code.String()).Inc()
+	f.access.Log(one.record())
 }
 
 // forwardOutcome is how a request ended: a whole answer is its server's doing.

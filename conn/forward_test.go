@@ -104,9 +104,9 @@ func TestForwardedRequestsAreRecorded(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			g, m := newTestGroup(t, true)
 			records := NewAccessLog(slog.New(slog.DiscardHandler), m)
-			g.handler.access = records
+			g.recordIn(records)
 			var log bytes.Buffer // written to before the record is
-			g.handler.log = slog.New(slog.NewTextHandler(&log, nil))
+			g.handler.judge.log = slog.New(slog.NewTextHandler(&log, nil))
 			client, server := pair(t, listen(t))
 			defer client.Close()
 			if reason := g.Admit(server, "test"); reason != "" {
@@ -171,7 +171,7 @@ func TestRefusedPlainRequests(t *testing.T) {
 			g.SetPolicy(&policy)
 			tt.before(g)
 			records := NewAccessLog(slog.New(slog.DiscardHandler), m)
-			g.handler.access = records
+			g.recordIn(records)
 			answer := talkOn(t, g, []byte("GET http://127.0.0.1:9/ HTTP/1.1\r\nHost: x\r\n"+
 				"Proxy-Authorization: Basic YWxpY2U6eA==\r\nConnection: close\r\n\r\n"))
 			if !bytes.HasPrefix(answer, []byte("HTTP/1.1 403")) {
@@ -196,7 +196,7 @@ func TestForwardedPauseEndsWithTheConnection(t *testing.T) {
 	defer theirs.Close()
 	paused := make(chan struct{})
 	c := &forwardConn{
-		Conn: ours, h: g.handler, route: &session{ctx: t.Context()}, closed: make(chan struct{}),
+		Conn: ours, of: &g.handler.plain, route: &session{ctx: t.Context()}, closed: make(chan struct{}),
 		meter: pausing(paused),
 	}
 	c.judged.Store(g.Policy())
@@ -245,7 +245,7 @@ func TestPanicsEndOnePlainRequest(t *testing.T) {
 			breaks(&policy)
 			g.SetPolicy(&policy)
 			records := NewAccessLog(slog.New(slog.DiscardHandler), m)
-			g.handler.access = records
+			g.recordIn(records)
 			answer := talkOn(t, g, []byte("GET http://127.0.0.1:9/ HTTP/1.1\r\nHost: x\r\n"+
 				"Proxy-Authorization: Basic YWxpY2U6eA==\r\nConnection: close\r\n\r\n"))
 			if !bytes.HasPrefix(answer, []byte("HTTP/1.1 502")) {

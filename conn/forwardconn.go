@@ -18,7 +18,7 @@ import (
 // relay.
 type forwardConn struct {
 	net.Conn
-	h      *Handler
+	of     *forwarder
 	route  *session // where it goes, by which rule
 	meter  relay.Meter
 	closed chan struct{}                  // ends the meter's pauses
@@ -29,8 +29,8 @@ type forwardConn struct {
 
 // Close ends it, and its place at an upstream.
 func (c *forwardConn) Close() error {
-	c.h.dialed.remove(c.Conn)
-	c.h.forwards.remove(c)
+	c.of.dialed.remove(c.Conn)
+	c.of.servers.remove(c)
 	c.once.Do(func() { close(c.closed) })
 	if c.route.leaveUpstream != nil {
 		c.route.leaveUpstream()
@@ -44,14 +44,14 @@ func (c *forwardConn) Quiet() bool { return c.end.Load() == nil && upstream.Quie
 // Read counts what goes to the client.
 func (c *forwardConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
-	c.h.metrics.Relay.BytesOut.Add(n)
+	c.of.metrics.Relay.BytesOut.Add(n)
 	return n, c.moved(relay.Out, n, err)
 }
 
 // Write counts what comes from the client.
 func (c *forwardConn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
-	c.h.metrics.Relay.BytesIn.Add(n)
+	c.of.metrics.Relay.BytesIn.Add(n)
 	return n, c.moved(relay.In, n, err)
 }
 
@@ -86,8 +86,8 @@ func (c *forwardConn) sleep(pause time.Duration) error {
 // judge asks the rules of now, unless these let the connection be before, and
 // reports whether they ended it. That happens once, whoever asks.
 func (c *forwardConn) judge() (revoked bool) {
-	p := c.h.policy.Load()
-	if c.judged.Swap(p) == p || !p.Revoke || !c.h.revoked(c.route, p) {
+	p := c.of.judge.current.Load()
+	if c.judged.Swap(p) == p || !p.Revoke || !c.of.judge.revoked(c.route, p) {
 		return false
 	}
 	_ = c.ended(relay.ErrRevoked)
@@ -131,7 +131,7 @@ func (f *forwardConns) endLapsed(p *Policy) (n int) {
 	open := slices.Collect(maps.Keys(f.open))
 	f.mu.Unlock()
 	for _, c := range open {
-		if c.end.Load() == nil && c.h.endLapsed(c.route, p) {
+		if c.end.Load() == nil && c.of.judge.endLapsed(c.route, p) {
 			_ = c.ended(relay.ErrRevoked)
 			n++
 		}

@@ -27,7 +27,7 @@ func TestKeptConnectionsCountForTheirUser(t *testing.T) {
 	policy.Auth = newPolicy(t, authsvc.AdmissionOptions{Required: true}, []authsvc.UserOptions{alice}).Auth
 	g.SetPolicy(&policy)
 	records := NewAccessLog(slog.New(slog.DiscardHandler), m)
-	g.handler.access = records
+	g.recordIn(records)
 	listener := listen(t)
 	type client struct {
 		conn *net.TCPConn

@@ -79,7 +79,7 @@ func NewGroup(ctx context.Context, o Options) *Group {
 		sessions: make(map[*session]struct{}),
 		empty:    make(chan struct{}),
 	}
-	g.handler.admitStream = g.admitStream
+	g.handler.streams.admit = g.admitStream
 	return g
 }
 
@@ -118,7 +118,7 @@ func (g *Group) Admit(c net.Conn, listener string) (refused string) {
 		client:   addrPort(c.RemoteAddr()),
 		started:  time.Now(),
 	}
-	if reason := g.handler.atAccept(s); reason != "" {
+	if reason := g.handler.door.atAccept(s); reason != "" {
 		return reason
 	}
 	if reason := g.add(s); reason != "" {
@@ -178,7 +178,7 @@ func (g *Group) run(s *session) {
 	}()
 	defer func() {
 		if p := recover(); p != nil {
-			g.handler.panicked(s, "conn", p)
+			s.panicked(g.handler.panics, "conn", p)
 			s.abandon()
 			relayed = false
 		}
@@ -189,7 +189,7 @@ func (g *Group) run(s *session) {
 	}
 	g.settled(s)
 	if s.request.Command == wire.CommandUDPAssociate {
-		g.handler.associate(s)
+		g.handler.commands.associate(s)
 		return
 	}
 	relayed = true
@@ -221,7 +221,7 @@ func (g *Group) end(s *session) {
 // contained is to be deferred where a session ends.
 func (g *Group) contained(s *session) {
 	if p := recover(); p != nil {
-		g.handler.panicked(s, "record", p)
+		s.panicked(g.handler.panics, "record", p)
 	}
 }
 

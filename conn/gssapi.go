@@ -19,34 +19,6 @@ var methodOf = map[authsvc.Kind]socks5.Method{
 	authsvc.KindToken: socks5.MethodGSSAPI, authsvc.KindPassword: socks5.MethodPassword,
 }
 
-// ways are the kinds of credentials that the session's client may log in with,
-// the preferred one first.
-func (s *session) ways() []authsvc.Kind {
-	list := s.listed()
-	if list == nil {
-		list = logins
-	}
-	var ways []authsvc.Kind
-	for _, kind := range list {
-		if s.policy.Auth.Accepts(kind) {
-			ways = append(ways, kind)
-		}
-	}
-	return ways
-}
-
-// listed are the ways that the listener's settings name for the session's
-// client; nil: none, so that all count.
-func (s *session) listed() []authsvc.Kind {
-	l := s.policy.listener(s.listener)
-	if l.AuthFrom != nil {
-		if special := l.AuthFrom(s.client.Addr()); special != nil {
-			return special
-		}
-	}
-	return l.Auth
-}
-
 // gssapi is the sub-negotiation of RFC 1961: the client's ticket, our proof
 // that we are who it is for, and the level of protection. At a level that
 // protects, the session's connection is a wrapped one afterwards.
@@ -56,7 +28,7 @@ func (c socks5Codec) gssapi(hs *handshake) error {
 		return malformedToken(err)
 	}
 	attempt := authsvc.Attempt{Credentials: authsvc.Token{Bytes: token}}
-	grant, err := c.h.try(hs, &attempt)
+	grant, err := c.login.try(hs, &attempt)
 	if err == nil && grant.Security == nil {
 		err = errNoMethod // an authenticator of tokens without keys
 	}

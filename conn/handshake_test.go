@@ -64,6 +64,11 @@ func newTestGroup(tb testing.TB, allow bool) (*Group, *metrics.Registry) {
 	return g, m
 }
 
+// recordIn has the records of a group's connections go to another log.
+func (g *Group) recordIn(a *AccessLog) {
+	g.access, g.handler.access, g.handler.plain.access = a, a, a
+}
+
 // pair is a client's and a server's end of one loopback connection.
 func pair(tb testing.TB, l *net.TCPListener) (client, server *net.TCPConn) {
 	tb.Helper()

@@ -80,7 +80,7 @@ func TestDrainHurriesLateHandshakes(t *testing.T) {
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Fatalf("read: %v", err)
 	}
-	h.handshakeFailed(hs, err)
+	h.replies.handshakeFailed(hs, err)
 	if hs.cause != cause.Drained {
 		t.Errorf("cause %q", hs.cause)
 	}

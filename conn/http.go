@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
-	"slices"
 	"time"
 
 	"cleversocks/authsvc"
@@ -26,7 +25,10 @@ var errLogin = errors.New("no credentials")
 
 // httpCodec is HTTP/1: CONNECT (RFC 9110 §9.3.6), and requests in
 // absolute-form, of which it leaves the first one to forward.
-type httpCodec struct{ h *Handler }
+type httpCodec struct {
+	login *login
+	heads *httpproxy.Budget // bounds the memory of large heads
+}
 
 // negotiate reads requests until one is from a client who may make some.
 func (c httpCodec) negotiate(hs *handshake) error {
@@ -36,7 +38,7 @@ func (c httpCodec) negotiate(hs *handshake) error {
 	}
 	asked := false
 	for {
-		heads := httpproxy.HeadReader{Budget: c.h.heads}
+		heads := httpproxy.HeadReader{Budget: c.heads}
 		head, err := heads.Read(hs.in)
 		heads.Release()
 		if err == nil {
@@ -78,7 +80,7 @@ func (c httpCodec) take(hs *handshake, head *httpproxy.Head) error {
 	if given {
 		login = &credentials
 	}
-	if err = c.h.httpLogin(hs, login); err != nil {
+	if err = c.login.overHTTP(hs, login); err != nil {
 		return err
 	}
 	if head.IsConnect() {
@@ -88,28 +90,6 @@ func (c httpCodec) take(hs *handshake, head *httpproxy.Head) error {
 	hs.head = head
 	return nil
 }
-
-// httpLogin sets the identity of a request's client, like the password
-// methods of SOCKS5: where nobody has a password, one that is given anyway is
-// not looked at. It returns errLogin when there has to be one.
-func (h *Handler) httpLogin(hs *handshake, given *httpproxy.Credentials) error {
-	identity, free := hs.free()
-	switch {
-	case given != nil && given.Token != nil && hs.takes(authsvc.KindToken):
-		grant, err := h.try(hs, &authsvc.Attempt{Credentials: authsvc.Token{Bytes: given.Token, Negotiate: true}})
-		hs.answer = grant.Reply
-		return err
-	case given != nil && given.Token == nil && hs.takes(authsvc.KindPassword):
-		return h.verify(hs, authsvc.Password{User: []byte(given.User), Password: []byte(given.Password)})
-	case !free:
-		return errLogin
-	}
-	hs.admitted(identity)
-	return nil
-}
-
-// takes reports whether the session's client may log in with such credentials.
-func (s *session) takes(kind authsvc.Kind) bool { return slices.Contains(s.ways(), kind) }
 
 // challenges are what the session's client is asked for, the preferred way
 // first.

@@ -56,9 +56,9 @@ func (d *dialedEnds) own(s *session) bool {
 	return server != nil && sameConnection(server, s.socket)
 }
 
-// refuseLoop refuses a request that this daemon makes of itself.
-func (h *Handler) refuseLoop(s *session) error {
-	if !h.dialed.own(s) {
+// refuse refuses a request that this daemon makes of itself.
+func (d *dialedEnds) refuse(s *session) error {
+	if !d.own(s) {
 		return nil
 	}
 	return errLoop

@@ -2,9 +2,11 @@ package conn
 
 import (
 	"cmp"
+	"context"
 	"log/slog"
 
 	"cleversocks/conn/http2front"
+	"cleversocks/conn/task"
 	"cleversocks/metrics"
 )
 
@@ -21,24 +23,34 @@ func (c httpCodec) isHTTP2(hs *handshake) (bool, error) {
 	return err == nil && string(preface) == http2front.Preface, err
 }
 
-// multiplex serves an HTTP/2 connection: each request in it is a session of
+// multiplexer serves the connections of HTTP/2.
+type multiplexer struct {
+	log      *slog.Logger
+	metrics  *metrics.Registry
+	panics   *task.Reporter
+	draining context.Context //nolint:containedctx // an event, not a scope
+	// admit serves a stream as a session.
+	admit func(of *session, c http2front.Stream) (refused string)
+}
+
+// serve serves an HTTP/2 connection: each request in it is a session of
 // its own. The connection itself asks for nothing and has no record.
-func (h *Handler) multiplex(hs *handshake) bool {
+func (m *multiplexer) serve(hs *handshake) bool {
 	s := hs.session
 	hs.release() // the front ends with the context by itself, and says so to the client
 	err := http2front.Serve(s.ctx, s.conn, hs.in, http2front.Options{
 		Open: func(c http2front.Stream) bool {
-			reason := h.admitStream(s, c)
+			reason := m.admit(s, c)
 			if reason != "" {
-				h.metrics.Listener.Refused.Of(reason).Inc()
+				m.metrics.Listener.Refused.Of(reason).Inc()
 			}
 			return reason != ""
 		},
-		Idle: cmp.Or(s.policy.Relay.Idle, forwardIdle), Drain: h.draining, Panics: h.panics,
-		Full: h.metrics.Limits.Of(metrics.LimitStreams).Inc,
+		Idle: cmp.Or(s.policy.Relay.Idle, forwardIdle), Drain: m.draining, Panics: m.panics,
+		Full: m.metrics.Limits.Of(metrics.LimitStreams).Inc,
 	})
 	s.cause = ""
-	if log := s.logger(h.log, slog.LevelDebug); log != nil {
+	if log := s.logger(m.log, slog.LevelDebug); log != nil {
 		log.Log(s.ctx, slog.LevelDebug, "HTTP/2 connection ended", "err", err)
 	}
 	return false

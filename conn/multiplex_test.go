@@ -55,7 +55,7 @@ func tunnel(t *testing.T, c *http2.ClientConn, to string, fields http.Header) (*
 func TestTunnelsInOneConnection(t *testing.T) {
 	g, m := newTestGroup(t, true)
 	records := NewAccessLog(slog.New(slog.DiscardHandler), m)
-	g.handler.access, g.access = records, records
+	g.recordIn(records)
 	listener := listen(t)
 	got := make(chan string, 1)
 	failed := make(chan error, 1)

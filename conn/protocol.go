@@ -32,18 +32,18 @@ var protocols = []protocol{
 	{
 		name:   wire.SOCKS5,
 		begins: func(first byte) bool { return first == socks5.Version },
-		codec:  func(h *Handler, _ Listener) codec { return socks5Codec{h} },
+		codec:  func(h *Handler, _ Listener) codec { return socks5Codec{&h.login} },
 	}, {
 		name:   wire.SOCKS4,
 		begins: func(first byte) bool { return first == socks4.Version },
-		codec:  func(h *Handler, _ Listener) codec { return socks4Codec{h} },
+		codec:  func(h *Handler, _ Listener) codec { return socks4Codec{&h.login} },
 	}, {
 		name:   wire.HTTP, // all methods begin with a letter
 		begins: func(first byte) bool { return 'a' <= first|0x20 && first|0x20 <= 'z' },
-		codec:  func(h *Handler, _ Listener) codec { return httpCodec{h} },
+		codec:  func(h *Handler, _ Listener) codec { return h.http() },
 	}, {
 		name:  wire.Transparent,
-		codec: func(h *Handler, l Listener) codec { return transparentCodec{h: h, mode: l.Transparent} },
+		codec: func(h *Handler, l Listener) codec { return transparentCodec{dialed: &h.dialed, mode: l.Transparent} },
 	},
 }
 

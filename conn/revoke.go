@@ -22,7 +22,7 @@ func (g *Group) settled(s *session) {
 	if p != s.policy && p.Revoke && g.revoke(s, p) {
 		return
 	}
-	g.handler.endLapsed(s, p)
+	g.handler.judge.endLapsed(s, p)
 }
 
 // EndLapsed ends the sessions of users who are disabled now, or may not come at
@@ -31,20 +31,20 @@ func (g *Group) settled(s *session) {
 func (g *Group) EndLapsed() int {
 	p, n := g.Policy(), 0
 	for _, s := range g.settledSessions() {
-		if g.handler.endLapsed(s, p) {
+		if g.handler.judge.endLapsed(s, p) {
 			n++
 		}
 	}
-	return n + g.handler.forwards.endLapsed(p)
+	return n + g.handler.plain.servers.endLapsed(p)
 }
 
 // endLapsed ends s if its user has lapsed, and logs it.
-func (h *Handler) endLapsed(s *session, p *Policy) bool {
+func (j *judge) endLapsed(s *session, p *Policy) bool {
 	refusal := p.Auth.Lapsed(s.identity)
 	if refusal == nil || s.ctx.Err() != nil {
 		return false
 	}
-	h.logRevoked(s, string(refusal.Reason), "")
+	j.logRevoked(s, string(refusal.Reason), "")
 	s.cancel(relay.ErrRevoked)
 	return true
 }
@@ -62,7 +62,7 @@ func (g *Group) Revoke() int {
 			n++
 		}
 	}
-	return n + g.handler.forwards.revoke()
+	return n + g.handler.plain.servers.revoke()
 }
 
 // settledSessions is a copy, so that nobody waits while they are judged.
@@ -81,7 +81,7 @@ func (g *Group) settledSessions() []*session {
 // revoke ends s if p refuses it. The session is settled: nobody writes what is
 // read of it here.
 func (g *Group) revoke(s *session, p *Policy) bool {
-	if !g.handler.revoked(s, p) {
+	if !g.handler.judge.revoked(s, p) {
 		return false
 	}
 	s.cancel(relay.ErrRevoked)
@@ -89,17 +89,17 @@ func (g *Group) revoke(s *session, p *Policy) bool {
 }
 
 // revoked reports whether p refuses s, and logs it.
-func (h *Handler) revoked(s *session, p *Policy) bool {
+func (j *judge) revoked(s *session, p *Policy) bool {
 	rule, where := p.refuses(s)
 	if rule == "" {
 		return false
 	}
-	h.logRevoked(s, rule, where)
+	j.logRevoked(s, rule, where)
 	return true
 }
 
-func (h *Handler) logRevoked(s *session, rule, where string) {
-	h.log.LogAttrs(s.ctx, slog.LevelInfo, "session revoked",
+func (j *judge) logRevoked(s *session, rule, where string) {
+	j.log.LogAttrs(s.ctx, slog.LevelInfo, "session revoked",
 		slog.String("id", s.ID()), slog.String("client", s.caller()), slog.String("user", s.identity.User),
 		slog.String("target", s.request.Dest.String()), slog.String("rule", rule), slog.String("where", where))
 }

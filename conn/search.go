@@ -54,14 +54,14 @@ func (p *Policy) judgeSearchedByRules(q aclsvc.Query, name string) error {
 	return nil
 }
 
-// routed is where a session's request goes. A name that is resolved here is
+// route is where a session's request goes. A name that is resolved here is
 // first made complete. What an upstream resolves is passed on as it was asked
 // for: nobody here knows which search list applies there.
-func (h *Handler) routed(ctx context.Context, s *session) (upstream.Route, error) {
+func (j *judge) route(ctx context.Context, s *session) (upstream.Route, error) {
 	asked := s.request.Dest
 	route := s.routeOf(asked)
 	if resolvedHere(route) && route.Dest.Host() == asked.Host() {
-		full, err := h.complete(ctx, s, asked, s.policy.JudgeSearched)
+		full, err := j.complete(ctx, s, asked, s.policy.JudgeSearched)
 		if err != nil {
 			return route, err
 		}
@@ -76,12 +76,12 @@ func (h *Handler) routed(ctx context.Context, s *session) (upstream.Route, error
 	case route.Dest == asked, route.Dest == s.named:
 		return route, nil
 	}
-	if err := h.judgeRewritten(s, route.Dest); err != nil || !resolvedHere(route) {
+	if err := j.rewritten(s, route.Dest); err != nil || !resolvedHere(route) {
 		return route, err
 	}
 	// Forwarding rules are for what clients ask, not for what one of them wrote.
 	var err error
-	route.Dest, err = h.complete(ctx, s, route.Dest, s.policy.judgeSearchedByRules)
+	route.Dest, err = j.complete(ctx, s, route.Dest, s.policy.judgeSearchedByRules)
 	return route, err
 }
 
@@ -101,60 +101,16 @@ func resolvedHere(route upstream.Route) bool {
 }
 
 // complete is a destination with the name that answers for it.
-func (h *Handler) complete(ctx context.Context, s *session, dest wire.Addr, judge func(aclsvc.Query, string) error) (wire.Addr, error) {
+func (j *judge) complete(ctx context.Context, s *session, dest wire.Addr, allows func(aclsvc.Query, string) error) (wire.Addr, error) {
 	if !s.policy.Dialer.Searches(dest) {
 		return dest, nil
 	}
 	q := s.queryFor(dest)
-	full, err := s.policy.Dialer.Complete(ctx, dest, s.egress(), func(name string) error { return judge(q, name) })
+	full, err := s.policy.Dialer.Complete(ctx, dest, s.egress(), func(name string) error { return allows(q, name) })
 	if denied, ok := errors.AsType[*deniedError](err); ok {
-		h.noteDecision(s, s.policy, aclsvc.Decision{Rule: denied.rule, Where: denied.where}, dest, netip.Addr{})
+		j.count(s, s.policy, aclsvc.Decision{Rule: denied.rule, Where: denied.where}, dest, netip.Addr{})
 	}
 	return full, err
-}
-
-// completeNow is complete for the datagrams of a session, or the peer that a
-// BIND waits for, by the policy in force at the time.
-func (h *Handler) completeNow(s *session) func(context.Context, wire.Addr) (wire.Addr, error) {
-	return func(ctx context.Context, dest wire.Addr) (wire.Addr, error) {
-		policy := h.policy.Load()
-		if !policy.Dialer.Searches(dest) {
-			return dest, nil
-		}
-		q := s.queryNow(policy)
-		q.Name, q.Port = dest.Name, dest.Port
-		if err := policy.JudgeAsked(q); err != nil {
-			return wire.Addr{}, err
-		}
-		if rule := s.astray(policy, dest); rule != "" {
-			return wire.Addr{}, &deniedError{rule: rule} // not even a name server is to hear of it
-		}
-		full, err := policy.Dialer.Complete(ctx, dest, s.egress(), func(name string) error {
-			if err := policy.JudgeSearched(q, name); err != nil {
-				return err
-			}
-			if rule := s.astray(policy, wire.Addr{Name: name, Port: dest.Port, Absolute: true}); rule != "" {
-				return &deniedError{rule: rule}
-			}
-			return nil
-		})
-		if err == nil && full.Name != dest.Name {
-			s.asked.note(full.Name, dest.Name)
-		}
-		return full, err
-	}
-}
-
-// askedFor is what the client asked for when it got dest by a search list; "" when
-// it asked for dest itself.
-func (s *session) askedFor(dest wire.Addr) string {
-	switch {
-	case !dest.IsName():
-		return ""
-	case dest.Name == s.named.Name:
-		return s.request.Dest.Name
-	}
-	return s.asked.of(dest.Name)
 }
 
 // maxAsked bounds what a session remembers of the names that it asked for.

@@ -150,3 +150,22 @@ type codec interface {
 	// reply tells the client how its request ended.
 	reply(hs *handshake, code wire.ReplyCode, bound netip.AddrPort) error
 }
+
+// passAhead gives the server what the client sent before it was connected:
+// what was read with the handshake, and then more.
+func (hs *handshake) passAhead(more []byte) bool {
+	read, _ := hs.in.Peek(hs.in.Buffered())
+	for _, ahead := range [][]byte{read, more} {
+		if len(ahead) == 0 {
+			continue
+		}
+		if err := hs.charge.pay(hs.ctx, relay.In, len(ahead)); err != nil {
+			return hs.notPaid(err)
+		}
+		if _, err := hs.server.Write(ahead); err != nil {
+			return hs.serverLost(err)
+		}
+		hs.counters.In.Add(int64(len(ahead)))
+	}
+	return true
+}

@@ -10,10 +10,10 @@ import (
 )
 
 // socks4Codec is SOCKS4 and 4a.
-type socks4Codec struct{ h *Handler }
+type socks4Codec struct{ login *login }
 
 func (c socks4Codec) negotiate(hs *handshake) error {
-	request, err := parsed(hs.in, socks4.ParseRequest)
+	request, err := socks4.ReadRequest(hs.in)
 	hs.request = request.Request
 	switch {
 	case errors.Is(err, socks4.ErrCommand), errors.Is(err, socks4.ErrMalformed), errors.Is(err, socks4.ErrTooLong):
@@ -21,17 +21,17 @@ func (c socks4Codec) negotiate(hs *handshake) error {
 	case err != nil:
 		return err
 	}
-	return c.admit(hs, request.UserID)
+	return c.identify(hs, request.UserID)
 }
 
-// admit says who the client is. The protocol proves nothing about that: a
+// identify says who the client is. The protocol proves nothing about that: a
 // user id counts only where the settings say so, and only for users who have
 // no password.
-func (c socks4Codec) admit(hs *handshake, userID string) error {
+func (c socks4Codec) identify(hs *handshake, userID string) error {
 	auth := hs.policy.Auth
 	identity, free := hs.free()
 	if userID != "" && auth.Accepts(authsvc.KindUserID) && hs.listed() == nil {
-		_, err := c.h.try(hs, &authsvc.Attempt{Credentials: authsvc.UserID(userID), Optional: free})
+		_, err := c.login.try(hs, &authsvc.Attempt{Credentials: authsvc.UserID(userID), Optional: free})
 		if err == nil {
 			return nil
 		}

@@ -1,10 +1,7 @@
 package conn
 
 import (
-	"bufio"
-	"bytes"
 	"errors"
-	"io"
 	"net/netip"
 
 	"cleversocks/authsvc"
@@ -13,18 +10,18 @@ import (
 )
 
 // socks5Codec is RFC 1928 and RFC 1929.
-type socks5Codec struct{ h *Handler }
+type socks5Codec struct{ login *login }
 
 func (c socks5Codec) negotiate(hs *handshake) error {
-	offered, err := parsed(hs.in, socks5.ParseMethods)
+	offered, err := socks5.ReadMethods(hs.in)
 	if err != nil {
 		return err
 	}
 	method := c.choose(hs, offered)
-	if log := hs.logger(c.h.log, levelTrace); log != nil {
+	if log := hs.logger(c.login.log, levelTrace); log != nil {
 		log.Log(hs.ctx, levelTrace, "method chosen", "method", uint8(method))
 	}
-	if err = hs.send(socks5.AppendMethod(nil, method)); err != nil {
+	if err = socks5.WriteMethod(hs.conn, method); err != nil {
 		return err
 	}
 	switch method {
@@ -41,7 +38,7 @@ func (c socks5Codec) negotiate(hs *handshake) error {
 	default:
 		return errNoMethod
 	}
-	hs.request, err = parsed(hs.in, socks5.ParseRequest)
+	hs.request, err = socks5.ReadRequest(hs.in)
 	return err
 }
 
@@ -75,14 +72,7 @@ func (c socks5Codec) choose(hs *handshake, offered socks5.Methods) socks5.Method
 }
 
 func (c socks5Codec) authenticate(hs *handshake) error {
-	var user, password []byte
-	_, err := parsed(hs.in, func(b []byte) (_ struct{}, n int, err error) {
-		var secret []byte
-		user, secret, n, err = socks5.ParseCredentials(b)
-		user, password = bytes.Clone(user), bytes.Clone(secret)
-		clear(secret) // the buffer is reused by other connections
-		return struct{}{}, n, err
-	})
+	user, password, err := socks5.ReadCredentials(hs.in)
 	if err != nil {
 		return err
 	}
@@ -90,32 +80,14 @@ func (c socks5Codec) authenticate(hs *handshake) error {
 		// Nobody has a password, and this client insists on giving one.
 		clear(password)
 		hs.admitted(hs.identity)
-		return hs.send(socks5.AppendStatus(nil, true))
+		return socks5.WriteStatus(hs.conn, true)
 	}
-	if err := c.h.verify(hs, authsvc.Password{User: user, Password: password}); err != nil {
-		return errors.Join(err, hs.send(socks5.AppendStatus(nil, false)))
+	if err := c.login.verify(hs, authsvc.Password{User: user, Password: password}); err != nil {
+		return errors.Join(err, socks5.WriteStatus(hs.conn, false))
 	}
-	return hs.send(socks5.AppendStatus(nil, true))
+	return socks5.WriteStatus(hs.conn, true)
 }
 
 func (c socks5Codec) reply(hs *handshake, code wire.ReplyCode, bound netip.AddrPort) error {
 	return hs.replySOCKS5(code, bound)
-}
-
-// parsed reads a message as soon as it is whole, and not a byte behind it.
-func parsed[T any](r *bufio.Reader, parse func([]byte) (T, int, error)) (T, error) {
-	for {
-		b, _ := r.Peek(r.Buffered())
-		message, n, err := parse(b)
-		if !errors.Is(err, wire.ErrShort) {
-			_, _ = r.Discard(n)
-			return message, err
-		}
-		if _, err := r.Peek(len(b) + 1); err != nil {
-			if errors.Is(err, io.EOF) && len(b) > 0 {
-				err = io.ErrUnexpectedEOF
-			}
-			return message, err
-		}
-	}
 }

@@ -12,8 +12,8 @@ import (
 // its server. What it asked for is known from the packet filter; a failure
 // shows as a reset, which is what it would have met there.
 type transparentCodec struct {
-	h    *Handler
-	mode transparent.Mode
+	dialed *dialedEnds
+	mode   transparent.Mode
 }
 
 func (c transparentCodec) negotiate(hs *handshake) error {
@@ -36,7 +36,7 @@ func (c transparentCodec) negotiate(hs *handshake) error {
 // have been noted yet when it began, as nothing but that has to happen before
 // it is accepted.
 func (c transparentCodec) reply(hs *handshake, code wire.ReplyCode, _ netip.AddrPort) error {
-	if code == wire.ReplySucceeded && c.h.dialed.own(hs.session) {
+	if code == wire.ReplySucceeded && c.dialed.own(hs.session) {
 		return errLoop
 	}
 	return nil

@@ -95,7 +95,7 @@ from = ["127.0.0.9"]
 	if strings.Contains(d.log(), "builder") || strings.Contains(d.log(), "$argon2id") {
 		t.Error("a secret in the log")
 	}
-	if got := d.metric(`cleversocks_user_connections_total{user="bob"}`); got != "1" {
+	if got := d.settles(`cleversocks_user_connections_total{user="bob"}`, "1"); got != "1" {
 		t.Errorf("bob had %s connections", got)
 	}
 }
@@ -195,7 +195,7 @@ func TestNoPasswordFrom(t *testing.T) {
 	mustCurl(t, "--interface", "127.0.0.8", "--proxy", d.via("joe", "secret"), web.URL)
 	mustCurl(t, "--interface", "127.0.0.7", "--proxy", "http://"+d.address, web.URL)
 	mustCurl(t, "--interface", "127.0.0.7", "--proxy", "socks4://"+d.address, web.URL)
-	if got := d.metric(`cleversocks_auth_total{method="whitelist",outcome="ok"}`); got != "5" {
+	if got := d.settles(`cleversocks_auth_total{method="whitelist",outcome="ok"}`, "5"); got != "5" {
 		t.Errorf("%s by the whitelist, want 5", got)
 	}
 }
@@ -239,7 +239,7 @@ func TestAuthOnce(t *testing.T) {
 	if _, err := curl(t, "--interface", other, "--proxy", d.via("", ""), web.URL); err == nil {
 		t.Error("another address is let in")
 	}
-	if got := d.metric("cleversocks_whitelist_size"); got != "51" {
+	if got := d.settles("cleversocks_whitelist_size", "51"); got != "51" {
 		t.Errorf("whitelist of %s", got)
 	}
 	if _, body := d.api("GET", "/api/v1/whitelist", "0123456789abcdef"); !strings.Contains(body, `"address": "127.0.0.7"`) || !strings.Contains(body, `"user": "joe"`) {
@@ -272,7 +272,7 @@ once = { enabled = true, ttl = "1s", max = 2 }
 	if _, err := curl(t, "--interface", from(0), "--proxy", d.via("", ""), web.URL); err == nil {
 		t.Error("the oldest is still in")
 	}
-	if got := d.metric(`cleversocks_whitelist_evicted_total{reason="full"}`); got != "1" {
+	if got := d.settles(`cleversocks_whitelist_evicted_total{reason="full"}`, "1"); got != "1" {
 		t.Errorf("%s evicted", got)
 	}
 	eventually(t, "the TTL ends", func() bool {
@@ -346,7 +346,7 @@ egress = ["127.0.44.0/24"]
 		if got := request(t, c, 1, echo); got != 2 {
 			t.Errorf("reply %d after the quota, want 2", got)
 		}
-		if d.metric("cleversocks_quota_exceeded_total") != "1" || d.metric(`cleversocks_requests_refused_total{reason="quota"}`) != "1" {
+		if d.settles("cleversocks_quota_exceeded_total", "1") != "1" || d.settles(`cleversocks_requests_refused_total{reason="quota"}`, "1") != "1" {
 			t.Error("not counted")
 		}
 	})

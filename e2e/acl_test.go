@@ -107,10 +107,10 @@ commands = ["bind", "udp"]
 		}
 		mustCurl(t, "--proxy", d.via("", ""), public.URL)
 	})
-	if got := d.metric(`cleversocks_acl_decisions_total{action="deny",rule="acl.rules[0]"}`); got != "1" {
+	if got := d.settles(`cleversocks_acl_decisions_total{action="deny",rule="acl.rules[0]"}`, "1"); got != "1" {
 		t.Errorf("%s denials by the first rule", got)
 	}
-	if got := d.metric(`cleversocks_acl_decisions_total{action="deny",rule="own_listener"}`); got != "2" {
+	if got := d.settles(`cleversocks_acl_decisions_total{action="deny",rule="own_listener"}`, "2"); got != "2" {
 		t.Errorf("%s denials of the proxy itself", got)
 	}
 }
@@ -166,7 +166,7 @@ func TestReportOnly(t *testing.T) {
 	if would.text("target") != web.Listener.Addr().String() || would.text("rule") != "acl.rules[0]" || !strings.HasSuffix(would.text("where"), "cleversocks.toml:4") {
 		t.Errorf("%v", would)
 	}
-	if got := d.metric(`cleversocks_acl_decisions_total{action="report",rule="acl.rules[0]"}`); got != "1" {
+	if got := d.settles(`cleversocks_acl_decisions_total{action="report",rule="acl.rules[0]"}`, "1"); got != "1" {
 		t.Errorf("counted %q", got)
 	}
 	// The proxy itself is no destination even then.

@@ -83,7 +83,7 @@ func TestBind(t *testing.T) {
 		l.text("bytes_in") != "5" || l.text("bytes_out") != "5" || l.text("reply") != "succeeded" {
 		t.Errorf("recorded as %v", l)
 	}
-	if got := d.metric(`cleversocks_bind_peers_total{outcome="wrong_peer"}`); got != "1" {
+	if got := d.settles(`cleversocks_bind_peers_total{outcome="wrong_peer"}`, "1"); got != "1" {
 		t.Errorf("%s wrong peers", got)
 	}
 	d.backTo(before)

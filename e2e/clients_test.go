@@ -269,7 +269,7 @@ func TestGitThroughHTTPProxy(t *testing.T) {
 	if out, err := run(t, env, git, "-C", got, "log", "--format=%s"); err != nil || strings.TrimSpace(out) != "through a proxy" {
 		t.Errorf("%v\n%s", err, out)
 	}
-	if n := d.metric(`cleversocks_auth_total{method="password",outcome="failed"}`); n != "0" {
+	if n := d.settles(`cleversocks_auth_total{method="password",outcome="failed"}`, "0"); n != "0" {
 		t.Errorf("%s failed authentications", n)
 	}
 	d.find("of git's request", func(l line) bool { return l["msg"] == "connection" && l.text("user") == "ann" })

@@ -236,6 +236,20 @@ func (d *daemon) metric(series string) string {
 	return ""
 }
 
+// settles waits for a series to have a value, since what it counts may be seen
+// a moment before it is counted, and returns the last one.
+func (d *daemon) settles(series, want string) (got string) {
+	d.t.Helper()
+	deadline := time.Now().Add(patience)
+	for {
+		if got = d.metric(series); got == want || time.Now().After(deadline) {
+			return got
+		}
+		pause := time.NewTimer(20 * time.Millisecond)
+		<-pause.C
+	}
+}
+
 // eventually waits for a condition that nothing announces, by asking.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()

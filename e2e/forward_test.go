@@ -199,7 +199,7 @@ func TestDatagramsThroughAnUpstream(t *testing.T) {
 	a := mustAssociate(t, d.address)
 	a.echoes(to.Addr().String(), to, "ping")
 	active := `cleversocks_upstream_active{upstream="exit",member="` + through + `"}`
-	if got := d.metric(active); got != "1" {
+	if got := d.settles(active, "1"); got != "1" {
 		t.Errorf("active: %q", got)
 	}
 	a.control.Close()

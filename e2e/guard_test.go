@@ -86,7 +86,7 @@ exempt = ["127.0.0.99"]
 		t.Error("another source is banned")
 	}
 	mustCurl(t, "--interface", innocent, "--proxy", d.via("joe", "secret"), web.URL)
-	if d.metric("cleversocks_bans_active") != "1" || d.metric(`cleversocks_connections_refused_total{reason="banned"}`) != "1" {
+	if d.settles("cleversocks_bans_active", "1") != "1" || d.settles(`cleversocks_connections_refused_total{reason="banned"}`, "1") != "1" {
 		t.Error("not counted")
 	}
 	// A client that asks before it logs in, one that offers nothing that
@@ -191,7 +191,7 @@ exempt = ["127.0.0.99"]
 	if !refusedAtAccept(t, d.address, "127.0.0.99") {
 		t.Error("exempt from the rate means exempt from the cap")
 	}
-	if got := d.metric(`cleversocks_connections_refused_total{reason="ip_limit"}`); got != "2" {
+	if got := d.settles(`cleversocks_connections_refused_total{reason="ip_limit"}`, "2"); got != "2" {
 		t.Errorf("%s refused for their number", got)
 	}
 	refused := 0
@@ -203,7 +203,7 @@ exempt = ["127.0.0.99"]
 	if refused < 10 {
 		t.Errorf("%d of 20 refused for their rate", refused)
 	}
-	if got := d.metric(`cleversocks_connections_refused_total{reason="rate"}`); got != fmt.Sprint(refused) {
+	if got := d.settles(`cleversocks_connections_refused_total{reason="rate"}`, fmt.Sprint(refused)); got != fmt.Sprint(refused) {
 		t.Errorf("%s refused for their rate, saw %d", got, refused)
 	}
 }
@@ -279,7 +279,7 @@ quota = { bytes = "1GiB", period = "1h" }
 			t.Errorf("%v", said)
 		}
 		mustCurl(t, "--proxy", d.via("little", "x"), web.URL)
-		if got := d.metric(`cleversocks_state_total{file="quotas",outcome="corrupt"}`); got != "1" {
+		if got := d.settles(`cleversocks_state_total{file="quotas",outcome="corrupt"}`, "1"); got != "1" {
 			t.Errorf("counted %q", got)
 		}
 		kept, err := os.ReadFile(filepath.Join(dir, "quotas.state.bad"))

@@ -53,7 +53,7 @@ func TestReloadKeepsConnectionsAndListeners(t *testing.T) {
 		t.Error("a removed listener still accepts")
 	}
 	echoes(t, c, "after its listener is gone")
-	if got := d.metric(`cleversocks_reloads_total{outcome="failed"}`); got != "1" {
+	if got := d.settles(`cleversocks_reloads_total{outcome="failed"}`, "1"); got != "1" {
 		t.Errorf("failed reloads: %s", got)
 	}
 }

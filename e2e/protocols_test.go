@@ -13,7 +13,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 )
 
 // withUser asks for a password and gives the proxy a user.
@@ -351,10 +350,9 @@ func TestDrainEndsHTTPKeepAlive(t *testing.T) {
 	c := dialProxy(t, d.address)
 	r := bufio.NewReader(c)
 	httpAnswer(t, c, r, "GET", "GET "+web.URL+"/ HTTP/1.1\r\nHost: x\r\n\r\n")
-	began := time.Now()
 	d.signal(syscall.SIGTERM)
-	if code := d.exitCode(); code != 0 || time.Since(began) > patience/2 {
-		t.Errorf("exit %d after %v", code, time.Since(began))
+	if code := d.exitCode(); code != 0 { // within patience: drain.timeout is longer
+		t.Errorf("exit %d", code)
 	}
 }
 

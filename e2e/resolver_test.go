@@ -332,7 +332,7 @@ func TestFixedSourceAddress(t *testing.T) {
 		}
 	}
 	t.Logf("%d connections from one address, over a range of %d ports", len(clients), ports)
-	if got := d.metric(`cleversocks_connections_active{protocol="socks5"}`); got != fmt.Sprint(2*each) {
+	if got := d.settles(`cleversocks_connections_active{protocol="socks5"}`, fmt.Sprint(2*each)); got != fmt.Sprint(2*each) {
 		t.Errorf("%s connections are open", got)
 	}
 }

@@ -118,7 +118,7 @@ func TestConnectionsPastTheLimitAreReset(t *testing.T) {
 	if !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("the fourth: %v, want a reset", err)
 	}
-	if got := d.metric(`cleversocks_connections_refused_total{reason="limit"}`); got != "1" {
+	if got := d.settles(`cleversocks_connections_refused_total{reason="limit"}`, "1"); got != "1" {
 		t.Errorf("counted %s", got)
 	}
 	// A full proxy turned everybody away without a line in the log.

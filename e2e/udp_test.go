@@ -170,7 +170,7 @@ func TestUDPAssociation(t *testing.T) {
 		t.Errorf("recorded as %v", l)
 	}
 	d.backTo(before)
-	if got := d.metric("cleversocks_udp_associations_active"); got != "0" {
+	if got := d.settles("cleversocks_udp_associations_active", "0"); got != "0" {
 		t.Errorf("%s associations are left", got)
 	}
 }
@@ -270,7 +270,7 @@ func TestUDPSettings(t *testing.T) {
 	if _, code := associate(t, d.address); code != notAllowed {
 		t.Errorf("the third of a user who has two: reply %d", code)
 	}
-	if got := d.metric(`cleversocks_udp_associations_refused_total{reason="user_limit"}`); got != "1" {
+	if got := d.settles(`cleversocks_udp_associations_refused_total{reason="user_limit"}`, "1"); got != "1" {
 		t.Errorf("counted %s", got)
 	}
 	rewrite(t, config, listener+"[udp]\nenabled = false\n"+admin)

@@ -99,6 +99,7 @@ func TestNameFloodIsBounded(t *testing.T) {
 		h.send(t, wrap(t, wire.Addr{Name: fmt.Sprintf("n%d.example", i), Port: 53}, make([]byte, 100)))
 	}
 	h.roundTrip(t, to(at), at, "served all the same")
+	eventually(t, "the rest is counted", func() bool { return m.UDP.Datagrams.Of("in", metrics.UDPOverload).Get() == 100-lookups })
 	h.end(t)
 	if n := asked.Load(); n > lookups {
 		t.Errorf("%d look-ups at once", n)
@@ -126,6 +127,7 @@ func TestUnknownName(t *testing.T) {
 	eventually(t, "the datagram is given up", func() bool { return unresolved.Get() == 1 })
 	h.send(t, wrap(t, name, []byte("x"))) // not asked for again so soon
 	h.roundTrip(t, to(at), at, "y")
+	eventually(t, "the second is given up", func() bool { return unresolved.Get() == 2 })
 	if res := h.end(t); res.DatagramsIn != 1 {
 		t.Errorf("%+v", res)
 	}

@@ -68,6 +68,7 @@ func TestClientPortsAreBounded(t *testing.T) {
 	three.send(t, wrap(t, to(at), []byte("over")))
 	h.roundTrip(t, to(at), at, "still")
 	two.roundTrip(t, to(at), at, "still")
+	eventually(t, "it is counted", func() bool { return m.UDP.Datagrams.Of("in", metrics.UDPOverload).Get() == 1 })
 	h.end(t)
 	if n := m.UDP.Datagrams.Of("in", metrics.UDPOverload).Get(); n != 1 {
 		t.Errorf("%d datagrams counted as overload, want 1", n)

@@ -84,6 +84,7 @@ func TestRubbishEndsNothing(t *testing.T) {
 		h.send(t, []byte(b))
 	}
 	h.roundTrip(t, to(at), at, "still here")
+	eventually(t, "all is counted", func() bool { return m.UDP.Datagrams.Of("in", metrics.UDPMalformed).Get() == 10 })
 	h.end(t) // and then all is counted
 	if got := m.UDP.Datagrams.Of("in", metrics.UDPMalformed).Get(); got != 10 {
 		t.Errorf("%d malformed datagrams counted, want 10", got)
@@ -120,6 +121,7 @@ func TestClientIsEnforced(t *testing.T) {
 		}
 	}
 	h.roundTrip(t, to(at), at, "mine again")
+	eventually(t, "the strangers are counted", func() bool { return m.UDP.Datagrams.Of("in", metrics.UDPWrongClient).Get() == 3 })
 	if res := h.end(t); res.DatagramsIn != 2 {
 		t.Errorf("%d datagrams relayed, want 2", res.DatagramsIn)
 	}
@@ -217,6 +219,7 @@ func TestPanicInADecisionDenies(t *testing.T) {
 	at := echo(t, loopback4)
 	h.send(t, wrap(t, to(netip.AddrPortFrom(loopback4, 1)), nil))
 	h.roundTrip(t, to(at), at, "others go on")
+	eventually(t, "the denial is counted", func() bool { return m.UDP.Datagrams.Of("in", metrics.UDPDenied).Get() == 1 })
 	h.end(t)
 	if got := m.UDP.Datagrams.Of("in", metrics.UDPDenied).Get(); got != 1 {
 		t.Errorf("%d denied, want 1", got)
@@ -235,6 +238,7 @@ func TestNeverADestination(t *testing.T) {
 	h.send(t, wrap(t, wire.Addr{IP: netip.IPv6Unspecified(), Port: at.Port()}, []byte("x")))
 	h.send(t, wrap(t, to(h.bound), wrap(t, to(at), []byte("x"))))
 	h.roundTrip(t, to(at), at, "fine")
+	eventually(t, "the denials are counted", func() bool { return m.UDP.Datagrams.Of("in", metrics.UDPDenied).Get() == 3 })
 	h.end(t)
 	if got := m.UDP.Datagrams.Of("in", metrics.UDPDenied).Get(); got != 3 {
 		t.Errorf("%d denied, want 3", got)
@@ -351,6 +355,7 @@ func TestOneDatagramIsForOneHost(t *testing.T) {
 	}
 	at := echo(t, loopback4)
 	h.roundTrip(t, to(at), at, "y")
+	eventually(t, "the denials are counted", func() bool { return m.UDP.Datagrams.Of("in", metrics.UDPDenied).Get() == 3 })
 	if res := h.end(t); res.DatagramsIn != 1 {
 		t.Errorf("%+v", res)
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"cleversocks/conn/wire"
@@ -107,27 +108,28 @@ func TestComplete(t *testing.T) {
 		"denied, another answers": {dest: wire.Addr{Name: "first"}, deny: ".one.test", want: "first.two.test", asked: "first.two.test"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			rig := newSearchRig(t, tt.family, answers)
-			tt.dest.Port = 80
-			got, err := rig.Complete(t.Context(), tt.dest, Egress{}, func(name string) error {
-				if tt.deny != "" && strings.HasSuffix(name, tt.deny) {
-					return errDenied
+			synctest.Test(t, func(t *testing.T) { // silence takes no time
+				rig := newSearchRig(t, tt.family, answers)
+				tt.dest.Port = 80
+				got, err := rig.Complete(t.Context(), tt.dest, Egress{}, func(name string) error {
+					if tt.deny != "" && strings.HasSuffix(name, tt.deny) {
+						return errDenied
+					}
+					return nil
+				})
+				if !errors.Is(err, tt.err) {
+					t.Errorf("error %v, want %v", err, tt.err)
 				}
-				return nil
+				if err == nil && (got.Host() != tt.want || got.Port != 80) {
+					t.Errorf("%v, want %v", got, tt.want)
+				}
+				if err == nil && got.IsName() && !got.Absolute {
+					t.Error("the complete name is not marked as such")
+				}
+				if asked := strings.Join(rig.asked, " "); asked != tt.asked {
+					t.Errorf("asked for %q, want %q", asked, tt.asked)
+				}
 			})
-			if !errors.Is(err, tt.err) {
-				t.Errorf("error %v, want %v", err, tt.err)
-			}
-			if err == nil && (got.Host() != tt.want || got.Port != 80) {
-				t.Errorf("%v, want %v", got, tt.want)
-			}
-			if err == nil && got.IsName() && !got.Absolute {
-				t.Error("the complete name is not marked as such")
-			}
-			if asked := strings.Join(rig.asked, " "); asked != tt.asked {
-				t.Errorf("asked for %q, want %q", asked, tt.asked)
-			}
 		})
 	}
 }

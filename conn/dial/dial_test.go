@@ -93,7 +93,7 @@ func TestDialLoopback(t *testing.T) {
 			"mapped.test": addrs("::ffff:127.0.0.1"),
 			"both.test":   addrs("127.0.0.1", "::1"),
 		}),
-		ConnectTimeout: 5 * time.Second, NoDelay: true, Metrics: metrics.New().Dial,
+		ConnectTimeout: 30 * time.Second, NoDelay: true, Metrics: metrics.New().Dial,
 	})
 	for _, tt := range []struct {
 		name  string
@@ -237,7 +237,7 @@ func TestDialResolver(t *testing.T) {
 	}
 	defer res.Close()
 	open := listen(t, "127.0.0.1:0")
-	d := New(Options{Lookup: res.Lookup, ConnectTimeout: 5 * time.Second})
+	d := New(Options{Lookup: res.Lookup, ConnectTimeout: 30 * time.Second})
 	c, err := d.Dial(t.Context(), Request{Dest: wire.Addr{Name: "here.test", Port: open.Port()}})
 	if err != nil {
 		t.Fatal(err)

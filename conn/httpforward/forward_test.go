@@ -185,7 +185,7 @@ func TestKeys(t *testing.T) {
 func TestEnds(t *testing.T) {
 	u := backend(t, func(http.ResponseWriter, *http.Request) {})
 	t.Run("idle", func(t *testing.T) {
-		g := newRig(t, func(g *rig) { g.opts.IdleTimeout = 30 * time.Millisecond })
+		g := newRig(t, func(g *rig) { g.opts.IdleTimeout = time.Second })
 		get(t, g.client(t), u)
 		<-g.ends
 	})

@@ -49,41 +49,23 @@ type verdict struct {
 	abort bool // both sides are to see a reset
 }
 
-// note keeps v if it outranks what is known.
-func (s *session) note(v verdict) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if v.rank > s.verdict.rank {
-		s.verdict = v
+// note keeps v if it outranks what is known. The caller holds t.mu.
+func (t *tunnel) note(v verdict) {
+	if v.rank > t.verdict.rank {
+		t.verdict = v
 	}
 }
 
-// stop ends both directions now. A turn must not call it.
-func (s *session) stop(v verdict) {
-	v.rank = rankFinal
-	s.note(v)
-	s.pumps.Lock()
-	defer s.released()
-	if s.reactor != nil {
-		s.halt()
-		return
+// cancelled runs when the context ends before the tunnel does.
+func (t *tunnel) cancelled() {
+	defer t.callbacks.Done()
+	err := context.Cause(t.ctx)
+	over := t.locked(func() {
+		// A stream cut short must not look complete, hence the reset.
+		t.note(verdict{rank: rankFinal, cause: causeOf(err, cause.Drained), err: err, abort: true})
+		t.halt()
+	})
+	if over {
+		t.finishLater()
 	}
-	s.wakePaused()
-	s.client.interrupt()
-	s.server.interrupt()
-}
-
-// wakePaused ends the meter's pauses on goroutines.
-func (s *session) wakePaused() {
-	if s.stopped != nil {
-		s.stopOnce.Do(func() { close(s.stopped) })
-	}
-}
-
-// cancelled runs when the context ends before the relay does.
-func (s *session) cancelled() {
-	defer s.callbacks.Done()
-	err := context.Cause(s.ctx)
-	// A stream cut short must not look complete, hence the reset.
-	s.stop(verdict{cause: causeOf(err, cause.Drained), err: err, abort: true})
 }

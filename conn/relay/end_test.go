@@ -82,7 +82,7 @@ func TestCancelWhileBlocked(t *testing.T) {
 
 // fill writes to the server until nothing moves for a while, and says how much
 // that took.
-func fill(t *testing.T, tun *tunnel) int {
+func fill(t *testing.T, tun *testTunnel) int {
 	t.Helper()
 	total, block := 0, make([]byte, 64<<10)
 	for {

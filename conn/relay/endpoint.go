@@ -17,9 +17,9 @@ type end struct {
 	conn    net.Conn
 	raw     syscall.RawConn // nil: the conn cannot tell when it is readable
 	tcp     *net.TCPConn    // conn itself, or what TLS runs over; else nil
-	dead    atomic.Bool     // reset, or failed
-	finSent atomic.Bool     // we closed our writing half
-	writing atomic.Bool     // somebody writes, or failed to and has not said so in dead
+	dead    bool            // reset, or failed; under the tunnel's lock
+	finSent atomic.Bool     // our end of stream is sent, or about to be
+	watched uint32          // the events that a reactor reports of it; under the tunnel's lock
 }
 
 func (e *end) init(conn net.Conn) {
@@ -39,21 +39,14 @@ func (e *end) resetBehindEnd() bool {
 	return e.disconnected() && !e.finSent.Load()
 }
 
-// closeWrite passes on an end of stream, and says whether the conn could.
-func (e *end) closeWrite() bool {
-	half, ok := e.conn.(interface{ CloseWrite() error })
-	if !ok {
-		return false
+// closeWrite passes on an end of stream, and sets finSent if the conn can.
+func (e *end) closeWrite() {
+	if half, ok := e.conn.(interface{ CloseWrite() error }); ok {
+		e.finSent.Store(true)
+		// It fails on a peer that is gone already, which its reader will find.
+		_ = half.CloseWrite()
 	}
-	e.finSent.Store(true)
-	// It fails on a peer that is gone already, which its reader will find.
-	_ = half.CloseWrite()
-	return true
 }
-
-// interrupt fails every read and write on the end, the waiting ones included.
-// Close would wait for the callbacks that it interrupts.
-func (e *end) interrupt() { _ = e.conn.SetDeadline(past()) }
 
 // past is a deadline that has expired, whatever a fake clock shows.
 func past() time.Time { return time.Unix(1, 0) }

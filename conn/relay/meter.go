@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"errors"
 	"time"
 
 	"cleversocks/conn/cause"
@@ -42,142 +41,141 @@ func Pay(m Meter, d Direction, n int, sleep func(time.Duration) error) error {
 	return nil
 }
 
-// errPaused tells a pump that its meter lets nothing move for p.wait.
-var errPaused = errors.New("paused by the meter")
-
-// meterError marks what the meter said, as against the socket.
-type meterError struct{ error }
-
-func (e meterError) Unwrap() error { return e.error }
+// booking is what the meter has said to a pump.
+type booking struct {
+	granted int           // bytes booked, and not moved yet
+	forEnd  bool          // granted is not booked: it lets an end of stream be read
+	unpaid  int           // bytes in hand that are still to be booked, of a source that is no socket
+	wait    time.Duration // with wantsGrant: how long nothing may move
+	pause   *time.Timer   // ends the wait
+	probed  bool          // a byte has gone ahead of its time; see probe
+}
 
 // limit is how many bytes the pump may take now, of up to n.
 func (p *pump) limit(n int) int {
-	if p.s.o.Meter == nil {
+	if p.booking == nil {
 		return n
 	}
-	return min(n, p.granted)
+	return min(n, p.booking.granted)
 }
 
-// book sees to it that a chunk may be read, or says in p.err why not. A source
-// that has nothing to say waits for no meter: an end of stream gets through.
-func (p *pump) book(fd uintptr) (ok, dry bool) {
-	if p.s.o.Meter == nil || p.granted > 0 {
-		return true, false
+// book sees to it that a chunk may be read from a socket, or says why not. A
+// source that has nothing to say waits for no meter: an end of stream gets
+// through.
+func (p *pump) book(fd uintptr) (outcome, error) {
+	b := p.booking
+	if b == nil || b.granted > 0 {
+		return moved, nil
 	}
-	want := p.s.o.BufferSize
-	if p.splicing {
+	want := p.t.o.BufferSize
+	if p.large {
 		want = pipeSize
 	}
-	granted, wait, err := p.s.o.Meter.Reserve(p.dir, want)
-	p.granted = granted
-	if err == nil && wait <= 0 {
-		return true, false
+	o, failed := p.reserve(want)
+	if o == moved {
+		return moved, nil
 	}
 	switch n, errno := peek(fd); {
 	case errno == errAgain:
-		p.settleGrant(0)
-		return false, true
+		p.returnGrant(0)
+		return wantsBytes, nil
 	case errno != 0 || n == 0:
-		p.settleGrant(0)
-		p.granted = 1 // nothing will be taken by it
-		p.unbooked = true
-		return true, false
-	case err != nil:
-		p.err = meterError{err}
-	default:
-		p.err, p.wait = errPaused, wait
+		p.returnGrant(0)
+		b.granted, b.forEnd = 1, true // nothing will be taken by it
+		return moved, nil             //nolint:nilerr // the end of the source comes before the meter's
 	}
-	return false, false
+	return o, failed
 }
 
-// settleGrant gives back what was booked beyond the n bytes that were read.
-func (p *pump) settleGrant(n int) {
-	if p.granted > 0 && !p.unbooked {
-		p.s.o.Meter.Settle(p.dir, p.granted, n)
+// pay books the chunk in hand of a source that is no socket, and cannot be asked
+// before it is read.
+func (p *pump) pay() (outcome, error) {
+	b := p.booking
+	for b != nil && b.unpaid > 0 {
+		if b.granted == 0 {
+			if o, err := p.reserve(b.unpaid); o != moved {
+				return o, err
+			}
+		}
+		b.unpaid -= b.granted
+		p.returnGrant(b.granted)
 	}
-	p.granted, p.unbooked = 0, false
+	return moved, nil
 }
 
-// meterVerdict ends the relay for what the meter said.
+// reserve asks the meter for up to n bytes.
+func (p *pump) reserve(n int) (outcome, error) {
+	granted, wait, err := p.t.o.Meter.Reserve(p.dir, n)
+	if err != nil {
+		return meterRefused, err
+	}
+	p.booking.granted = granted
+	if wait <= 0 && granted > 0 {
+		return moved, nil
+	}
+	p.booking.wait = max(wait, time.Millisecond) // a meter that grants nothing is not asked without end
+	return wantsGrant, nil
+}
+
+// returnGrant ends a booking, n bytes of which were moved.
+func (p *pump) returnGrant(n int) {
+	b := p.booking
+	if b == nil {
+		return
+	}
+	granted, booked := b.granted, b.granted > 0 && !b.forEnd
+	b.granted, b.forEnd = 0, false // first: a meter that panics is not asked again
+	if booked {
+		p.t.o.Meter.Settle(p.dir, granted, n)
+	}
+}
+
+// meterVerdict ends the tunnel for what the meter said.
 func meterVerdict(err error) verdict {
 	return verdict{rank: rankFinal, cause: causeOf(err, cause.Error), err: err, abort: true}
 }
 
-// sleep waits on the pump's own goroutine. It says whether the relay goes on.
-func (p *pump) sleep(wait time.Duration) bool {
-	p.abandon() // a paused direction holds nothing
-	p.s.pausing.Add(1)
-	defer p.s.pausing.Add(-1)
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	left := p.clientEnded()
-	for {
-		select {
-		case <-timer.C:
-			return true
-		case <-p.s.stopped:
-			return false
-		case <-left:
-			p.probe()
-			left = nil
-		}
+// pause leaves the pump alone until the meter's wait is over. The caller holds
+// t.mu.
+func (p *pump) pause() {
+	if p.left == 0 {
+		p.abandon()
+	}
+	p.t.callbacks.Add(1)
+	p.place.set(paused)
+	p.booking.pause = time.AfterFunc(p.booking.wait, p.resume)
+	if p.dir == Out && p.t.in.place.at(halfClosed) {
+		p.probe()
 	}
 }
 
-// pauseTurns has a reactor leave the pump alone for a while. The caller holds
-// s.pumps.
-func (p *pump) pauseTurns(wait time.Duration) {
-	p.abandon()
-	p.s.pausing.Add(1)
-	p.s.callbacks.Add(1)
-	p.where.set(paused)
-	p.pause = time.AfterFunc(wait, p.resume)
-	p.probeIfLeft()
-}
-
-// resume goes on after a pause.
+// resume goes on after a pause, on the timer's goroutine. What came meanwhile
+// was not waited for.
 func (p *pump) resume() {
-	defer p.s.callbacks.Done()
-	p.s.pumps.Lock()
-	if p.where.at(paused) {
-		p.where.set(atReactor)
-	}
-	p.s.pumps.Unlock()
-	p.s.pausing.Add(-1)
-	// What came meanwhile was not waited for.
 	var in, out readiness
-	if p.dir == In {
-		in = readable
-	} else {
-		out = readable
-	}
-	for over := false; in|out != 0; {
-		if in, out, over = p.s.turn(in, out); over {
-			go p.s.finish() // it waits for this callback
-		}
-	}
-}
-
-// payBlocking books the chunk in hand of a source that cannot be asked before
-// it is read.
-func (p *pump) payBlocking() error {
-	if p.s.o.Meter == nil || p.src.raw != nil {
-		return nil
-	}
-	err := Pay(p.s.o.Meter, p.dir, p.left, func(wait time.Duration) error {
-		p.s.pausing.Add(1)
-		defer p.s.pausing.Add(-1)
-		timer := time.NewTimer(wait)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-			return nil
-		case <-p.s.stopped:
-			return errPaused
+	over := p.t.locked(func() {
+		switch {
+		case !p.place.at(paused):
+		case p.t.reactor == nil:
+			p.launch()
+		default:
+			p.place.set(atReactor)
+			ready := readable
+			if p.left > 0 {
+				ready = writable
+			}
+			if p.dir == In {
+				in = ready
+			} else {
+				out = ready
+			}
 		}
 	})
-	if err != nil && !errors.Is(err, errPaused) {
-		return meterError{err}
+	for !over && in|out != 0 {
+		in, out, over = p.t.turn(in, out)
 	}
-	return err
+	p.t.callbacks.Done()
+	if over {
+		p.t.finish()
+	}
 }

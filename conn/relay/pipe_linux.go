@@ -25,8 +25,9 @@ const (
 // pipe is a kernel pipe, without buffers of its own while it is empty.
 type pipe struct {
 	r, w   uintptr
-	size   int // bytes it takes
-	filled int // bytes in it
+	size   int  // bytes it takes
+	filled int  // bytes in it
+	stuck  bool // the destination takes nothing of them
 }
 
 // pipeList is the pipes of Pools, under its lock.

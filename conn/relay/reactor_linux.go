@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"os"
 	"strconv"
 	"sync"
@@ -11,6 +12,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"cleversocks/conn/cause"
 )
 
 // eventBatch is how many events one look at the sockets returns.
@@ -32,14 +35,14 @@ type Reactor struct {
 	again  []task // this goroutine's: what used up its turn
 
 	mu      sync.Mutex
-	slots   []*session // by the number that the kernel holds for us
-	free    []int32    // slots to use
-	retired []int32    // slots whose events may still be in ready
+	slots   []*tunnel // by the number that the kernel holds for us
+	free    []int32   // slots to use
+	retired []int32   // slots whose events may still be in ready
 }
 
 // task is a relay whose pumps may have work.
 type task struct {
-	s       *session
+	tunnel  *tunnel
 	in, out readiness
 }
 
@@ -93,29 +96,29 @@ func (r *Reactor) Serve(ctx context.Context) error {
 		r.again = r.again[:0]
 		for i, t := range r.ready {
 			var over bool
-			t.in, t.out, over = t.s.turn(t.in, t.out)
+			t.in, t.out, over = t.tunnel.turn(t.in, t.out)
 			switch {
-			case over && (t.s.client.dead.Load() || t.s.server.dead.Load()):
-				go t.s.finish() // it may wait for the one that is left
+			case over && (t.tunnel.client.dead || t.tunnel.server.dead):
+				t.tunnel.finishLater() // it may wait for the one that is left
 			case over:
-				t.s.finish()
+				t.tunnel.finish()
 			case t.in|t.out != 0:
 				r.again = append(r.again, t)
 			}
-			r.ready[i].s = nil
+			r.ready[i].tunnel = nil
 		}
 	}
 	return ctx.Err()
 }
 
-// lookAtAll gives each relay a turn.
+// lookAtAll gives each tunnel a turn.
 func (r *Reactor) lookAtAll() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.ready, r.again = r.ready[:0], r.again[:0]
-	for _, s := range r.slots {
-		if s != nil {
-			r.again = append(r.again, task{s: s, in: readable | writable, out: readable | writable})
+	for _, t := range r.slots {
+		if t != nil {
+			r.again = append(r.again, task{tunnel: t, in: readable | writable, out: readable | writable})
 		}
 	}
 }
@@ -128,110 +131,125 @@ func (r *Reactor) look(fd uintptr) int {
 	// Their sockets are closed: nothing that comes now is about them.
 	r.free = append(r.free, r.retired...)
 	r.retired = r.retired[:0]
-	// It returns at once, so it is raw, as in pump.read.
+	// It returns at once, so it is raw, as in pump.takeFrom.
 	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, fd, uintptr(unsafe.Pointer(&r.events[0])), eventBatch, 0, 0, 0) //nolint:gosec // the kernel gets the array's own bounds
 	if errno != 0 {                                                                                                       // EINTR
 		return 0
 	}
 	for _, e := range r.events[:n] {
-		s := r.slots[e.Fd]
-		if s == nil {
-			continue
+		if t := r.slots[e.Fd]; t != nil {
+			r.ready = append(r.ready, taskOf(t, e.Events, e.Pad))
 		}
-		var source, destination readiness // as which the end that e is about is ready
-		const gone = unix.EPOLLHUP | unix.EPOLLERR
-		if e.Events&(unix.EPOLLIN|unix.EPOLLRDHUP|gone) != 0 {
-			source = readable
-		}
-		// The kernel says so with each arrival: it counts only for a pump
-		// that waits for it.
-		if e.Events&(unix.EPOLLOUT|gone) != 0 {
-			destination = writable
-		}
-		if e.Events&gone != 0 {
-			destination |= hungUp
-		}
-		t := task{s: s, in: source, out: destination}
-		if e.Pad == serverSide {
-			t.in, t.out = destination, source
-		}
-		r.ready = append(r.ready, t)
 	}
 	return int(n)
 }
 
-// The two sides of a relay, as the kernel holds them for us.
+// taskOf is what the events of one of a tunnel's sockets give its pumps to do.
+func taskOf(t *tunnel, events uint32, side int32) task {
+	var source, destination readiness // of the socket, as each of the two
+	const gone = unix.EPOLLHUP | unix.EPOLLERR
+	if events&(unix.EPOLLIN|unix.EPOLLRDHUP|gone) != 0 {
+		source = readable
+	}
+	// The kernel reports room together with each arrival. It counts only for
+	// a pump that waits for it.
+	if events&(unix.EPOLLOUT|gone) != 0 {
+		destination = writable
+	}
+	if events&gone != 0 {
+		destination |= hungUp
+	}
+	if side == serverSide {
+		return task{tunnel: t, in: destination, out: source}
+	}
+	return task{tunnel: t, in: source, out: destination}
+}
+
+// The two sides of a tunnel, as the kernel holds them for us.
 const (
 	clientSide = 0
 	serverSide = 1
 )
 
-// add has the relay's sockets watched, for these events. The caller holds
-// s.pumps, so that no event is served before both are.
-func (r *Reactor) add(s *session, client, server uint32) bool {
+// arrivals are the events that a source is watched for.
+const arrivals = unix.EPOLLIN | unix.EPOLLRDHUP
+
+// add has the tunnel's sockets watched. The caller holds t.mu, so no event is
+// served before both are.
+func (r *Reactor) add(t *tunnel) bool {
 	r.mu.Lock()
 	if last := len(r.free) - 1; last >= 0 {
-		s.slot = r.free[last]
+		t.slot = r.free[last]
 		r.free = r.free[:last]
 	} else {
-		s.slot = int32(len(r.slots))
+		t.slot = int32(len(r.slots))
 		r.slots = append(r.slots, nil)
 	}
-	r.slots[s.slot] = s
+	r.slots[t.slot] = t
 	r.mu.Unlock()
-	if r.watch(&s.client, unix.EPOLL_CTL_ADD, client, s.slot, clientSide) && r.watch(&s.server, unix.EPOLL_CTL_ADD, server, s.slot, serverSide) {
+	if r.watch(&t.client, unix.EPOLL_CTL_ADD, arrivals, t.slot, clientSide) && r.watch(&t.server, unix.EPOLL_CTL_ADD, arrivals, t.slot, serverSide) {
 		return true
 	}
-	r.unwatch(&s.client)
-	r.remove(s)
+	r.change(&t.client, unix.EPOLL_CTL_DEL, nil)
+	r.remove(t)
 	return false
 }
 
-// remove forgets a relay whose sockets are closed or not watched.
-func (r *Reactor) remove(s *session) {
+// remove forgets a tunnel whose sockets are closed or not watched.
+func (r *Reactor) remove(t *tunnel) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.slots[s.slot] = nil
-	r.retired = append(r.retired, s.slot)
+	r.slots[t.slot] = nil
+	r.retired = append(r.retired, t.slot)
 }
 
-// arrivals are the events that a source is watched for. A destination is
-// watched for room only after a write has found none: an earlier watch would
-// have the kernel report at once that there is room, and wake the reactor for
-// each new relay.
-const arrivals = unix.EPOLLIN | unix.EPOLLRDHUP
-
-// watch reports each change of the end's socket once, and its state now.
+// watch has the kernel report each change of the end's socket once, and its
+// state now.
 func (r *Reactor) watch(e *end, operation int, events uint32, slot, side int32) bool {
 	event := unix.EpollEvent{Events: events | unix.EPOLLET&0xffffffff, Fd: slot, Pad: side}
+	e.watched = events
 	return r.change(e, operation, &event)
 }
 
-// watchPumps has the reactor report what its pumps wait for, the state now
-// included, and nothing for a pump that is detached. It fails for want of
-// memory alone. The caller holds s.pumps.
-func (s *session) watchPumps() bool {
-	events := func(from, to *pump) (mask uint32) {
-		if !from.where.ridden() {
-			mask = arrivals
-		}
-		if !to.where.ridden() && to.blocks {
-			mask |= unix.EPOLLOUT
-		}
-		return mask
+// join gives the tunnel's pumps to its reactor. It fails for want of memory
+// alone. The caller holds t.mu.
+func (t *tunnel) join() bool { return t.reactor.add(t) }
+
+// watchForRoom has the reactor report room in a destination that had none.
+// Until a write has found none it is not watched for: the kernel would report
+// at once that there is room, and wake the reactor for each new tunnel. From
+// then on it stays watched. The caller holds t.mu.
+func (t *tunnel) watchForRoom(e *end) {
+	if e.watched&unix.EPOLLOUT == 0 {
+		t.rewatch()
 	}
-	client, server := events(&s.in, &s.out), events(&s.out, &s.in)
-	if !s.watched {
-		s.in.initTurns()
-		s.out.initTurns()
-		s.watched = s.reactor.add(s, client, server)
-		return s.watched
-	}
-	return s.reactor.watch(&s.client, unix.EPOLL_CTL_MOD, client, s.slot, clientSide) &&
-		s.reactor.watch(&s.server, unix.EPOLL_CTL_MOD, server, s.slot, serverSide)
 }
 
-func (r *Reactor) unwatch(e *end) { r.change(e, unix.EPOLL_CTL_DEL, nil) }
+// rewatch has the reactor report what its pumps wait for, the state now
+// included, and nothing for a pump that has a goroutine. The caller holds t.mu.
+func (t *tunnel) rewatch() {
+	if t.watchAs(&t.client, &t.in, &t.out, clientSide) && t.watchAs(&t.server, &t.out, &t.in, serverSide) {
+		return
+	}
+	// For want of memory. Nobody would tell what happens to its sockets.
+	t.note(verdict{rank: rankFinal, cause: cause.Error, err: errWatch, abort: true})
+	t.halt()
+}
+
+var errWatch = errors.New("relay lost its reactor")
+
+// watchAs has an end watched for the pump that reads from it and the one that
+// writes to it.
+func (t *tunnel) watchAs(e *end, reader, writer *pump, side int32) bool {
+	var events uint32
+	if !reader.place.hasGoroutine() {
+		events = arrivals
+	}
+	if !writer.place.hasGoroutine() && (writer.left > 0 || e.watched&unix.EPOLLOUT != 0) {
+		events |= unix.EPOLLOUT
+	}
+	return t.reactor.watch(e, unix.EPOLL_CTL_MOD, events, t.slot, side)
+}
 
 func (r *Reactor) change(e *end, operation int, event *unix.EpollEvent) bool {
 	var failed error
@@ -270,16 +288,16 @@ func (p *Pools) closeReactors() {
 	}
 }
 
-// chooseReactor gives the relay a reactor, if there is one and both ends can
+// chooseReactor gives the tunnel a reactor, if there is one and both ends can
 // be watched.
-func (s *session) chooseReactor() {
-	p := s.o.Pools
-	if p == nil || len(p.reactors.all) == 0 || s.client.raw == nil || s.server.raw == nil {
+func (t *tunnel) chooseReactor() {
+	p := t.o.Pools
+	if p == nil || len(p.reactors.all) == 0 || t.client.raw == nil || t.server.raw == nil {
 		return
 	}
 	next := p.reactors.next.Add(1)
-	s.reactor = p.reactors.all[int(next)%len(p.reactors.all)]
+	t.reactor = p.reactors.all[int(next)%len(p.reactors.all)]
 }
 
 // leave is for when both conns are closed.
-func (s *session) leave() { s.reactor.remove(s) }
+func (t *tunnel) leave() { t.reactor.remove(t) }

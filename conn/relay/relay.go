@@ -112,5 +112,5 @@ type Result struct {
 // open. A failing side is passed on as a reset, after what it sent before has
 // been delivered.
 func Start(ctx context.Context, client, server net.Conn, o Options, done func(Result)) {
-	newSession(ctx, client, server, o, done).start()
+	newTunnel(ctx, client, server, o, done).start()
 }

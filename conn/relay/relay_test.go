@@ -99,8 +99,8 @@ func run(ctx context.Context, client, server net.Conn, o Options) Result {
 	return <-ended
 }
 
-// tunnel is a relay under test, with the two peers that it joins.
-type tunnel struct {
+// testTunnel is a relay under test, with the two peers that it joins.
+type testTunnel struct {
 	client, server net.Conn
 	counters       *Counters
 	result         <-chan Result
@@ -108,7 +108,7 @@ type tunnel struct {
 }
 
 // open starts a relay and checks at the end of the test that it left nothing.
-func open(t *testing.T, pair func(*testing.T) (net.Conn, net.Conn), o Options) *tunnel {
+func open(t *testing.T, pair func(*testing.T) (net.Conn, net.Conn), o Options) *testTunnel {
 	t.Helper()
 	if o.Pools == nil {
 		o.Pools = servedPools(PoolOptions{})
@@ -126,7 +126,7 @@ func open(t *testing.T, pair func(*testing.T) (net.Conn, net.Conn), o Options) *
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())
 	result := make(chan Result, 1)
-	tun := &tunnel{client: client, server: server, counters: o.Counters, result: result, cancel: cancel}
+	tun := &testTunnel{client: client, server: server, counters: o.Counters, result: result, cancel: cancel}
 	Start(ctx, a, b, o, func(r Result) { result <- r }) // returns
 	t.Cleanup(func() {
 		cancel(nil)
@@ -137,9 +137,7 @@ func open(t *testing.T, pair func(*testing.T) (net.Conn, net.Conn), o Options) *
 		if o.Pools.buffersFree() != 0 || o.Pools.pipesOpen() != 0 {
 			t.Errorf("pools hold %d buffers and %d pipes after the end", o.Pools.buffersFree(), o.Pools.pipesOpen())
 		}
-		if after := descriptors(t); after > before {
-			t.Errorf("%d descriptors before the relay, %d after it", before, after)
-		}
+		eventually(t, "the descriptors of before", func() bool { return descriptors(t) <= before })
 	})
 	return tun
 }
@@ -159,7 +157,7 @@ func descriptors(t *testing.T) int {
 	return len(entries)
 }
 
-func (tun *tunnel) wait(t *testing.T) Result {
+func (tun *testTunnel) wait(t *testing.T) Result {
 	t.Helper()
 	select {
 	case r := <-tun.result:
@@ -170,7 +168,7 @@ func (tun *tunnel) wait(t *testing.T) Result {
 	}
 }
 
-func (tun *tunnel) wantEnd(t *testing.T, cause string) Result {
+func (tun *testTunnel) wantEnd(t *testing.T, cause string) Result {
 	t.Helper()
 	r := tun.wait(t)
 	if r.Cause != cause {

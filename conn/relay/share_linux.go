@@ -15,28 +15,33 @@ import (
 func (p *Pools) mayStick() int32 { return int32(max(p.o.Pipes/2, 1)) }
 
 // pipeStuck is for a pump whose destination has no room.
-func (p *pump) pipeStuck() {
-	pools := p.s.o.Pools
-	if pools == nil || p.stuck || p.pipe == nil || p.pipe.filled == 0 {
-		return
+func (p *pump) pipeStuck() error {
+	pools := p.t.o.Pools
+	if pools == nil || p.pipe == nil || p.pipe.stuck || p.pipe.filled == 0 {
+		return nil
 	}
-	p.stuck = true
-	if pools.pipes.stuck.Add(1) > pools.mayStick() && p.emptyPipe() {
+	p.pipe.stuck = true
+	if pools.pipes.stuck.Add(1) <= pools.mayStick() {
+		return nil
+	}
+	err := p.emptyPipe()
+	if err == nil {
 		p.dropPipe()
 	}
+	return err
 }
 
 // pipeMoves is for a pump whose pipe is empty, or given back.
 func (p *pump) pipeMoves() {
-	if p.stuck {
-		p.stuck = false
-		p.s.o.Pools.pipes.stuck.Add(-1)
+	if p.pipe != nil && p.pipe.stuck {
+		p.pipe.stuck = false
+		p.t.o.Pools.pipes.stuck.Add(-1)
 	}
 }
 
 // emptyPipe reads what is in the pipe into memory of that size, at most
-// pipeSize. It says whether it could.
-func (p *pump) emptyPipe() bool {
+// pipeSize.
+func (p *pump) emptyPipe() error {
 	b := make([]byte, p.pipe.filled)
 	for off := 0; off < len(b); {
 		n, errno := rawIO(unix.SYS_READ, p.pipe.r, b[off:])
@@ -44,20 +49,19 @@ func (p *pump) emptyPipe() bool {
 			continue
 		}
 		if errno != 0 || n == 0 {
-			p.err = unix.EIO // a pipe has lost bytes: cannot be
-			return false
+			return unix.EIO // a pipe has lost bytes: cannot be
 		}
 		off += n
 		p.pipe.filled -= n
 	}
 	p.buf, p.off = b, 0
-	return true
+	return nil
 }
 
 // spliceRoom is how much the pump may splice at a time.
 func (p *pump) spliceRoom() int {
-	pools := p.s.o.Pools
-	if !p.splicing || pools == nil || pools.pipes.stuck.Load() < pools.mayStick() {
+	pools := p.t.o.Pools
+	if !p.large || pools == nil || pools.pipes.stuck.Load() < pools.mayStick() {
 		return pipeSize
 	}
 	room := 0

@@ -14,14 +14,14 @@ func TestStuckPipesAreShared(t *testing.T) {
 	pools := servedPools(PoolOptions{Pipes: pipes, Reactors: 1})
 	honest := open(t, tcpPair, Options{Pools: pools}) // closes the pools, last
 	block := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
-	var stuck []*tunnel
+	var stuck []*testTunnel
 	for range selfish {
 		client, a := tcpPair(t)
 		server, b := tcpPair(t)
 		counters := new(Counters)
 		ended := make(chan Result, 1)
 		Start(t.Context(), a, b, Options{Pools: pools, Counters: counters}, func(r Result) { ended <- r })
-		tun := &tunnel{client: client, server: server, counters: counters, result: ended}
+		tun := &testTunnel{client: client, server: server, counters: counters, result: ended}
 		t.Cleanup(func() { shut(tun.client); shut(tun.server); tun.wait(t) })
 		stuck = append(stuck, tun)
 	}

@@ -28,60 +28,54 @@ func (e *end) initReadiness() {
 	}
 }
 
-// initReadiness readies the pump for what its two ends can do.
-func (p *pump) initReadiness() {
+// initSockets readies the pump for what its two ends can do.
+func (p *pump) initSockets() {
 	if p.src.raw != nil {
-		p.onReadable = p.read
+		p.tryTake = p.takeFrom
 	}
 	if p.dst.raw != nil {
-		p.onWritable = p.write
+		p.tryGive = p.giveTo
 	}
-	p.canSplice = p.src.raw != nil && p.dst.raw != nil && p.s.o.Engine != EngineCopy
-	p.splicing = p.canSplice && p.s.o.Engine == EngineSplice
+	p.canSplice = p.src.raw != nil && p.dst.raw != nil && p.t.o.Engine != EngineCopy
+	p.large = p.canSplice && p.t.o.Engine == EngineSplice
 }
 
-// read runs when the source may be readable. It takes one chunk, or gives back
-// everything and waits. A short read is no sign that the socket is dry: the
-// poller reports an end of stream once, and never again.
+// takeFrom reads one chunk from the source's socket, or gives back everything
+// that is in hand. A short read is no sign that the socket is dry: the poller
+// reports an end of stream once, and never again.
 //
 // Its system calls do not block, so they are raw: telling the scheduler costs
 // up to 45 % more CPU at small chunks.
-func (p *pump) read(fd uintptr) bool {
-	ok, dry := p.book(fd)
-	if !ok && !dry {
-		return true // p.err says why
+func (p *pump) takeFrom(fd uintptr) {
+	p.result, p.err = p.book(fd)
+	if p.result == wantsBytes {
+		p.abandon()
 	}
-	for {
-		n, errno := 0, unix.EAGAIN
-		if !dry {
-			n, errno = p.fill(fd)
-		}
-		switch {
-		case errno == unix.EINTR:
-			continue
-		case errno == unix.EAGAIN:
-			p.settleGrant(0)
-			p.abandon()
-			if p.where.ridden() && !p.splicing {
-				p.err = errQuiet
-				break
-			}
-			return false
-		case errno != 0:
-			p.err = errno
-		case n == 0:
-			p.err = io.EOF
-		}
-		p.settleGrant(n)
+	if p.result != moved {
+		return
+	}
+	n, errno := p.fill(fd)
+	for errno == unix.EINTR {
+		n, errno = p.fill(fd)
+	}
+	p.returnGrant(n)
+	switch {
+	case errno == unix.EAGAIN:
+		p.abandon()
+		p.result = wantsBytes
+	case errno != 0:
+		p.result, p.err = sourceOver, errno
+	case n == 0:
+		p.result, p.err = sourceOver, io.EOF
+	default:
 		p.off, p.left = 0, n
-		return true
 	}
 }
 
 // fill takes a chunk by splice or by read, and learns which is right for the
 // next one.
 func (p *pump) fill(fd uintptr) (int, unix.Errno) {
-	if room := p.spliceRoom(); p.splicing && p.limit(room) >= p.s.o.BufferSize && p.takePipe() {
+	if room := p.spliceRoom(); p.large && p.limit(room) >= p.t.o.BufferSize && p.takePipe() {
 		n, errno := splice(fd, p.pipe.w, p.limit(min(p.pipe.size, room)))
 		if errno == unix.EAGAIN && !urgent(fd) || errno != 0 && errno != unix.EAGAIN && errno != unix.EINVAL || n > 0 {
 			p.pipe.filled = n
@@ -89,7 +83,7 @@ func (p *pump) fill(fd uintptr) (int, unix.Errno) {
 			return n, errno
 		}
 		if errno == unix.EINVAL { // this kind of socket cannot be spliced
-			p.canSplice, p.splicing = false, false
+			p.canSplice, p.large = false, false
 			p.dropPipe()
 		}
 		// An end of stream, or an urgent byte, which splice stops at for ever: a
@@ -99,7 +93,7 @@ func (p *pump) fill(fd uintptr) (int, unix.Errno) {
 	b := p.takeBuffer()
 	n, errno := rawIO(unix.SYS_READ, fd, b[:p.limit(len(b))])
 	if n == len(b) && p.canSplice {
-		p.splicing = p.unpiped == 0
+		p.large = p.unpiped == 0
 		p.unpiped -= min(p.unpiped, 1)
 	}
 	return n, errno
@@ -107,7 +101,7 @@ func (p *pump) fill(fd uintptr) (int, unix.Errno) {
 
 // sized switches back from splice after some small chunks in a row.
 func (p *pump) sized(n int) {
-	if n >= p.s.o.BufferSize || p.s.o.Engine == EngineSplice {
+	if n >= p.t.o.BufferSize || p.t.o.Engine == EngineSplice {
 		p.small = 0
 		return
 	}
@@ -115,7 +109,7 @@ func (p *pump) sized(n int) {
 		return
 	}
 	if p.small++; p.small == smallChunks {
-		p.small, p.splicing = 0, false
+		p.small, p.large = 0, false
 	}
 }
 
@@ -124,17 +118,17 @@ func (p *pump) sized(n int) {
 func (p *pump) takePipe() bool {
 	p.dropBuffer()
 	if p.pipe == nil {
-		p.pipe = p.s.o.Pools.takePipe()
+		p.pipe = p.t.o.Pools.takePipe()
 	}
 	if p.pipe == nil {
-		p.splicing, p.unpiped = false, pipeRetry
+		p.large, p.unpiped = false, pipeRetry
 	}
 	return p.pipe != nil
 }
 
-// write runs when the destination may be writable. While it is not, the chunk
-// stays in hand and nothing is read: that is the backpressure.
-func (p *pump) write(fd uintptr) bool {
+// giveTo writes the chunk in hand to the destination's socket, as far as that
+// has room.
+func (p *pump) giveTo(fd uintptr) {
 	for p.left > 0 {
 		n, errno := p.drain(fd)
 		switch errno {
@@ -142,18 +136,21 @@ func (p *pump) write(fd uintptr) bool {
 			p.delivered(n)
 		case unix.EINTR:
 		case unix.EAGAIN:
-			p.pipeStuck()
-			return false
+			p.result = wantsRoom
+			if p.err = p.pipeStuck(); p.err != nil {
+				p.result = destinationOver
+			}
+			return
 		default:
-			p.err = errno
-			return true
+			p.result, p.err = destinationOver, errno
+			return
 		}
 	}
 	p.pipeMoves()
-	if !p.splicing {
+	if !p.large {
 		p.dropPipe()
 	}
-	return true
+	p.result = moved
 }
 
 // drain writes some of the chunk in hand.

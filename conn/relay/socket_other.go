@@ -10,8 +10,8 @@ import (
 // initReadiness leaves the end to blocking reads and writes.
 func (e *end) initReadiness() {}
 
-// initReadiness leaves the pump to blocking reads and writes.
-func (p *pump) initReadiness() {}
+// initSockets leaves the pump to blocking reads and writes.
+func (p *pump) initSockets() {}
 
 // queued is unknown here: a reset does not wait for what is queued.
 func (e *end) queued() int { return 0 }
@@ -39,12 +39,6 @@ func (p *pump) pipeMoves() {}
 
 func (p *pump) probe() {}
 
-func (p *pump) probeIfLeft() {}
-
-func (p *pump) clientEnded() <-chan struct{} { return nil }
-
-func (p *pump) endSeen() {}
-
 // pipe is Linux's alone.
 type pipe struct{}
 
@@ -71,8 +65,12 @@ func (p *Pools) openReactors(int) {}
 
 func (p *Pools) closeReactors() {}
 
-func (s *session) chooseReactor() {}
+func (t *tunnel) chooseReactor() {}
 
-func (s *session) leave() {}
+func (t *tunnel) join() bool { return false }
 
-func (s *session) watchPumps() bool { return false }
+func (t *tunnel) rewatch() {}
+
+func (t *tunnel) watchForRoom(*end) {}
+
+func (t *tunnel) leave() {}

@@ -2,29 +2,64 @@ package conn
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
 
-	"cleversocks/aclsvc"
 	"cleversocks/conn/dial"
+	"cleversocks/conn/task"
 	"cleversocks/conn/upstream"
 	"cleversocks/conn/wire"
 	"cleversocks/resolver"
 )
 
+// connector is the dialing step: it opens the connection that a request asks
+// for, as far as the decision step allows, and notes on the session where it
+// goes.
+type connector struct {
+	judge  *judge
+	watch  *clientWatch
+	panics *task.Reporter
+}
+
+// connect decides, then dials, as long as the client stays. ahead says that it
+// has sent more than its request.
+func (c *connector) connect(s *session, ahead bool) error {
+	if err := c.judge.name(s); err != nil {
+		return err
+	}
+	defer c.watch.client(s, ahead)()
+	err := c.reach(s.ctx, s)
+	if why := context.Cause(s.ctx); err != nil && errors.Is(why, errClientGone) {
+		return why
+	}
+	return err
+}
+
+// reachSafely is reach whose panic is a failed request, recorded as such.
+func (c *connector) reachSafely(ctx context.Context, s *session) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.panicked(c.panics, "conn", p)
+			err = s.err
+		}
+	}()
+	return c.reach(ctx, s)
+}
+
 // reach opens the connection to a session's destination: where the forwarding
 // rules send it, which is straight there when none matches.
-func (h *Handler) reach(ctx context.Context, s *session) error {
-	route, err := h.routed(ctx, s)
+func (c *connector) reach(ctx context.Context, s *session) error {
+	route, err := c.judge.route(ctx, s)
 	if err != nil {
 		return err
 	}
 	s.dest = route.Dest
 	if route.Action == upstream.Via {
-		return h.reachVia(ctx, s, route)
+		return c.reachVia(ctx, s, route)
 	}
 	server, err := s.policy.Dialer.Dial(ctx, dial.Request{
-		Dest: route.Dest, Client: s.client.Addr(), Judge: h.judgeFor(s, route.Dest), Egress: route.Egress.Or(s.egress()),
+		Dest: route.Dest, Client: s.client.Addr(), Judge: c.judge.addresses(s, route.Dest), Egress: route.Egress.Or(s.egress()),
 	})
 	if err != nil {
 		return err
@@ -41,11 +76,11 @@ func (h *Handler) reach(ctx context.Context, s *session) error {
 
 // reachVia opens a tunnel through an upstream. All members and addresses
 // tried share the time that a dial has.
-func (h *Handler) reachVia(ctx context.Context, s *session, route upstream.Route) error {
+func (c *connector) reachVia(ctx context.Context, s *session, route upstream.Route) error {
 	s.upstream = route.Upstream()
 	ctx, cancel := context.WithTimeout(ctx, s.policy.Timeouts.Connect)
 	defer cancel()
-	dests, err := h.upstreamDests(ctx, s, route)
+	dests, err := c.upstreamDests(ctx, s, route)
 	if err != nil {
 		return err
 	}
@@ -73,20 +108,20 @@ func (h *Handler) reachVia(ctx context.Context, s *session, route upstream.Route
 // upstreamDests is what the upstream is asked for, all of it allowed: the
 // destination as it is, judged by what is known of it here, or with
 // resolve = "local" its addresses.
-func (h *Handler) upstreamDests(ctx context.Context, s *session, route upstream.Route) ([]wire.Addr, error) {
+func (c *connector) upstreamDests(ctx context.Context, s *session, route upstream.Route) ([]wire.Addr, error) {
 	dest := route.Dest
 	if !dest.IsName() || !route.ResolvesLocally() {
-		return []wire.Addr{dest}, h.judgeKnown(s, dest)
+		return []wire.Addr{dest}, c.judge.known(s, dest)
 	}
 	addrs, err := s.policy.Dialer.Resolve(ctx, dest.Name, dial.Egress{})
 	if err != nil {
 		return nil, err
 	}
-	judge := h.judgeFor(s, dest)
+	allowed := c.judge.addresses(s, dest)
 	var dests []wire.Addr
 	var denied error
 	for _, addr := range addrs {
-		if err := judge(addr); err != nil {
+		if err := allowed(addr); err != nil {
 			denied = &dial.DeniedError{Addr: addr, Err: err}
 			continue
 		}
@@ -106,44 +141,6 @@ func (h *Handler) upstreamDests(ctx context.Context, s *session, route upstream.
 // maxUpstreamDests bounds the addresses that an upstream is asked for.
 const maxUpstreamDests = 16
 
-// judgeRewritten judges a request that a rule rewrites: what was asked for by
-// what is known of it, and then what is asked for instead.
-func (h *Handler) judgeRewritten(s *session, dest wire.Addr) error {
-	asked := s.request.Dest
-	if !s.named.IsZero() {
-		asked = s.named
-	}
-	if err := h.judgeKnown(s, asked); err != nil {
-		return err
-	}
-	return h.judgeNameOf(s, dest)
-}
-
-// judgeKnown is the last word about a destination that nobody resolves here.
-func (h *Handler) judgeKnown(s *session, dest wire.Addr) error {
-	if !dest.IsName() {
-		return h.judgeFor(s, dest)(dest.IP)
-	}
-	q := s.queryFor(dest)
-	decision, _ := s.policy.ACL.DecideName(&q)
-	return h.settle(s, decision, netip.Addr{})
-}
-
-// judgeFor is the decision about a destination's resolved addresses, as an
-// error for the dialer: nil lets it be dialed.
-func (h *Handler) judgeFor(s *session, dest wire.Addr) func(netip.Addr) error {
-	q := s.queryFor(dest)
-	return func(addr netip.Addr) error { return h.settle(s, s.policy.ACL.Decide(&q, addr), addr) }
-}
-
-// queryFor is what the rules are asked about a destination of the session's.
-func (s *session) queryFor(dest wire.Addr) aclsvc.Query {
-	q := s.query()
-	q.Name, q.Port = dest.Name, dest.Port
-	q.Asked = s.askedFor(dest)
-	return q
-}
-
 // boundAddress is what the client is told as BND.ADDR: the upstream's word,
 // which is nearer to the target, or our own end.
 func (s *session) boundAddress() netip.AddrPort {
@@ -151,4 +148,19 @@ func (s *session) boundAddress() netip.AddrPort {
 		return s.bound
 	}
 	return s.local
+}
+
+// egress is where the session's connections leave from: the user's addresses,
+// or the listener's; zero: as all others do.
+func (s *session) egress() dial.Egress {
+	l := s.policy.listener(s.listener)
+	egress := l.Egress
+	if l.SameEgress {
+		here := addrPort(s.socket.LocalAddr()).Addr()
+		egress.Addresses = []netip.Prefix{netip.PrefixFrom(here, here.BitLen())}
+	}
+	if s.identity.Account == nil {
+		return egress
+	}
+	return dial.Egress{Addresses: s.identity.Account.Egress}.Or(egress)
 }

@@ -1,0 +1,78 @@
+package relay
+
+import (
+	"time"
+
+	"cleversocks/conn/cause"
+)
+
+// idleChecks is how often the timer looks in one idle timeout.
+const idleChecks = 4
+
+// idleCheck compares the byte counts at each tick with those of the tick
+// before, so that moving bytes never touches a timer.
+type idleCheck struct {
+	timer  *time.Timer   // nil: no idle timeout
+	bytes  int64         // moved both ways at the last check
+	queued int           // not acknowledged by both peers at the last check
+	quiet  time.Duration // for how long nothing has happened
+}
+
+func (t *tunnel) idleStep() time.Duration { return max(t.o.Idle/idleChecks, time.Millisecond) }
+
+// startIdleChecks starts the idle timeout. The caller holds t.mu, so the first
+// check finds the timer.
+func (t *tunnel) startIdleChecks() {
+	if t.o.Idle > 0 {
+		t.callbacks.Add(1)
+		t.idle.timer = time.AfterFunc(t.idleStep(), t.checkIdle)
+	}
+}
+
+// stopIdleChecks is for a tunnel that is closing: no check starts another one.
+func (t *tunnel) stopIdleChecks() {
+	if t.idle.timer != nil && t.idle.timer.Stop() {
+		t.callbacks.Done()
+	}
+}
+
+// checkIdle ends a tunnel that was silent for too long. One that was silent for
+// a while gets its pumps back from their goroutines.
+func (t *tunnel) checkIdle() {
+	defer t.callbacks.Done()
+	over := t.locked(func() {
+		if t.closing {
+			return
+		}
+		t.countSilence()
+		if t.idle.quiet >= t.o.Idle {
+			t.note(verdict{rank: rankFinal, cause: cause.Idle})
+			t.halt()
+			return
+		}
+		if t.idle.quiet > 0 {
+			t.in.recall()
+			t.out.recall()
+		}
+		t.callbacks.Add(1)
+		t.idle.timer.Reset(t.idleStep())
+	})
+	if over {
+		t.finishLater()
+	}
+}
+
+// countSilence looks at what has happened since the last check. A slow peer
+// that drains its queue without making room for a write is alive too. A pause
+// of the meter's is no silence of the peers', and no sign of life either.
+func (t *tunnel) countSilence() {
+	bytes := t.o.Counters.In.Load() + t.o.Counters.Out.Load()
+	queued := t.client.queued() + t.server.queued()
+	switch {
+	case bytes != t.idle.bytes || queued != t.idle.queued:
+		t.idle.quiet = 0
+	case !t.in.place.at(paused) && !t.out.place.at(paused):
+		t.idle.quiet += t.idleStep()
+	}
+	t.idle.bytes, t.idle.queued = bytes, queued
+}

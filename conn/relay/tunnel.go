@@ -1,0 +1,167 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"cleversocks/conn/cause"
+)
+
+// tunnel is one relay: two ends, and a pump for each direction. There is one for
+// each open tunnel of the daemon, so what it holds while idle counts.
+type tunnel struct {
+	ctx     context.Context
+	o       Options
+	done    func(Result)
+	started time.Time
+	own     Counters // the live counts when the caller gave none
+
+	client, server end
+	in, out        pump
+	reactor        *Reactor // moves both pumps; nil: each has a goroutine
+	slot           int32    // the reactor's number for this tunnel
+
+	// callbacks counts the goroutines and timers that may still use the tunnel.
+	// finish waits for them.
+	callbacks  sync.WaitGroup
+	stopCancel func() bool // takes the context's callback back
+	idle       idleCheck
+
+	// mu is held by whoever changes a pump's place, and by the reactor while it
+	// moves a pump. ARCHITECTURE.md says which locks may be taken under it.
+	mu      sync.Mutex
+	closing bool // both pumps have ended, and finish is under way
+	verdict verdict
+}
+
+func newTunnel(ctx context.Context, client, server net.Conn, o Options, done func(Result)) *tunnel {
+	if o.BufferSize <= 0 {
+		o.BufferSize = DefaultBufferSize
+	}
+	t := &tunnel{ctx: ctx, o: o, done: done, started: time.Now()}
+	if t.o.Counters == nil {
+		t.o.Counters = &t.own
+	}
+	t.client.init(client)
+	t.server.init(server)
+	t.in.init(t, In, &t.client, &t.server, &t.o.Counters.In)
+	t.out.init(t, Out, &t.server, &t.client, &t.o.Counters.Out)
+	if o.Metrics != nil {
+		t.in.metric, t.out.metric = o.Metrics.BytesIn, o.Metrics.BytesOut
+	}
+	return t
+}
+
+// start gives the pumps to a reactor, or each to a new goroutine, whose stack is
+// small.
+func (t *tunnel) start() {
+	// Handshake deadlines must not end the tunnel. A conn that cannot take a
+	// deadline fails its first read too.
+	_ = t.client.conn.SetDeadline(time.Time{})
+	_ = t.server.conn.SetDeadline(time.Time{})
+	over := t.locked(func() {
+		t.callbacks.Add(1)
+		t.stopCancel = context.AfterFunc(t.ctx, t.cancelled)
+		t.startIdleChecks()
+		t.chooseReactor()
+		if t.reactor != nil && t.join() {
+			return
+		}
+		t.reactor = nil
+		t.in.launch()
+		t.out.launch()
+	})
+	if over {
+		t.finishLater()
+	}
+}
+
+// locked runs f under the tunnel's lock. A panic in f ends the tunnel, and goes
+// no further. It reports whether both pumps have ended by now: then it is the
+// caller who finishes the tunnel, and nobody else is told so.
+func (t *tunnel) locked(f func()) (over bool) {
+	t.mu.Lock()
+	defer func() {
+		t.contain(recover())
+		over = t.in.place.at(ended) && t.out.place.at(ended) && !t.closing
+		t.closing = t.closing || over
+		t.mu.Unlock()
+	}()
+	f()
+	return false
+}
+
+// contain ends the tunnel for a panic with v, which is nil if there was none.
+// The caller holds t.mu.
+func (t *tunnel) contain(v any) {
+	if v == nil {
+		return
+	}
+	t.note(panicVerdict(v))
+	t.halt()
+	if t.o.Panicked != nil {
+		// Under the lock: once it is free, the other pump may end the tunnel,
+		// and it is done with before its owner has been told.
+		t.o.Panicked(v)
+	}
+}
+
+// finishLater is finish for a callback or a reactor, which must not wait.
+func (t *tunnel) finishLater() { go t.finish() }
+
+// finish closes both conns, waits for the callbacks and reports.
+func (t *tunnel) finish() {
+	t.stopIdleChecks()
+	if t.client.dead {
+		t.server.resetWhenDelivered(t.ctx)
+	}
+	if t.server.dead {
+		t.client.resetWhenDelivered(t.ctx)
+	}
+	if t.stopCancel() {
+		t.callbacks.Done()
+	}
+	t.callbacks.Wait()
+	v := t.verdict // nobody is left to change it
+	if v.abort {
+		t.client.resetOnClose()
+		t.server.resetOnClose()
+	}
+	// Nothing is left to lose: all was delivered, or the end is a reset.
+	_ = t.client.conn.Close()
+	_ = t.server.conn.Close()
+	if t.reactor != nil {
+		t.leave()
+	}
+	r := Result{In: t.o.Counters.In.Load(), Out: t.o.Counters.Out.Load(), Cause: v.cause, Err: v.err}
+	if m := t.o.Metrics; m != nil {
+		m.Duration.UpdateDuration(t.started)
+		m.End.Of(r.Cause).Inc()
+	}
+	t.report(r)
+}
+
+// report calls done. A panic there is a defect of the owner's, and must not end
+// the tunnels of others.
+func (t *tunnel) report(r Result) {
+	defer func() {
+		if v := recover(); v != nil && t.o.Panicked != nil {
+			t.o.Panicked(v)
+		}
+	}()
+	t.done(r)
+}
+
+var errPanic = errors.New("relay panicked")
+
+func panicVerdict(v any) verdict {
+	err, ok := v.(error)
+	if !ok {
+		err = fmt.Errorf("%v", v)
+	}
+	return verdict{rank: rankFinal, cause: cause.Error, err: errors.Join(errPanic, err), abort: true}
+}
