@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/miekg/dns"
@@ -109,7 +110,9 @@ func (h *httpsTransport) post(ctx context.Context, raw []byte) ([]byte, error) {
 	if resp.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("%w HTTP status %d", errRefused, resp.StatusCode)
 	}
-	if got := resp.Header.Get("Content-Type"); got != mediaType {
+	// A parameter that means nothing, as a charset, is no reason to do without
+	// the answer; nor is a field that is missing. A page is no answer.
+	if got := resp.Header.Get("Content-Type"); got != "" && !isMessage(got) {
 		return nil, fmt.Errorf("%w: content type %q", errMalformed, got)
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, dns.MaxMsgSize+1))
@@ -120,6 +123,13 @@ func (h *httpsTransport) post(ctx context.Context, raw []byte) ([]byte, error) {
 		return nil, fmt.Errorf("%w: longer than a message", errMalformed)
 	}
 	return body, nil
+}
+
+// isMessage reports a content type that is a DNS message's, whatever its case
+// and parameters (RFC 9110 §8.3.1).
+func isMessage(contentType string) bool {
+	kind, _, _ := strings.Cut(contentType, ";")
+	return strings.EqualFold(strings.TrimSpace(kind), mediaType)
 }
 
 // read takes an answer's message apart.
