@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -224,6 +225,70 @@ func TestProtectedDatagrams(t *testing.T) {
 			t.Errorf("%s: %d replies, %.20q", level, len(got), got)
 		}
 	}
+}
+
+// A wrapped tunnel that is idle holds no buffer, whatever the size of the last
+// message was, and be it just what a relay's first read or its buffer takes.
+func TestIdleProtectedTunnelsHoldNoBuffer(t *testing.T) {
+	g, kdc, _ := kerberosGroup(t, Listener{})
+	target := listen(t)
+	go func() {
+		for {
+			c, err := target.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				_, _ = io.Copy(c, c)
+			}()
+		}
+	}()
+	at := target.Addr().(*net.TCPAddr).AddrPort()
+	var open []net.Conn
+	buf := make([]byte, 64<<10)
+	for _, last := range []int{1, 511, 512, 513, 16 << 10, 16<<10 + 512, 32 << 10} {
+		const tunnels = 20
+		before := heapInUse()
+		for i := range tunnels {
+			c, _, err := kdc.Dial(admit(t, g), gsstest.Login{Client: "alice", Service: gssService}, bothLevels[i%2])
+			if err != nil {
+				t.Fatal(err)
+			}
+			ask(t, c, 1, at)
+			for _, n := range []int{60_000, last} {
+				if _, err := c.Write(buf[:n]); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := io.ReadFull(c, buf[:n]); err != nil {
+					t.Fatal(err)
+				}
+			}
+			open = append(open, c)
+		}
+		// Both ends of each take some 14 KiB, ciphers and goroutines and all, and
+		// a buffer of the relay's 16 more. Some may be on their way to the next read.
+		took := 0
+		for range 100 {
+			if took = (heapInUse() - before) / tunnels; took < 22<<10 {
+				break
+			}
+			runtime.Gosched()
+		}
+		if took >= 22<<10 {
+			t.Errorf("the last message of %d bytes: %d bytes a tunnel, both ends", last, took)
+		}
+	}
+	runtime.KeepAlive(open)
+}
+
+// heapInUse is what is reachable: sync.Pool's things are not, after two rounds.
+func heapInUse() int {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return int(m.HeapAlloc)
 }
 
 // The listener says in which order, and whether at all, clients may log in.
