@@ -73,6 +73,17 @@ func (a *Admission) Describe() (lines []string) {
 	return lines
 }
 
+// UserOf is the user that a principal of Kerberos is here; false where names are
+// not principals.
+func (a *Admission) UserOf(principal string) (user string, ok bool) {
+	for _, one := range a.list {
+		if m, maps := one.(interface{ UserOf(string) (string, bool) }); maps {
+			return m.UserOf(principal)
+		}
+	}
+	return "", false
+}
+
 // Required reports whether clients that nothing lets in are refused.
 func (a *Admission) Required() bool { return a.required }
 

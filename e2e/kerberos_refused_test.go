@@ -281,6 +281,87 @@ func (l *listenerIn) pass(c net.Conn, proxy string) {
 	l.heard <- all.Bytes()
 }
 
+// What `explain` says of names that are in no list of users, and of principals,
+// and `check` of a keytab: its entries, keys that nobody may use, and never one
+// of the keys.
+func TestKerberosNamesAndKeys(t *testing.T) {
+	keys := keytab.New()
+	for _, e := range []struct {
+		name  string
+		kvno  uint8
+		etype int32
+	}{{"rcmd/proxy.example", 3, 18}, {"rcmd/old.example", 2, 18}, {"rcmd/old.example", 3, 23}, {"HTTP/proxy.example", 7, 23}} {
+		if err := keys.AddEntry(e.name, realm, "hunter2", time.Unix(1e9, 0), e.kvno, e.etype); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := keys.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := writeFile(t, "keytab", string(b))
+	file := writeFile(t, "c.toml", `
+[auth.gssapi]
+keytab = "`+path+`"
+users = ["admin/admin@`+realm+` = root"]
+[[user]]
+name = "alice"
+password_hash = "`+cheapHash(t, "x")+`"
+from = ["192.0.2.0/24"]
+[acl]
+default = "deny"
+block_private = false
+[[acl.rule]]
+action = "allow"
+users = ["carol", "alice", "root"]
+`)
+	explain := func(user, from string) string {
+		out, stderr, code := command(t, "", "explain", "--config", file, "--user", user, "--from", from, "--to", "198.51.100.7:443")
+		if code != 0 {
+			t.Fatal(stderr)
+		}
+		return out
+	}
+	const (
+		byTicket = "is in no list of users: a ticket of Kerberos lets this client in, no password does"
+		unknown  = "is unknown, or may not come from"
+	)
+	for _, tt := range []struct{ user, from, want, never, result string }{
+		{"carol", "127.0.0.1", `user "carol" ` + byTicket, unknown, "result: allow"},
+		{"carol@" + realm, "127.0.0.1", `principal carol@` + realm + ` is user "carol", by auth.gssapi`, unknown, "result: allow"},
+		{"admin/admin@" + realm, "127.0.0.1", `is user "root"`, unknown, "result: allow"},
+		{"dave", "127.0.0.1", `user "dave" ` + byTicket, unknown, "result: deny"},
+		{"carol@OTHER.EXAMPLE", "127.0.0.1", `is user "carol@OTHER.EXAMPLE"`, unknown, "result: deny"},
+		{"alice@" + realm, "192.0.2.7", `is user "alice"`, byTicket, "result: allow"},
+		{"alice", "192.0.2.7", "", byTicket, "result: allow"},
+		{"alice", "127.0.0.1", `user "alice" ` + unknown, byTicket, "result: allow"},
+	} {
+		if got := explain(tt.user, tt.from); !strings.Contains(got, tt.want) || strings.Contains(got, tt.never) || !strings.Contains(got, tt.result) {
+			t.Errorf("%s from %s:\n%s", tt.user, tt.from, got)
+		}
+	}
+	out, stderr, code := command(t, "", "check", "--config", file)
+	if code != 0 {
+		t.Fatal(stderr)
+	}
+	all := out + stderr + explain("carol", "127.0.0.1")
+	for _, want := range []string{
+		"rcmd/proxy.example@" + realm + ", version 3, aes256-cts-hmac-sha1-96", "HTTP/proxy.example@" + realm + ", version 7, rc4-hmac (not accepted)",
+		"the keytab's keys of rcmd/old.example@" + realm + ", version 3, are of RC4 or DES alone", "the keytab's keys of HTTP/proxy.example@" + realm + ", version 7, are of RC4 or DES alone",
+	} {
+		if !strings.Contains(all, want) {
+			t.Errorf("no %q in\n%s", want, all)
+		}
+	}
+	for _, e := range keys.Entries {
+		for _, form := range []string{string(e.Key.KeyValue), fmt.Sprintf("%x", e.Key.KeyValue), base64.StdEncoding.EncodeToString(e.Key.KeyValue)} {
+			if strings.Contains(all, form) {
+				t.Fatal("a key is printed")
+			}
+		}
+	}
+}
+
 // Where a client comes from says how it may log in, on the one listener: the
 // office by ticket, guests by password alone, and a SOCKS4 user id nowhere,
 // though the user has no password. It is the same for HTTP.

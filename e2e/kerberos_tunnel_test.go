@@ -142,11 +142,13 @@ func TestWrappedMessagesThatAreNot(t *testing.T) {
 	for _, level := range protections {
 		seal := level == gssapi.LevelConfidentiality
 		for name, change := range map[string]func(c *gssapi.Context, raw *net.TCPConn, message []byte) []byte{
-			"changed":    func(_ *gssapi.Context, _ *net.TCPConn, m []byte) []byte { m[len(m)/2] ^= 1; return m },
-			"left out":   func(c *gssapi.Context, _ *net.TCPConn, _ []byte) []byte { return c.Wrap(nil, []byte("second"), seal) },
-			"not sealed": func(c *gssapi.Context, _ *net.TCPConn, m []byte) []byte { return append(m[:2:2], append([]byte{m[2] ^ 2}, m[3:]...)...) },
-			"empty":      func(*gssapi.Context, *net.TCPConn, []byte) []byte { return nil },
-			"cut":        func(_ *gssapi.Context, raw *net.TCPConn, m []byte) []byte { return m },
+			"changed":  func(_ *gssapi.Context, _ *net.TCPConn, m []byte) []byte { m[len(m)/2] ^= 1; return m },
+			"left out": func(c *gssapi.Context, _ *net.TCPConn, _ []byte) []byte { return c.Wrap(nil, []byte("second"), seal) },
+			"not sealed": func(c *gssapi.Context, _ *net.TCPConn, m []byte) []byte {
+				return append(m[:2:2], append([]byte{m[2] ^ 2}, m[3:]...)...)
+			},
+			"empty": func(*gssapi.Context, *net.TCPConn, []byte) []byte { return nil },
+			"cut":   func(_ *gssapi.Context, raw *net.TCPConn, m []byte) []byte { return m },
 		} {
 			c, context, raw, server := p.tunnel(level)
 			send(t, c, []byte("good")...)

@@ -130,12 +130,7 @@ func (e explainer) explain(ctx context.Context, ask Question) (string, error) {
 		return "", err
 	}
 	if ask.User != "" {
-		q.Identity = authsvc.Identity{User: ask.User, Method: authsvc.MethodPassword}
-		if known, err := p.Auth.Holds(q.Identity, q.Source); err == nil {
-			q.Identity = known
-		} else {
-			fmt.Fprintf(&head, "user %q is unknown, or may not come from %s: no password lets this client in\n", ask.User, q.Source)
-		}
+		q.Identity = e.named(ask.User, q.Source, &head)
 	}
 	for _, line := range p.Auth.Describe() {
 		fmt.Fprintln(&head, line)

@@ -2,7 +2,9 @@ package supervisor
 
 import (
 	"fmt"
+	"io"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -38,10 +40,7 @@ func (e explainer) explainEntrance(ask Question, q *aclsvc.Query, say *strings.B
 	id, free := p.Auth.Free(q.Source)
 	switch {
 	case ask.User != "":
-		id = authsvc.Identity{User: ask.User, Method: authsvc.MethodPassword}
-		if holds, err := p.Auth.Holds(id, q.Source); err == nil {
-			id = holds
-		}
+		id = e.named(ask.User, q.Source, io.Discard)
 		if door.Admits != nil && !door.Admits(id) {
 			fmt.Fprintf(say, "listener %s is not for user %q: the log-in is refused\n", ask.Listener, ask.User)
 		}
@@ -58,6 +57,38 @@ func (e explainer) explainEntrance(ask Question, q *aclsvc.Query, say *strings.B
 		say.WriteString("authentication: not needed\n")
 	}
 	return nil
+}
+
+// named is whom a client is that gives a name: a user of the settings, one whom
+// Kerberos or a certificate vouches for, or the one that a principal is mapped
+// to. It says which, if it is not the first.
+func (e explainer) named(name string, source netip.Addr, say io.Writer) authsvc.Identity {
+	holds := func(user string, m authsvc.Method) (authsvc.Identity, bool) {
+		id, err := e.policy.Auth.Holds(authsvc.Identity{User: user, Method: m}, source)
+		return id, err == nil
+	}
+	if id, ok := holds(name, authsvc.MethodPassword); ok {
+		return id
+	}
+	user, isPrincipal := e.policy.Auth.UserOf(name)
+	if !isPrincipal {
+		user = name
+	}
+	if id, ok := holds(user, authsvc.MethodGSSAPI); ok {
+		if isPrincipal {
+			fmt.Fprintf(say, "principal %s is user %q, by auth.gssapi\n", name, user)
+		}
+		if id.Account == nil {
+			fmt.Fprintf(say, "user %q is in no list of users: a ticket of Kerberos lets this client in, no password does; groups may come with the ticket\n", user)
+		}
+		return id
+	}
+	if id, ok := holds(name, authsvc.MethodCertificate); ok {
+		fmt.Fprintf(say, "user %q is in no list of users: a certificate lets this client in, no password does\n", name)
+		return id
+	}
+	fmt.Fprintf(say, "user %q is unknown, or may not come from %s: no password lets this client in\n", user, source)
+	return authsvc.Identity{User: user, Method: authsvc.MethodPassword}
 }
 
 // explainRoute says where the forwarding rules send a request.

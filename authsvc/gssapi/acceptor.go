@@ -14,6 +14,7 @@ import (
 	"bytes"
 	"context"
 	"net/netip"
+	"strings"
 	"time"
 
 	"cleversocks/authsvc"
@@ -118,6 +119,16 @@ func (a *Acceptor) Describe() []string {
 		lines = append(lines, "keytab: "+e.String())
 	}
 	return lines
+}
+
+// UserOf is the user that a principal is mapped to; false for a name without a
+// realm, which is none.
+func (a *Acceptor) UserOf(principal string) (user string, ok bool) {
+	i := strings.LastIndexByte(principal, '@')
+	if i <= 0 || i == len(principal)-1 {
+		return "", false
+	}
+	return a.mapping.user(principal[:i], principal[i+1:]), true
 }
 
 // Holds does not ask the KDC: an identity holds as long as there is a keytab.
