@@ -66,7 +66,7 @@ const HeadBudget = 16 << 20
 // handshakeBuffer is what a handshake reads ahead at most, in bytes.
 const handshakeBuffer = 4096
 
-var _ [handshakeBuffer - socks5.MinBuffer]byte // it holds every SOCKS5 message
+var _ [handshakeBuffer - socks5.MaxMessage]byte // it holds every SOCKS5 message
 
 func newHandler(draining context.Context, o Options, tasks *task.Scope) *Handler {
 	h := &Handler{

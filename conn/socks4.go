@@ -13,7 +13,7 @@ import (
 type socks4Codec struct{ login *login }
 
 func (c socks4Codec) negotiate(hs *handshake) error {
-	request, err := socks4.ReadRequest(hs.in)
+	request, err := parsed(hs.in, socks4.ParseRequest)
 	hs.request = request.Request
 	switch {
 	case errors.Is(err, socks4.ErrCommand), errors.Is(err, socks4.ErrMalformed), errors.Is(err, socks4.ErrTooLong):

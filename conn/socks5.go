@@ -1,7 +1,10 @@
 package conn
 
 import (
+	"bufio"
+	"bytes"
 	"errors"
+	"io"
 	"net/netip"
 
 	"cleversocks/authsvc"
@@ -13,7 +16,7 @@ import (
 type socks5Codec struct{ login *login }
 
 func (c socks5Codec) negotiate(hs *handshake) error {
-	offered, err := socks5.ReadMethods(hs.in)
+	offered, err := parsed(hs.in, socks5.ParseMethods)
 	if err != nil {
 		return err
 	}
@@ -21,7 +24,7 @@ func (c socks5Codec) negotiate(hs *handshake) error {
 	if log := hs.logger(c.login.log, levelTrace); log != nil {
 		log.Log(hs.ctx, levelTrace, "method chosen", "method", uint8(method))
 	}
-	if err = socks5.WriteMethod(hs.conn, method); err != nil {
+	if err = hs.send(socks5.AppendMethod(nil, method)); err != nil {
 		return err
 	}
 	switch method {
@@ -38,7 +41,7 @@ func (c socks5Codec) negotiate(hs *handshake) error {
 	default:
 		return errNoMethod
 	}
-	hs.request, err = socks5.ReadRequest(hs.in)
+	hs.request, err = parsed(hs.in, socks5.ParseRequest)
 	return err
 }
 
@@ -72,7 +75,14 @@ func (c socks5Codec) choose(hs *handshake, offered socks5.Methods) socks5.Method
 }
 
 func (c socks5Codec) authenticate(hs *handshake) error {
-	user, password, err := socks5.ReadCredentials(hs.in)
+	var user, password []byte
+	_, err := parsed(hs.in, func(b []byte) (_ struct{}, n int, err error) {
+		var secret []byte
+		user, secret, n, err = socks5.ParseCredentials(b)
+		user, password = bytes.Clone(user), bytes.Clone(secret)
+		clear(secret) // the buffer is reused by other connections
+		return struct{}{}, n, err
+	})
 	if err != nil {
 		return err
 	}
@@ -80,14 +90,32 @@ func (c socks5Codec) authenticate(hs *handshake) error {
 		// Nobody has a password, and this client insists on giving one.
 		clear(password)
 		hs.admitted(hs.identity)
-		return socks5.WriteStatus(hs.conn, true)
+		return hs.send(socks5.AppendStatus(nil, true))
 	}
 	if err := c.login.verify(hs, authsvc.Password{User: user, Password: password}); err != nil {
-		return errors.Join(err, socks5.WriteStatus(hs.conn, false))
+		return errors.Join(err, hs.send(socks5.AppendStatus(nil, false)))
 	}
-	return socks5.WriteStatus(hs.conn, true)
+	return hs.send(socks5.AppendStatus(nil, true))
 }
 
 func (c socks5Codec) reply(hs *handshake, code wire.ReplyCode, bound netip.AddrPort) error {
 	return hs.replySOCKS5(code, bound)
+}
+
+// parsed reads a message as soon as it is whole, and not a byte behind it.
+func parsed[T any](r *bufio.Reader, parse func([]byte) (T, int, error)) (T, error) {
+	for {
+		b, _ := r.Peek(r.Buffered())
+		message, n, err := parse(b)
+		if !errors.Is(err, wire.ErrShort) {
+			_, _ = r.Discard(n)
+			return message, err
+		}
+		if _, err := r.Peek(len(b) + 1); err != nil {
+			if errors.Is(err, io.EOF) && len(b) > 0 {
+				err = io.ErrUnexpectedEOF
+			}
+			return message, err
+		}
+	}
 }

@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"cleversocks/authsvc"
+	"cleversocks/conn/wire"
 )
 
 // The message types of RFC 1961, and its version.
@@ -93,6 +94,10 @@ func readHeader(r io.Reader, header *[frameHeader]byte, kind byte) (length int, 
 	if _, err := io.ReadFull(r, header[:]); err != nil {
 		return 0, err // io.EOF between two messages
 	}
+	return parseHeader(header, kind)
+}
+
+func parseHeader(header *[frameHeader]byte, kind byte) (length int, err error) {
 	if header[0] != version || header[1] != kind {
 		return 0, fmt.Errorf("%w: version %d, type %d", errMalformed, header[0], header[1])
 	}
@@ -101,6 +106,22 @@ func readHeader(r io.Reader, header *[frameHeader]byte, kind byte) (length int, 
 		return 0, fmt.Errorf("%w: empty", errMalformed)
 	}
 	return n, nil
+}
+
+// SplitToken is the token of the message at the front of b, in b's own memory,
+// and how many bytes the message takes. wire.ErrShort asks for more of them.
+func SplitToken(b []byte, kind byte) (token []byte, n int, err error) {
+	if len(b) < frameHeader {
+		return nil, 0, wire.ErrShort
+	}
+	length, err := parseHeader((*[frameHeader]byte)(b), kind)
+	if err != nil {
+		return nil, 0, err
+	}
+	if n = frameHeader + length; len(b) < n {
+		return nil, 0, wire.ErrShort
+	}
+	return b[frameHeader:n], n, nil
 }
 
 func noEOF(err error) error {

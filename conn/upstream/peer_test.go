@@ -164,7 +164,7 @@ func (p *proxy) tunnel(c net.Conn, r io.Reader, dest string, yes, no []byte) {
 func (p *proxy) socks4(c net.Conn) {
 	p.accepted.Add(1)
 	r := bufio.NewReader(c)
-	req, err := socks4.ReadRequest(r)
+	req, err := readSOCKS4(r)
 	if err != nil {
 		return
 	}
@@ -175,6 +175,20 @@ func (p *proxy) socks4(c net.Conn) {
 		return
 	}
 	p.tunnel(c, r, req.Dest.String(), socks4.AppendReply(nil, wire.ReplySucceeded, netip.AddrPort{}), no)
+}
+
+func readSOCKS4(r *bufio.Reader) (socks4.Request, error) {
+	for {
+		b, _ := r.Peek(r.Buffered())
+		req, n, err := socks4.ParseRequest(b)
+		if !errors.Is(err, wire.ErrShort) {
+			_, _ = r.Discard(n)
+			return req, err
+		}
+		if _, err := r.Peek(len(b) + 1); err != nil {
+			return req, err
+		}
+	}
 }
 
 func (p *proxy) http(c net.Conn) {

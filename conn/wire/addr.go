@@ -48,7 +48,7 @@ func ParseHost(raw string, port uint16) (Addr, error) {
 			return Addr{}, fmt.Errorf("%w: %q", ErrBadName, raw)
 		}
 	}
-	if ip, err := netip.ParseAddr(host); err == nil {
+	if ip, err := parseIP(host); err == nil {
 		if ip.Zone() != "" {
 			return Addr{}, fmt.Errorf("%w: %q: a zone means nothing here", ErrBadName, raw)
 		}
@@ -59,6 +59,19 @@ func ParseHost(raw string, port uint16) (Addr, error) {
 		return Addr{}, err
 	}
 	return Addr{Name: name, Port: port, Absolute: absolute}, nil
+}
+
+// errNoIP is a host that is no IP address by its look.
+var errNoIP = errors.New("no IP address")
+
+// parseIP is netip.ParseAddr, which makes an error of its own for each name that
+// it is given. An address ends in a digit, or has a colon.
+func parseIP(host string) (netip.Addr, error) {
+	last := len(host) - 1
+	if last < 0 || (host[last] < '0' || host[last] > '9') && strings.IndexByte(host, ':') < 0 {
+		return netip.Addr{}, errNoIP
+	}
+	return netip.ParseAddr(host)
 }
 
 // NormalizeName is the one form of a DNS name that rules, caches and logs

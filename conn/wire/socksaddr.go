@@ -17,7 +17,7 @@ const (
 var (
 	// ErrShort says that the bytes end before what they announce does; more
 	// bytes of a stream may complete it, a datagram is malformed.
-	ErrShort = errors.New("incomplete SOCKS address")
+	ErrShort = errors.New("incomplete message")
 	// ErrAddressType says that ATYP is none of RFC 1928 §5 (reply code 08).
 	ErrAddressType = errors.New("unknown SOCKS address type")
 	// ErrLongName says that a name does not fit the one byte of its length.

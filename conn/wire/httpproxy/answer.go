@@ -62,7 +62,7 @@ func (hr *HeadReader) ReadAnswer(r *bufio.Reader, method string) (*Answer, error
 			return nil, answerError(err)
 		case begins && len(bytes.TrimRight(line, "\r\n")) == 0 && len(line) <= 2:
 			// Servers that count a body's length wrong leave one behind.
-			hr.buf, hr.line = hr.buf[:0], 0
+			hr.skip()
 			if next, err := r.Peek(1); err != nil {
 				return nil, err
 			} else if next[0] == '\r' || next[0] == '\n' {

@@ -72,42 +72,35 @@ func (h *Head) Get(name string) (string, bool) {
 // *StatusError; anything else is the reader's own error.
 func ReadHead(r *bufio.Reader) (*Head, error) { return new(HeadReader).Read(r) }
 
-// parse takes a complete head apart.
-func parse(text string) (*Head, error) {
-	h := &Head{Size: len(text)}
-	first, rest, _ := strings.Cut(text, "\r\n")
-	if err := h.requestLine(first); err != nil {
-		return nil, err
-	}
-	count := strings.Count(rest, "\n") - 1 // the empty line is none
+// parse takes the lines behind the first one apart, the empty one included.
+func (h *Head) parse(text string) error {
+	h.Size += len(text)
+	count := strings.Count(text, "\n") - 1 // the empty line is none
 	if count > maxFields {
-		return nil, &StatusError{http.StatusRequestHeaderFieldsTooLarge, "The request has too many header fields."}
+		return &StatusError{http.StatusRequestHeaderFieldsTooLarge, "The request has too many header fields."}
 	}
 	h.Fields = make([]Field, 0, count)
 	for {
-		line, more, _ := strings.Cut(rest, "\r\n")
+		line, rest, _ := strings.Cut(text, "\r\n")
 		if line == "" {
-			break
+			return h.framing()
 		}
 		f, err := parseField(line)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		h.Fields = append(h.Fields, f)
-		rest = more
+		text = rest
 	}
-	if err := h.framing(); err != nil {
-		return nil, err
-	}
-	return h, nil
 }
 
 func (h *Head) requestLine(line string) error {
-	parts := strings.SplitN(line, " ", 4)
-	if len(parts) != 3 {
+	method, rest, ok := strings.Cut(line, " ")
+	target, version, both := strings.Cut(rest, " ")
+	if !ok || !both || strings.Contains(version, " ") {
 		return badRequest("The request line is not method, target and version.")
 	}
-	h.Method, h.Target = parts[0], parts[1]
+	h.Method, h.Target = method, target
 	if len(h.Method) > maxMethod || !isToken(h.Method) {
 		return badRequest("The method is malformed.")
 	}
@@ -120,7 +113,7 @@ func (h *Head) requestLine(line string) error {
 	if h.Target == "" {
 		return badRequest("The request has no target.")
 	}
-	switch parts[2] {
+	switch version {
 	case "HTTP/1.1":
 		h.Minor = 1
 	case "HTTP/1.0":

@@ -69,14 +69,15 @@ func (s *share) Release() {
 	s.taken = 0
 }
 
-// HeadReader reads heads, one after the other, and not a byte behind one. It
-// may be taken up again after a time-out: what was read by then is kept. The
-// zero value is ready.
+// HeadReader reads heads, one after the other, and not a byte behind one. What
+// has come of a head is kept until the rest does. The zero value is ready.
 type HeadReader struct {
 	Budget *Budget
 	share
-	buf  []byte
-	line int // where the line being read begins
+	buf     []byte
+	line    int   // where the line being read begins
+	skipped bool  // an empty line before the head
+	head    *Head // with what the first line says, once that is read
 }
 
 // Started reports whether a part of a head is held.
@@ -88,88 +89,151 @@ var errHeadTooLarge = &StatusError{http.StatusRequestHeaderFieldsTooLarge, "The 
 // errNoRoom is a large head for which there is no memory now.
 var errNoRoom = &StatusError{http.StatusServiceUnavailable, "Too many large requests are under way."}
 
+// leastHead is the room that a head begins with: most need no more.
+const leastHead = 512
+
+// takeLine takes n bytes of b into buf, up to the end of a line at most. line
+// is that line, its end included, once it is whole; else nil.
+func (hr *HeadReader) takeLine(b []byte) (line []byte, n int, err error) {
+	n = bytes.IndexByte(b, '\n') + 1
+	ends := n > 0
+	if !ends {
+		n = len(b)
+	}
+	size := len(hr.buf) + n
+	if size > MaxHead || size == MaxHead && !ends { // at least a line's end is still to come
+		return nil, 0, errHeadTooLarge
+	}
+	hr.of = hr.Budget
+	if need := size - freeHead - hr.taken; need > 0 {
+		need = (need + freeHead - 1) / freeHead * freeHead
+		if !hr.of.take(need) {
+			return nil, 0, errNoRoom
+		}
+		hr.taken += need
+	}
+	if hr.buf == nil {
+		hr.buf = make([]byte, 0, max(leastHead, n))
+	}
+	hr.buf = append(hr.buf, b[:n]...)
+	if !ends {
+		return nil, n, nil
+	}
+	line = hr.buf[hr.line:]
+	hr.line = len(hr.buf)
+	return line, n, nil
+}
+
 // nextLine reads one more line into buf, its end included, and returns it.
 func (hr *HeadReader) nextLine(r *bufio.Reader) ([]byte, error) {
 	for {
-		part, err := r.ReadSlice('\n')
-		size := len(hr.buf) + len(part)
-		if size > MaxHead {
-			return nil, errHeadTooLarge
-		}
-		hr.of = hr.Budget
-		if need := size - freeHead - hr.taken; need > 0 {
-			need = (need + freeHead - 1) / freeHead * freeHead
-			if !hr.of.take(need) {
-				return nil, errNoRoom
-			}
-			hr.taken += need
-		}
-		hr.buf = append(hr.buf, part...)
+		b, err := buffered(r)
 		switch {
-		case errors.Is(err, bufio.ErrBufferFull) && len(hr.buf) < MaxHead:
-			continue
-		case errors.Is(err, bufio.ErrBufferFull): // at least a line's end is still to come
-			return nil, errHeadTooLarge
-		case errors.Is(err, io.EOF) && len(hr.buf) > 0:
+		case errors.Is(err, io.EOF) && hr.Started():
 			return nil, io.ErrUnexpectedEOF
 		case err != nil:
 			return nil, err
 		}
-		line := hr.buf[hr.line:]
-		hr.line = len(hr.buf)
-		return line, nil
+		line, n, err := hr.takeLine(b)
+		if _, discarded := r.Discard(n); err == nil {
+			err = discarded
+		}
+		if line != nil || err != nil {
+			return line, err
+		}
 	}
+}
+
+// buffered is what a reader holds, one byte at least.
+func buffered(r *bufio.Reader) ([]byte, error) {
+	if r.Buffered() == 0 {
+		if _, err := r.Peek(1); err != nil {
+			return nil, err
+		}
+	}
+	return r.Peek(r.Buffered())
 }
 
 // finish is the head that was read, and what it holds of the budget. The
 // reader starts over.
 func (hr *HeadReader) finish() (text string, held share) {
 	text, held = string(hr.buf), hr.share
-	hr.buf, hr.line, hr.share = nil, 0, share{}
+	hr.buf, hr.line, hr.skipped, hr.head, hr.share = nil, 0, false, nil, share{}
 	return text, held
 }
 
-// Read reads a request's head. A client that closes before its first byte is
-// io.EOF; a head that breaks a rule is a *StatusError; anything else is the
-// reader's own error.
-func (hr *HeadReader) Read(r *bufio.Reader) (*Head, error) {
-	for {
+// skip forgets an empty line before a head.
+func (hr *HeadReader) skip() { hr.buf, hr.line, hr.skipped = hr.buf[:0], 0, true }
+
+// Feed gives a request's head more of its bytes and says how many it took: all
+// of them, or those up to the end of the head, which it then returns. A head
+// that breaks a rule is a *StatusError.
+func (hr *HeadReader) Feed(b []byte) (h *Head, n int, err error) {
+	for n < len(b) {
 		begins := hr.line == 0
-		line, err := hr.nextLine(r)
-		if err != nil {
-			return nil, err
+		if hr.skipped && !hr.Started() && b[n] == '\r' {
+			// RFC 9112 §2.2: ignore an empty line before the request line. One
+			// only, so that a flood of them ends.
+			return nil, n, badRequest("The request begins with empty lines.")
+		}
+		line, took, err := hr.takeLine(b[n:])
+		n += took
+		if line == nil || err != nil {
+			return nil, n, err
 		}
 		if !bytes.HasSuffix(line, []byte("\r\n")) {
-			return nil, badRequest("A line of the request head does not end with CRLF.")
+			return nil, n, badRequest("A line of the request head does not end with CRLF.")
 		}
 		switch {
 		case len(line) > 2 && begins:
 			// Judged at once: a peer that speaks another protocol may never
 			// send the empty line.
-			if err := new(Head).requestLine(string(line[:len(line)-2])); err != nil {
-				return nil, err
+			hr.head = &Head{Size: len(line)}
+			if err := hr.head.requestLine(string(line[:len(line)-2])); err != nil {
+				return nil, n, err
 			}
 		case len(line) > 2:
 		case begins:
-			// RFC 9112 §2.2: ignore an empty line before the request line.
-			// One only, so that a flood of them ends.
-			hr.buf, hr.line = hr.buf[:0], 0
-			next, err := r.Peek(1)
-			if err != nil {
-				return nil, err
-			}
-			if next[0] == '\r' {
-				return nil, badRequest("The request begins with empty lines.")
-			}
+			hr.skip()
 		default:
-			text, held := hr.finish()
-			h, err := parse(text)
-			if err != nil {
-				held.Release()
-				return nil, err
-			}
-			h.share = held
-			return h, nil
+			h, err := hr.whole()
+			return h, n, err
+		}
+	}
+	return nil, n, nil
+}
+
+// whole takes the lines behind the first one apart.
+func (hr *HeadReader) whole() (*Head, error) {
+	h := hr.head
+	hr.buf = hr.buf[h.Size:]
+	text, held := hr.finish()
+	if err := h.parse(text); err != nil {
+		held.Release()
+		return nil, err
+	}
+	h.share = held
+	return h, nil
+}
+
+// Read reads a request's head. A client that closes before its first byte is
+// io.EOF; a head that breaks a rule is a *StatusError; anything else is the
+// reader's own error. It may be called again after a time-out.
+func (hr *HeadReader) Read(r *bufio.Reader) (*Head, error) {
+	for {
+		b, err := buffered(r)
+		switch {
+		case errors.Is(err, io.EOF) && hr.Started():
+			return nil, io.ErrUnexpectedEOF
+		case err != nil:
+			return nil, err
+		}
+		h, n, err := hr.Feed(b)
+		if _, discarded := r.Discard(n); err == nil {
+			err = discarded
+		}
+		if h != nil || err != nil {
+			return h, err
 		}
 	}
 }

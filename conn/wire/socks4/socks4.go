@@ -2,7 +2,7 @@
 // them: what a server reads and answers, and what a client of an upstream
 // writes and reads.
 //
-//	req, err := socks4.ReadRequest(r) // r has the version byte still unread
+//	req, n, err := socks4.ParseRequest(b) // wire.ErrShort: read more, ask again
 //	...
 //	conn.Write(socks4.AppendReply(nil, wire.ReplySucceeded, bound))
 //
@@ -12,11 +12,10 @@
 package socks4
 
 import (
-	"bufio"
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 
 	"cleversocks/conn/wire"
@@ -35,7 +34,7 @@ const (
 // ReplyLen is the length of every reply.
 const ReplyLen = 8
 
-// Errors of ReadRequest and ReadReply; all of a client's are answered 91.
+// Errors of ParseRequest and ReadReply; all of a client's are answered 91.
 var (
 	ErrMalformed = errors.New("socks4: malformed")
 	ErrCommand   = errors.New("socks4: command not supported")
@@ -56,33 +55,35 @@ type Request struct {
 	UserID string
 }
 
-// ReadRequest reads one request, from the version byte to the last NUL and
-// not a byte further: what a client sends behind it stays in r. An address
-// of the form 0.0.0.x with x not 0 announces a name (4a).
-func ReadRequest(r *bufio.Reader) (Request, error) {
-	req := Request{Request: wire.Request{Protocol: wire.SOCKS4}}
-	var fixed [8]byte
-	if _, err := io.ReadFull(r, fixed[:]); err != nil {
-		return req, fmt.Errorf("socks4: request: %w", err)
+// headLen is how many bytes stand before the user id.
+const headLen = 8
+
+// ParseRequest reads one request, from the version byte to the last NUL, and
+// says how many bytes it takes; wire.ErrShort asks for more of them. An address
+// of the form 0.0.0.x with x not 0 announces a name (4a). What the client asked
+// for is returned beside any other error, as far as it was understood.
+func ParseRequest(b []byte) (req Request, n int, err error) {
+	req.Protocol = wire.SOCKS4
+	if len(b) > 0 && b[0] != Version {
+		return req, 0, fmt.Errorf("%w: version %d", ErrMalformed, b[0])
 	}
-	if fixed[0] != Version {
-		return req, fmt.Errorf("%w: version %d", ErrMalformed, fixed[0])
+	if len(b) < headLen {
+		return req, 0, wire.ErrShort
 	}
-	req.Command = wire.Command(fixed[1])
-	port := binary.BigEndian.Uint16(fixed[2:4])
-	ip := netip.AddrFrom4([4]byte(fixed[4:8]))
-	var err error
-	if req.UserID, err = readString(r, "user id", MaxUserID); err != nil {
-		return req, err
+	req.Command = wire.Command(b[1])
+	port := binary.BigEndian.Uint16(b[2:4])
+	ip := netip.AddrFrom4([4]byte(b[4:headLen]))
+	if req.UserID, n, err = splitString(b, headLen, "user id", MaxUserID); err != nil {
+		return req, 0, err
 	}
 	req.Dest = wire.Addr{IP: ip, Port: port}
 	if namesHost(ip) {
-		name, err := readString(r, "name", MaxName)
-		if err != nil {
-			return req, err
+		var name string
+		if name, n, err = splitString(b, n, "name", MaxName); err != nil {
+			return req, 0, err
 		}
 		if req.Dest, err = wire.ParseHost(name, port); err != nil {
-			return req, fmt.Errorf("%w: %w", ErrMalformed, err)
+			return req, n, fmt.Errorf("%w: %w", ErrMalformed, err)
 		}
 	}
 	// The command is judged last: the whole request is read by then, so that
@@ -90,13 +91,13 @@ func ReadRequest(r *bufio.Reader) (Request, error) {
 	switch req.Command {
 	case wire.CommandConnect:
 		if port == 0 {
-			return req, fmt.Errorf("%w: port 0", ErrMalformed)
+			return req, n, fmt.Errorf("%w: port 0", ErrMalformed)
 		}
 	case wire.CommandBind:
 	default:
-		return req, fmt.Errorf("%w: %d", ErrCommand, fixed[1])
+		return req, n, fmt.Errorf("%w: %d", ErrCommand, b[1])
 	}
-	return req, nil
+	return req, n, nil
 }
 
 // namesHost reports whether an address stands for "a name follows".
@@ -105,25 +106,18 @@ func namesHost(ip netip.Addr) bool {
 	return b[0] == 0 && b[1] == 0 && b[2] == 0 && b[3] != 0
 }
 
-// readString reads up to and with a NUL, at most limit bytes before it.
-func readString(r *bufio.Reader, field string, limit int) (string, error) {
-	var b []byte
-	for {
-		c, err := r.ReadByte()
-		if err != nil {
-			if errors.Is(err, io.EOF) {
-				err = io.ErrUnexpectedEOF
-			}
-			return "", fmt.Errorf("socks4: %s: %w", field, err)
-		}
-		if c == 0 {
-			return string(b), nil
-		}
-		if len(b) == limit {
-			return "", fmt.Errorf("%w: %s of more than %d bytes", ErrTooLong, field, limit)
-		}
-		b = append(b, c)
+// splitString is the field that begins at b[at:] and ends with a NUL, at most
+// limit bytes before it, and where the next one begins.
+func splitString(b []byte, at int, field string, limit int) (text string, next int, err error) {
+	rest := b[at:]
+	end := bytes.IndexByte(rest, 0)
+	if end > limit || end < 0 && len(rest) > limit {
+		return "", 0, fmt.Errorf("%w: %s of more than %d bytes", ErrTooLong, field, limit)
 	}
+	if end < 0 {
+		return "", 0, wire.ErrShort
+	}
+	return string(rest[:end]), at + end + 1, nil
 }
 
 // AppendReply appends the eight bytes of a reply: 90 for success, 91 for

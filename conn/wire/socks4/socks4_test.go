@@ -1,7 +1,6 @@
 package socks4_test
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"io"
@@ -24,7 +23,7 @@ func request(cmd wire.Command, dest wire.Addr, user string) socks4.Request {
 	return socks4.Request{Request: wire.Request{Protocol: wire.SOCKS4, Command: cmd, Dest: dest}, UserID: user}
 }
 
-func TestReadRequest(t *testing.T) {
+func TestParseRequest(t *testing.T) {
 	four := netip.MustParseAddr("192.0.2.1")
 	tests := map[string]struct {
 		in   string
@@ -63,14 +62,13 @@ func TestReadRequest(t *testing.T) {
 		"4a control":         {in: "\x04\x01\x00\x50\x00\x00\x00\x01\x00a\nb\x00", err: socks4.ErrMalformed},
 		"user id too long":   {in: "\x04\x01\x00\x50\xc0\x00\x02\x01" + strings.Repeat("u", 256) + "\x00", err: socks4.ErrTooLong},
 		"name too long":      {in: "\x04\x01\x00\x50\x00\x00\x00\x01\x00" + strings.Repeat("n", 256) + "\x00", err: socks4.ErrTooLong},
-		"cut in the head":    {in: "\x04\x01\x00", err: io.ErrUnexpectedEOF},
-		"cut in the user id": {in: "\x04\x01\x00\x50\xc0\x00\x02\x01me", err: io.ErrUnexpectedEOF},
-		"cut in the name":    {in: "\x04\x01\x00\x50\x00\x00\x00\x01\x00exa", err: io.ErrUnexpectedEOF},
+		"cut in the head":    {in: "\x04\x01\x00", err: wire.ErrShort},
+		"cut in the user id": {in: "\x04\x01\x00\x50\xc0\x00\x02\x01me", err: wire.ErrShort},
+		"cut in the name":    {in: "\x04\x01\x00\x50\x00\x00\x00\x01\x00exa", err: wire.ErrShort},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			r := bufio.NewReader(strings.NewReader(tt.in))
-			got, err := socks4.ReadRequest(r)
+			got, n, err := socks4.ParseRequest([]byte(tt.in))
 			if !errors.Is(err, tt.err) {
 				t.Fatalf("error %v, want %v", err, tt.err)
 			}
@@ -80,8 +78,7 @@ func TestReadRequest(t *testing.T) {
 			if diff := cmp.Diff(tt.want, got, cmpAddr); diff != "" {
 				t.Error(diff)
 			}
-			rest, _ := io.ReadAll(r)
-			if string(rest) != tt.rest {
+			if rest := tt.in[n:]; rest != tt.rest {
 				t.Errorf("left %q, want %q", rest, tt.rest)
 			}
 		})
@@ -135,29 +132,21 @@ func drawRequest(t *rapid.T) (socks4.Request, []byte) {
 }
 
 // TestSegmentation: what the client's side writes, the server's side reads,
-// however the network cuts it, and bytes behind it are kept.
+// as soon as the last byte is there, and bytes behind it are left.
 func TestSegmentation(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		want, b := drawRequest(t)
-		rest := rapid.SliceOfN(rapid.Byte(), 0, 40).Draw(t, "rest")
-		b = append(b, rest...)
-		var cuts []io.Reader
-		for len(b) > 0 {
-			n := rapid.IntRange(1, len(b)).Draw(t, "cut")
-			cuts = append(cuts, bytes.NewReader(b[:n]))
-			b = b[n:]
+		for cut := range b {
+			if _, n, err := socks4.ParseRequest(b[:cut]); !errors.Is(err, wire.ErrShort) || n != 0 {
+				t.Fatalf("%d of %d bytes: %d, %v", cut, len(b), n, err)
+			}
 		}
-		r := bufio.NewReader(io.MultiReader(cuts...))
-		got, err := socks4.ReadRequest(r)
-		if err != nil {
-			t.Fatal(err)
+		got, n, err := socks4.ParseRequest(append(bytes.Clone(b), "rest"...))
+		if err != nil || n != len(b) {
+			t.Fatalf("%d of %d bytes, %v", n, len(b), err)
 		}
 		if diff := cmp.Diff(want, got, cmpAddr); diff != "" {
 			t.Fatal(diff)
-		}
-		left, _ := io.ReadAll(r)
-		if !bytes.Equal(left, rest) {
-			t.Fatalf("left %q, want %q", left, rest)
 		}
 	})
 }
@@ -196,12 +185,11 @@ func TestAppendRequestRefuses(t *testing.T) {
 	}
 }
 
-func FuzzReadRequest(f *testing.F) {
+func FuzzParseRequest(f *testing.F) {
 	f.Add([]byte("\x04\x01\x00\x50\xc0\x00\x02\x01me\x00"))
 	f.Add([]byte("\x04\x01\x00\x50\x00\x00\x00\x01\x00example.org\x00rest"))
 	f.Fuzz(func(t *testing.T, in []byte) {
-		r := bufio.NewReader(bytes.NewReader(in))
-		req, err := socks4.ReadRequest(r)
+		req, _, err := socks4.ParseRequest(in)
 		if err != nil {
 			return
 		}
@@ -213,7 +201,7 @@ func FuzzReadRequest(f *testing.F) {
 			t.Fatal(err)
 		}
 		req.Dest.Absolute = false // the final dot is for our own look-up, and not written
-		back, err := socks4.ReadRequest(bufio.NewReader(bytes.NewReader(again)))
+		back, _, err := socks4.ParseRequest(again)
 		if err != nil || back != req {
 			t.Fatalf("%+v came back as %+v, %v", req, back, err)
 		}

@@ -1,15 +1,12 @@
 // Package socks5 is the wire form of SOCKS5: RFC 1928, and RFC 1929 for user
-// and password. Every Read function takes exactly the bytes of its message
-// from a reader, however they are cut into segments, and leaves what is behind
-// it there.
+// and password. Every Parse function looks at the bytes that have come so far:
+// it takes exactly those of its message, or says wire.ErrShort, or refuses what
+// no further byte could make right.
 package socks5
 
 import (
-	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 
 	"cleversocks/conn/wire"
@@ -38,8 +35,8 @@ type Methods [256 / 64]uint64
 // Has reports whether the client offers m.
 func (s Methods) Has(m Method) bool { return s[m/64]>>(m%64)&1 == 1 }
 
-// ErrMalformed is wrapped by every error about a peer's bytes, as opposed to
-// errors of reading them.
+// ErrMalformed is wrapped by every error about a peer's bytes but
+// wire.ErrShort.
 var ErrMalformed = errors.New("malformed SOCKS5 message")
 
 // RequestError is a request that was read whole and cannot be served; Reply
@@ -54,130 +51,110 @@ func (e *RequestError) Error() string { return e.Err.Error() }
 // Unwrap gives the cause.
 func (e *RequestError) Unwrap() error { return e.Err }
 
-// MinBuffer is the least buffer, in bytes, of the readers given to this
-// package: the longest message is 3 + 255 + 255 bytes (RFC 1929 §2).
-const MinBuffer = 513
+// MaxMessage is the length of the longest message, in bytes: 3 + 255 + 255
+// (RFC 1929 §2).
+const MaxMessage = 513
 
-// ReadMethods reads the method selection message (RFC 1928 §3), version byte
-// included. A client may offer none or all 255.
-func ReadMethods(r *bufio.Reader) (Methods, error) {
-	var offered Methods
-	head, err := peek(r, 2)
-	if err != nil {
-		return offered, err
+// ParseMethods reads the method selection message (RFC 1928 §3), version byte
+// included, and says how many bytes it takes. A client may offer none or all
+// 255.
+func ParseMethods(b []byte) (offered Methods, n int, err error) {
+	if len(b) > 0 && b[0] != Version {
+		return offered, 0, fmt.Errorf("%w: version %d", ErrMalformed, b[0])
 	}
-	if head[0] != Version {
-		return offered, fmt.Errorf("%w: version %d", ErrMalformed, head[0])
+	if len(b) < 2 || len(b) < 2+int(b[1]) {
+		return offered, 0, wire.ErrShort
 	}
-	msg, err := peek(r, 2+int(head[1]))
-	if err != nil {
-		return offered, err
-	}
-	for _, m := range msg[2:] {
+	n = 2 + int(b[1])
+	for _, m := range b[2:n] {
 		offered[m/64] |= 1 << (m % 64)
 	}
-	return offered, discard(r, len(msg))
+	return offered, n, nil
 }
 
-// WriteMethod answers the method selection. After MethodNoAcceptable the
-// client must close the connection.
-func WriteMethod(w io.Writer, m Method) error {
-	_, err := w.Write([]byte{Version, byte(m)})
-	return err
+// AppendMethod appends the answer to the method selection. After
+// MethodNoAcceptable the client must close the connection.
+func AppendMethod(b []byte, m Method) []byte { return append(b, Version, byte(m)) }
+
+// ParseCredentials reads user and password (RFC 1929 §2): raw bytes, either
+// may be empty, in b's own memory.
+func ParseCredentials(b []byte) (user, password []byte, n int, err error) {
+	if len(b) > 0 && b[0] != passwordVersion {
+		return nil, nil, 0, fmt.Errorf("%w: user/password version %d", ErrMalformed, b[0])
+	}
+	if len(b) < 2 {
+		return nil, nil, 0, wire.ErrShort
+	}
+	userEnd := 2 + int(b[1])
+	if len(b) <= userEnd {
+		return nil, nil, 0, wire.ErrShort
+	}
+	if n = userEnd + 1 + int(b[userEnd]); len(b) < n {
+		return nil, nil, 0, wire.ErrShort
+	}
+	return b[2:userEnd], b[userEnd+1 : n], n, nil
 }
 
-// ReadCredentials reads user and password (RFC 1929 §2): raw bytes, either
-// may be empty. The slices are the caller's.
-func ReadCredentials(r *bufio.Reader) (user, password []byte, err error) {
-	head, err := peek(r, 2)
-	if err != nil {
-		return nil, nil, err
+// AppendStatus appends the answer to user and password (RFC 1929 §2). After a
+// failure the server must close the connection.
+func AppendStatus(b []byte, ok bool) []byte {
+	if ok {
+		return append(b, passwordVersion, 0x00)
 	}
-	if head[0] != passwordVersion {
-		return nil, nil, fmt.Errorf("%w: user/password version %d", ErrMalformed, head[0])
-	}
-	userEnd := 2 + int(head[1])
-	head, err = peek(r, userEnd+1)
-	if err != nil {
-		return nil, nil, err
-	}
-	msg, err := peek(r, userEnd+1+int(head[userEnd]))
-	if err != nil {
-		return nil, nil, err
-	}
-	user = bytes.Clone(msg[2:userEnd])
-	password = bytes.Clone(msg[userEnd+1:])
-	clear(msg[userEnd+1:]) // the buffer is reused by other connections
-	return user, password, discard(r, len(msg))
+	return append(b, passwordVersion, 0x01)
 }
 
-// WriteStatus answers user and password (RFC 1929 §2). After a failure the
-// server must close the connection.
-func WriteStatus(w io.Writer, ok bool) error {
-	status := byte(0x00)
-	if !ok {
-		status = 0x01
-	}
-	_, err := w.Write([]byte{passwordVersion, status})
-	return err
-}
-
-// ReadRequest reads a request (RFC 1928 §4). A *RequestError means that the
+// ParseRequest reads a request (RFC 1928 §4). A *RequestError means that the
 // client is owed a reply; what it asked for is returned beside it as far as
 // it was understood. The reserved byte is not looked at: clients send
 // anything there.
-func ReadRequest(r *bufio.Reader) (wire.Request, error) {
-	req := wire.Request{Protocol: wire.SOCKS5}
-	msg, err := peekRequest(r)
-	if err != nil {
-		return req, err
+func ParseRequest(b []byte) (req wire.Request, n int, err error) {
+	req.Protocol = wire.SOCKS5
+	if n, err = requestLen(b); err != nil {
+		return req, 0, err
 	}
-	req.Command = wire.Command(msg[1])
-	addr, _, err := wire.ParseSOCKS5Addr(msg[3:])
-	req.Dest = addr
-	if derr := discard(r, len(msg)); derr != nil {
-		return req, derr
-	}
+	req.Command = wire.Command(b[1])
+	req.Dest, _, err = wire.ParseSOCKS5Addr(b[3:n])
 	switch req.Command {
 	case wire.CommandConnect, wire.CommandBind:
 		if err != nil {
-			return req, refuse(wire.ReplyGeneralFailure, err)
+			return req, n, refuse(wire.ReplyGeneralFailure, err)
 		}
-		if addr.Port == 0 && req.Command == wire.CommandConnect {
-			return req, refuse(wire.ReplyGeneralFailure, errors.New("port 0"))
+		if req.Dest.Port == 0 && req.Command == wire.CommandConnect {
+			return req, n, refuse(wire.ReplyGeneralFailure, errors.New("port 0"))
 		}
 	case wire.CommandUDPAssociate:
 		// The address is a hint about the client and often nonsense
 		// (PySocks sends the name "0"): whatever it is, it ends nothing.
 	default:
-		return req, refuse(wire.ReplyCommandNotSupported, fmt.Errorf("command %d", msg[1]))
+		return req, n, refuse(wire.ReplyCommandNotSupported, fmt.Errorf("command %d", b[1]))
 	}
-	return req, nil
+	return req, n, nil
 }
 
-// peekRequest waits for a whole request and returns its bytes, still in the
-// reader's buffer. It judges each byte before it waits for the next: a client
-// that has sent all it wants to is owed its reply now.
-func peekRequest(r *bufio.Reader) ([]byte, error) {
-	head, err := peek(r, 1)
-	if err != nil {
-		return nil, err
+// requestLen is how many bytes a request takes. It judges each byte before it
+// asks for the next: a client that has sent all it wants to is owed its reply
+// now.
+func requestLen(b []byte) (int, error) {
+	switch {
+	case len(b) == 0:
+		return 0, wire.ErrShort
+	case b[0] != Version:
+		return 0, refuse(wire.ReplyGeneralFailure, fmt.Errorf("version %d in the request", b[0]))
+	case len(b) < 4:
+		return 0, wire.ErrShort
+	case wire.SOCKS5AddrLen(b[3], 0) == 0:
+		return 0, refuse(wire.ReplyAddressTypeNotSupported, fmt.Errorf("address type %d", b[3]))
+	case len(b) < 5:
+		// The shortest address is a name of no bytes: the fifth byte is always
+		// there, and tells how many more belong to the message.
+		return 0, wire.ErrShort
 	}
-	if head[0] != Version {
-		return nil, refuse(wire.ReplyGeneralFailure, fmt.Errorf("version %d in the request", head[0]))
+	n := 3 + wire.SOCKS5AddrLen(b[3], b[4])
+	if len(b) < n {
+		return 0, wire.ErrShort
 	}
-	if head, err = peek(r, 4); err != nil {
-		return nil, err
-	}
-	if wire.SOCKS5AddrLen(head[3], 0) == 0 {
-		return nil, refuse(wire.ReplyAddressTypeNotSupported, fmt.Errorf("address type %d", head[3]))
-	}
-	// The shortest address is a name of no bytes: the fifth byte is always
-	// there, and tells how many more belong to the message.
-	if head, err = peek(r, 5); err != nil {
-		return nil, err
-	}
-	return peek(r, 3+wire.SOCKS5AddrLen(head[3], head[4]))
+	return n, nil
 }
 
 func refuse(code wire.ReplyCode, err error) error {
@@ -189,19 +166,4 @@ func refuse(code wire.ReplyCode, err error) error {
 // and expect ten bytes of a failure.
 func AppendReply(b []byte, code wire.ReplyCode, bound netip.AddrPort) []byte {
 	return wire.AppendSOCKS5AddrPort(append(b, Version, byte(code), 0x00), bound)
-}
-
-// peek waits for n bytes. An end inside of them is io.ErrUnexpectedEOF, one
-// before them io.EOF.
-func peek(r *bufio.Reader, n int) ([]byte, error) {
-	b, err := r.Peek(n)
-	if errors.Is(err, io.EOF) && len(b) > 0 {
-		err = io.ErrUnexpectedEOF
-	}
-	return b, err
-}
-
-func discard(r *bufio.Reader, n int) error {
-	_, err := r.Discard(n)
-	return err
 }

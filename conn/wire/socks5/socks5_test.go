@@ -1,13 +1,10 @@
 package socks5
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
-	"io"
 	"net/netip"
 	"testing"
-	"testing/iotest"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -15,11 +12,7 @@ import (
 	"cleversocks/conn/wire"
 )
 
-func reader(b []byte) *bufio.Reader {
-	return bufio.NewReaderSize(bytes.NewReader(b), MinBuffer)
-}
-
-func TestReadMethods(t *testing.T) {
+func TestParseMethods(t *testing.T) {
 	all := append([]byte{5, 255}, make([]byte, 255)...)
 	for i := range 255 {
 		all[2+i] = byte(i)
@@ -36,13 +29,12 @@ func TestReadMethods(t *testing.T) {
 		"all 255":          {in: all, has: []Method{0, 1, 2, 63, 64, 128, 254}, not: []Method{MethodNoAcceptable}},
 		"pipelined":        {in: []byte{5, 1, 0, 5, 1, 0}, has: []Method{MethodNone}, left: 3},
 		"other version":    {in: []byte{4, 1, 0}, err: ErrMalformed},
-		"nothing":          {in: nil, err: io.EOF},
-		"ends in the list": {in: []byte{5, 3, 0, 1}, err: io.ErrUnexpectedEOF},
+		"nothing":          {in: nil, err: wire.ErrShort},
+		"ends in the list": {in: []byte{5, 3, 0, 1}, err: wire.ErrShort},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			r := reader(tt.in)
-			got, err := ReadMethods(r)
+			got, n, err := ParseMethods(tt.in)
 			if !errors.Is(err, tt.err) {
 				t.Fatalf("error %v, want %v", err, tt.err)
 			}
@@ -59,14 +51,14 @@ func TestReadMethods(t *testing.T) {
 					t.Errorf("method %#x was not offered", m)
 				}
 			}
-			if rest, _ := io.ReadAll(r); len(rest) != tt.left {
-				t.Errorf("%d bytes left, want %d", len(rest), tt.left)
+			if left := len(tt.in) - n; left != tt.left {
+				t.Errorf("%d bytes left, want %d", left, tt.left)
 			}
 		})
 	}
 }
 
-func TestReadCredentials(t *testing.T) {
+func TestParseCredentials(t *testing.T) {
 	tests := map[string]struct {
 		in             []byte
 		user, password string
@@ -77,12 +69,12 @@ func TestReadCredentials(t *testing.T) {
 		"not UTF-8":      {in: []byte{1, 1, 0xff, 2, 0x80, 0}, user: "\xff", password: "\x80\x00"},
 		"longest":        {in: bytes.Join([][]byte{{1, 255}, bytes.Repeat([]byte("u"), 255), {255}, bytes.Repeat([]byte("p"), 255)}, nil), user: string(bytes.Repeat([]byte("u"), 255)), password: string(bytes.Repeat([]byte("p"), 255))},
 		"other version":  {in: []byte{5, 1, 'a', 1, 'b'}, err: ErrMalformed},
-		"ends in a name": {in: []byte{1, 5, 'a'}, err: io.ErrUnexpectedEOF},
-		"no password":    {in: []byte{1, 1, 'a', 3, 'b'}, err: io.ErrUnexpectedEOF},
+		"ends in a name": {in: []byte{1, 5, 'a'}, err: wire.ErrShort},
+		"no password":    {in: []byte{1, 1, 'a', 3, 'b'}, err: wire.ErrShort},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			user, password, err := ReadCredentials(reader(tt.in))
+			user, password, _, err := ParseCredentials(tt.in)
 			if !errors.Is(err, tt.err) {
 				t.Fatalf("error %v, want %v", err, tt.err)
 			}
@@ -93,22 +85,7 @@ func TestReadCredentials(t *testing.T) {
 	}
 }
 
-// The handshake buffer goes back to a pool: a password must not stay in it.
-func TestReadCredentialsClearsTheBuffer(t *testing.T) {
-	r := reader([]byte("\x01\x01a\x06secret"))
-	if _, err := r.Peek(10); err != nil {
-		t.Fatal(err)
-	}
-	buffered, _ := r.Peek(r.Buffered())
-	if _, _, err := ReadCredentials(r); err != nil {
-		t.Fatal(err)
-	}
-	if bytes.Contains(buffered[:cap(buffered)], []byte("secret")) {
-		t.Error("the password is still in the reader's buffer")
-	}
-}
-
-func TestReadRequest(t *testing.T) {
+func TestParseRequest(t *testing.T) {
 	name := func(s string) []byte { return append([]byte{5, 1, 0, 3, byte(len(s))}, s...) }
 	tests := map[string]struct {
 		in    []byte
@@ -131,12 +108,12 @@ func TestReadRequest(t *testing.T) {
 		"version 4":          {in: []byte{4, 1, 0, 1, 192, 0, 2, 7, 0, 1}, reply: wire.ReplyGeneralFailure, err: ErrMalformed},
 		"address type alone": {in: []byte{5, 1, 0, 9}, reply: wire.ReplyAddressTypeNotSupported, err: ErrMalformed},
 		"version alone":      {in: []byte{4}, reply: wire.ReplyGeneralFailure, err: ErrMalformed},
-		"ends in the middle": {in: []byte{5, 1, 0, 1, 192, 0}, err: io.ErrUnexpectedEOF},
-		"nothing":            {err: io.EOF},
+		"ends in the middle": {in: []byte{5, 1, 0, 1, 192, 0}, err: wire.ErrShort},
+		"nothing":            {err: wire.ErrShort},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			got, err := ReadRequest(reader(tt.in))
+			got, _, err := ParseRequest(tt.in)
 			if !errors.Is(err, tt.err) {
 				t.Fatalf("error %v, want %v", err, tt.err)
 			}
@@ -153,11 +130,9 @@ func TestReadRequest(t *testing.T) {
 
 // Five bytes were awaited before any was looked at, so that a request which
 // was wrong before that had no answer until the handshake timed out.
-func TestReadRequestJudgesEachByteAsItComes(t *testing.T) {
+func TestParseRequestJudgesEachByteAsItComes(t *testing.T) {
 	for _, in := range [][]byte{{4}, {4, 1, 0, 1}, {5, 1, 0, 9}, {5, 1, 0, 0}} {
-		open := errors.New("the client says no more, and waits")
-		r := bufio.NewReaderSize(io.MultiReader(bytes.NewReader(in), iotest.ErrReader(open)), MinBuffer)
-		_, err := ReadRequest(r)
+		_, _, err := ParseRequest(in)
 		if _, ok := errors.AsType[*RequestError](err); !ok {
 			t.Errorf("% x: %v, want a refusal", in, err)
 		}
@@ -182,7 +157,7 @@ func TestAppendReply(t *testing.T) {
 	}
 }
 
-// A byte a segment, or all at once: the same message.
+// A message is the same with bytes behind it, and none while one is missing.
 func TestSegmentation(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		host := rapid.StringMatching(`[a-z]{1,20}\.[a-z]{2,9}`).Draw(t, "host")
@@ -192,44 +167,54 @@ func TestSegmentation(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		whole, errWhole := ReadRequest(reader(msg))
-		bytewise, errBytewise := ReadRequest(bufio.NewReaderSize(iotest.OneByteReader(bytes.NewReader(msg)), MinBuffer))
-		if errWhole != nil || errBytewise != nil || whole != bytewise || whole.Dest.Name != host || whole.Dest.Port != port {
-			t.Fatalf("%v %v, %v %v", whole, errWhole, bytewise, errBytewise)
+		for cut := range msg {
+			if _, n, err := ParseRequest(msg[:cut]); !errors.Is(err, wire.ErrShort) || n != 0 {
+				t.Fatalf("%d of %d bytes: %d, %v", cut, len(msg), n, err)
+			}
+		}
+		got, n, err := ParseRequest(append(bytes.Clone(msg), "ahead"...))
+		if err != nil || n != len(msg) || got.Dest.Name != host || got.Dest.Port != port {
+			t.Fatalf("%v, %d of %d bytes, %v", got, n, len(msg), err)
 		}
 	})
 }
 
-func FuzzReadMethods(f *testing.F) {
+func FuzzParseMethods(f *testing.F) {
 	f.Add([]byte{5, 2, 0, 2})
 	f.Add([]byte{5, 0})
 	f.Fuzz(func(t *testing.T, in []byte) {
-		r := reader(in)
-		if _, err := ReadMethods(r); err == nil && in[0] != Version {
-			t.Error("accepted another version")
+		_, n, err := ParseMethods(in)
+		if err == nil && (in[0] != Version || n > len(in)) {
+			t.Errorf("accepted %d bytes of % x", n, in)
 		}
 	})
 }
 
-func FuzzReadCredentials(f *testing.F) {
+func FuzzParseCredentials(f *testing.F) {
 	f.Add([]byte("\x01\x05alice\x06secret"))
 	f.Add([]byte{1, 0, 0})
 	f.Fuzz(func(t *testing.T, in []byte) {
-		user, password, err := ReadCredentials(reader(in))
+		user, password, _, err := ParseCredentials(in)
 		if err == nil && !bytes.HasPrefix(in, bytes.Join([][]byte{{1, byte(len(user))}, user, {byte(len(password))}, password}, nil)) {
 			t.Errorf("%q %q do not stand in the message", user, password)
 		}
 	})
 }
 
-func FuzzReadRequest(f *testing.F) {
+func FuzzParseRequest(f *testing.F) {
 	f.Add([]byte{5, 1, 0, 1, 192, 0, 2, 7, 1, 187})
 	f.Add([]byte{5, 1, 0, 3, 3, 'a', '.', 'b', 0, 80})
 	f.Add([]byte{5, 3, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 80})
 	f.Fuzz(func(t *testing.T, in []byte) {
-		req, err := ReadRequest(reader(in))
+		req, n, err := ParseRequest(in)
+		if _, isRefused := errors.AsType[*RequestError](err); err != nil && !isRefused && !errors.Is(err, wire.ErrShort) {
+			t.Errorf("an error that is no refusal: %v", err)
+		}
 		if err != nil {
 			return
+		}
+		if n > len(in) || n > MaxMessage {
+			t.Errorf("%d of %d bytes", n, len(in))
 		}
 		if req.Dest.IsName() == req.Dest.IP.IsValid() && req.Command != wire.CommandUDPAssociate {
 			t.Errorf("neither a name nor an address, or both: %+v", req.Dest)
