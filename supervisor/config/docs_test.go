@@ -10,10 +10,12 @@ import (
 // TestRecipes loads every configuration that the documents show.
 func TestRecipes(t *testing.T) {
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "members.txt"), []byte("socks5://user:secret@192.0.2.1\n"), 0o600); err != nil {
-		t.Fatal(err)
+	for name, text := range map[string]string{"members.txt": "socks5://user:secret@192.0.2.1\n", "denied.txt": "192.0.2.0/24\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
-	for _, name := range []string{"upstreams.md", "resolver.md"} {
+	for _, name := range []string{"access.md", "protocols.md", "upstreams.md", "resolver.md"} {
 		text, err := os.ReadFile(filepath.Join("..", "..", "docs", name))
 		if err != nil {
 			t.Fatal(err)
