@@ -131,7 +131,7 @@ func (g *Group) Admit(c net.Conn, listener string) (refused string) {
 
 // begin starts an admitted session's task, once before has run.
 func (g *Group) begin(s *session, before func()) {
-	s.ctx, s.cancel = context.WithCancelCause(g.base)
+	s.ctx, s.cancel = s.scope.begin(g.base)
 	if before != nil {
 		before()
 	}
@@ -283,6 +283,7 @@ func (g *Group) Serve(ctx context.Context) error {
 		g.awaitEmpty(timeout)
 	}
 	g.endAll(relay.ErrDrained)
+	g.endTunnels(relay.ErrDrained)
 	<-g.empty
 	_ = g.tasks.Wait() // each has told its own panic
 	return errors.Join(suture.ErrDoNotRestart, ctx.Err())

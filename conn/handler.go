@@ -227,13 +227,14 @@ func (h *Handler) relay(s *session, end func(*session)) {
 	s.relaying.Store(true)
 	h.access.opened(s)
 	options.Panicked = func(p any) { s.panicked(h.panics, "relay", p) }
-	relay.Start(s.ctx, bare(s.conn), s.server, options, func(r relay.Result) {
+	t := relay.Start(bare(s.conn), s.server, options, func(r relay.Result) {
 		s.cause, s.err = r.Cause, r.Err
 		if s.cause == cause.Quota {
 			h.metrics.Auth.QuotaExceeded.Inc()
 		}
 		end(s)
 	})
+	s.scope.handTo(t)
 }
 
 func addrPort(a net.Addr) netip.AddrPort {

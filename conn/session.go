@@ -41,8 +41,9 @@ type session struct {
 	notes     []string          // of the door, for the record
 	started   time.Time
 
-	ctx    context.Context //nolint:containedctx // the session is the scope
+	ctx    context.Context //nolint:containedctx // the session's scope
 	cancel context.CancelCauseFunc
+	scope  scope // what the two are, of a session in a group
 
 	policy   *Policy
 	protocol wire.Protocol

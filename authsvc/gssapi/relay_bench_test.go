@@ -54,7 +54,7 @@ func benchRelay(b *testing.B, etype int32, level gssapi.Level, up bool) {
 		go func() { served <- r.Serve(ctx) }()
 	}
 	over := make(chan struct{})
-	relay.Start(ctx, gssapi.NewConn(near, near, grant.Security, level), far, relay.Options{Pools: pools}, func(relay.Result) { close(over) })
+	relay.Start(gssapi.NewConn(near, near, grant.Security, level), far, relay.Options{Pools: pools}, func(relay.Result) { close(over) })
 	b.SetBytes(transfer)
 	b.ReportAllocs()
 	for b.Loop() {

@@ -1,14 +1,13 @@
 package relay
 
 import (
-	"context"
 	"errors"
 
 	"cleversocks/conn/cause"
 )
 
-// EndError is a reason to end a relay from outside. Cancel the relay's context
-// with it as the cause, or return it from a Meter.
+// EndError is a reason to end a relay from outside: give it to Tunnel.End, or
+// return it from a Meter.
 type EndError struct {
 	Cause string // one of the names of package cause
 }
@@ -50,20 +49,23 @@ type verdict struct {
 }
 
 // note keeps v if it outranks what is known. The caller holds t.mu.
-func (t *tunnel) note(v verdict) {
+func (t *Tunnel) note(v verdict) {
 	if v.rank > t.verdict.rank {
 		t.verdict = v
 	}
 }
 
-// cancelled runs when the context ends before the tunnel does.
-func (t *tunnel) cancelled() {
-	defer t.callbacks.Done()
-	err := context.Cause(t.ctx)
+// End ends the tunnel from outside, for a reason that carries an *EndError, and
+// returns at once. Both sides see a reset: a stream cut short must not look
+// complete. On a tunnel that has ended it does nothing.
+func (t *Tunnel) End(reason error) {
 	over := t.locked(func() {
-		// A stream cut short must not look complete, hence the reset.
-		t.note(verdict{rank: rankFinal, cause: causeOf(err, cause.Drained), err: err, abort: true})
+		t.note(verdict{rank: rankFinal, cause: causeOf(reason, cause.Drained), err: reason, abort: true})
 		t.halt()
+		if t.hurried != nil {
+			close(t.hurried)
+			t.hurried = nil
+		}
 	})
 	if over {
 		t.finishLater()

@@ -255,7 +255,7 @@ func TestPanicInDone(t *testing.T) {
 	client, a := tcpPair(t)
 	server, b := tcpPair(t)
 	told := make(chan any, 1)
-	Start(t.Context(), a, b, Options{Pools: pools, Panicked: func(v any) { told <- v }}, func(Result) { panic("boom") })
+	Start(a, b, Options{Pools: pools, Panicked: func(v any) { told <- v }}, func(Result) { panic("boom") })
 	shut(client)
 	wantEOF(t, server)
 	shut(server)

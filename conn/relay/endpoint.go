@@ -63,29 +63,28 @@ func (e *end) resetOnClose() {
 func Reset(ctx context.Context, conn net.Conn) {
 	var e end
 	e.init(conn)
-	e.resetWhenDelivered(ctx)
+	e.resetWhenDelivered(ctx.Done())
 	_ = conn.Close()
 }
 
 // resetWhenDelivered waits until the peer has taken what is queued for it, and
 // makes Close send a reset. A linger of 0 at once would drop the queue.
-func (e *end) resetWhenDelivered(ctx context.Context) {
+func (e *end) resetWhenDelivered(hurried <-chan struct{}) {
 	if e.queued() > 0 {
-		e.awaitDelivery(ctx)
+		e.awaitDelivery(hurried)
 	}
 	e.resetOnClose()
 }
 
-func (e *end) awaitDelivery(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, deliverTimeout)
-	defer cancel()
+func (e *end) awaitDelivery(hurried <-chan struct{}) {
+	until := time.Now().Add(deliverTimeout)
 	// Linux has no event for an empty send queue.
 	wait := time.Millisecond
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
-	for e.queued() > 0 {
+	for e.queued() > 0 && time.Now().Before(until) {
 		select {
-		case <-ctx.Done():
+		case <-hurried:
 			return
 		case <-timer.C:
 		}

@@ -18,11 +18,11 @@ type idleCheck struct {
 	quiet  time.Duration // for how long nothing has happened
 }
 
-func (t *tunnel) idleStep() time.Duration { return max(t.o.Idle/idleChecks, time.Millisecond) }
+func (t *Tunnel) idleStep() time.Duration { return max(t.o.Idle/idleChecks, time.Millisecond) }
 
 // startIdleChecks starts the idle timeout. The caller holds t.mu, so the first
 // check finds the timer.
-func (t *tunnel) startIdleChecks() {
+func (t *Tunnel) startIdleChecks() {
 	if t.o.Idle > 0 {
 		t.callbacks.Add(1)
 		t.idle.timer = time.AfterFunc(t.idleStep(), t.checkIdle)
@@ -30,7 +30,7 @@ func (t *tunnel) startIdleChecks() {
 }
 
 // stopIdleChecks is for a tunnel that is closing: no check starts another one.
-func (t *tunnel) stopIdleChecks() {
+func (t *Tunnel) stopIdleChecks() {
 	if t.idle.timer != nil && t.idle.timer.Stop() {
 		t.callbacks.Done()
 	}
@@ -38,7 +38,7 @@ func (t *tunnel) stopIdleChecks() {
 
 // checkIdle ends a tunnel that was silent for too long. One that was silent for
 // a while gets its pumps back from their goroutines.
-func (t *tunnel) checkIdle() {
+func (t *Tunnel) checkIdle() {
 	defer t.callbacks.Done()
 	over := t.locked(func() {
 		if t.closing {
@@ -65,7 +65,7 @@ func (t *tunnel) checkIdle() {
 // countSilence looks at what has happened since the last check. A slow peer
 // that drains its queue without making room for a write is alive too. A pause
 // of the meter's is no silence of the peers', and no sign of life either.
-func (t *tunnel) countSilence() {
+func (t *Tunnel) countSilence() {
 	bytes := t.o.Counters.In.Load() + t.o.Counters.Out.Load()
 	queued := t.client.queued() + t.server.queued()
 	switch {

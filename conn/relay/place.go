@@ -41,7 +41,7 @@ func (w *whereabouts) hasGoroutine() bool {
 }
 
 // halt ends both pumps now. The caller holds t.mu.
-func (t *tunnel) halt() {
+func (t *Tunnel) halt() {
 	t.in.halt()
 	t.out.halt()
 }

@@ -14,7 +14,7 @@ const firstRead = 512
 // reactor (turn.go), or by a goroutine of its own (goroutine.go). A chunk is
 // delivered whole before the next one is read: that is the backpressure.
 type pump struct {
-	t        *tunnel
+	t        *Tunnel
 	src, dst *end
 	counter  *atomic.Int64
 	metric   *metrics.Counter
@@ -43,7 +43,7 @@ type pump struct {
 	streak    uint8 // large chunks in a row
 }
 
-func (p *pump) init(t *tunnel, dir Direction, src, dst *end, counter *atomic.Int64) {
+func (p *pump) init(t *Tunnel, dir Direction, src, dst *end, counter *atomic.Int64) {
 	p.t, p.dir, p.src, p.dst, p.counter = t, dir, src, dst, counter
 	if t.o.Meter != nil {
 		p.booking = new(booking)

@@ -35,14 +35,14 @@ type Reactor struct {
 	again  []task // this goroutine's: what used up its turn
 
 	mu      sync.Mutex
-	slots   []*tunnel // by the number that the kernel holds for us
+	slots   []*Tunnel // by the number that the kernel holds for us
 	free    []int32   // slots to use
 	retired []int32   // slots whose events may still be in ready
 }
 
 // task is a relay whose pumps may have work.
 type task struct {
-	tunnel  *tunnel
+	tunnel  *Tunnel
 	in, out readiness
 }
 
@@ -145,7 +145,7 @@ func (r *Reactor) look(fd uintptr) int {
 }
 
 // taskOf is what the events of one of a tunnel's sockets give its pumps to do.
-func taskOf(t *tunnel, events uint32, side int32) task {
+func taskOf(t *Tunnel, events uint32, side int32) task {
 	var source, destination readiness // of the socket, as each of the two
 	const gone = unix.EPOLLHUP | unix.EPOLLERR
 	if events&(unix.EPOLLIN|unix.EPOLLRDHUP|gone) != 0 {
@@ -176,7 +176,7 @@ const arrivals = unix.EPOLLIN | unix.EPOLLRDHUP
 
 // add has the tunnel's sockets watched. The caller holds t.mu, so no event is
 // served before both are.
-func (r *Reactor) add(t *tunnel) bool {
+func (r *Reactor) add(t *Tunnel) bool {
 	r.mu.Lock()
 	if last := len(r.free) - 1; last >= 0 {
 		t.slot = r.free[last]
@@ -196,7 +196,7 @@ func (r *Reactor) add(t *tunnel) bool {
 }
 
 // remove forgets a tunnel whose sockets are closed or not watched.
-func (r *Reactor) remove(t *tunnel) {
+func (r *Reactor) remove(t *Tunnel) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.slots[t.slot] = nil
@@ -213,13 +213,13 @@ func (r *Reactor) watch(e *end, operation int, events uint32, slot, side int32) 
 
 // join gives the tunnel's pumps to its reactor. It fails for want of memory
 // alone. The caller holds t.mu.
-func (t *tunnel) join() bool { return t.reactor.add(t) }
+func (t *Tunnel) join() bool { return t.reactor.add(t) }
 
 // watchForRoom has the reactor report room in a destination that had none.
 // Until a write has found none it is not watched for: the kernel would report
 // at once that there is room, and wake the reactor for each new tunnel. From
 // then on it stays watched. The caller holds t.mu.
-func (t *tunnel) watchForRoom(e *end) {
+func (t *Tunnel) watchForRoom(e *end) {
 	if e.watched&unix.EPOLLOUT == 0 {
 		t.rewatch()
 	}
@@ -227,7 +227,7 @@ func (t *tunnel) watchForRoom(e *end) {
 
 // rewatch has the reactor report what its pumps wait for, the state now
 // included, and nothing for a pump that has a goroutine. The caller holds t.mu.
-func (t *tunnel) rewatch() {
+func (t *Tunnel) rewatch() {
 	if t.watchAs(&t.client, &t.in, &t.out, clientSide) && t.watchAs(&t.server, &t.out, &t.in, serverSide) {
 		return
 	}
@@ -240,7 +240,7 @@ var errWatch = errors.New("relay lost its reactor")
 
 // watchAs has an end watched for the pump that reads from it and the one that
 // writes to it.
-func (t *tunnel) watchAs(e *end, reader, writer *pump, side int32) bool {
+func (t *Tunnel) watchAs(e *end, reader, writer *pump, side int32) bool {
 	var events uint32
 	if !reader.place.hasGoroutine() {
 		events = arrivals
@@ -290,7 +290,7 @@ func (p *Pools) closeReactors() {
 
 // chooseReactor gives the tunnel a reactor, if there is one and both ends can
 // be watched.
-func (t *tunnel) chooseReactor() {
+func (t *Tunnel) chooseReactor() {
 	p := t.o.Pools
 	if p == nil || len(p.reactors.all) == 0 || t.client.raw == nil || t.server.raw == nil {
 		return
@@ -300,4 +300,4 @@ func (t *tunnel) chooseReactor() {
 }
 
 // leave is for when both conns are closed.
-func (t *tunnel) leave() { t.reactor.remove(t) }
+func (t *Tunnel) leave() { t.reactor.remove(t) }

@@ -6,7 +6,7 @@
 //	for _, reactor := range pools.Reactors() {
 //		tree.Add(reactor)
 //	}
-//	relay.Start(ctx, client, server, relay.Options{
+//	tunnel := relay.Start(client, server, relay.Options{
 //		Idle:    15 * time.Minute,
 //		Pools:   pools,
 //		Metrics: &registry.Relay,
@@ -21,7 +21,6 @@
 package relay
 
 import (
-	"context"
 	"net"
 	"sync/atomic"
 	"time"
@@ -96,13 +95,13 @@ type Options struct {
 type Result struct {
 	In, Out int64  // bytes delivered, client to server and server to client
 	Cause   string // one of the names of package cause
-	Err     error  // what a socket, the context or the meter said; nil after a clean or idle end
+	Err     error  // what a socket, End's caller or the meter said; nil after a clean or idle end
 }
 
 // Start moves bytes between client and server until both directions have ended,
-// the relay was idle for too long, or ctx is cancelled. It returns at once, and
-// owns both conns from the call on: nobody else may read, write, set deadlines
-// or close. To end it early, cancel ctx, with an *EndError as the cause.
+// the relay was idle for too long, or End is called. It returns at once, and owns
+// both conns from the call on: nobody else may read, write, set deadlines or
+// close.
 //
 // done is called once, when both conns are closed; no descriptor is left then.
 // It must return at once: it may run on a reactor, where other relays wait. The
@@ -111,6 +110,8 @@ type Result struct {
 // An end of stream is passed on as CloseWrite and leaves the other direction
 // open. A failing side is passed on as a reset, after what it sent before has
 // been delivered.
-func Start(ctx context.Context, client, server net.Conn, o Options, done func(Result)) {
-	newTunnel(ctx, client, server, o, done).start()
+func Start(client, server net.Conn, o Options, done func(Result)) *Tunnel {
+	t := newTunnel(client, server, o, done)
+	t.start()
+	return t
 }

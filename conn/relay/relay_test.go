@@ -92,10 +92,16 @@ func pairOver(t *testing.T, network, address string) (peer, relayed net.Conn) {
 	return peer, relayed
 }
 
+// startUntil is Start for a relay that ends with a context.
+func startUntil(ctx context.Context, client, server net.Conn, o Options, done func(Result)) {
+	t := Start(client, server, o, done)
+	context.AfterFunc(ctx, func() { t.End(context.Cause(ctx)) })
+}
+
 // run is Start for who waits.
 func run(ctx context.Context, client, server net.Conn, o Options) Result {
 	ended := make(chan Result, 1)
-	Start(ctx, client, server, o, func(r Result) { ended <- r })
+	startUntil(ctx, client, server, o, func(r Result) { ended <- r })
 	return <-ended
 }
 
@@ -127,7 +133,7 @@ func open(t *testing.T, pair func(*testing.T) (net.Conn, net.Conn), o Options) *
 	ctx, cancel := context.WithCancelCause(t.Context())
 	result := make(chan Result, 1)
 	tun := &testTunnel{client: client, server: server, counters: o.Counters, result: result, cancel: cancel}
-	Start(ctx, a, b, o, func(r Result) { result <- r }) // returns
+	startUntil(ctx, a, b, o, func(r Result) { result <- r }) // returns
 	t.Cleanup(func() {
 		cancel(nil)
 		_ = client.Close()

@@ -20,7 +20,7 @@ func TestStuckPipesAreShared(t *testing.T) {
 		server, b := tcpPair(t)
 		counters := new(Counters)
 		ended := make(chan Result, 1)
-		Start(t.Context(), a, b, Options{Pools: pools, Counters: counters}, func(r Result) { ended <- r })
+		Start(a, b, Options{Pools: pools, Counters: counters}, func(r Result) { ended <- r })
 		tun := &testTunnel{client: client, server: server, counters: counters, result: ended}
 		t.Cleanup(func() { shut(tun.client); shut(tun.server); tun.wait(t) })
 		stuck = append(stuck, tun)

@@ -65,12 +65,12 @@ func (p *Pools) openReactors(int) {}
 
 func (p *Pools) closeReactors() {}
 
-func (t *tunnel) chooseReactor() {}
+func (t *Tunnel) chooseReactor() {}
 
-func (t *tunnel) join() bool { return false }
+func (t *Tunnel) join() bool { return false }
 
-func (t *tunnel) rewatch() {}
+func (t *Tunnel) rewatch() {}
 
-func (t *tunnel) watchForRoom(*end) {}
+func (t *Tunnel) watchForRoom(*end) {}
 
-func (t *tunnel) leave() {}
+func (t *Tunnel) leave() {}

@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -11,10 +10,9 @@ import (
 	"cleversocks/conn/cause"
 )
 
-// tunnel is one relay: two ends, and a pump for each direction. There is one for
+// Tunnel is one relay: two ends, and a pump for each direction. There is one for
 // each open tunnel of the daemon, so what it holds while idle counts.
-type tunnel struct {
-	ctx     context.Context
+type Tunnel struct {
 	o       Options
 	done    func(Result)
 	started time.Time
@@ -27,22 +25,22 @@ type tunnel struct {
 
 	// callbacks counts the goroutines and timers that may still use the tunnel.
 	// finish waits for them.
-	callbacks  sync.WaitGroup
-	stopCancel func() bool // takes the context's callback back
-	idle       idleCheck
+	callbacks sync.WaitGroup
+	idle      idleCheck
 
 	// mu is held by whoever changes a pump's place, and by the reactor while it
 	// moves a pump. ARCHITECTURE.md says which locks may be taken under it.
 	mu      sync.Mutex
-	closing bool // both pumps have ended, and finish is under way
+	closing bool          // both pumps have ended, and finish is under way
+	hurried chan struct{} // closed to cut the wait of finish short; nil: it does not wait
 	verdict verdict
 }
 
-func newTunnel(ctx context.Context, client, server net.Conn, o Options, done func(Result)) *tunnel {
+func newTunnel(client, server net.Conn, o Options, done func(Result)) *Tunnel {
 	if o.BufferSize <= 0 {
 		o.BufferSize = DefaultBufferSize
 	}
-	t := &tunnel{ctx: ctx, o: o, done: done, started: time.Now()}
+	t := &Tunnel{o: o, done: done, started: time.Now()}
 	if t.o.Counters == nil {
 		t.o.Counters = &t.own
 	}
@@ -58,14 +56,12 @@ func newTunnel(ctx context.Context, client, server net.Conn, o Options, done fun
 
 // start gives the pumps to a reactor, or each to a new goroutine, whose stack is
 // small.
-func (t *tunnel) start() {
+func (t *Tunnel) start() {
 	// Handshake deadlines must not end the tunnel. A conn that cannot take a
 	// deadline fails its first read too.
 	_ = t.client.conn.SetDeadline(time.Time{})
 	_ = t.server.conn.SetDeadline(time.Time{})
 	over := t.locked(func() {
-		t.callbacks.Add(1)
-		t.stopCancel = context.AfterFunc(t.ctx, t.cancelled)
 		t.startIdleChecks()
 		t.chooseReactor()
 		if t.reactor != nil && t.join() {
@@ -83,7 +79,7 @@ func (t *tunnel) start() {
 // locked runs f under the tunnel's lock. A panic in f ends the tunnel, and goes
 // no further. It reports whether both pumps have ended by now: then it is the
 // caller who finishes the tunnel, and nobody else is told so.
-func (t *tunnel) locked(f func()) (over bool) {
+func (t *Tunnel) locked(f func()) (over bool) {
 	t.mu.Lock()
 	defer func() {
 		t.contain(recover())
@@ -97,7 +93,7 @@ func (t *tunnel) locked(f func()) (over bool) {
 
 // contain ends the tunnel for a panic with v, which is nil if there was none.
 // The caller holds t.mu.
-func (t *tunnel) contain(v any) {
+func (t *Tunnel) contain(v any) {
 	if v == nil {
 		return
 	}
@@ -111,22 +107,18 @@ func (t *tunnel) contain(v any) {
 }
 
 // finishLater is finish for a callback or a reactor, which must not wait.
-func (t *tunnel) finishLater() { go t.finish() }
+func (t *Tunnel) finishLater() { go t.finish() }
 
 // finish closes both conns, waits for the callbacks and reports.
-func (t *tunnel) finish() {
+func (t *Tunnel) finish() {
 	t.stopIdleChecks()
-	if t.client.dead {
-		t.server.resetWhenDelivered(t.ctx)
-	}
-	if t.server.dead {
-		t.client.resetWhenDelivered(t.ctx)
-	}
-	if t.stopCancel() {
-		t.callbacks.Done()
+	if t.client.dead || t.server.dead {
+		t.deliverBeforeReset()
 	}
 	t.callbacks.Wait()
-	v := t.verdict // nobody is left to change it
+	t.mu.Lock()
+	v := t.verdict
+	t.mu.Unlock()
 	if v.abort {
 		t.client.resetOnClose()
 		t.server.resetOnClose()
@@ -145,9 +137,28 @@ func (t *tunnel) finish() {
 	t.report(r)
 }
 
+// deliverBeforeReset has the side that is left take what is queued for it, before
+// it sees a reset.
+func (t *Tunnel) deliverBeforeReset() {
+	hurried := make(chan struct{})
+	t.mu.Lock()
+	if t.verdict.abort {
+		close(hurried)
+	} else {
+		t.hurried = hurried
+	}
+	t.mu.Unlock()
+	if t.client.dead {
+		t.server.resetWhenDelivered(hurried)
+	}
+	if t.server.dead {
+		t.client.resetWhenDelivered(hurried)
+	}
+}
+
 // report calls done. A panic there is a defect of the owner's, and must not end
 // the tunnels of others.
-func (t *tunnel) report(r Result) {
+func (t *Tunnel) report(r Result) {
 	defer func() {
 		if v := recover(); v != nil && t.o.Panicked != nil {
 			t.o.Panicked(v)

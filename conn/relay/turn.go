@@ -18,7 +18,7 @@ const (
 // turn moves the pumps that may have something to do, in a reactor's tunnel. It
 // returns what those that used up their turn go on with in the next one, and
 // whether the caller has to finish the tunnel.
-func (t *tunnel) turn(in, out readiness) (againIn, againOut readiness, over bool) {
+func (t *Tunnel) turn(in, out readiness) (againIn, againOut readiness, over bool) {
 	over = t.locked(func() {
 		if t.reactor == nil {
 			return // it could not join after all
