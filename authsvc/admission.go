@@ -27,7 +27,7 @@ type Admission struct {
 	log       *slog.Logger
 	outcomes  metrics.CounterVec2 // by method and outcome
 	refused   metrics.CounterVec2 // by method and reason
-	seed      maphash.Seed        // of this generation: a reload may make wrong credentials right
+	seed      maphash.Seed        // of the tags of credentials; new with each reload, which may make wrong ones right
 }
 
 // AdmissionOptions is what an Admission is made of.
@@ -41,6 +41,10 @@ type AdmissionOptions struct {
 	// Accounts finds the settings of a user that an authenticator vouches for;
 	// nil: nobody has any.
 	Accounts func(name string) *Account
+	// Before is the generation before, where the accounts alone are others: the
+	// wrong credentials that sources have tried are known still, but for those
+	// of users who have another password now. Nil: all are forgotten.
+	Before   *Admission
 	Throttle *Throttle    // bans; nil: nobody is banned
 	Log      *slog.Logger // failures, for fail2ban; nil: nowhere
 	Outcomes metrics.CounterVec2
@@ -55,6 +59,9 @@ func NewAdmission(o AdmissionOptions) *Admission {
 	}
 	if a.accounts == nil {
 		a.accounts = func(string) *Account { return nil }
+	}
+	if o.Before != nil {
+		a.seed = o.Before.seed
 	}
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
@@ -139,7 +146,7 @@ func (a *Admission) check(ctx context.Context, try *Attempt) (Grant, error) {
 		}
 		return grant, err
 	}
-	flight, ban, err := a.throttle.Begin(ctx, try.Source, try.Credentials.tag(a.seed))
+	flight, ban, err := a.throttle.Begin(ctx, try.Source, a.tag(try.Credentials))
 	if err != nil {
 		a.failed(ctx, try, err, ban)
 		return Grant{}, err
@@ -165,6 +172,16 @@ func (a *Admission) check(ctx context.Context, try *Attempt) (Grant, error) {
 		a.failed(ctx, try, err, ban)
 	}
 	return grant, err
+}
+
+// tag stands for credentials among the tries of one source, for as long as
+// their user has the same password.
+func (a *Admission) tag(c Credentials) uint64 {
+	tag := c.tag(a.seed)
+	if account := a.accounts(c.Name()); account != nil {
+		tag ^= account.stamp
+	}
+	return tag
 }
 
 // ask is the first grant of an authenticator that accepts such credentials, or
@@ -194,11 +211,14 @@ func (a *Admission) ask(ctx context.Context, try *Attempt) (Grant, error) {
 }
 
 // Lapsed is the refusal of an identity, which came from here or from an earlier
-// generation, whose user is disabled now or may not come at this time; nil when
-// there is nothing of the kind.
+// generation, whose user was removed or disabled since, or may not come at this
+// time; nil when there is nothing of the kind.
 func (a *Admission) Lapsed(id Identity) *Refusal {
 	if id.User == "" || id.Account == nil && (id.Method == MethodNone || id.Method == MethodWhitelist) {
 		return nil // a name that nobody vouches for
+	}
+	if id.Account != nil && id.Account.Removed() {
+		return &Refusal{Reason: ReasonUser}
 	}
 	if account := cmp.Or(a.accounts(id.User), id.Account); account != nil {
 		return account.Refuses(time.Now())

@@ -5,6 +5,7 @@ package authsvc
 import (
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"time"
 )
 
@@ -61,8 +62,22 @@ type Account struct {
 	Egress         []netip.Prefix // source addresses: one, or one of a prefix
 	MaxAddresses   int            // distinct sources at once, see SourceKey; 0: any number
 	Validity       Validity
+	Note           string // an operator's own words
 	Where          string // "file:line" of the entry
+	// InFile: the user is a line of the users file, which can be changed while
+	// the daemon runs.
+	InFile bool
+
+	// removed is set when the user is taken out while the daemon runs. All
+	// generations of the account share it; nil: of an account that is in no
+	// Users.
+	removed *atomic.Bool
+	// stamp tells the user's password from another one, within this process.
+	stamp uint64
 }
+
+// Removed reports whether the user was taken out by Users.Remove.
+func (a *Account) Removed() bool { return a.removed != nil && a.removed.Load() }
 
 // AllowsFrom reports whether the user may come from addr, unmapped. The zone of
 // a link-local address is of no interest, yet a prefix would never hold it.

@@ -30,7 +30,7 @@ func ReadPassword(in *os.File, prompt io.Writer) ([]byte, error) {
 	if subtle.ConstantTimeCompare(first, second) != 1 {
 		return nil, errors.New("the two passwords differ")
 	}
-	return checkPassword(first)
+	return checked(first)
 }
 
 func ask(fd int, prompt io.Writer, text string) ([]byte, error) {
@@ -52,15 +52,23 @@ func readPasswordLine(in io.Reader) ([]byte, error) {
 		return nil, fmt.Errorf("read password: %w", err)
 	}
 	line, _, _ := bytes.Cut(data, []byte("\n"))
-	return checkPassword(bytes.TrimSuffix(line, []byte("\r")))
+	return checked(bytes.TrimSuffix(line, []byte("\r")))
 }
 
-func checkPassword(password []byte) ([]byte, error) {
-	switch {
-	case len(password) == 0:
-		return nil, errors.New("the password is empty")
-	case len(password) > maxPassword:
-		return nil, fmt.Errorf("the password is longer than %d bytes", maxPassword)
+func checked(password []byte) ([]byte, error) {
+	if err := CheckPassword(password); err != nil {
+		return nil, err
 	}
 	return password, nil
+}
+
+// CheckPassword is nil for a password that somebody can log in with.
+func CheckPassword(password []byte) error {
+	switch {
+	case len(password) == 0:
+		return errors.New("the password is empty")
+	case len(password) > maxPassword:
+		return fmt.Errorf("the password is longer than %d bytes", maxPassword)
+	}
+	return nil
 }

@@ -2,6 +2,7 @@ package authsvc
 
 import (
 	"bytes"
+	"context"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -9,6 +10,9 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"hash/maphash"
+	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -83,6 +87,24 @@ func (s *secret) same(o *secret, user string) bool {
 	return subtle.ConstantTimeCompare(s.sum, o.sum) == 1 && bytes.Equal(s.salt, o.salt)
 }
 
+var stampSeed = maphash.MakeSeed()
+
+// stamp tells a secret from others, in this process; 0: there is none.
+func (s *secret) stamp() uint64 {
+	if s == nil {
+		return 0
+	}
+	var h maphash.Hash
+	h.SetSeed(stampSeed)
+	for _, part := range [][]byte{[]byte(s.kind), s.salt, s.digest[:]} {
+		h.Write(part)
+	}
+	if s.kind != kindPlain { // whose sum is keyed anew by each generation
+		h.Write(s.sum)
+	}
+	return h.Sum64()
+}
+
 // seal stands for the secret of a user in a state file: it tells whether the
 // password is still the same, and is worth no more to whoever reads it than a
 // line of a users file. For a plain password it costs a hash, once.
@@ -126,6 +148,15 @@ func (s *secret) matches(key, password []byte) bool {
 
 var errNoHash = errors.New("neither an argon2id ($argon2id$v=19$...) nor a bcrypt ($2b$...) hash")
 
+// bcryptForms are the beginnings of bcrypt hashes.
+var bcryptForms = [][]byte{[]byte("$2a$"), []byte("$2b$"), []byte("$2y$")}
+
+// isOwnHash reports whether value begins like a hash that can be checked.
+func isOwnHash(value []byte) bool {
+	return bytes.HasPrefix(value, []byte("$argon2id$")) ||
+		slices.ContainsFunc(bcryptForms, func(form []byte) bool { return bytes.HasPrefix(value, form) })
+}
+
 // parseHash reads an argon2id hash in PHC string form or a bcrypt hash. Its
 // errors never repeat the value.
 func parseHash(value []byte) (*secret, error) {
@@ -134,10 +165,17 @@ func parseHash(value []byte) (*secret, error) {
 		return nil, errors.New("hash too long")
 	case bytes.HasPrefix(value, []byte("$argon2id$")):
 		return parseArgon2(string(value))
-	case bytes.HasPrefix(value, []byte("$2a$")), bytes.HasPrefix(value, []byte("$2b$")), bytes.HasPrefix(value, []byte("$2y$")):
+	case isOwnHash(value):
 		return parseBcrypt(value)
 	}
 	return nil, errForeign(value)
+}
+
+// CheckHash is nil for a hash that passwords can be checked against. Its errors
+// never repeat the value.
+func CheckHash(value []byte) error {
+	_, err := parseHash(value)
+	return err
 }
 
 func parseBcrypt(value []byte) (*secret, error) {
@@ -212,4 +250,11 @@ func Hash(password []byte) string {
 	rand.Read(s.salt)
 	s.sum = argon2.IDKey(password, s.salt, s.passes, s.memory, s.threads, 32)
 	return s.phc()
+}
+
+// Hash makes the hash of a password in turn with the passwords that are
+// checked. It returns ErrBusy when too many wait, or ctx's error.
+func (q *Queue) Hash(ctx context.Context, password []byte) (hash string, err error) {
+	err = q.Do(ctx, netip.Addr{}, nil, hashMemoryKiB<<10, func() { hash = Hash(password) })
+	return hash, err
 }

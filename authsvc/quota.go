@@ -47,16 +47,17 @@ func NewQuotas(s StateOptions) *Quotas {
 	return q
 }
 
-// Of is the usage of an account, nil when it has no quota. Look it up once a
-// connection. What the last Set said of the user counts, and not what a
+// Of is the usage of an account, also of one without a quota, which may be
+// given one while the connection is open. Nil: there is no account. Look it up
+// once a connection. What the last Set said of the user counts, and not what a
 // connection from before that brings along.
 func (q *Quotas) Of(a *Account) *Usage {
-	if a = q.latest(a); a == nil || a.QuotaBytes <= 0 || a.QuotaPeriod <= 0 {
+	if a = q.latest(a); a == nil {
 		return nil
 	}
 	u := q.usage(a.Name)
 	u.mu.Lock()
-	if u.limit == 0 { // later ones come by Set
+	if u.limit == 0 && a.QuotaPeriod > 0 { // later ones come by Set
 		u.limit, u.period = a.QuotaBytes, a.QuotaPeriod
 	}
 	u.mu.Unlock()
@@ -82,10 +83,14 @@ func (q *Quotas) Set(users *Users) {
 	defer q.mu.Unlock()
 	q.now = users
 	for name, u := range q.users {
+		entry := users.byName[name]
 		u.mu.Lock()
 		u.limit = 0
-		if entry := users.byName[name]; entry != nil && entry.QuotaPeriod > 0 {
+		if entry != nil && entry.QuotaPeriod > 0 {
 			u.limit, u.period = entry.QuotaBytes, entry.QuotaPeriod
+		}
+		if entry == nil && u.used == 0 {
+			delete(q.users, name)
 		}
 		u.mu.Unlock()
 	}
@@ -110,6 +115,9 @@ func (u *Usage) Moved(n int64) bool {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	if u.limit <= 0 {
+		return true // what moves meanwhile counts towards no quota that comes later
+	}
 	u.roll(time.Now())
 	if n > 0 {
 		if u.start.IsZero() {
@@ -118,7 +126,7 @@ func (u *Usage) Moved(n int64) bool {
 		u.used += n
 		u.dirty()
 	}
-	return u.limit <= 0 || u.used < u.limit
+	return u.used < u.limit
 }
 
 // Reserve books up to n bytes that are about to move: what is left of the quota

@@ -41,7 +41,7 @@ func TestQuotaLiftedDuringAHandshake(t *testing.T) {
 	open.Moved(alice.QuotaBytes)
 	lifted := UserOptions{Account: Account{Name: alice.Name}}
 	q.Set(newUsers(t, UsersOptions{Users: []UserOptions{lifted}}))
-	if q.Of(alice) != nil || !open.Moved(1) {
+	if !q.Of(alice).Moved(1) || !open.Moved(1) {
 		t.Error("the old quota is back")
 	}
 	lifted.Account = *alice
@@ -100,7 +100,7 @@ func TestQuotaPeriods(t *testing.T) {
 	})
 	var none *Usage
 	q, _ := newQuotas("", nil)
-	if none = q.Of(&Account{Name: "x"}); none != nil || !none.Moved(1<<40) {
+	if !none.Moved(1<<40) || !q.Of(&Account{Name: "x"}).Moved(1<<40) {
 		t.Error("no quota is a limit")
 	}
 }

@@ -9,7 +9,8 @@ import (
 
 // remembered knows the credentials that were right a while ago, by keyed
 // hash: neither the password nor anything that can be tried offline without
-// the key, which never leaves the process.
+// the key, which never leaves the process. All generations of the users share
+// it.
 type remembered struct {
 	key []byte
 	ttl time.Duration
@@ -27,8 +28,14 @@ func newRemembered(ttl time.Duration, most int) *remembered {
 	return &remembered{key: newKey(), ttl: ttl, until: until}
 }
 
-func (r *remembered) tag(user, password []byte) [32]byte {
-	return [32]byte(mac(r.key, user, password))
+// tag stands for a user's password together with what it was checked against,
+// so that a change of the latter forgets it. entry may be nil.
+func (r *remembered) tag(name, password []byte, entry *user) [32]byte {
+	var salt, sum []byte
+	if entry != nil {
+		salt, sum = entry.secret.salt, entry.secret.sum
+	}
+	return [32]byte(mac(r.key, name, password, salt, sum))
 }
 
 func (r *remembered) has(tag [32]byte) bool {

@@ -9,6 +9,8 @@ import (
 	"io"
 	"net/netip"
 	"slices"
+	"strconv"
+	"sync/atomic"
 	"time"
 
 	"cleversocks/metrics"
@@ -36,6 +38,10 @@ type UsersOptions struct {
 	// Open opens File, which the reader closes; nil: from the file system.
 	Open       func(path string) (io.ReadCloser, error)
 	AllowPlain bool // in Users and File
+	// Attributes reads what a line of File has behind its hash, into the
+	// account of a user whose limits are Defaults where it says nothing of
+	// them. Nil: no line may have any. Its errors hold no secret.
+	Attributes func(text string) (Account, error)
 	// User and Password are the single pair of -u and -P, always plain. An
 	// empty User means there is none.
 	User, Password string
@@ -43,16 +49,23 @@ type UsersOptions struct {
 	Queue *Queue
 	// Remember is how long a success needs no hash; 0: ten minutes.
 	Remember time.Duration
-	Metrics  *metrics.Auth
+	// Before are the users of the generation before, whose right passwords are
+	// remembered still, but for those that have changed; nil: there are none.
+	Before *Users
+	// Edited: nothing but File differs from Before's options, so that what has
+	// been read of attributes is still right.
+	Edited  bool
+	Metrics *metrics.Auth
 }
 
 // Users is the compiled set of everybody with an account. It never changes; a
-// reload makes a new one, which remembers no password of the old.
+// reload makes a new one.
 type Users struct {
 	key      []byte // of plain secrets
 	byName   map[string]*user
 	timed    []*Account // those whom time lets in or out
 	defaults Account
+	parse    func(name, attributes string) (Account, error)
 	inFile   int       // how many of them the users file has
 	schemes  []*secret // one of each scheme but plain
 	memory   int64     // bytes of the largest
@@ -63,14 +76,17 @@ type Users struct {
 
 type user struct {
 	Account
-	secret *secret // nil: no password
+	secret     *secret // nil: no password
+	attributes string  // of the users file, which the account was read from
 }
 
 // NewUsers compiles the users. The error names the entry's file and line.
 func NewUsers(o UsersOptions) (*Users, error) {
-	u := &Users{
-		key: newKey(), byName: map[string]*user{}, queue: o.Queue, metrics: o.Metrics, defaults: o.Defaults,
-		recent: newRemembered(cmp.Or(max(o.Remember, 0), 10*time.Minute), rememberedMost),
+	u := &Users{key: newKey(), byName: map[string]*user{}, queue: o.Queue, metrics: o.Metrics, defaults: o.Defaults, parse: o.parser()}
+	if o.Before != nil {
+		u.recent = o.Before.recent
+	} else {
+		u.recent = newRemembered(cmp.Or(max(o.Remember, 0), 10*time.Minute), rememberedMost)
 	}
 	for i := range o.Users {
 		if err := u.addEntry(i, &o.Users[i], o.AllowPlain); err != nil {
@@ -95,15 +111,47 @@ func NewUsers(o UsersOptions) (*Users, error) {
 		if old := u.byName[o.User]; old != nil && old.secret != nil {
 			return nil, fmt.Errorf("auth.user: user %q has a password already (%s)", o.User, old.Where)
 		}
-		u.give(o.User, plainSecret(u.key, []byte(o.Password)), "auth.user")
+		account := u.defaults
+		account.Name, account.Where = o.User, "auth.user"
+		u.give(&account, plainSecret(u.key, []byte(o.Password)))
 	}
 	u.collectSchemes()
-	for _, entry := range u.byName {
+	for name, entry := range u.byName {
 		if entry.Validity.timed() {
 			u.timed = append(u.timed, &entry.Account)
 		}
+		entry.stamp = entry.secret.stamp()
+		entry.removed = new(atomic.Bool)
+		if old := o.Before.Account(name); old != nil && !old.Removed() {
+			entry.removed = old.removed
+		}
 	}
 	return u, nil
+}
+
+// parser reads attributes; nil: nobody can. Those of an edited file are nearly
+// all known already.
+func (o *UsersOptions) parser() func(name, attributes string) (Account, error) {
+	if o.Attributes == nil {
+		return nil
+	}
+	return func(name, attributes string) (Account, error) {
+		if o.Edited && o.Before != nil {
+			if old := o.Before.byName[name]; old != nil && old.attributes == attributes {
+				return old.Account, nil
+			}
+		}
+		return o.Attributes(attributes)
+	}
+}
+
+// Remove marks a user who has been taken out while the daemon runs, so that
+// sessions of all generations end. One who is added later under the same name
+// is another user.
+func (u *Users) Remove(name string) {
+	if entry := u.byName[name]; entry != nil {
+		entry.removed.Store(true)
+	}
 }
 
 func newKey() []byte {
@@ -160,23 +208,48 @@ func (u *Users) addFile(path string, open func(string) (io.ReadCloser, error), a
 		return err
 	}
 	u.inFile = len(list)
-	for _, f := range list {
-		if old := u.byName[f.name]; old != nil && old.secret != nil {
-			return fmt.Errorf("users file %s: line %d: user %q has a password already (%s)", path, f.line, f.name, old.Where)
+	for i := range list {
+		if err := u.addLine(path, &list[i]); err != nil {
+			return fmt.Errorf("users file %s: line %d: user %q %w", path, list[i].line, list[i].name, err)
 		}
-		u.give(f.name, f.secret, fmt.Sprintf("%s:%d", path, f.line))
 	}
 	return nil
 }
 
-func (u *Users) give(name string, s *secret, where string) {
-	if old := u.byName[name]; old != nil {
-		old.secret = s
-		return
+func (u *Users) addLine(path string, f *fileUser) error {
+	old := u.byName[f.name]
+	if old != nil && old.secret != nil {
+		return fmt.Errorf("has a password already (%s)", old.Where)
 	}
 	account := u.defaults
-	account.Name, account.Where = name, where
-	u.byName[name] = &user{Account: account, secret: s}
+	if f.attributes != "" {
+		if old != nil {
+			return fmt.Errorf("has attributes here and limits in %s: keep them in one place", old.Where)
+		}
+		if u.parse == nil {
+			return errors.New("has something behind the hash, where nothing is expected")
+		}
+		var err error
+		if account, err = u.parse(f.name, f.attributes); err != nil {
+			return fmt.Errorf("has a wrong attribute: %w", err)
+		}
+	}
+	account.Name, account.Where, account.InFile = f.name, path+":"+strconv.Itoa(f.line), true
+	account.Validity.Disabled = f.disabled
+	u.give(&account, f.secret)
+	u.byName[f.name].attributes = f.attributes
+	return nil
+}
+
+// give makes s the password of the account's user. One who is there already
+// keeps the limits, and is disabled if either place says so.
+func (u *Users) give(a *Account, s *secret) {
+	if old := u.byName[a.Name]; old != nil {
+		old.secret, old.InFile = s, a.InFile
+		old.Validity.Disabled = old.Validity.Disabled || a.Validity.Disabled
+		return
+	}
+	u.byName[a.Name] = &user{Account: *a, secret: s}
 }
 
 // collectSchemes picks one secret of each scheme for failed checks to spend
@@ -242,7 +315,7 @@ func (u *Users) verify(ctx context.Context, a *Attempt) (Identity, error) {
 		// nobody's, even where a hash of one was made elsewhere.
 		entry = nil
 	}
-	tag := u.recent.tag(name, password)
+	tag := u.recent.tag(name, password, entry)
 	if known := u.recent.has(tag); known && entry.welcome() {
 		u.metrics.Remembered.Inc()
 		return entry.identity(MethodPassword), nil
@@ -335,8 +408,11 @@ func (u *Users) Holds(id Identity, source netip.Addr) (Identity, error) {
 	return now, nil
 }
 
-// Account is a user's entry, nil when there is none.
+// Account is a user's entry, nil when there is none, or no users at all.
 func (u *Users) Account(name string) *Account {
+	if u == nil {
+		return nil
+	}
 	if entry := u.byName[name]; entry != nil {
 		return &entry.Account
 	}

@@ -11,22 +11,24 @@ import (
 
 const (
 	maxUsersFile = 64 << 20
-	maxUsersLine = 1024
+	maxUsersLine = 8 << 10
 	// MaxName is the longest user name, that of RFC 1929 §2.
 	MaxName = 255
 )
 
 // fileUser is a line of a users file.
 type fileUser struct {
-	name   string
-	secret *secret
-	line   int
+	name       string
+	secret     *secret
+	disabled   bool
+	attributes string
+	line       int
 }
 
-// readUsers reads "name:hash" lines; blank ones and those that begin with #
-// are skipped. Names and plain passwords are bytes: nothing is trimmed but
-// the line's end. Errors name the line and never repeat what is behind the
-// colon.
+// readUsers reads "name:hash" lines, which splitLine describes; blank ones and
+// those that begin with # are skipped. Names and plain passwords are bytes:
+// nothing is trimmed but the line's end. Errors name the line and never repeat
+// what is behind the colon.
 func readUsers(r io.Reader, key []byte, allowPlain bool) ([]fileUser, error) {
 	limited := &io.LimitedReader{R: r, N: maxUsersFile + 1}
 	lines := bufio.NewScanner(limited)
@@ -36,18 +38,18 @@ func readUsers(r io.Reader, key []byte, allowPlain bool) ([]fileUser, error) {
 	for lines.Scan() {
 		n++
 		line := lines.Bytes() // without "\n" or "\r\n"
-		if len(bytes.TrimSpace(line)) == 0 || line[0] == '#' {
+		if isRemark(line) {
 			continue
 		}
-		name, value, ok := bytes.Cut(line, []byte(":"))
+		parts, ok := splitLine(line)
 		if !ok {
 			return nil, fmt.Errorf("line %d: no colon: name:hash is expected", n)
 		}
-		s, err := parseSecret(name, value, key, allowPlain)
+		s, err := parseSecret(parts.name, parts.value, key, allowPlain)
 		if err != nil {
 			return nil, fmt.Errorf("line %d: %w", n, err)
 		}
-		users = append(users, fileUser{name: string(name), secret: s, line: n})
+		users = append(users, fileUser{name: string(parts.name), secret: s, disabled: parts.disabled, attributes: string(parts.attributes), line: n})
 	}
 	switch err := lines.Err(); {
 	case errors.Is(err, bufio.ErrTooLong):
@@ -58,6 +60,30 @@ func readUsers(r io.Reader, key []byte, allowPlain bool) ([]fileUser, error) {
 		return nil, fmt.Errorf("larger than %d MiB", maxUsersFile>>20)
 	}
 	return users, nil
+}
+
+// isRemark reports whether a line holds no user.
+func isRemark(line []byte) bool { return len(bytes.TrimSpace(line)) == 0 || line[0] == '#' }
+
+// lineParts are the parts of a users file's line, within the line's memory.
+type lineParts struct {
+	name, value []byte
+	disabled    bool
+	attributes  []byte // of UsersOptions.Attributes
+}
+
+// splitLine takes a line apart: "name:hash", "name:!hash" for a user who is
+// disabled, and "name:hash:attributes". Behind a plain password comes nothing:
+// it may have colons and exclamation marks itself. ok is false without a colon.
+func splitLine(line []byte) (p lineParts, ok bool) {
+	p.name, p.value, ok = bytes.Cut(line, []byte(":"))
+	value, disabled := bytes.CutPrefix(p.value, []byte("!"))
+	if !ok || !isOwnHash(value) {
+		return p, ok
+	}
+	p.disabled = disabled
+	p.value, p.attributes, _ = bytes.Cut(value, []byte(":"))
+	return p, true
 }
 
 // parseSecret reads a hash, or a plain password where that is allowed.

@@ -1,8 +1,10 @@
 package supervisor
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net/netip"
 
@@ -11,6 +13,7 @@ import (
 	"cleversocks/authsvc"
 	"cleversocks/authsvc/gssapi"
 	"cleversocks/conn"
+	"cleversocks/conn/textfile"
 	"cleversocks/metrics"
 	"cleversocks/supervisor/config"
 )
@@ -63,6 +66,11 @@ func (g *guards) set(cfg *config.Config, users *authsvc.Users) {
 	g.Throttle.Set(throttleOptions(cfg))
 	g.once.Set(onceOptions(cfg))
 	g.Users.SetBurst(limits.BandwidthBurst.D())
+	g.setUsers(users)
+}
+
+// setUsers gives the guards other accounts.
+func (g *guards) setUsers(users *authsvc.Users) {
 	g.Users.Set(users)
 	g.Quotas.Set(users)
 }
@@ -86,6 +94,9 @@ type accounts struct {
 	guards  *guards
 	queue   *authsvc.Queue // of passwords that are being checked, of all policies
 	inFile  int            // users that the users file had at the last change
+
+	users     *authsvc.Users // in force; nil: none are yet
+	admission *authsvc.Admission
 }
 
 // errEmptied refuses a users file that was cut short while it was written, or
@@ -97,11 +108,18 @@ var errEmptied = errors.New("auth.users_file: it had users and has none now, whi
 func (a *accounts) Prepare(_ context.Context, d *draft) (change, error) {
 	cfg := d.cfg
 	o := cfg.UserOptions(a.queue, &a.metrics.Auth)
+	o.Before = a.users
+	if d.edited != nil {
+		o.Edited = true
+		o.Open = func(string) (io.ReadCloser, error) {
+			return textfile.Wrap(io.NopCloser(bytes.NewReader(d.edited))), nil
+		}
+	}
 	users, err := authsvc.NewUsers(o)
 	if err != nil {
 		return nil, err
 	}
-	if cfg.Auth.UsersFile != "" && users.InFile() == 0 && a.inFile > 0 {
+	if cfg.Auth.UsersFile != "" && users.InFile() == 0 && a.inFile > 0 && d.edited == nil {
 		return nil, errEmptied
 	}
 	admission := authsvc.AdmissionOptions{
@@ -117,8 +135,12 @@ func (a *accounts) Prepare(_ context.Context, d *draft) (change, error) {
 	if cfg.Auth.Once.Enabled {
 		admission.Once = a.guards.once
 	}
-	d.users, d.policy.Auth = users, authsvc.NewAdmission(admission)
-	return effect(func(context.Context) { a.inFile = users.InFile() }), nil
+	if d.edited != nil {
+		admission.Before = a.admission
+	}
+	made := authsvc.NewAdmission(admission)
+	d.users, d.policy.Auth = users, made
+	return effect(func(context.Context) { a.inFile, a.users, a.admission = users.InFile(), users, made }), nil
 }
 
 // authenticators are the ways to log in that are configured, in the order in

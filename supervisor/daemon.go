@@ -166,6 +166,12 @@ func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim,
 			Hosts: func() []string { return d.config.Load().Admin.Hosts },
 		}
 	}}
+	who := &accounts{log: log, metrics: m, guards: c.guards, queue: authsvc.NewQueue(authsvc.QueueOptions{Gauge: m.Auth.Waiting})}
+	inForce := onCommit(func(_ context.Context, next *draft) {
+		operator.users.Store(next.users)
+		gone.users.Store(next.users)
+		m.Users.Retain(func(name string) bool { return next.users.Account(name) != nil })
+	})
 	parts := []part{
 		partFunc(staysClosed),
 		partFunc(verify),
@@ -173,7 +179,7 @@ func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim,
 		sockets,
 		&doors{log: log, metrics: m, keeper: c.tls},
 		status,
-		&accounts{log: log, metrics: m, guards: c.guards, queue: authsvc.NewQueue(authsvc.QueueOptions{Gauge: m.Auth.Waiting})},
+		who,
 		&rules{log: log, metrics: m, locals: c.locals},
 		&outbound{log: log, metrics: m, resolver: c.resolver, history: dial.NewHistory(dialHistory), spares: dial.NewSpares(descriptorBudget().races, m.Limits.Of(metrics.LimitRaces).Inc), panics: d.panics, pools: c.pools},
 		&routes{log: log, metrics: m, policy: policy},
@@ -182,12 +188,8 @@ func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim,
 		onCommit(func(_ context.Context, next *draft) { c.access.SetMode(conn.AccessMode(next.cfg.Log.Access)) }),
 		// From here on the policy is in force.
 		onCommit(func(_ context.Context, next *draft) { c.group.SetPolicy(next.policy); d.config.Store(next.cfg) }),
-		onCommit(func(_ context.Context, next *draft) {
-			operator.users.Store(next.users)
-			gone.users.Store(next.users)
-			m.Users.Retain(func(name string) bool { return next.users.Account(name) != nil })
-			m.ACL.Retain(next.policy.ACL.Deciders())
-		}),
+		inForce,
+		onCommit(func(_ context.Context, next *draft) { m.ACL.Retain(next.policy.ACL.Deciders()) }),
 		&pools{log: log, metrics: m, tree: d.tree, running: make(map[*upstream.Pool]suture.ServiceToken)},
 		onCommit(func(ctx context.Context, next *draft) {
 			c.group.SetLimit(connectionLimit(ctx, next.cfg.Limits.MaxConnections, log))
@@ -203,8 +205,9 @@ func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim,
 		load: d.options.Load, log: log, metrics: m, panics: d.panics, parts: parts, sockets: sockets,
 		requests: make(chan request), signals: make(chan struct{}, 1),
 		noted: operator.noteReload, rotate: d.reopenLogs,
+		people: &people{accounts: who, guards: c.guards, group: c.group, inForce: inForce, lapses: gone},
 	}
-	operator.reload = r.Reload
+	operator.reload, operator.edit, operator.hashing = r.Reload, r.editUsers, who.queue
 	return r
 }
 

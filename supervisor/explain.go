@@ -252,11 +252,20 @@ func Hash(password []byte) string { return authsvc.Hash(password) }
 // HashPassword asks for a password, on prompt when in is a terminal, and
 // writes its hash for a users file, as a line.
 func HashPassword(in *os.File, prompt, out io.Writer) error {
-	password, err := authsvc.ReadPassword(in, prompt)
+	hash, err := ReadHash(in, prompt)
 	if err != nil {
 		return err
 	}
-	defer clear(password)
-	_, err = io.WriteString(out, authsvc.Hash(password)+"\n")
+	_, err = io.WriteString(out, hash+"\n")
 	return err
+}
+
+// ReadHash asks for a password as HashPassword does, and returns its hash.
+func ReadHash(in *os.File, prompt io.Writer) (string, error) {
+	password, err := authsvc.ReadPassword(in, prompt)
+	if err != nil {
+		return "", err
+	}
+	defer clear(password)
+	return authsvc.Hash(password), nil
 }

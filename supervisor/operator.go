@@ -33,6 +33,8 @@ type operator struct {
 	phase    *atomic.Int32
 	asked    chan<- struct{}
 	reload   func(context.Context) error
+	edit     func(context.Context, *userEdit) error
+	hashing  *authsvc.Queue                // of the passwords of users who are added or changed
 	users    atomic.Pointer[authsvc.Users] // in force
 	names    atomic.Pointer[[]string]      // of the listeners
 
@@ -58,6 +60,7 @@ func (o *operator) functions() admin.API {
 	return admin.API{
 		Token:  func() string { return o.config().Admin.Token.Reveal() },
 		Status: o.status, Sessions: o.sessions, CloseSessions: o.closeSessions, Users: o.listUsers,
+		User: o.oneUser, AddUser: o.addUser, ChangeUser: o.changeUser, RemoveUser: o.removeUser,
 		Explain: func(ctx context.Context, v url.Values) (string, error) {
 			return explainer{policy: o.group.Policy(), look: o.resolver.Lookup, bans: o.guards.Throttle.Bans}.explain(ctx, questionOf(v))
 		},

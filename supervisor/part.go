@@ -38,6 +38,9 @@ type draft struct {
 	sockets *socketChange    // of the listeners
 	own     []netip.AddrPort // what this daemon listens on: never a destination
 	users   *authsvc.Users   // also where there are none, for the limits
+	// edited is what the users file is about to hold, when nothing but the
+	// accounts changes; nil: it is read.
+	edited []byte
 	// policy is what connections will see. Each part fills in its fields.
 	policy *conn.Policy
 }

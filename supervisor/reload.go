@@ -23,6 +23,7 @@ type reloader struct {
 	panics  *task.Reporter
 	parts   []part
 	sockets *listeners // also among parts
+	people  *people    // those of the parts that other accounts touch
 
 	installed *config.Config // in force
 	started   *config.Config // the first
@@ -35,8 +36,12 @@ type reloader struct {
 	rotate   func(context.Context) // reopens the logs as they are; nil: there are none
 }
 
-// request asks for a reload; the reply is given once and is buffered.
-type request struct{ reply chan error }
+// request asks for work on the reloader's goroutine; the reply is given once and
+// is buffered.
+type request struct {
+	work  func(ctx context.Context) error
+	reply chan error
+}
 
 func (r *reloader) String() string { return "reloader" }
 
@@ -50,10 +55,14 @@ func (r *reloader) signal() {
 
 // Reload reads the settings again and puts them in force. Its error says why
 // the old ones stay.
-func (r *reloader) Reload(ctx context.Context) error {
+func (r *reloader) Reload(ctx context.Context) error { return r.do(ctx, r.reload) }
+
+// do has the reloader's goroutine do some work, between reloads, and waits for
+// it.
+func (r *reloader) do(ctx context.Context, work func(ctx context.Context) error) error {
 	reply := make(chan error, 1)
 	select {
-	case r.requests <- request{reply}:
+	case r.requests <- request{work, reply}:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -72,7 +81,7 @@ func (r *reloader) Serve(ctx context.Context) error {
 		case <-r.signals:
 			_ = r.reload(ctx) // it is logged
 		case q := <-r.requests:
-			q.reply <- r.reload(ctx)
+			q.reply <- r.panics.Contain(ctx, "reload", func() error { return q.work(ctx) })
 		case <-ctx.Done():
 			return ctx.Err()
 		}

@@ -3,7 +3,6 @@ package supervisor
 import (
 	"context"
 	"fmt"
-	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -11,7 +10,6 @@ import (
 	"syscall"
 	"time"
 
-	"cleversocks/authsvc"
 	"cleversocks/conn"
 	"cleversocks/conn/upstream"
 	"cleversocks/metrics/admin"
@@ -123,41 +121,6 @@ func (o *operator) closeSessions(ctx context.Context, matches func(*admin.Sessio
 		s := sessionOf(r)
 		return matches(&s)
 	})
-}
-
-// listUsers is every user of the settings, by name.
-func (o *operator) listUsers() []admin.User {
-	byName := make(map[string]*admin.User)
-	o.users.Load().Accounts(func(a *authsvc.Account) {
-		byName[a.Name] = &admin.User{Name: text(a.Name), Groups: a.Groups, MaxConnections: a.MaxConnections, Quota: quotaOf(a), Where: a.Where}
-	})
-	for _, r := range o.group.Sessions() {
-		if u := byName[r.User]; u != nil && !r.Handshake {
-			u.Connections++
-			u.BytesIn += r.BytesIn
-			u.BytesOut += r.BytesOut
-		}
-	}
-	for _, used := range o.guards.Quotas.List() {
-		if u := byName[used.User]; u != nil && u.Quota != nil {
-			u.Quota.Used, u.Quota.Remaining = used.Used, max(u.Quota.Limit-used.Used, 0)
-			if !used.Since.IsZero() {
-				u.Quota.Until = &used.Until
-			}
-		}
-	}
-	list := make([]admin.User, 0, len(byName))
-	for _, name := range slices.Sorted(maps.Keys(byName)) {
-		list = append(list, *byName[name])
-	}
-	return list
-}
-
-func quotaOf(a *authsvc.Account) *admin.Quota {
-	if a.QuotaBytes <= 0 {
-		return nil
-	}
-	return &admin.Quota{Limit: a.QuotaBytes, Remaining: a.QuotaBytes}
 }
 
 // rates remembers what sessions had moved some seconds ago. The zero value

@@ -20,7 +20,7 @@ import (
 func commandsToDaemon(ctx context.Context, a *app) []*cobra.Command {
 	var all []*cobra.Command
 	for _, make := range []func(context.Context, *client) *cobra.Command{
-		newStatus, newSessions, newKill, newUsers, newBans, newWhitelist, newUpstreams, newDNS, newDenials, newEvents, newReload, newDrain, newLogLevel,
+		newStatus, newSessions, newKill, newUsers, newUser, newBans, newWhitelist, newUpstreams, newDNS, newDenials, newEvents, newReload, newDrain, newLogLevel,
 	} {
 		c := &client{app: a}
 		cmd := make(ctx, c)
@@ -159,23 +159,7 @@ func newKill(ctx context.Context, c *client) *cobra.Command {
 }
 
 func newUsers(ctx context.Context, c *client) *cobra.Command {
-	return command("users", "Lists the users of a running daemon", "Lists users with their connections and what is left of their quotas.", "  cleversocks users", noArguments, func([]string) error {
-		var users []admin.User
-		return c.ask(ctx, http.MethodGet, "/api/v1/users", nil, &users, func(w io.Writer) {
-			row(w, "NAME", "GROUPS", "CONNECTIONS", "IN", "OUT", "QUOTA USED", "LEFT")
-			for _, u := range users {
-				used, left := "-", "-"
-				if u.Quota != nil {
-					used, left = size(u.Quota.Used), size(u.Quota.Remaining)
-				}
-				most := ""
-				if u.MaxConnections > 0 {
-					most = fmt.Sprintf("/%d", u.MaxConnections)
-				}
-				row(w, u.Name, orDash(strings.Join(u.Groups, ",")), fmt.Sprint(u.Connections)+most, size(u.BytesIn), size(u.BytesOut), used, left)
-			}
-		})
-	})
+	return command("users", "Lists the users of a running daemon", "Lists users with their state, connections and what is left of their quotas.", "  cleversocks users", noArguments, c.listUsers(ctx))
 }
 
 func newBans(ctx context.Context, c *client) *cobra.Command {

@@ -14,8 +14,8 @@ import (
 )
 
 // API is what /api/v1 tells and does. Each function answers for the moment of
-// its call. An error that wraps ErrInput or ErrNotFound says what was wrong
-// with the question; any other one is a failure of ours.
+// its call. An error that wraps one of those below says what was wrong with the
+// question; any other one is a failure of ours.
 type API struct {
 	// Token is what a client must bring; "" turns the API off.
 	Token func() string
@@ -25,7 +25,14 @@ type API struct {
 	// match and says how many.
 	Sessions      func() []Session
 	CloseSessions func(ctx context.Context, matches func(*Session) bool) int
-	Users         func() []User
+
+	// Users are all users. The others find one by its name, raw bytes, and
+	// change it in auth.users_file and in force, or neither.
+	Users      func() []User
+	User       func(name string) (User, error)
+	AddUser    func(ctx context.Context, u NewUser) (UserChanged, error)
+	ChangeUser func(ctx context.Context, name string, c UserChange) (UserChanged, error)
+	RemoveUser func(ctx context.Context, name string) (UserChanged, error)
 
 	// Explain says in words what the rules decide: user, from, to, command.
 	Explain func(ctx context.Context, question url.Values) (string, error)
@@ -58,6 +65,8 @@ type API struct {
 var (
 	ErrInput    = errors.New("bad request")
 	ErrNotFound = errors.New("not found")
+	ErrConflict = errors.New("conflict")
+	ErrBusy     = errors.New("busy")
 )
 
 // failure is an error that wraps one of those above without its text.
@@ -74,6 +83,12 @@ func BadInput(text string) error { return failure{ErrInput, text} }
 
 // NotFound is an error for what is not there.
 func NotFound(text string) error { return failure{ErrNotFound, text} }
+
+// Conflict is an error for what cannot be done as things stand.
+func Conflict(text string) error { return failure{ErrConflict, text} }
+
+// Busy is an error for what may work in a moment.
+func Busy(text string) error { return failure{ErrBusy, text} }
 
 // maxBody bounds a request's body, in bytes.
 const maxBody = 64 << 10
@@ -201,6 +216,10 @@ func fail(w http.ResponseWriter, err error) {
 		status = http.StatusBadRequest
 	case errors.Is(err, ErrNotFound):
 		status = http.StatusNotFound
+	case errors.Is(err, ErrConflict):
+		status = http.StatusConflict
+	case errors.Is(err, ErrBusy):
+		status = http.StatusServiceUnavailable
 	}
 	writeJSON(w, status, Failure{err.Error()})
 }

@@ -50,6 +50,9 @@ func (op operation) document(failure any, schemas map[string]any) map[string]any
 		add(p.name, "query", p.doc)
 	}
 	responses := map[string]any{"400": failure, "401": failure, "404": failure}
+	if op.changes {
+		responses["409"], responses["503"] = failure, failure
+	}
 	switch result := op.result.(type) {
 	case nil:
 		responses["204"] = map[string]any{"description": "done"}
@@ -103,8 +106,11 @@ func schemaOf(t reflect.Type, schemas map[string]any) map[string]any {
 	if _, known := schemas[t.Name()]; !known {
 		properties, required := make(map[string]any), []any{}
 		schemas[t.Name()] = nil // against a type that holds itself
-		for field := range t.Fields() {
+		for _, field := range reflect.VisibleFields(t) {
 			name, options, _ := strings.Cut(field.Tag.Get("json"), ",")
+			if field.Anonymous {
+				continue // its fields follow
+			}
 			properties[name] = schemaOf(field.Type, schemas)
 			if options != "omitempty" {
 				required = append(required, name)

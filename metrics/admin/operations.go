@@ -15,8 +15,9 @@ type operation struct {
 	method, path string
 	summary      string
 	query        []parameter
-	body         any // an example of its type; nil: none
-	result       any // likewise; nil: 204
+	body         any  // an example of its type; nil: none
+	result       any  // likewise; nil: 204
+	changes      bool // it may meet a conflict, or be refused as too much at once
 	answer       func(API, call) (any, error)
 	// stream answers by itself, in the place of answer.
 	stream func(API, http.ResponseWriter, *http.Request)
@@ -74,10 +75,6 @@ var operations = []operation{
 			}
 			return Closed{a.CloseSessions(c.Context(), matching(c))}, nil
 		},
-	},
-	{
-		method: "GET", path: "/api/v1/users", summary: "Users, their connections, and what is left of their quotas", result: []User{},
-		answer: func(a API, _ call) (any, error) { return a.Users(), nil },
 	},
 	{
 		method: "GET", path: "/api/v1/explain", summary: "What the rules decide about a request, in words", result: plainText(""),
@@ -193,12 +190,13 @@ var operations = []operation{
 		answer: func(a API, _ call) (any, error) { return a.Denials(), nil },
 	},
 	{
-		method: "GET", path: "/api/v1/events", summary: "A stream of events: opened, closed, denied, banned, reloaded", result: Event{},
+		method: "GET", path: "/api/v1/events", summary: "A stream of events: opened, closed, denied, banned, reloaded, user", result: Event{},
 		query: []parameter{{"type", "only these events, comma-separated"}}, stream: API.streamEvents,
 	},
 }
 
 func init() { // by itself it would refer to itself
+	operations = append(operations, userOperations...)
 	operations = append(operations, operation{
 		method: "GET", path: "/api/v1/openapi.json", summary: "This API as an OpenAPI document", result: map[string]any{},
 		answer: func(API, call) (any, error) { return Document(), nil },

@@ -72,16 +72,87 @@ type Closed struct {
 	Closed int `json:"closed"`
 }
 
-// User is a user with usage.
+// User is a user with limits and usage.
 type User struct {
-	Name           string   `json:"name"`
-	Groups         []string `json:"groups,omitempty"`
-	Connections    int      `json:"connections"`
-	MaxConnections int      `json:"max_connections,omitempty"`
-	BytesIn        int64    `json:"bytes_in"`  // of connections that are open
-	BytesOut       int64    `json:"bytes_out"` // of connections that are open
-	Quota          *Quota   `json:"quota,omitempty"`
-	Where          string   `json:"where,omitempty"` // file and line
+	Name string `json:"name"`
+	// State is "ok", or why the user may not use the proxy now: disabled,
+	// not_yet_valid, no_longer_valid, outside_hours, quota.
+	State          string     `json:"state"`
+	Disabled       bool       `json:"disabled,omitempty"`
+	Groups         []string   `json:"groups,omitempty"`
+	From           []string   `json:"from,omitempty"`
+	Connections    int        `json:"connections"`
+	MaxConnections int        `json:"max_connections,omitempty"`
+	MaxAddresses   int        `json:"max_addresses,omitempty"`
+	BytesIn        int64      `json:"bytes_in"`  // of connections that are open
+	BytesOut       int64      `json:"bytes_out"` // of connections that are open
+	Bandwidth      *Bandwidth `json:"bandwidth,omitempty"`
+	Quota          *Quota     `json:"quota,omitempty"`
+	Egress         []string   `json:"egress,omitempty"`
+	ValidFrom      *time.Time `json:"valid_from,omitempty"`
+	ValidUntil     *time.Time `json:"valid_until,omitempty"`
+	Hours          []string   `json:"hours,omitempty"`
+	Note           string     `json:"note,omitempty"`
+	Where          string     `json:"where,omitempty"` // file and line
+	InFile         bool       `json:"in_file"`         // of auth.users_file: can be changed here
+}
+
+// Bandwidth is in bytes a second; 0: no limit.
+type Bandwidth struct {
+	Up   int64 `json:"up"`   // from the user
+	Down int64 `json:"down"` // to the user
+}
+
+// NewUser is a user to be added, with one of password and hash.
+type NewUser struct {
+	Name string `json:"name"`
+	UserChange
+}
+
+// UserChange is what is to change of a user. What is left out stays. The limits
+// are written as in the settings.
+type UserChange struct {
+	Password     *string `json:"password,omitempty"`
+	PasswordHash *string `json:"password_hash,omitempty"` // argon2id or bcrypt, of `cleversocks hash`
+	Disabled     *bool   `json:"disabled,omitempty"`
+	UserLimits
+	// Unset are limits that are to be as if they had never been set.
+	Unset []string `json:"unset,omitempty"`
+}
+
+// UserLimits are the limits of a user that can be changed. See the settings of
+// [[user]].
+type UserLimits struct {
+	Groups         *[]string        `json:"groups,omitempty"`
+	From           *[]string        `json:"from,omitempty"`
+	MaxConnections *int             `json:"max_connections,omitempty"`
+	Bandwidth      *BandwidthChange `json:"bandwidth,omitempty"`
+	Quota          *QuotaChange     `json:"quota,omitempty"`
+	MaxAddresses   *int             `json:"max_addresses,omitempty"`
+	ValidFrom      *time.Time       `json:"valid_from,omitempty"`
+	ValidUntil     *time.Time       `json:"valid_until,omitempty"`
+	Hours          *[]string        `json:"hours,omitempty"`
+	Egress         *[]string        `json:"egress,omitempty"`
+	Note           *string          `json:"note,omitempty"`
+}
+
+// BandwidthChange is rates such as "10MiB/s"; "0B/s": no limit.
+type BandwidthChange struct {
+	Up   string `json:"up,omitempty"`
+	Down string `json:"down,omitempty"`
+}
+
+// QuotaChange is a size such as "100GiB" ("0B": no quota) and a duration such as
+// "720h".
+type QuotaChange struct {
+	Bytes  string `json:"bytes,omitempty"`
+	Period string `json:"period,omitempty"`
+}
+
+// UserChanged is a user after a change.
+type UserChanged struct {
+	User   *User `json:"user,omitempty"` // nil: removed
+	Closed int   `json:"closed"`         // connections that ended with it
 }
 
 // Quota is what a user has used of a period.
@@ -187,6 +258,8 @@ type Event struct {
 	Denial  *Denial   `json:"denial,omitempty"`
 	Ban     *Ban      `json:"ban,omitempty"`
 	Reload  *Reload   `json:"reload,omitempty"`
+	User    string    `json:"user,omitempty"`   // who was changed by an operator
+	Change  string    `json:"change,omitempty"` // added, changed, removed
 }
 
 // Failure is the body of every answer that is none.

@@ -34,6 +34,19 @@ func (c *Config) HasForeignUsers() bool {
 	return c.isSet(keytabKey) || c.HasClientCA() || len(c.PeerUsers()) > 0
 }
 
+// CheckSubjects is finishSubjects for users who come into force alone: with
+// acl.strict, nobody whom a rule names may go.
+func (c *Config) CheckSubjects(users *authsvc.Users) error {
+	if !c.ACL.Strict {
+		return nil
+	}
+	later := *c
+	later.Warnings, later.subjects = nil, c.subjectsOf(users)
+	var ps problems
+	later.finishSubjects(&finisher{problems: &ps, cfg: &later})
+	return ps.err()
+}
+
 // maxUnknown bounds the messages about names that are nobody's.
 const maxUnknown = 20
 

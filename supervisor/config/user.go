@@ -30,6 +30,7 @@ type User struct {
 	ValidFrom      Moment
 	ValidUntil     Moment
 	Hours          []Hours // empty: all
+	Note           string
 
 	// Where is "file:line" of the entry.
 	Where string
@@ -96,6 +97,7 @@ func (u *User) keys() []Key {
 			Name: "egress", Value: &u.Egress, Default: "", Optional: true,
 			Doc: "The source addresses of the user's connections to targets: one, or for each connection a random one of a prefix. Targets of a family without an address here are not reached.",
 		},
+		{Name: "note", Value: &u.Note, Default: "", Doc: "Words of your own, for lists of users."},
 	}
 }
 
@@ -208,7 +210,7 @@ func (u *User) readPassword(f *finisher, c *Config, at string) {
 func (c *Config) UserOptions(q *authsvc.Queue, m *metrics.Auth) authsvc.UsersOptions {
 	o := authsvc.UsersOptions{
 		Defaults: c.UserDefaults.account(),
-		File:     c.Auth.UsersFile, AllowPlain: c.Auth.AllowPlain, Queue: q, Metrics: m,
+		File:     c.Auth.UsersFile, AllowPlain: c.Auth.AllowPlain, Attributes: c.account, Queue: q, Metrics: m,
 		Open: func(path string) (io.ReadCloser, error) { return openSecret(path, c.Secrets.AllowWorldReadable) },
 	}
 	if c.Auth.Credential != nil {
@@ -216,15 +218,20 @@ func (c *Config) UserOptions(q *authsvc.Queue, m *metrics.Auth) authsvc.UsersOpt
 	}
 	for i := range c.Users {
 		u := &c.Users[i]
+		account := u.account()
+		c.withDefaults(&account, func(key string) bool { return c.isSet(element("user", i) + "." + key) })
 		o.Users = append(o.Users, authsvc.UserOptions{
-			Account: authsvc.Account{
-				Name: u.Name, Groups: u.Groups, From: Prefixes(u.From), MaxConnections: u.MaxConnections,
-				Up: int64(u.Up), Down: int64(u.Down), QuotaBytes: int64(u.QuotaBytes), QuotaPeriod: u.QuotaPeriod.D(),
-				Egress: Prefixes(u.Egress), Where: u.Where, MaxAddresses: u.MaxAddresses, Validity: u.validity(),
-			},
-			PasswordHash: u.PasswordHash.Reveal(), Password: u.Password.Reveal(),
+			Account: account, PasswordHash: u.PasswordHash.Reveal(), Password: u.Password.Reveal(),
 		})
-		c.withDefaults(element("user", i), &o.Users[i].Account)
 	}
 	return o
+}
+
+// account is the user's settings but for the password.
+func (u *User) account() authsvc.Account {
+	return authsvc.Account{
+		Name: u.Name, Groups: u.Groups, From: Prefixes(u.From), MaxConnections: u.MaxConnections,
+		Up: int64(u.Up), Down: int64(u.Down), QuotaBytes: int64(u.QuotaBytes), QuotaPeriod: u.QuotaPeriod.D(),
+		Egress: Prefixes(u.Egress), Where: u.Where, MaxAddresses: u.MaxAddresses, Validity: u.validity(), Note: u.Note,
+	}
 }

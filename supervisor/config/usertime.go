@@ -36,8 +36,8 @@ func (u *UserDefaults) account() authsvc.Account {
 	}
 }
 
-// withDefaults gives a user's account the limits that its entry leaves out.
-func (c *Config) withDefaults(at string, a *authsvc.Account) {
+// withDefaults gives a user's account the limits that its entry does not set.
+func (c *Config) withDefaults(a *authsvc.Account, isSet func(key string) bool) {
 	d := c.UserDefaults.account()
 	for _, limit := range []struct {
 		key string
@@ -50,7 +50,7 @@ func (c *Config) withDefaults(at string, a *authsvc.Account) {
 		{"quota.bytes", func() { a.QuotaBytes = d.QuotaBytes }},
 		{"quota.period", func() { a.QuotaPeriod = d.QuotaPeriod }},
 	} {
-		if !c.isSet(at + "." + limit.key) {
+		if !isSet(limit.key) {
 			limit.set()
 		}
 	}

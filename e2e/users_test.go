@@ -1,0 +1,461 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/bcrypt"
+)
+
+// hashed is a hash that costs little, for tests that log in often.
+func hashed(t *testing.T, password string) string {
+	t.Helper()
+	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(hash)
+}
+
+// withUsers starts a daemon with this users file.
+func withUsers(t *testing.T, path, content, more string) *daemon {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(content), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	return start(t, withAPI(t, "[auth]\nusers_file = '"+path+"'\n"+more))
+}
+
+// ask is call for an answer whose error matters.
+func (d *daemon) ask(method, path string, body any) (status int, answer string) {
+	d.t.Helper()
+	send, err := json.Marshal(body)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	req, err := http.NewRequest(method, "http://"+d.admin+path, strings.NewReader(string(send)))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+adminToken)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	got, err := io.ReadAll(resp.Body)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return resp.StatusCode, string(got)
+}
+
+// user runs `cleversocks user` with a password on standard input.
+func (d *daemon) user(password string, args ...string) (string, error) {
+	d.t.Helper()
+	cmd := exec.Command(binary, append([]string{"user", "--admin", d.admin, "--token-file", writeFile(d.t, "token", adminToken+"\n")}, args...)...)
+	cmd.Stdin = strings.NewReader(password)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+func (d *daemon) mustUser(password string, args ...string) string {
+	d.t.Helper()
+	out, err := d.user(password, args...)
+	if err != nil {
+		d.t.Fatalf("user %v: %v: %s", args, err, out)
+	}
+	return out
+}
+
+// letsIn tries a name and password.
+func letsIn(t *testing.T, proxy, user, password string) bool {
+	t.Helper()
+	c := dialProxyFrom(t, proxy, "127.0.0.1")
+	defer c.Close()
+	send(t, c, 5, 1, 2)
+	receive(t, c, 2)
+	msg := append([]byte{1, byte(len(user))}, user...)
+	send(t, c, append(append(msg, byte(len(password))), password...)...)
+	return receive(t, c, 2)[1] == 0
+}
+
+func fileHas(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+const noBans = "[limits]\nauth_failures = { max = 0 }\n"
+
+// A user's life at run time, by command and by API. Each step is what somebody
+// asked another proxy for: the user is there at once, the old password is
+// worth nothing at once (script-server#567, s-ui#684), who is disabled, expired
+// or removed is cut off in the middle of a transfer (3proxy#947, 3x-ui#3238,
+// #6533), and is let in again with the quota of before (3x-ui#6257); nobody
+// else notices (sing-box#4512), and the API says so at once (3x-ui#3055, #3162).
+func TestUserAtRunTime(t *testing.T) {
+	echo := echoServer(t, "127.0.0.1:0")
+	path := filepath.Join(t.TempDir(), "users")
+	head := "# the office\nstays:" + hashed(t, "x") + "\n\n# guests\n"
+	d := withUsers(t, path, head, noBans)
+	stays := open(t, d, "stays", "x", echo)
+	state := func(name string) string {
+		var u object
+		if d.call("GET", "/api/v1/users/"+name, nil, &u) != 200 {
+			return ""
+		}
+		return fmt.Sprint(u["state"])
+	}
+
+	d.mustUser("s3cret\n", "add", "bob", "--quota", "1GiB", "--groups", "guests,night", "--note", "till Xmas")
+	bob := open(t, d, "bob", "s3cret", echo)
+	if got := fileHas(t, path); !strings.HasPrefix(got, head+"bob:$argon2id$") || !strings.HasSuffix(got, ":groups = ['guests', 'night'], quota = {bytes = '1GiB'}, note = 'till Xmas'\n") {
+		t.Errorf("the file: %s", got)
+	}
+	d.mustUser("other\n", "passwd", "bob")
+	if letsIn(t, d.address, "bob", "s3cret") || !letsIn(t, d.address, "bob", "other") {
+		t.Error("the old password is in force")
+	}
+	echoes(t, bob, "a new password ends nothing")
+
+	elsewhen := "daily " + time.Now().UTC().Add(12*time.Hour).Format("15:04") + "-" + time.Now().UTC().Add(13*time.Hour).Format("15:04")
+	for _, step := range []struct {
+		off, on []string
+		state   string
+	}{
+		{[]string{"disable", "bob"}, []string{"enable", "bob"}, "disabled"},
+		{[]string{"expire", "bob"}, []string{"set", "bob", "--unset", "valid_until"}, "no_longer_valid"},
+		{[]string{"set", "bob", "--valid-from", "24h"}, []string{"set", "bob", "--unset", "valid_from"}, "not_yet_valid"},
+		{[]string{"set", "bob", "--hours", elsewhen}, []string{"set", "bob", "--unset", "hours"}, "outside_hours"},
+	} {
+		d.mustUser("", step.off...)
+		if _, err := bob.Read(make([]byte, 1)); err == nil {
+			t.Errorf("%v: goes on", step.off)
+		}
+		if got := state("bob"); got != step.state || letsIn(t, d.address, "bob", "other") {
+			t.Errorf("%v: %s, or let in", step.off, got)
+		}
+		d.mustUser("", step.on...)
+		if got := state("bob"); got != "ok" {
+			t.Errorf("%v: %s", step.on, got)
+		}
+		bob = open(t, d, "bob", "other", echo)
+	}
+	var u struct{ Quota struct{ Used, Limit int64 } }
+	if d.call("GET", "/api/v1/users/bob", nil, &u); u.Quota.Used < 50 || u.Quota.Limit != 1<<30 {
+		t.Errorf("what was used is forgotten: %+v", u.Quota)
+	}
+	out := d.mustUser("", "remove", "bob")
+	if !strings.Contains(out, "removed, 1 connections ended") {
+		t.Errorf("remove says %s", out)
+	}
+	if _, err := bob.Read(make([]byte, 1)); err == nil || letsIn(t, d.address, "bob", "other") || state("bob") != "" {
+		t.Error("who was removed goes on")
+	}
+	eventually(t, "the record says so", func() bool { return strings.Count(d.log(), `"cause":"revoked"`) == 5 })
+	echoes(t, stays, "nobody else noticed")
+	if got := fileHas(t, path); got != head {
+		t.Errorf("the file: %s", got)
+	}
+	for _, secret := range []string{"s3cret", "other", "$argon2id$", "$2a$"} {
+		if strings.Contains(d.log(), secret) {
+			t.Errorf("%s is in the log", secret)
+		}
+	}
+}
+
+// open is a tunnel of a user's that works.
+func open(t *testing.T, d *daemon, user, password string, to netip.AddrPort) *net.TCPConn {
+	t.Helper()
+	c := login(t, d.address, "127.0.0.1", user, password)
+	if code := request(t, c, 1, to); code != succeeded {
+		t.Fatalf("%s: reply %d", user, code)
+	}
+	echoes(t, c, "hello from a tunnel")
+	return c
+}
+
+// What a quota or a cap is set to holds for the tunnels that are open: a client
+// went on for as long as it stayed connected (3x-ui#4119).
+func TestLimitsReachOpenTunnels(t *testing.T) {
+	echo := echoServer(t, "127.0.0.1:0")
+	d := withUsers(t, filepath.Join(t.TempDir(), "users"), "bob:"+hashed(t, "x")+"\n", noBans)
+	bob := open(t, d, "bob", "x", echo)
+	if status, answer := d.ask("PATCH", "/api/v1/users/bob", object{"quota": object{"bytes": "100B"}, "max_connections": 1}); status != 200 {
+		t.Fatalf("%d %s", status, answer)
+	}
+	if code := request(t, login(t, d.address, "127.0.0.1", "bob", "x"), 1, echo); code != notAllowed {
+		t.Errorf("a second connection: reply %d", code)
+	}
+	if _, err := bob.Write(make([]byte, 200)); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := io.Copy(io.Discard, bob); err == nil || n > 100 {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+	if r := d.record(echo.String()); r["cause"] != "quota" {
+		t.Errorf("cause %v", r["cause"])
+	}
+	if status, answer := d.ask("PATCH", "/api/v1/users/bob", object{"quota": object{"period": "48h"}, "unset": []string{"max_connections"}}); status != 200 || !strings.Contains(answer, `"limit": 100`) {
+		t.Errorf("%d %s", status, answer)
+	}
+	if status, answer := d.ask("PATCH", "/api/v1/users/bob", object{"unset": []string{"quota"}}); status != 200 || strings.Contains(answer, `"quota"`) {
+		t.Errorf("%d %s", status, answer)
+	}
+	open(t, d, "bob", "x", echo)
+}
+
+// What cannot be done says why, and changes nothing.
+func TestUserRefusals(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "users")
+	content := "bob:" + hashed(t, "x") + "\n"
+	d := withUsers(t, path, content, noBans+"[acl]\nstrict = true\n[[acl.rule]]\nusers = [\"bob\"]\naction = \"deny\"\n[[user]]\nname = \"toml\"\npassword_hash = '"+hashed(t, "y")+"'\n")
+	for _, tt := range []struct {
+		method, path string
+		body         object
+		want         int
+		says         string
+	}{
+		{"POST", "", object{"name": "bob", "password": "x"}, 409, "is there already"},
+		{"POST", "", object{"name": "toml", "password": "x"}, 409, "cleversocks.toml:"},
+		{"POST", "", object{"name": "x"}, 400, "password: give one"},
+		{"POST", "", object{"name": "x", "password": ""}, 400, "empty"},
+		{"POST", "", object{"name": "x", "password_hash": "$6$hidden$"}, 400, "SHA-512 crypt"},
+		{"POST", "", object{"name": "a:b", "password": "x"}, 400, "a colon"},
+		{"POST", "", object{"name": "a\nb", "password": "x"}, 400, "control character"},
+		{"POST", "", object{"name": "x", "password": "x", "valid_untill": "x"}, 400, "valid_untill"},
+		{"POST", "", object{"name": "x", "password": "x", "quota": object{"bytes": "many"}}, 400, "quota.bytes: must be a size"},
+		{"POST", "", object{"name": "x", "password": "x", "unset": []string{"speed"}}, 400, `there is no \"speed\"`},
+		{"PATCH", "/toml", object{"disabled": true}, 409, "is for you to edit"},
+		{"DELETE", "/toml", nil, 409, "cleversocks.toml:"},
+		{"PATCH", "/nobody", object{"disabled": true}, 404, "no such user"},
+		{"DELETE", "/nobody", nil, 404, "no such user"},
+		{"DELETE", "/bob", nil, 409, `acl.rule[0].users: there is no user \"bob\"`}, // acl.strict
+		{"GET", "/nobody", nil, 404, "no such user"},
+	} {
+		status, answer := d.ask(tt.method, "/api/v1/users"+tt.path, tt.body)
+		if status != tt.want || !strings.Contains(answer, tt.says) || strings.Contains(answer, "hidden") {
+			t.Errorf("%s %s %v: %d %s, want %d %s", tt.method, tt.path, tt.body, status, answer, tt.want, tt.says)
+		}
+	}
+	if got := fileHas(t, path); got != content {
+		t.Errorf("the file: %s", got)
+	}
+	if out, err := d.user("", "disable", "toml"); err == nil || !strings.Contains(out, "cleversocks.toml:") {
+		t.Errorf("%v: %s", err, out)
+	}
+	none := start(t, withAPI(t, ""))
+	if status, answer := none.ask("POST", "/api/v1/users", object{"name": "x", "password": "x"}); status != 409 || !strings.Contains(answer, "auth.users_file is not set") {
+		t.Errorf("%d %s", status, answer)
+	}
+}
+
+// The file may be edited by hand meanwhile: what was written there is kept, and
+// in force with the next edit. One that is broken by hand is not made worse.
+func TestUsersFileEditedByHand(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "users")
+	first := "bob:" + hashed(t, "x") + "\n"
+	d := withUsers(t, path, first, noBans)
+	rewrite(t, path, first+"# by hand\neve:"+hashed(t, "e")+":max_connections = 2\n")
+	d.mustUser("", "disable", "bob")
+	if got := fileHas(t, path); !strings.HasPrefix(got, "bob:!$2a$") || !strings.Contains(got, "\n# by hand\neve:$2a$") {
+		t.Errorf("the file: %s", got)
+	}
+	if !letsIn(t, d.address, "eve", "e") {
+		t.Error("eve is not known")
+	}
+	rewrite(t, path, first+"eve;"+hashed(t, "e")+"\n")
+	if status, answer := d.ask("PATCH", "/api/v1/users/bob", object{"disabled": true}); status != 500 || !strings.Contains(answer, "line 2: no colon") {
+		t.Errorf("%d %s", status, answer)
+	}
+	if got := fileHas(t, path); !strings.HasPrefix(got, first) || !letsIn(t, d.address, "eve", "e") {
+		t.Errorf("the file: %s", got)
+	}
+	// Cut short, as by a full disk: the users are not forgotten for it.
+	rewrite(t, path, "")
+	if status, answer := d.ask("POST", "/api/v1/users", object{"name": "new", "password": "x"}); status != 500 || !strings.Contains(answer, "it had users and has none now") {
+		t.Errorf("%d %s", status, answer)
+	}
+	if !letsIn(t, d.address, "eve", "e") {
+		t.Error("eve is not known any more")
+	}
+}
+
+// A disk that is full, or mounted read-only, a file that is a volume by itself:
+// the answer says so, the old file is whole, and the old users are in force.
+func TestUsersFileThatCannotBeWritten(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
+	path := filepath.Join(dir, "users")
+	content := "bob:" + hashed(t, "x") + "\n" + strings.Repeat("# much\n", 2000)
+	d := withUsers(t, path, content, noBans)
+	intact := func(says string) {
+		t.Helper()
+		status, answer := d.ask("PATCH", "/api/v1/users/bob", object{"disabled": true})
+		if status != 500 || !strings.Contains(answer, says) || !strings.Contains(answer, "the old one stays") {
+			t.Errorf("%d %s, want %s", status, answer, says)
+		}
+		list, err := os.ReadDir(dir)
+		if err != nil || fileHas(t, path) != content || !letsIn(t, d.address, "bob", "x") {
+			t.Errorf("%s: it is not as before: %v %v", says, list, err)
+		}
+		for _, e := range list {
+			if strings.HasPrefix(e.Name(), ".") {
+				t.Errorf("%s: %s was left", says, e.Name())
+			}
+		}
+	}
+	full, err := os.Create(filepath.Join(dir, "full"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for err == nil {
+		_, err = full.Write(make([]byte, 4096))
+	}
+	full.Close()
+	intact("no space left on device")
+	if err := os.Remove(full.Name()); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount(path, path, "", syscall.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	intact("mount its directory instead")
+	if err := syscall.Unmount(path, syscall.MNT_DETACH); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount("", dir, "", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	intact("read-only file system")
+	if err := syscall.Mount("", dir, "", syscall.MS_REMOUNT, ""); err != nil {
+		t.Fatal(err)
+	}
+	d.mustUser("", "disable", "bob")
+}
+
+// Many edits at once, by API and command, are all made, one after the other.
+func TestManyEditsAtOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "users")
+	d := withUsers(t, path, "# none yet\nfirst:"+hashed(t, "x")+"\n", noBans)
+	hash := hashed(t, "y")
+	var all sync.WaitGroup
+	for i := range 20 {
+		all.Go(func() {
+			if status, answer := d.ask("POST", "/api/v1/users", object{"name": fmt.Sprintf("user%d", i), "password_hash": hash}); status != 200 {
+				t.Errorf("%d %s", status, answer)
+			}
+		})
+	}
+	all.Wait()
+	if n := strings.Count(fileHas(t, path), hash); n != 20 || !letsIn(t, d.address, "user7", "y") {
+		t.Errorf("%d of 20 are in the file", n)
+	}
+}
+
+// One user of 10,000 is changed again and again while new connections of the
+// others come all the time and tunnels of others are open: not one fails.
+func TestOneUserOfTenThousand(t *testing.T) {
+	echo := echoServer(t, "127.0.0.1:0")
+	var users strings.Builder
+	for i := range 10_000 {
+		fmt.Fprintf(&users, "user%d:password %d\n", i, i)
+	}
+	path := filepath.Join(t.TempDir(), "users")
+	d := withUsers(t, path, users.String(), "allow_plain_passwords = true\n"+noBans)
+	tunnels := make([]*net.TCPConn, 50)
+	for i := range tunnels {
+		tunnels[i] = open(t, d, fmt.Sprintf("user%d", i), fmt.Sprintf("password %d", i), echo)
+	}
+	stop := make(chan struct{})
+	var served, lost atomic.Int64
+	var all sync.WaitGroup
+	pace := time.NewTicker(2 * time.Millisecond) // 500 a second, or as many as the machine can
+	defer pace.Stop()
+	for worker := range 16 {
+		all.Go(func() {
+			for i := worker; ; i += 16 {
+				select {
+				case <-stop:
+					return
+				case <-pace.C:
+				}
+				n := 100 + i%9000
+				if err := roundTrip(d.address, fmt.Sprintf("user%d", n), fmt.Sprintf("password %d", n), echo); err != nil {
+					lost.Add(1)
+					t.Log(err)
+				}
+				served.Add(1)
+			}
+		})
+	}
+	edits, begun := 0, time.Now()
+	for ; edits < 5 || served.Load() < 500; edits++ {
+		if status, answer := d.ask("PATCH", "/api/v1/users/user9999", object{"disabled": edits%2 == 0, "max_connections": edits}); status != 200 {
+			t.Fatalf("%d %s", status, answer)
+		}
+		if time.Since(begun) > 6*patience {
+			t.Fatalf("%d edits and %d connections only", edits, served.Load())
+		}
+	}
+	close(stop)
+	all.Wait()
+	t.Logf("%d edits and %d connections in %s", edits, served.Load(), time.Since(begun))
+	if lost.Load() > 0 {
+		t.Errorf("%d of %d connections were lost", lost.Load(), served.Load())
+	}
+	for _, c := range tunnels {
+		echoes(t, c, "still here")
+	}
+	if got := fileHas(t, path); !strings.HasPrefix(got, strings.TrimSuffix(users.String(), "user9999:password 9999\n")) {
+		t.Error("the lines of others have changed")
+	}
+}
+
+// roundTrip logs in, connects, and gets back what it sends.
+func roundTrip(proxy, user, password string, to netip.AddrPort) error {
+	c, err := net.DialTimeout("tcp", proxy, patience)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	msg := append([]byte{5, 1, 2, 1, byte(len(user))}, user...)
+	msg = append(append(msg, byte(len(password))), password...)
+	ip := to.Addr().As4()
+	msg = append(append(msg, 5, 1, 0, 1), ip[:]...)
+	msg = append(msg, byte(to.Port()>>8), byte(to.Port()), 'h', 'i')
+	if _, err := c.Write(msg); err != nil {
+		return err
+	}
+	answer := make([]byte, 2+2+10+2)
+	if _, err := io.ReadFull(c, answer); err != nil {
+		return fmt.Errorf("%s: %w in %x", user, err, answer)
+	}
+	if answer[3] != 0 || answer[5] != 0 || string(answer[14:]) != "hi" {
+		return fmt.Errorf("%s: %x", user, answer)
+	}
+	return nil
+}

@@ -1,0 +1,37 @@
+package admin
+
+// userOperations are the rows of the API about users.
+var userOperations = []operation{
+	{
+		method: "GET", path: "/api/v1/users", summary: "Users, their limits and connections, and what is left of their quotas", result: []User{},
+		answer: func(a API, _ call) (any, error) { return a.Users(), nil },
+	},
+	{
+		method: "GET", path: "/api/v1/users/{name}", summary: "One user", result: User{},
+		answer: func(a API, c call) (any, error) { return a.User(c.PathValue("name")) },
+	},
+	{
+		method: "POST", path: "/api/v1/users", summary: "Add a user to auth.users_file, with a password or its hash", body: NewUser{}, result: UserChanged{}, changes: true,
+		answer: func(a API, c call) (any, error) {
+			var u NewUser
+			if err := c.body(&u); err != nil {
+				return nil, err
+			}
+			return a.AddUser(c.Context(), u)
+		},
+	},
+	{
+		method: "PATCH", path: "/api/v1/users/{name}", summary: "Change a user of auth.users_file: password, disabled, limits. What is left out stays", body: UserChange{}, result: UserChanged{}, changes: true,
+		answer: func(a API, c call) (any, error) {
+			var change UserChange
+			if err := c.body(&change); err != nil {
+				return nil, err
+			}
+			return a.ChangeUser(c.Context(), c.PathValue("name"), change)
+		},
+	},
+	{
+		method: "DELETE", path: "/api/v1/users/{name}", summary: "Take a user out of auth.users_file, and end the user's connections", result: UserChanged{}, changes: true,
+		answer: func(a API, c call) (any, error) { return a.RemoveUser(c.Context(), c.PathValue("name")) },
+	},
+}
