@@ -32,9 +32,9 @@ type Entrance struct {
 	Client netip.AddrPort
 	// Peer is who a client without an address is: "unix:uid=1000".
 	Peer string
-	// Settled says that Client is the real one, where the listener's Forwards
+	// ClientKnown says that Client is the real one, where the listener's Forwards
 	// said that the peer may pass on somebody else's connection.
-	Settled bool
+	ClientKnown bool
 	// Credentials prove who the client is, if the door knows: they are verified
 	// before the codec asks. May be nil.
 	Credentials authsvc.Credentials
@@ -63,12 +63,12 @@ func (e *refusedBehind) Error() string { return "refused: " + e.reason }
 // doorkeeper is the first step: it lets connections in at their listener, as far
 // as the socket and the door's steps tell who they are.
 type doorkeeper struct {
-	log     *slog.Logger
-	metrics *metrics.Listener
-	current *atomic.Pointer[Policy]
-	guards  *Guards
-	giveWay *giveWay
-	login   *login
+	log        *slog.Logger
+	metrics    *metrics.Listener
+	current    *atomic.Pointer[Policy]
+	guards     *Guards
+	handshakes *handshakes
+	login      *login
 }
 
 // atAccept asks whether a connection is let in as far as its socket tells; the
@@ -102,7 +102,7 @@ func (d *doorkeeper) pass(s *session) error {
 			return &doorError{err}
 		}
 		s.conn, s.peer = e.Conn, e.Peer
-		if e.Settled && s.forwarded {
+		if e.ClientKnown && s.forwarded {
 			s.client, s.forwarded = e.Client, false
 			if l := s.policy.listener(s.listener); l.Allows != nil && !l.Allows(s.client.Addr()) {
 				return &refusedBehind{metrics.RefusedSource}
@@ -110,7 +110,7 @@ func (d *doorkeeper) pass(s *session) error {
 			if reason := d.guards.enter(s); reason != "" {
 				return &refusedBehind{reason}
 			}
-			d.giveWay.moved(s)
+			d.handshakes.moved(s)
 		}
 	}
 	s.notes = e.Notes
@@ -128,7 +128,7 @@ func (d *doorkeeper) pass(s *session) error {
 // BehindProxies reads the PROXY header of trusted peers.
 func BehindProxies(policy *proxyproto.Policy, m *metrics.Registry) Step {
 	return func(_ context.Context, e *Entrance) error {
-		e.Settled = true
+		e.ClientKnown = true
 		if !policy.Reads(e.Client.Addr()) {
 			return nil
 		}

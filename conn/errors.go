@@ -17,8 +17,8 @@ var (
 	// errProbe is a connection that closes without a byte, as those of a load
 	// balancer do that looks whether somebody listens.
 	errProbe = errors.New("closed without a byte")
-	// errHurried is a handshake whose time a drain has cut short.
-	errHurried = errors.New("the daemon drains")
+	// errCutShort is a handshake whose time a drain has cut short.
+	errCutShort = errors.New("the daemon drains")
 	// errUnanswered is a request that was read, and whose client waits for the
 	// reply that says why it is not served.
 	errUnanswered = errors.New("unanswered")

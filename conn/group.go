@@ -136,7 +136,7 @@ func (g *Group) begin(s *session, before func()) {
 		before()
 	}
 	if !s.inner { // a stream has its request
-		g.handler.giveWay.began(s)
+		g.handler.handshakes.began(s)
 	}
 	g.metrics.Conn.Active.Of(s.protocol.String()).Add(1)
 	g.tasks.Go(func() error { g.run(s); return nil })
@@ -187,7 +187,7 @@ func (g *Group) run(s *session) {
 	if !g.handler.establish(s) {
 		return
 	}
-	g.settled(s)
+	g.revocable(s)
 	if s.request.Command == wire.CommandUDPAssociate {
 		g.handler.commands.associate(s)
 		return
@@ -210,7 +210,7 @@ func (g *Group) end(s *session) {
 	defer s.charge.release()
 	defer s.cancel(nil)
 	defer s.leave()
-	defer g.handler.giveWay.ended(s)
+	defer g.handler.handshakes.ended(s)
 	defer g.handler.dialed.remove(s.server)
 	g.metrics.Conn.Active.Of(s.protocol.String()).Add(-1)
 	if s.cause != "" && (g.access.watcher != nil || g.access.keeps(s.cause)) {
@@ -296,7 +296,7 @@ func (g *Group) startDraining() (left int) {
 		g.draining = true
 		g.ending()
 		for s := range g.sessions {
-			g.handler.haste.hurry(s)
+			g.handler.deadlines.cutShort(s)
 		}
 		if len(g.sessions) == 0 {
 			close(g.empty)

@@ -41,12 +41,12 @@ type Handler struct {
 	// draining ends when connections should come to their end.
 	draining context.Context //nolint:containedctx // an event, not a scope
 
-	readers sync.Pool // of *bufio.Reader
-	haste   haste
-	giveWay giveWay
-	watch   clientWatch
-	dialed  dialedEnds
-	heads   *httpproxy.Budget // bounds the memory of large HTTP heads
+	readers    sync.Pool // of *bufio.Reader
+	deadlines  deadlines
+	handshakes handshakes
+	watch      clientWatch
+	dialed     dialedEnds
+	heads      *httpproxy.Budget // bounds the memory of large HTTP heads
 
 	door      doorkeeper
 	login     login
@@ -78,7 +78,7 @@ func newHandler(draining context.Context, o Options, tasks *task.Scope) *Handler
 		replies: replies{log: o.Log, metrics: &o.Metrics.Conn},
 	}
 	h.judge = judge{log: o.Log, current: &h.policy}
-	h.door = doorkeeper{log: o.Log, metrics: &o.Metrics.Listener, current: &h.policy, guards: &h.guards, giveWay: &h.giveWay, login: &h.login}
+	h.door = doorkeeper{log: o.Log, metrics: &o.Metrics.Listener, current: &h.policy, guards: &h.guards, handshakes: &h.handshakes, login: &h.login}
 	h.accounts = accounts{judge: &h.judge, guards: &h.guards, metrics: o.Metrics.Users}
 	h.connector = connector{judge: &h.judge, watch: &h.watch, panics: o.Panics}
 	h.commands = commands{judge: &h.judge, replies: &h.replies, panics: o.Panics, quotaExceeded: o.Metrics.Auth.QuotaExceeded}
@@ -118,7 +118,7 @@ func (h *Handler) establish(s *session) (ok bool) {
 	if err := s.socket.SetDeadline(s.started.Add(s.policy.Timeouts.Handshake)); err != nil {
 		return s.fail("handshake", err)
 	}
-	h.haste.began(s, h.draining.Done())
+	h.deadlines.began(s, h.draining.Done())
 	if err := h.door.pass(s); err != nil {
 		if refused, ok := errors.AsType[*refusedBehind](err); ok {
 			return h.door.refuseBehind(s, refused)
@@ -129,8 +129,8 @@ func (h *Handler) establish(s *session) (ok bool) {
 	if err := h.negotiate(hs); err != nil {
 		return h.replies.handshakeFailed(hs, err)
 	}
-	h.haste.requested(s)
-	h.giveWay.requested(s)
+	h.deadlines.requested(s)
+	h.handshakes.requested(s)
 	if err := s.socket.SetDeadline(time.Time{}); err != nil {
 		return s.fail("handshake", err)
 	}

@@ -32,8 +32,8 @@ type Listener struct {
 	// Allows reports clients that may come, by the address that the door has
 	// told where the peer passes on others' connections. nil: everybody.
 	Allows func(client netip.Addr) bool
-	// Admits reports who may log in here; nil: everybody.
-	Admits func(authsvc.Identity) bool
+	// MayLogIn reports who is served here; nil: everybody.
+	MayLogIn func(authsvc.Identity) bool
 	// Egress is where connections leave from, after what is the user's own.
 	// SameEgress: from the address that the client came to.
 	Egress     dial.Egress

@@ -31,7 +31,7 @@ func (l *login) try(hs *handshake, a *authsvc.Attempt) (authsvc.Grant, error) {
 	a.Source, a.Listener = hs.client.Addr(), hs.listener
 	grant, err := hs.policy.Auth.Verify(ctx, a)
 	if err == nil {
-		if at := hs.policy.listener(hs.listener); at.Admits != nil && !at.Admits(grant.Identity) {
+		if at := hs.policy.listener(hs.listener); at.MayLogIn != nil && !at.MayLogIn(grant.Identity) {
 			hs.identity, hs.rule = grant.Identity, byListener
 			return authsvc.Grant{}, fmt.Errorf("%w: this listener is not for user %q", errCredentials, grant.Identity.User)
 		}
@@ -62,7 +62,7 @@ func (l *login) overHTTP(hs *handshake, given *httpproxy.Credentials) error {
 	case !free:
 		return errLogin
 	}
-	hs.admitted(identity)
+	hs.letIn(identity)
 	return nil
 }
 
@@ -73,15 +73,15 @@ func (hs *handshake) free() (id authsvc.Identity, free bool) {
 		return *hs.vouched, true
 	}
 	id, free = hs.policy.Auth.Free(hs.client.Addr())
-	if l := hs.policy.listener(hs.listener); free && l.Admits != nil && !l.Admits(id) {
+	if l := hs.policy.listener(hs.listener); free && l.MayLogIn != nil && !l.MayLogIn(id) {
 		return authsvc.Identity{}, false // somebody has to log in here
 	}
 	return id, free
 }
 
-// admitted counts a client that free let in. One that its door knows was
+// letIn counts a client that free has let in. One that its door knows was
 // counted there.
-func (hs *handshake) admitted(id authsvc.Identity) {
+func (hs *handshake) letIn(id authsvc.Identity) {
 	hs.identity = id
 	if hs.vouched == nil {
 		hs.policy.Auth.Admitted(id)

@@ -77,7 +77,7 @@ type outcomeRow struct {
 var outcomes = []outcomeRow{
 	// The request is not read, or its client not let in. That the time is over
 	// counts before all that was read.
-	{"hurried by a drain", inHandshake, among(errHurried), outcome{handshake: "closed", cause: cause.Drained, status: http.StatusRequestTimeout, sentence: tooSlow}, nil},
+	{"cut short by a drain", inHandshake, among(errCutShort), outcome{handshake: "closed", cause: cause.Drained, status: http.StatusRequestTimeout, sentence: tooSlow}, nil},
 	{"too slow", inHandshake, among(os.ErrDeadlineExceeded), outcome{handshake: "timeout", cause: cause.HandshakeTimeout, status: http.StatusRequestTimeout, sentence: tooSlow}, nil},
 	{"probe", inHandshake, among(errProbe), outcome{handshake: "closed"}, nil},
 	{"too many log in", inHandshake, among(authsvc.ErrBusy), loginRefused(http.StatusServiceUnavailable, "Too many log in at this time."), nil},
@@ -158,8 +158,8 @@ func replyCode(err error) wire.ReplyCode { return outcomeOf(inRequest, err).repl
 func (s *session) outcome(in phase, err error) outcome {
 	switch {
 	case in != inHandshake:
-	case errors.Is(err, os.ErrDeadlineExceeded) && s.endedByDrain():
-		err = errHurried
+	case errors.Is(err, os.ErrDeadlineExceeded) && s.isCutShort():
+		err = errCutShort
 	case errors.Is(err, io.EOF) && s.protocol == wire.ProtocolUnknown:
 		err = errProbe
 	}

@@ -47,7 +47,7 @@ func TestOutcomes(t *testing.T) {
 	}
 	const handshakes, requests, commands, tunnels = inHandshake, inRequest, inCommand, inTunnel
 	rows := map[string][]want{
-		"hurried by a drain": {{handshakes, errHurried, wire.ReplyGeneralFailure, 408, cause.Drained, "closed", "", "too long"}},
+		"cut short by a drain": {{handshakes, errCutShort, wire.ReplyGeneralFailure, 408, cause.Drained, "closed", "", "too long"}},
 		"too slow": {
 			{handshakes, fmt.Errorf("read: %w", os.ErrDeadlineExceeded), wire.ReplyGeneralFailure, 408, cause.HandshakeTimeout, "timeout", "", "too long"},
 			{handshakes, &doorError{os.ErrDeadlineExceeded}, wire.ReplyGeneralFailure, 408, cause.HandshakeTimeout, "timeout", "", ""},

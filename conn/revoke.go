@@ -11,12 +11,13 @@ import (
 	"cleversocks/conn/wire"
 )
 
-// settled makes a session one that a reload may revoke, once its request was
-// granted. A reload that passed in between is made up for: either it finds the
-// mark, or its policy is seen here.
-func (g *Group) settled(s *session) {
+// revocable marks a session whose request was granted as one that reloads look
+// at. A reload may have changed the policy while the request was carried out: it
+// has either found the mark, or its policy is found here, and judges the session
+// now.
+func (g *Group) revocable(s *session) {
 	g.mu.Lock()
-	s.settled = true
+	s.revocable = true
 	g.mu.Unlock()
 	p := g.Policy()
 	if p != s.policy && p.Revoke && g.revoke(s, p) {
@@ -30,7 +31,7 @@ func (g *Group) settled(s *session) {
 // for whoever set the time has asked for this.
 func (g *Group) EndLapsed() int {
 	p, n := g.Policy(), 0
-	for _, s := range g.settledSessions() {
+	for _, s := range g.revocableSessions() {
 		if g.handler.judge.endLapsed(s, p) {
 			n++
 		}
@@ -57,7 +58,7 @@ func (g *Group) Revoke() int {
 	if !p.Revoke {
 		return 0
 	}
-	for _, s := range g.settledSessions() {
+	for _, s := range g.revocableSessions() {
 		if g.revoke(s, p) {
 			n++
 		}
@@ -65,21 +66,21 @@ func (g *Group) Revoke() int {
 	return n + g.handler.plain.servers.revoke()
 }
 
-// settledSessions is a copy, so that nobody waits while they are judged.
-func (g *Group) settledSessions() []*session {
+// revocableSessions is a copy, so that nobody waits while they are judged.
+func (g *Group) revocableSessions() []*session {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	list := make([]*session, 0, len(g.sessions))
 	for s := range g.sessions {
-		if s.settled {
+		if s.revocable {
 			list = append(list, s)
 		}
 	}
 	return list
 }
 
-// revoke ends s if p refuses it. The session is settled: nobody writes what is
-// read of it here.
+// revoke ends s if p refuses it. The session is marked as revocable: nobody
+// writes any more what is read of it here.
 func (g *Group) revoke(s *session, p *Policy) bool {
 	if !g.handler.judge.revoked(s, p) {
 		return false
@@ -113,7 +114,7 @@ func (p *Policy) refuses(s *session) (rule, where string) {
 		return string(refusal.Reason), ""
 	}
 	q.Identity = identity
-	if l := p.listener(s.listener); l.Admits != nil && !l.Admits(identity) {
+	if l := p.listener(s.listener); l.MayLogIn != nil && !l.MayLogIn(identity) {
 		return byListener, ""
 	}
 	dest := s.reached()

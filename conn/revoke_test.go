@@ -164,7 +164,7 @@ func TestRevokeMeetsLateSessions(t *testing.T) {
 	if n := g.Revoke(); n != 0 {
 		t.Fatalf("%d revoked", n)
 	}
-	g.settled(s)
+	g.revocable(s)
 	if err := context.Cause(s.ctx); !errors.Is(err, relay.ErrRevoked) {
 		t.Errorf("%v", err)
 	}

@@ -67,21 +67,21 @@ type session struct {
 	// one.
 	leaveUpstream func()
 
-	charge   charge // on the user
-	settled  bool   // under the group's mutex: a reload may revoke it
-	counters relay.Counters
-	stage    atomic.Uint32 // see haste
-	relaying atomic.Bool   // set when the handshake's fields no longer change
-	cause    string        // of package cause; empty for a probe that is not recorded
-	code     wire.ReplyCode
-	replied  bool
-	err      error
-	ended    atomic.Bool // see Group.end
+	charge    charge // on the user
+	revocable bool   // under the group's mutex: a reload may revoke it
+	counters  relay.Counters
+	stage     atomic.Uint32 // see deadlines
+	relaying  atomic.Bool   // set when the handshake's fields no longer change
+	cause     string        // of package cause; empty for a probe that is not recorded
+	code      wire.ReplyCode
+	replied   bool
+	err       error
+	ended     atomic.Bool // see Group.end
 
-	// Under the mutex of giveWay, which they belong to.
-	shaking *shaking // nil: it has its request, or has ended
-	shakes  *list.Element
-	gaveWay bool
+	// Under the mutex of handshakes, which they belong to.
+	handshakes *handshakeSource // nil: it has its request, or has ended
+	place      *list.Element
+	evicted    bool
 }
 
 // abandon closes what a session has open, after a panic.

@@ -44,7 +44,7 @@ func (c socks4Codec) identify(hs *handshake, userID string) error {
 		// failed authentication.
 		return mark(errNoMethod, errUnanswered)
 	}
-	hs.admitted(identity)
+	hs.letIn(identity)
 	return nil
 }
 

@@ -29,7 +29,7 @@ func (c socks5Codec) negotiate(hs *handshake) error {
 	}
 	switch method {
 	case socks5.MethodNone:
-		hs.admitted(hs.identity)
+		hs.letIn(hs.identity)
 	case socks5.MethodPassword:
 		if err = c.authenticate(hs); err != nil {
 			return err
@@ -51,13 +51,13 @@ func (c socks5Codec) negotiate(hs *handshake) error {
 // nobody has to log in and yet there are users, whose names the rules and the
 // log then want to know.
 func (c socks5Codec) choose(hs *handshake, offered socks5.Methods) socks5.Method {
-	identity, admitted := hs.free()
-	if admitted {
+	identity, free := hs.free()
+	if free {
 		hs.identity = identity
 	}
 	ways := hs.ways()
 	anonymous := identity.Method == authsvc.MethodNone && len(ways) > 0
-	if admitted && !anonymous && offered.Has(socks5.MethodNone) {
+	if free && !anonymous && offered.Has(socks5.MethodNone) {
 		return socks5.MethodNone
 	}
 	for _, kind := range ways {
@@ -68,7 +68,7 @@ func (c socks5Codec) choose(hs *handshake, offered socks5.Methods) socks5.Method
 	switch {
 	case len(ways) == 0 && offered.Has(socks5.MethodPassword):
 		return socks5.MethodPassword // nobody has one, and this client insists
-	case admitted && offered.Has(socks5.MethodNone):
+	case free && offered.Has(socks5.MethodNone):
 		return socks5.MethodNone
 	}
 	return socks5.MethodNoAcceptable
@@ -89,7 +89,7 @@ func (c socks5Codec) authenticate(hs *handshake) error {
 	if auth := hs.policy.Auth; !auth.Accepts(authsvc.KindPassword) && hs.identity.Method != "" {
 		// Nobody has a password, and this client insists on giving one.
 		clear(password)
-		hs.admitted(hs.identity)
+		hs.letIn(hs.identity)
 		return hs.send(socks5.AppendStatus(nil, true))
 	}
 	if err := c.login.verify(hs, authsvc.Password{User: user, Password: password}); err != nil {

@@ -27,7 +27,7 @@ func (c transparentCodec) negotiate(hs *handshake) error {
 		// It cannot be asked: no failed authentication.
 		return mark(errNoMethod, errUnanswered)
 	}
-	hs.admitted(identity)
+	hs.letIn(identity)
 	return nil
 }
 

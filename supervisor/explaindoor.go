@@ -41,10 +41,10 @@ func (e explainer) explainEntrance(ask Question, q *aclsvc.Query, say *strings.B
 	switch {
 	case ask.User != "":
 		id = e.named(ask.User, q.Source, io.Discard)
-		if door.Admits != nil && !door.Admits(id) {
+		if door.MayLogIn != nil && !door.MayLogIn(id) {
 			fmt.Fprintf(say, "listener %s is not for user %q: the log-in is refused\n", ask.Listener, ask.User)
 		}
-	case door.Admits != nil && !door.Admits(id):
+	case door.MayLogIn != nil && !door.MayLogIn(id):
 		fmt.Fprintf(say, "authentication: needed at listener %s, whatever the address; this client gives no name\n", ask.Listener)
 	case !free:
 		say.WriteString("authentication: needed; this client gives no name and is refused\n")

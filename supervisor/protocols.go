@@ -72,7 +72,7 @@ func udpShare(associations int) int { return max(associations/4, 8) }
 func listenerPolicy(l config.Listener) conn.Listener {
 	policy := conn.Listener{
 		Advertise: l.Advertise.Addr, SameEgress: l.SameEgress(), Egress: dial.Egress{Addresses: l.EgressRanges()},
-		Admits: admits(l.Users, l.Groups), Auth: l.Kinds(), AuthFrom: l.KindsFrom(), Protection: l.Protection, Transparent: transparentMode(l),
+		MayLogIn: named(l.Users, l.Groups), Auth: l.Kinds(), AuthFrom: l.KindsFrom(), Protection: l.Protection, Transparent: transparentMode(l),
 	}
 	if allowed := config.Prefixes(l.AllowFrom); len(allowed) > 0 {
 		policy.Allows = authsvc.NewWhitelist(allowed).Contains
@@ -94,8 +94,8 @@ func transparentMode(l config.Listener) transparent.Mode {
 	return transparent.Off
 }
 
-// admits reports who is named, by user or group; nil where nobody is.
-func admits(users, groups []string) func(authsvc.Identity) bool {
+// named reports who is named, by user or group; nil where nobody is.
+func named(users, groups []string) func(authsvc.Identity) bool {
 	if len(users)+len(groups) == 0 {
 		return nil
 	}

@@ -69,13 +69,13 @@ func TestDrainDoesNotAwaitHandshakes(t *testing.T) {
 
 // A session that is admitted as the drain begins may set its deadline after
 // the drain has looked at it.
-func TestDrainHurriesLateHandshakes(t *testing.T) {
+func TestDrainCutsLateHandshakesShort(t *testing.T) {
 	h, hs, _, _ := connected(t, "")
 	draining := make(chan struct{})
 	close(draining)
 	hs.started = time.Now()
-	h.haste.hurry(hs.session) // not there yet
-	h.haste.began(hs.session, draining)
+	h.deadlines.cutShort(hs.session) // not there yet
+	h.deadlines.began(hs.session, draining)
 	_, err := hs.conn.Read(make([]byte, 1))
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Fatalf("read: %v", err)

@@ -1,0 +1,71 @@
+package conn
+
+import (
+	"sync"
+	"time"
+)
+
+// drainGrace is for handshakes under way when the daemon drains: one without a
+// request has nothing to lose, and a silent client would hold the drain up for
+// all of its time.
+const drainGrace = time.Second
+
+// How far a session's handshake has come, as far as a drain cares. It is zero
+// before its task has begun.
+const (
+	stageSilent    uint32 = iota + 1 // not a byte has come
+	stageTalking                     // there is no request yet
+	stageCutShort                    // a drain has cut its time short
+	stageRequested                   // there is a request, which the drain awaits
+)
+
+// deadlines are those of handshakes, which a drain cuts short. The zero value is
+// ready.
+type deadlines struct {
+	// mu is held while a deadline is cut short, so that a session which has
+	// its request meanwhile can wait for that, and lift it.
+	mu sync.Mutex
+}
+
+// cutShort gives a session's handshake little time from now on, or from its
+// start when not a byte has come, unless its request has.
+func (d *deadlines) cutShort(s *session) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var until time.Time
+	switch {
+	case s.stage.CompareAndSwap(stageSilent, stageCutShort):
+		until = s.started.Add(drainGrace)
+	case s.stage.CompareAndSwap(stageTalking, stageCutShort):
+		until = time.Now().Add(drainGrace)
+	default:
+		return
+	}
+	if end := s.started.Add(s.policy.Timeouts.Handshake); end.Before(until) {
+		until = end
+	}
+	_ = s.socket.SetReadDeadline(until) // fails on a closed conn, whose handshake has ended
+}
+
+// began is for a session that has its deadline and waits for its first byte.
+// A drain that has begun before found nothing to cut short.
+func (d *deadlines) began(s *session, draining <-chan struct{}) {
+	s.stage.Store(stageSilent)
+	select {
+	case <-draining:
+		d.cutShort(s)
+	default:
+	}
+}
+
+// requested is for a session that has its request, before it lifts its
+// deadline.
+func (d *deadlines) requested(s *session) {
+	if s.stage.Swap(stageRequested) == stageCutShort {
+		d.mu.Lock() // the deadline is set by then
+		defer d.mu.Unlock()
+	}
+}
+
+// isCutShort reports whether a drain has cut the session's handshake short.
+func (s *session) isCutShort() bool { return s.stage.Load() == stageCutShort }
