@@ -4,7 +4,7 @@
 //
 //	server := bind.New(bind.ServerOptions{Metrics: registry, AcceptTimeout: 2 * time.Minute})
 //	...
-//	result := server.Serve(ctx, bind.Session{Control: conn, Requested: request.Dest, Decide: ..., Reply: ...})
+//	result := server.Serve(ctx, bind.Request{Control: conn, Requested: request.Dest, Decide: ..., Reply: ...})
 //	if result.Peer != nil {
 //		defer result.Peer.Close()
 //		// write result.Early to the peer, then relay
@@ -45,8 +45,8 @@ type ServerOptions struct {
 	Panics  *task.Reporter    // nil: they are contained, and nobody hears of them
 }
 
-// Session is one BIND request and what its connection knows.
-type Session struct {
+// Request is one BIND request, and what its connection knows.
+type Request struct {
 	// Control is the connection that carried the request. Serve reads from it
 	// while it waits, and leaves it open, without a deadline.
 	Control Control
@@ -136,47 +136,47 @@ func (s *Server) Configure(o ServerOptions) {
 
 // Serve runs one BIND up to its second reply. The listener is closed, and
 // every goroutine has ended, when it returns.
-func (s *Server) Serve(ctx context.Context, session Session) Result {
+func (s *Server) Serve(ctx context.Context, request Request) Result {
 	o := s.options.Load()
 	if o.Disabled {
-		return s.refuse(session, Result{Reply: wire.ReplyCommandNotSupported, Cause: cause.Denied, Err: errDisabled})
+		return s.refuse(request, Result{Reply: wire.ReplyCommandNotSupported, Cause: cause.Denied, Err: errDisabled})
 	}
-	seat := ratelimit.SeatOf(session.Identity.User, session.Client.Addr())
+	seat := ratelimit.SeatOf(request.Identity.User, request.Client.Addr())
 	if s.seats.Take(seat, o.MaxPerUser, 0) != ratelimit.Admitted {
 		s.metrics.Limits.Of(metrics.LimitBinds).Inc()
-		return s.refuse(session, Result{Reply: wire.ReplyNotAllowed, Cause: cause.Denied, Err: errTooMany})
+		return s.refuse(request, Result{Reply: wire.ReplyNotAllowed, Cause: cause.Denied, Err: errTooMany})
 	}
 	defer s.seats.Return(seat)
 
-	peers, err := expected(ctx, &session, o)
+	peers, err := expected(ctx, &request, o)
 	if err != nil {
-		return s.refuse(session, unresolved(session, err))
+		return s.refuse(request, unresolved(request, err))
 	}
-	l, err := listen(ctx, localAddr(session.Control), o.Ports)
+	l, err := listen(ctx, localAddr(request.Control), o.Ports)
 	if err != nil {
 		s.metrics.Limits.Of(metrics.LimitBindPorts).Inc()
-		return s.refuse(session, Result{Reply: wire.ReplyGeneralFailure, Cause: cause.Error, Err: err})
+		return s.refuse(request, Result{Reply: wire.ReplyGeneralFailure, Cause: cause.Error, Err: err})
 	}
-	w := &wait{server: s, session: session, listener: l, peers: peers}
+	w := &wait{server: s, request: request, listener: l, peers: peers}
 	s.metrics.Bind.Waiting.Add(1)
 	defer s.metrics.Bind.Waiting.Add(-1)
 	return w.run(ctx, o.AcceptTimeout)
 }
 
 // refuse sends the only reply of a request that came to nothing at once.
-func (s *Server) refuse(session Session, r Result) Result {
+func (s *Server) refuse(request Request, r Result) Result {
 	s.metrics.Bind.Peers.Of(metrics.BindRefused).Inc()
-	if err := session.Reply(r.Reply, netip.AddrPort{}); err != nil && r.Err == nil {
+	if err := request.Reply(r.Reply, netip.AddrPort{}); err != nil && r.Err == nil {
 		r.Err = err
 	}
 	return r
 }
 
 // unresolved is the result of a request whose peer has no address.
-func unresolved(session Session, err error) Result {
+func unresolved(request Request, err error) Result {
 	code := wire.ReplyHostUnreachable
-	if session.ReplyCode != nil && !errors.Is(err, errNoPeers) {
-		code = session.ReplyCode(err)
+	if request.ReplyCode != nil && !errors.Is(err, errNoPeers) {
+		code = request.ReplyCode(err)
 	}
 	return Result{Reply: code, Cause: cause.DialFailed, Err: err}
 }

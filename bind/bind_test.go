@@ -38,11 +38,11 @@ type harness struct {
 
 var loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 
-func start(t *testing.T, s *Server, host string, change func(*Session)) *harness {
+func start(t *testing.T, s *Server, host string, change func(*Request)) *harness {
 	t.Helper()
 	control, server := tcpPair(t, host)
 	h := &harness{control: control, server: server, replies: make(chan reply, 2), done: make(chan Result, 1)}
-	session := Session{
+	request := Request{
 		Control: server, Client: control.LocalAddr().(*net.TCPAddr).AddrPort(),
 		Identity:  authsvc.Identity{User: "alice"},
 		Requested: wire.Addr{IP: netip.MustParseAddr(host), Port: 21},
@@ -56,12 +56,12 @@ func start(t *testing.T, s *Server, host string, change func(*Session)) *harness
 		},
 	}
 	if change != nil {
-		change(&session)
+		change(&request)
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())
 	h.cancel = cancel
 	t.Cleanup(func() { cancel(nil) })
-	go func() { h.done <- s.Serve(ctx, session) }()
+	go func() { h.done <- s.Serve(ctx, request) }()
 	return h
 }
 
@@ -190,7 +190,7 @@ func TestWrongPeersAreClosedAndTheWaitGoesOn(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			h := start(t, New(tt.options), "127.0.0.1", func(s *Session) {
+			h := start(t, New(tt.options), "127.0.0.1", func(s *Request) {
 				s.Requested = tt.requested
 				s.Decide = func(_ wire.Addr, ip netip.Addr) aclsvc.Decision { return aclsvc.Decision{Allow: ip != denied} }
 				s.Resolve = func(context.Context, wire.Addr) ([]netip.Addr, error) {
@@ -280,12 +280,12 @@ func TestRefusedAtOnce(t *testing.T) {
 	tests := []struct {
 		name    string
 		options ServerOptions
-		change  func(*Session)
+		change  func(*Request)
 		want    wire.ReplyCode
 	}{
 		{"disabled", ServerOptions{Disabled: true}, nil, wire.ReplyCommandNotSupported},
 		{"no port", ServerOptions{Ports: wire.PortRange{First: taken, Last: taken}}, nil, wire.ReplyGeneralFailure},
-		{"no such name", ServerOptions{}, func(s *Session) { s.Requested = wire.Addr{Name: "nowhere.example"} }, wire.ReplyHostUnreachable},
+		{"no such name", ServerOptions{}, func(s *Request) { s.Requested = wire.Addr{Name: "nowhere.example"} }, wire.ReplyHostUnreachable},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -303,7 +303,7 @@ func TestRefusedAtOnce(t *testing.T) {
 func TestAdvertisedAddressPortRangeAndCap(t *testing.T) {
 	s := New(ServerOptions{Ports: wire.PortRange{First: 42000, Last: 42999}, MaxPerUser: 1})
 	public := netip.MustParseAddr("203.0.113.7")
-	h := start(t, s, "127.0.0.1", func(s *Session) { s.Advertise = public })
+	h := start(t, s, "127.0.0.1", func(s *Request) { s.Advertise = public })
 	at := h.reply(t).addr
 	if at.Addr() != public || at.Port() < 42000 || at.Port() > 42999 {
 		t.Errorf("told %v", at)
@@ -313,7 +313,7 @@ func TestAdvertisedAddressPortRangeAndCap(t *testing.T) {
 		t.Errorf("past the cap: %v", got.code)
 	}
 	second.result(t)
-	bob := start(t, s, "127.0.0.1", func(s *Session) { s.Identity.User = "bob" })
+	bob := start(t, s, "127.0.0.1", func(s *Request) { s.Identity.User = "bob" })
 	if got := bob.reply(t); got.code != wire.ReplySucceeded {
 		t.Errorf("another user: %v", got.code)
 	}
@@ -338,7 +338,7 @@ func TestPeerIsJudgedByItsName(t *testing.T) {
 	judged := make(chan wire.Addr, 1)
 	for name, anyPeer := range map[string]bool{"the named one": false, "anyone": true} {
 		t.Run(name, func(t *testing.T) {
-			h := start(t, New(ServerOptions{AnyPeer: anyPeer}), "127.0.0.1", func(s *Session) {
+			h := start(t, New(ServerOptions{AnyPeer: anyPeer}), "127.0.0.1", func(s *Request) {
 				s.Requested = wire.Addr{Name: "ftp.example.com", Port: 21}
 				s.Resolve = func(context.Context, wire.Addr) ([]netip.Addr, error) { return []netip.Addr{loopback}, nil }
 				s.Decide = func(dest wire.Addr, _ netip.Addr) aclsvc.Decision {
@@ -368,8 +368,8 @@ func TestPanicEndsOneWait(t *testing.T) {
 	m := metrics.New()
 	panics := &task.Reporter{Count: func(where string) { m.Conn.Panics.Of(where).Inc() }}
 	s := New(ServerOptions{MaxPerUser: 1, Metrics: m, Panics: panics})
-	h := start(t, s, "127.0.0.1", func(session *Session) {
-		session.Decide = func(wire.Addr, netip.Addr) aclsvc.Decision { panic("a defect") }
+	h := start(t, s, "127.0.0.1", func(request *Request) {
+		request.Decide = func(wire.Addr, netip.Addr) aclsvc.Decision { panic("a defect") }
 	})
 	first := h.reply(t)
 	dialFrom(t, "127.0.0.1", first.addr)

@@ -32,7 +32,7 @@ var (
 // wait is one BIND between its two replies.
 type wait struct {
 	server   *Server
-	session  Session
+	request  Request
 	listener *net.TCPListener
 	peers    []netip.Addr // who may connect; nil: anyone
 	bound    netip.AddrPort
@@ -45,11 +45,11 @@ func (w *wait) run(ctx context.Context, timeout time.Duration) Result {
 	defer func() { _ = w.listener.Close() }()
 	local := w.listener.Addr().(*net.TCPAddr).AddrPort()
 	w.bound = netip.AddrPortFrom(local.Addr().Unmap().WithZone(""), local.Port())
-	if ip := w.session.Advertise; ip.IsValid() {
+	if ip := w.request.Advertise; ip.IsValid() {
 		w.bound = netip.AddrPortFrom(ip.Unmap().WithZone(""), local.Port())
 	}
-	_ = w.session.Control.SetReadDeadline(time.Time{}) // the handshake's
-	if err := w.session.Reply(wire.ReplySucceeded, w.bound); err != nil {
+	_ = w.request.Control.SetReadDeadline(time.Time{}) // the handshake's
+	if err := w.request.Reply(wire.ReplySucceeded, w.bound); err != nil {
 		return Result{Bound: w.bound, Cause: cause.ClientClosed, Err: err}
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errTimeout)
@@ -72,14 +72,14 @@ func (w *wait) accept(ctx context.Context) (*net.TCPConn, []byte, error) {
 	past := time.Unix(1, 0)
 	defer context.AfterFunc(ctx, func() {
 		_ = w.listener.SetDeadline(past)
-		_ = w.session.Control.SetReadDeadline(past)
+		_ = w.request.Control.SetReadDeadline(past)
 	})()
 	var (
 		peer  *net.TCPConn
 		early []byte
 	)
 	scope.Go(func() (err error) {
-		early, err = watch(w.session.Control)
+		early, err = watch(w.request.Control)
 		return err
 	})
 	scope.Go(func() (err error) {
@@ -89,7 +89,7 @@ func (w *wait) accept(ctx context.Context) (*net.TCPConn, []byte, error) {
 		return errAccepted
 	})
 	err := scope.Wait()
-	_ = w.session.Control.SetReadDeadline(time.Time{})
+	_ = w.request.Control.SetReadDeadline(time.Time{})
 	if errors.Is(err, errAccepted) {
 		return peer, early, nil
 	}
@@ -132,11 +132,11 @@ func (w *wait) expects(peer netip.AddrPort) bool {
 		outcome = metrics.BindWrongPeer
 	} else {
 		dest := wire.FromAddrPort(peer)
-		if w.peers != nil && w.session.Requested.IsName() {
-			dest = wire.Addr{Name: w.session.Requested.Name, Port: peer.Port()}
+		if w.peers != nil && w.request.Requested.IsName() {
+			dest = wire.Addr{Name: w.request.Requested.Name, Port: peer.Port()}
 		}
 		w.judged = dest
-		decision := w.session.Decide(dest, peer.Addr())
+		decision := w.request.Decide(dest, peer.Addr())
 		w.rule = decision.Rule
 		if !decision.Allow {
 			outcome = metrics.BindDenied
@@ -150,7 +150,7 @@ func (w *wait) expects(peer netip.AddrPort) bool {
 func (w *wait) connected(peer *net.TCPConn, early []byte) Result {
 	from := addrOf(peer)
 	r := Result{Peer: peer, PeerAddr: from, Judged: w.judged, Early: early, Bound: w.bound, Rule: w.rule, Reply: wire.ReplySucceeded}
-	if err := w.session.Reply(wire.ReplySucceeded, from); err != nil {
+	if err := w.request.Reply(wire.ReplySucceeded, from); err != nil {
 		_ = peer.Close()
 		r.Peer, r.Cause, r.Err = nil, cause.ClientClosed, err
 	}
@@ -179,7 +179,7 @@ func (w *wait) failed(err error) Result {
 		w.server.metrics.Bind.Peers.Of(metrics.BindClientClosed).Inc()
 		return r
 	}
-	if replyErr := w.session.Reply(r.Reply, netip.AddrPort{}); replyErr != nil {
+	if replyErr := w.request.Reply(r.Reply, netip.AddrPort{}); replyErr != nil {
 		r.Err = errors.Join(r.Err, replyErr)
 	}
 	return r
@@ -208,22 +208,22 @@ func watch(control Control) (early []byte, err error) {
 
 // expected is who may connect; nil: anyone. A name that is asked for is made
 // complete, for the rules to judge the one that answered.
-func expected(ctx context.Context, session *Session, o *ServerOptions) ([]netip.Addr, error) {
-	dest := session.Requested
+func expected(ctx context.Context, request *Request, o *ServerOptions) ([]netip.Addr, error) {
+	dest := request.Requested
 	switch {
 	case o.AnyPeer, dest.IsZero(), dest.IP.IsValid() && dest.IP.IsUnspecified():
 		return nil, nil
 	case dest.IP.IsValid():
 		return []netip.Addr{dest.IP.Unmap()}, nil
 	}
-	if session.Complete != nil {
+	if request.Complete != nil {
 		var err error
-		if dest, err = session.Complete(ctx, dest); err != nil {
+		if dest, err = request.Complete(ctx, dest); err != nil {
 			return nil, err
 		}
-		session.Requested = dest
+		request.Requested = dest
 	}
-	found, err := session.Resolve(ctx, dest)
+	found, err := request.Resolve(ctx, dest)
 	if err != nil {
 		return nil, err
 	}

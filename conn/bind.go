@@ -12,7 +12,7 @@ import (
 func (c *commands) bind(hs *handshake) bool {
 	s := hs.session
 	hs.release() // from here on the wait ends with the context by itself, and answers
-	result := s.policy.Bind.Serve(s.ctx, bind.Session{
+	result := s.policy.Bind.Serve(s.ctx, bind.Request{
 		Control: s.conn, Client: s.client, Requested: s.request.Dest, Identity: s.identity,
 		Advertise: s.advertised(),
 		Decide:    c.judge.decideNow(s),

@@ -35,7 +35,7 @@ func (c *commands) associate(s *session) {
 	if wrapped, ok := s.conn.(*gssapi.Conn); ok {
 		protect = wrapped.Datagrams()
 	}
-	result := s.policy.UDP.Serve(s.ctx, udprelay.Session{
+	result := s.policy.UDP.Serve(s.ctx, udprelay.Request{
 		ID: s.ID(), Control: s.conn, Client: s.client, Requested: s.request.Dest, Identity: s.identity,
 		Advertise:  s.advertised(),
 		Decide:     c.judge.decideNow(s),

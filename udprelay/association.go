@@ -40,7 +40,7 @@ var (
 // look-ups of names; the first of them that fails ends all, and serve waits.
 type association struct {
 	r    *Relay
-	s    Session
+	s    Request
 	o    RelayOptions
 	seat ratelimit.Seat
 
@@ -61,7 +61,7 @@ type association struct {
 	bytes, datagrams [2]atomic.Int64
 }
 
-func newAssociation(r *Relay, s Session, o RelayOptions) *association {
+func newAssociation(r *Relay, s Request, o RelayOptions) *association {
 	return &association{
 		r: r, s: s, o: o, began: time.Now(),
 		clientIP: s.Client.Addr().Unmap().WithZone(""),
@@ -221,7 +221,7 @@ func (a *association) account(d Direction, t *tally, bytes int) {
 	}
 }
 
-// metered asks the session's meter about one datagram.
+// metered asks the request's meter about one datagram.
 func (a *association) metered(d Direction, n int) outcome {
 	if a.s.Meter == nil {
 		return relayed

@@ -50,7 +50,7 @@ func TestEndsUnderAFlood(t *testing.T) {
 	shutdown := errors.New("shutting down")
 	r := New(RelayOptions{})
 	for range 5 {
-		h := associate(t, r, func(s *Session) {
+		h := associate(t, r, func(s *Request) {
 			s.Resolve = func(ctx context.Context, _ wire.Addr) ([]netip.Addr, error) {
 				<-ctx.Done()
 				return nil, ctx.Err()

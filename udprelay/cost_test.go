@@ -19,7 +19,7 @@ import (
 
 // Neither an address nor a known name costs an allocation per datagram.
 func TestDatagramsAllocateNothing(t *testing.T) {
-	h := associate(t, New(RelayOptions{}), func(s *Session) {
+	h := associate(t, New(RelayOptions{}), func(s *Request) {
 		s.Generation = func() uint64 { return 1 }
 		s.Meter = func(Direction, int) MeterVerdict { return MeterPass }
 		s.Resolve = func(context.Context, wire.Addr) ([]netip.Addr, error) { return []netip.Addr{loopback4}, nil }
@@ -115,7 +115,7 @@ func TestPanicsLeaveThePool(t *testing.T) {
 	at := echo(t, loopback4)
 	batches := cap(r.pool.tokens)
 	for range batches {
-		h := associate(t, r, func(s *Session) {
+		h := associate(t, r, func(s *Request) {
 			s.Meter = func(Direction, int) MeterVerdict { panic("a defect") }
 		})
 		h.send(t, wrap(t, to(at), []byte("x")))

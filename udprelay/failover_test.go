@@ -17,7 +17,7 @@ import (
 func TestNextAddressWhenTheFirstIsUnreachable(t *testing.T) {
 	for _, filter := range []Filter{FilterAddress, FilterEndpoint, FilterNone} {
 		var asked atomic.Int64
-		h := associate(t, New(RelayOptions{Filter: filter}), func(s *Session) {
+		h := associate(t, New(RelayOptions{Filter: filter}), func(s *Request) {
 			s.Resolve = func(context.Context, wire.Addr) ([]netip.Addr, error) {
 				asked.Add(1)
 				return []netip.Addr{loopback6, netip.MustParseAddr("127.0.0.9"), loopback4}, nil
@@ -41,7 +41,7 @@ func TestNextAddressWhenTheFirstIsUnreachable(t *testing.T) {
 // Two ports of one name may be served at different addresses; neither moves
 // the other.
 func TestPortsOfANameFailOverApart(t *testing.T) {
-	h := associate(t, New(RelayOptions{}), func(s *Session) {
+	h := associate(t, New(RelayOptions{}), func(s *Request) {
 		s.Resolve = func(context.Context, wire.Addr) ([]netip.Addr, error) {
 			return []netip.Addr{loopback6, loopback4}, nil
 		}
@@ -58,7 +58,7 @@ func TestPortsOfANameFailOverApart(t *testing.T) {
 // may have moved.
 func TestUnreachableNameIsLookedUpAgain(t *testing.T) {
 	var asked atomic.Int64
-	h := associate(t, New(RelayOptions{}), func(s *Session) {
+	h := associate(t, New(RelayOptions{}), func(s *Request) {
 		s.Resolve = func(context.Context, wire.Addr) ([]netip.Addr, error) {
 			if asked.Add(1) == 1 {
 				return []netip.Addr{netip.MustParseAddr("127.0.0.8"), netip.MustParseAddr("127.0.0.9")}, nil

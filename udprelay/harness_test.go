@@ -30,19 +30,19 @@ func allowAll(wire.Addr, netip.Addr) aclsvc.Decision {
 
 func noResolver(context.Context, wire.Addr) ([]netip.Addr, error) { return nil, net.ErrClosed }
 
-// associate starts an association on r whose session change may alter.
-func associate(t *testing.T, r *Relay, change func(*Session)) *harness {
+// associate starts an association on r whose request change may alter.
+func associate(t *testing.T, r *Relay, change func(*Request)) *harness {
 	t.Helper()
 	return associateOn(t, r, "127.0.0.1", change)
 }
 
-func associateOn(t *testing.T, r *Relay, host string, change func(*Session)) *harness {
+func associateOn(t *testing.T, r *Relay, host string, change func(*Request)) *harness {
 	t.Helper()
 	control, server := tcpPair(t, host)
 	client := control.LocalAddr().(*net.TCPAddr).AddrPort()
 	replied := make(chan struct{})
 	h := &harness{control: control, server: server, done: make(chan Result, 1)}
-	s := Session{
+	s := Request{
 		ID: t.Name(), Control: server, Client: client, Identity: authsvc.Identity{User: "alice"},
 		Decide: allowAll, Resolve: noResolver,
 		Reply: func(code wire.ReplyCode, bound netip.AddrPort) error {

@@ -115,7 +115,7 @@ func (a *association) lookup(key waitKey, dest wire.Addr) {
 	}
 }
 
-// resolve is the session's resolver within bounds: the name that answers,
+// resolve is the request's resolver within bounds: the name that answers,
 // which is the one that the rules judge, without a port, and its addresses in
 // the order to try them.
 func (a *association) resolve(asked wire.Addr) (dest wire.Addr, ips []netip.Addr) {

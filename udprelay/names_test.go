@@ -20,7 +20,7 @@ import (
 func TestSlowNameStallsNothing(t *testing.T) {
 	release := make(chan struct{})
 	var asked atomic.Int64
-	h := associate(t, New(RelayOptions{}), func(s *Session) {
+	h := associate(t, New(RelayOptions{}), func(s *Request) {
 		s.Resolve = func(ctx context.Context, dest wire.Addr) ([]netip.Addr, error) {
 			asked.Add(1)
 			if dest.Name == "slow.example" {
@@ -53,7 +53,7 @@ func TestSlowNameStallsNothing(t *testing.T) {
 
 func TestLiteralInAName(t *testing.T) {
 	var seen atomic.Pointer[wire.Addr]
-	h := associate(t, New(RelayOptions{}), func(s *Session) {
+	h := associate(t, New(RelayOptions{}), func(s *Request) {
 		s.Decide = func(dest wire.Addr, _ netip.Addr) aclsvc.Decision {
 			seen.Store(&dest)
 			return aclsvc.Decision{Allow: true}
@@ -70,7 +70,7 @@ func TestLiteralInAName(t *testing.T) {
 // Denied addresses of a name drop out; the next one is taken.
 func TestNamesAddressesAreJudged(t *testing.T) {
 	forbidden := netip.MustParseAddr("127.0.0.9")
-	h := associate(t, New(RelayOptions{}), func(s *Session) {
+	h := associate(t, New(RelayOptions{}), func(s *Request) {
 		s.Resolve = func(context.Context, wire.Addr) ([]netip.Addr, error) {
 			return []netip.Addr{forbidden, loopback4}, nil
 		}
@@ -87,7 +87,7 @@ func TestNamesAddressesAreJudged(t *testing.T) {
 func TestNameFloodIsBounded(t *testing.T) {
 	m := metrics.New()
 	var asked atomic.Int64
-	h := associate(t, New(RelayOptions{Metrics: m}), func(s *Session) {
+	h := associate(t, New(RelayOptions{Metrics: m}), func(s *Request) {
 		s.Resolve = func(ctx context.Context, _ wire.Addr) ([]netip.Addr, error) {
 			asked.Add(1)
 			<-ctx.Done()
@@ -113,7 +113,7 @@ func TestNameFloodIsBounded(t *testing.T) {
 func TestUnknownName(t *testing.T) {
 	m := metrics.New()
 	asked := make(chan struct{}, 10)
-	h := associate(t, New(RelayOptions{Metrics: m}), func(s *Session) {
+	h := associate(t, New(RelayOptions{Metrics: m}), func(s *Request) {
 		s.Resolve = func(context.Context, wire.Addr) ([]netip.Addr, error) {
 			asked <- struct{}{}
 			return nil, errors.New("no such host")
@@ -174,7 +174,7 @@ func TestUpstream(t *testing.T) {
 	kept, ours := tcpPair(t, "127.0.0.1")
 	stranger := listenUDP(t, loopback4)
 	denied := netip.MustParseAddr("192.0.2.66")
-	h := associate(t, New(RelayOptions{}), func(s *Session) {
+	h := associate(t, New(RelayOptions{}), func(s *Request) {
 		s.Upstream = func(context.Context) (Upstream, error) { return Upstream{Relay: at, Control: ours}, nil }
 		s.Decide = func(dest wire.Addr, ip netip.Addr) aclsvc.Decision {
 			return aclsvc.Decision{Allow: ip != denied && (ip.IsValid() != dest.IsName())}
@@ -201,7 +201,7 @@ func TestUpstream(t *testing.T) {
 
 func TestUpstreamRefuses(t *testing.T) {
 	refused := errors.New("upstream says no")
-	h := associate(t, New(RelayOptions{}), func(s *Session) {
+	h := associate(t, New(RelayOptions{}), func(s *Request) {
 		s.Upstream = func(context.Context) (Upstream, error) { return Upstream{}, refused }
 	})
 	if res := h.wait(t); h.code != wire.ReplyGeneralFailure || !errors.Is(res.Err, refused) {

@@ -27,7 +27,7 @@ func (h *harness) second(t *testing.T) *harness {
 // one that spoke last. Even from one server, each port gets its own.
 func TestEachClientPortIsAnsweredAtItsOwn(t *testing.T) {
 	r := New(RelayOptions{})
-	h := associate(t, r, func(s *Session) {
+	h := associate(t, r, func(s *Request) {
 		s.Resolve = func(context.Context, wire.Addr) ([]netip.Addr, error) { return []netip.Addr{loopback4}, nil }
 	})
 	at := echo(t, loopback4)
@@ -107,7 +107,7 @@ func TestSilentPortsGiveWay(t *testing.T) {
 // sockets go, and takes them again, at the same port, when it is used.
 func TestIdlenessEndsNothing(t *testing.T) {
 	var opened atomic.Int64
-	h := associate(t, New(RelayOptions{IdleTimeout: 50 * time.Millisecond}), func(s *Session) {
+	h := associate(t, New(RelayOptions{IdleTimeout: 50 * time.Millisecond}), func(s *Request) {
 		s.Listen = func(ctx context.Context, network string, last netip.AddrPort) (*net.UDPConn, error) {
 			opened.Add(1)
 			return listenAny(ctx, network, last)
@@ -149,7 +149,7 @@ func TestIdlenessEndsNothing(t *testing.T) {
 func TestClientPortsThroughAnUpstream(t *testing.T) {
 	answer := netip.MustParseAddrPort("192.0.2.1:53")
 	var asked atomic.Int64
-	h := associate(t, New(RelayOptions{}), func(s *Session) {
+	h := associate(t, New(RelayOptions{}), func(s *Request) {
 		s.Upstream = func(context.Context) (Upstream, error) {
 			asked.Add(1)
 			at, _ := fakeUpstream(t, make(chan wire.Addr, 100), to(answer))

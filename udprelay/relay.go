@@ -3,7 +3,7 @@
 //
 //	relay := udprelay.New(udprelay.RelayOptions{Metrics: registry, Logger: log, Filter: udprelay.FilterAddress})
 //	...
-//	result := relay.Serve(ctx, udprelay.Session{Control: conn, Client: client, Decide: ..., Resolve: ..., Reply: ...})
+//	result := relay.Serve(ctx, udprelay.Request{Control: conn, Client: client, Decide: ..., Resolve: ..., Reply: ...})
 //
 // An association is a socket for its client, and for each of the client's
 // ports one per family towards its destinations, all unconnected, so that
@@ -144,7 +144,7 @@ func (e errRefused) Error() string { return "association refused: " + e.reason }
 // Everything it opened is closed, and every goroutine it started has ended,
 // when it returns. Control stays the caller's, who closes it at once: a client
 // learns by nothing else that its association is over.
-func (r *Relay) Serve(ctx context.Context, s Session) Result {
+func (r *Relay) Serve(ctx context.Context, s Request) Result {
 	o := r.options.Load()
 	a, err := r.open(ctx, s, o)
 	if err != nil {
@@ -163,8 +163,8 @@ func (r *Relay) Serve(ctx context.Context, s Session) Result {
 	return a.serve()
 }
 
-// open seats the session and gives it its sockets.
-func (r *Relay) open(ctx context.Context, s Session, o *RelayOptions) (*association, error) {
+// open seats the request and gives it its sockets.
+func (r *Relay) open(ctx context.Context, s Request, o *RelayOptions) (*association, error) {
 	if o.Disabled {
 		return nil, errRefused{metrics.UDPRefusedDisabled, wire.ReplyCommandNotSupported}
 	}

@@ -181,7 +181,7 @@ func TestDecisionsFollowTheRules(t *testing.T) {
 	var generation atomic.Uint64
 	var asked atomic.Int64
 	var deny atomic.Pointer[netip.AddrPort]
-	h := associate(t, New(RelayOptions{Filter: FilterEndpoint}), func(s *Session) {
+	h := associate(t, New(RelayOptions{Filter: FilterEndpoint}), func(s *Request) {
 		s.Generation = generation.Load
 		s.Decide = func(dest wire.Addr, ip netip.Addr) aclsvc.Decision {
 			asked.Add(1)
@@ -208,7 +208,7 @@ func TestDecisionsFollowTheRules(t *testing.T) {
 
 func TestPanicInADecisionDenies(t *testing.T) {
 	m := metrics.New()
-	h := associate(t, New(RelayOptions{Metrics: m, Panics: counting(m)}), func(s *Session) {
+	h := associate(t, New(RelayOptions{Metrics: m, Panics: counting(m)}), func(s *Request) {
 		s.Decide = func(dest wire.Addr, _ netip.Addr) aclsvc.Decision {
 			if dest.Port == 1 {
 				panic("broken rule")
@@ -247,7 +247,7 @@ func TestNeverADestination(t *testing.T) {
 
 func TestAdvertisedAddressAndPortRange(t *testing.T) {
 	public := netip.MustParseAddr("203.0.113.7")
-	h := associate(t, New(RelayOptions{Ports: wire.PortRange{First: 43000, Last: 43999}}), func(s *Session) { s.Advertise = public })
+	h := associate(t, New(RelayOptions{Ports: wire.PortRange{First: 43000, Last: 43999}}), func(s *Request) { s.Advertise = public })
 	if h.bound.Addr() != public || h.bound.Port() < 43000 || h.bound.Port() > 43999 {
 		t.Errorf("told %v", h.bound)
 	}
@@ -291,7 +291,7 @@ func TestRefusals(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			h := associate(t, tt.relay, func(s *Session) { s.Identity.User = tt.user })
+			h := associate(t, tt.relay, func(s *Request) { s.Identity.User = tt.user })
 			if h.code != tt.want {
 				t.Errorf("reply %v, want %v", h.code, tt.want)
 			}
@@ -328,7 +328,7 @@ func TestEnds(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			m := metrics.New()
-			h := associate(t, New(RelayOptions{Metrics: m}), func(s *Session) {
+			h := associate(t, New(RelayOptions{Metrics: m}), func(s *Request) {
 				s.Meter = func(Direction, int) MeterVerdict { return tt.meter }
 			})
 			tt.act(h)

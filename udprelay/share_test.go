@@ -30,7 +30,7 @@ func TestAssociationsMemoryIsBounded(t *testing.T) {
 	}
 	var all []*harness
 	for range associations {
-		all = append(all, associate(t, r, func(s *Session) {
+		all = append(all, associate(t, r, func(s *Request) {
 			s.Resolve = func(context.Context, wire.Addr) ([]netip.Addr, error) {
 				ips := make([]netip.Addr, 30)
 				for i := range ips {
@@ -77,7 +77,7 @@ func memoryInUse() int64 {
 // of the daemon. One user's look-ups are few, and leave others' alone.
 func TestSilentNamesTakeLittle(t *testing.T) {
 	var under, most atomic.Int64
-	silent := func(s *Session) {
+	silent := func(s *Request) {
 		s.Resolve = func(ctx context.Context, _ wire.Addr) ([]netip.Addr, error) {
 			n := under.Add(1)
 			for was := most.Load(); n > was && !most.CompareAndSwap(was, n); was = most.Load() {
@@ -98,7 +98,7 @@ func TestSilentNamesTakeLittle(t *testing.T) {
 		h.roundTrip(t, to(at), at, "served all the same")
 		all = append(all, h)
 	}
-	other := associate(t, r, func(s *Session) {
+	other := associate(t, r, func(s *Request) {
 		s.Identity.User = "bob"
 		s.Resolve = func(context.Context, wire.Addr) ([]netip.Addr, error) { return []netip.Addr{loopback4}, nil }
 	})
@@ -125,7 +125,7 @@ func TestFloodsStarveNobody(t *testing.T) {
 	var floods sync.WaitGroup
 	var flooders []*harness
 	for range cap(r.pool.tokens) + 2 {
-		h := associate(t, r, func(s *Session) { s.Identity.User = "mallory" })
+		h := associate(t, r, func(s *Request) { s.Identity.User = "mallory" })
 		flooders = append(flooders, h)
 		floods.Go(func() {
 			for {

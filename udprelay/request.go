@@ -12,8 +12,8 @@ import (
 	"cleversocks/conn/wire"
 )
 
-// Session is one UDP ASSOCIATE request and what its connection knows.
-type Session struct {
+// Request is one UDP ASSOCIATE request and what its connection knows.
+type Request struct {
 	// ID is the connection's, for logs.
 	ID string
 	// Control is the connection that carried the request. Serve reads and
@@ -58,7 +58,7 @@ type Session struct {
 	// was, if that is valid and free. Nil: any address.
 	Listen func(ctx context.Context, network string, last netip.AddrPort) (*net.UDPConn, error)
 	// Upstream, if not nil, associates with a SOCKS5 upstream that datagrams of
-	// this session go through; it is called for each of the client's ports,
+	// this association go through; it is called for each of the client's ports,
 	// the first time before the reply. Names are then not resolved here.
 	Upstream func(ctx context.Context) (Upstream, error)
 	// Protect, if not nil, wraps what goes to the client and unwraps what comes
