@@ -151,18 +151,49 @@ func (p *Policy) compileRule(i int, in *Rule, b *builder) error {
 	r.everyone = len(in.Users) == 0 && len(in.Groups) == 0
 	r.anywhere = len(in.To) == 0
 	r.users, r.groups, r.doors = set(in.Users), set(in.Groups), in.Listeners
-	if err := r.restrict(in); err != nil {
-		return err
+	if faults := slices.Concat(r.restrict(in), b.destinations(int32(i), r.allow, in.To)); faults != nil {
+		return faults
 	}
-	return b.destinations(int32(i), r.allow, in.To)
+	return nil
+}
+
+// ElementErrors is all that is wrong with the lists of a rule.
+type ElementErrors []ElementError
+
+// ElementError is what is wrong with one element.
+type ElementError struct {
+	List  string // "to"
+	Index int    // from 0
+	Err   error
+}
+
+func (e ElementError) Error() string { return fmt.Sprintf("%s[%d]: %v", e.List, e.Index, e.Err) }
+
+// Error is all of them, in one line.
+func (es ElementErrors) Error() string {
+	all := make([]string, len(es))
+	for i, e := range es {
+		all[i] = e.Error()
+	}
+	return strings.Join(all, "; ")
+}
+
+// Unwrap is each of them.
+func (es ElementErrors) Unwrap() []error {
+	all := make([]error, len(es))
+	for i, e := range es {
+		all[i] = e.Err
+	}
+	return all
 }
 
 // restrict reads what limits a rule besides users and destinations.
-func (r *rule) restrict(in *Rule) error {
+func (r *rule) restrict(in *Rule) (wrong ElementErrors) {
 	for i, s := range in.From {
 		p, err := ParsePrefix(s)
 		if err != nil {
-			return fmt.Errorf("from[%d]: %w", i, err)
+			wrong = append(wrong, ElementError{"from", i, err})
+			continue
 		}
 		if r.from == nil {
 			r.from = new(bart.Lite)
@@ -172,7 +203,8 @@ func (r *rule) restrict(in *Rule) error {
 	for i, s := range in.Ports {
 		ports, err := parsePorts(s)
 		if err != nil {
-			return fmt.Errorf("ports[%d]: %w", i, err)
+			wrong = append(wrong, ElementError{"ports", i, err})
+			continue
 		}
 		r.ports = append(r.ports, ports)
 	}
@@ -180,11 +212,12 @@ func (r *rule) restrict(in *Rule) error {
 	for i, s := range in.Commands {
 		c, err := parseCommand(s)
 		if err != nil {
-			return fmt.Errorf("commands[%d]: %w", i, err)
+			wrong = append(wrong, ElementError{"commands", i, err})
+			continue
 		}
 		r.commands |= 1 << c
 	}
-	return nil
+	return wrong
 }
 
 // mergePorts sorts and joins, so that there are never more than 32768.

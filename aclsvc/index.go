@@ -52,7 +52,7 @@ func newBuilder(idx *index, open func(string) (io.ReadCloser, error)) *builder {
 }
 
 // destinations adds a rule's "to".
-func (b *builder) destinations(n int32, allow bool, to []string) error {
+func (b *builder) destinations(n int32, allow bool, to []string) (wrong ElementErrors) {
 	b.one = []int32{n}
 	if len(to) == 0 {
 		b.idx.any = append(b.idx.any, n)
@@ -62,11 +62,12 @@ func (b *builder) destinations(n int32, allow bool, to []string) error {
 	for i, s := range to {
 		entries, err := b.entries(s)
 		if err != nil {
-			return fmt.Errorf("to[%d]: %w", i, err)
+			wrong = append(wrong, ElementError{"to", i, err})
+			continue
 		}
 		for _, e := range entries {
 			if err := b.add(n, e); err != nil {
-				return fmt.Errorf("to[%d]: %w", i, err)
+				return append(wrong, ElementError{"to", i, err}) // there is no room for more
 			}
 			hasAddr = hasAddr || len(e.prefixes) > 0
 		}
@@ -74,7 +75,7 @@ func (b *builder) destinations(n int32, allow bool, to []string) error {
 	if allow && hasAddr {
 		b.idx.addrAllows = append(b.idx.addrAllows, n)
 	}
-	return nil
+	return wrong
 }
 
 // entries are the one of a plain setting or those of the file it names.

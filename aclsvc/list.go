@@ -19,12 +19,13 @@ const (
 )
 
 // readList reads a "file:" list: one entry a line; blank lines and what
-// follows a # are ignored. The error names the line.
+// follows a # are ignored. The error names the lines.
 func readList(r io.Reader) ([]entry, error) {
 	limited := &io.LimitedReader{R: r, N: maxListBytes + 1}
 	lines := bufio.NewScanner(textfile.NewReader(limited))
 	lines.Buffer(make([]byte, 0, maxListLine), maxListLine)
 	var entries []entry
+	var faults textfile.Faults
 	n := 0
 	for lines.Scan() {
 		n++
@@ -34,7 +35,8 @@ func readList(r io.Reader) ([]entry, error) {
 		}
 		e, err := parseEntry(text)
 		if err != nil {
-			return nil, fmt.Errorf("line %d: %w", n, err)
+			faults.Add(n, err)
+			continue
 		}
 		if entries = append(entries, e); len(entries) > maxPrefixes {
 			return nil, fmt.Errorf("line %d: more than %d entries", n, maxPrefixes)
@@ -47,6 +49,9 @@ func readList(r io.Reader) ([]entry, error) {
 		return nil, err
 	case limited.N == 0:
 		return nil, fmt.Errorf("larger than %d MiB", maxListBytes>>20)
+	}
+	if err := faults.Err(); err != nil {
+		return nil, err
 	}
 	return entries, nil
 }

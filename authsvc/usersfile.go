@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+
+	"cleversocks/conn/textfile"
 )
 
 const (
@@ -27,13 +29,14 @@ type fileUser struct {
 
 // readUsers reads "name:hash" lines, which splitLine describes; blank ones and
 // those that begin with # are skipped. Names and plain passwords are bytes:
-// nothing is trimmed but the line's end. Errors name the line and never repeat
+// nothing is trimmed but the line's end. Errors name the lines and never repeat
 // what is behind the colon.
 func readUsers(r io.Reader, key []byte, allowPlain bool) ([]fileUser, error) {
 	limited := &io.LimitedReader{R: r, N: maxUsersFile + 1}
 	lines := bufio.NewScanner(limited)
 	lines.Buffer(make([]byte, 0, maxUsersLine), maxUsersLine)
 	var users []fileUser
+	var faults textfile.Faults
 	n := 0
 	for lines.Scan() {
 		n++
@@ -43,11 +46,13 @@ func readUsers(r io.Reader, key []byte, allowPlain bool) ([]fileUser, error) {
 		}
 		parts, ok := splitLine(line)
 		if !ok {
-			return nil, fmt.Errorf("line %d: no colon: name:hash is expected", n)
+			faults.Add(n, errNoColon)
+			continue
 		}
 		s, err := parseSecret(parts.name, parts.value, key, allowPlain)
 		if err != nil {
-			return nil, fmt.Errorf("line %d: %w", n, err)
+			faults.Add(n, err)
+			continue
 		}
 		users = append(users, fileUser{name: string(parts.name), secret: s, disabled: parts.disabled, attributes: string(parts.attributes), line: n})
 	}
@@ -59,8 +64,13 @@ func readUsers(r io.Reader, key []byte, allowPlain bool) ([]fileUser, error) {
 	case limited.N == 0:
 		return nil, fmt.Errorf("larger than %d MiB", maxUsersFile>>20)
 	}
+	if err := faults.Err(); err != nil {
+		return nil, err
+	}
 	return users, nil
 }
+
+var errNoColon = errors.New("no colon: name:hash is expected")
 
 // isRemark reports whether a line holds no user.
 func isRemark(line []byte) bool { return len(bytes.TrimSpace(line)) == 0 || line[0] == '#' }

@@ -85,6 +85,7 @@ func parseMembers(b []byte) ([]string, error) {
 		return urls, nil
 	}
 	var urls []string
+	var faults textfile.Faults
 	number := 0
 	for line := range strings.Lines(string(b)) {
 		number++
@@ -93,9 +94,13 @@ func parseMembers(b []byte) ([]string, error) {
 			continue
 		}
 		if _, err := ParseHop(line); err != nil {
-			return nil, fmt.Errorf("line %d: %w", number, err)
+			faults.Add(number, err)
+			continue
 		}
 		urls = append(urls, line)
+	}
+	if err := faults.Err(); err != nil {
+		return nil, err
 	}
 	return urls, nil
 }

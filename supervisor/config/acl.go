@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -124,17 +125,22 @@ func (c *Config) finishACL(f *finisher) {
 	for i := range c.ACL.Rules {
 		r, at := &c.ACL.Rules[i], fmt.Sprintf("acl.rule[%d]", i)
 		r.Where = c.originOf(at).fileLine()
-		if f.within(at) {
-			continue
-		}
 		if !c.isSet(at + ".action") {
-			f.add(c.originOf(at), at+".action", `is missing: write "allow" or "deny"`)
+			if !f.within(at) {
+				f.add(c.originOf(at), at+".action", `is missing: write "allow" or "deny"`)
+			}
 			continue
 		}
 		c.dropUnset(r, at)
 		alone := r.option()
 		alone.Where = ""
-		if _, err := aclsvc.Compile(aclsvc.Options{Rules: []aclsvc.Rule{alone}}); err != nil {
+		_, err := aclsvc.Compile(aclsvc.Options{Rules: []aclsvc.Rule{alone}})
+		elements, each := errors.AsType[aclsvc.ElementErrors](err)
+		for _, e := range elements {
+			key := fmt.Sprintf("%s.%s[%d]", at, e.List, e.Index)
+			f.add(c.originOf(key), key, "%v", e.Err)
+		}
+		if err != nil && !each {
 			field, text, _ := strings.Cut(strings.TrimPrefix(err.Error(), "acl.rules[0]."), ": ")
 			f.add(c.originOf(at+"."+field), at+"."+field, "%s", text)
 		}

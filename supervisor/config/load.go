@@ -166,6 +166,7 @@ func (r *run) keep(m map[string]any, n *node, path string, s source) map[string]
 			}
 			good[name] = v
 			r.cfg.origins[full] = s.origin(full)
+			r.placeElements(v, full, s)
 		case child.array != nil && !isTable(v):
 			good[name] = r.keepArray(v, child, full, s)
 		default:
@@ -182,6 +183,21 @@ func (r *run) keep(m map[string]any, n *node, path string, s source) map[string]
 		}
 	}
 	return good
+}
+
+// placeElements notes where the elements of a list are, if not on its own line.
+func (r *run) placeElements(v any, path string, s source) {
+	list, isList := v.([]any)
+	if !isList || s.text {
+		return
+	}
+	of := r.cfg.origins[path]
+	for i := range list {
+		at := fmt.Sprintf("%s[%d]", path, i)
+		if o := s.origin(at); o.line != of.line {
+			r.cfg.origins[at] = o
+		}
+	}
 }
 
 // refuse notes what is wrong with a value: with a list each element by itself,
