@@ -14,25 +14,25 @@ import (
 	"cleversocks/metrics"
 )
 
-// When every place is taken, handshakes that wait for their client give way to
-// who comes, as with sshd's MaxStartups: or one address with nothing to say
-// could keep all others out, for as long as it renews its connections.
+// When all places are taken, a new connection evicts a handshake that waits for
+// its client, as with sshd's MaxStartups. Otherwise one address with nothing to
+// say could keep all others out, as long as it renews its connections.
 const (
-	// crowdShare: a source that shakes as many hands as one of so many parts
-	// of all places, and crowdLeast or more, is a crowd. Its oldest gives way
-	// whatever its age.
+	// crowdShare and crowdLeast say which sources are a crowd: those with an
+	// eighth of all places in handshakes, and at least eight. The oldest handshake
+	// of a crowd is evicted whatever its age.
 	crowdShare = 8
 	crowdLeast = 8
-	// evictAge is what an honest handshake takes at most on a slow line. One
-	// of a source that is no crowd has this time to itself.
+	// evictAge is the time that the handshakes of other sources have in any case:
+	// an honest one takes no longer on a slow line.
 	evictAge = 2 * time.Second
-	// evictLook is how many sources are looked at beside the one that was
-	// last seen to have the most: a flood of many sources costs no more.
+	// evictLook bounds how many sources are compared with the one that was last
+	// seen to have the most. A flood of many sources costs no more than that.
 	evictLook = 64
-	// leavingMost is how many may have given way and not have ended: so many
-	// connections there are past the limit for a moment.
+	// leavingMost bounds the handshakes that are evicted and have not ended yet.
+	// So many connections may exist beyond the limit for a moment.
 	leavingMost = 64
-	// evictLog is the time between two lines about it.
+	// evictLog is the least time between two lines of the log about evictions.
 	evictLog = time.Minute
 )
 
@@ -40,15 +40,15 @@ const (
 var errEvicted = fmt.Errorf("all places are taken: the oldest handshake of its source gave way: %w",
 	&relay.EndError{Cause: cause.HandshakeTimeout})
 
-// handshakes are those under way by source, in the order in which they
-// came. Its zero value is ready.
+// handshakes knows the handshakes that are under way, by source and in the order
+// in which they came. The zero value is ready.
 type handshakes struct {
 	mu      sync.Mutex
 	sources map[netip.Addr]*handshakeSource
-	most    *handshakeSource // the source that was last seen to have more than others
-	leaving int              // given way, not ended
-	logged  time.Time
-	silent  uint64 // given way since the last line
+	most    *handshakeSource // is the source that was last seen to have more than others
+	leaving int              // counts those that are evicted and have not ended
+	logged  time.Time        // is when the last line was written
+	silent  uint64           // counts evictions since then
 }
 
 // handshakeSource is a source with handshakes: an IPv4 address or an IPv6 /64.
@@ -116,8 +116,8 @@ func (h *handshakes) forget(s *session) {
 	}
 }
 
-// evict is the session that gives way: the oldest of the source with the most
-// handshakes. Nil: none has to. Whoever is chosen is to be cancelled.
+// evict chooses the oldest session of the source with the most handshakes, which
+// the caller has to cancel. Nil: there is none that may be evicted.
 func (h *handshakes) evict(places int64) (victim *session, of netip.Addr, handshakes int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -150,8 +150,8 @@ func (h *handshakes) evict(places int64) (victim *session, of netip.Addr, handsh
 
 func (o *handshakeSource) oldest() *session { return o.order.Front().Value.(*session) }
 
-// due counts one that gave way, and says how many those are if it is time for
-// a line.
+// due counts an eviction. When it is time for a line of the log, it returns how
+// many there were since the last one, and else 0.
 func (h *handshakes) due() (silent uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -163,8 +163,8 @@ func (h *handshakes) due() (silent uint64) {
 	return silent
 }
 
-// makeRoom has a handshake give way where all places are taken. It reports
-// whether one did.
+// makeRoom evicts a handshake when all places are taken, and reports whether
+// there was one to evict.
 func (g *Group) makeRoom() bool {
 	victim, source, handshakes := g.handler.handshakes.evict(g.limit.Load())
 	if victim == nil {

@@ -45,10 +45,10 @@ type forwarder struct {
 type forwarding struct {
 	*forwarder
 	hs    *handshake
-	known bool     // the next request's client is the one of the handshake
-	place charge   // of the user, as long as the client's connection is there
-	whose string   // that user
-	last  *session // the last request that was judged
+	known bool     // says that the handshake has identified the next request's client
+	place charge   // is what the client's connection takes of its user, as long as it lasts
+	whose string   // is that user's name
+	last  *session // is the last request that was judged
 }
 
 // serve serves plain requests until the connection ends, or goes over to

@@ -43,17 +43,17 @@ type Group struct {
 	drain   func() time.Duration
 
 	base    context.Context //nolint:containedctx // the scope of all connections, which outlives any one call
-	tasks   *task.Scope     // of their goroutines
+	tasks   *task.Scope     // runs their goroutines
 	endAll  context.CancelCauseFunc
 	limit   atomic.Int64
 	nextID  atomic.Uint64
-	changed chan struct{} // 1: the group became empty, or stopped being it
+	changed chan struct{} // has room for one: the group became empty, or is so no longer
 
 	mu       sync.Mutex
 	sessions map[*session]struct{}
 	draining bool
 	ending   func()        // tells connections that the drain has begun
-	empty    chan struct{} // closed when draining and empty
+	empty    chan struct{} // is closed when the drain has begun and no connection is left
 }
 
 // NewGroup makes a group that admits nobody until SetPolicy and SetLimit.
@@ -102,8 +102,8 @@ func (g *Group) Active() int {
 	return len(g.sessions)
 }
 
-// Changed gets a value, coalesced, when the group becomes empty or stops
-// being it. It has one reader.
+// Changed gets a value when the group becomes empty, and when it has a connection
+// again. Several changes may come as one value. It has one reader.
 func (g *Group) Changed() <-chan struct{} { return g.changed }
 
 // Admit takes the connection and serves it in a task of its own, or refuses

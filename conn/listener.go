@@ -19,14 +19,15 @@ type Listener struct {
 	// Auth are the kinds of credentials that SOCKS5 and HTTP clients may log in
 	// with there, the preferred one first; nil: all that there are.
 	Auth []authsvc.Kind
-	// AuthFrom is Auth for a client's address; nil, or a nil result: as there.
+	// AuthFrom are the kinds for a client's address, instead of Auth. Nil, or a nil
+	// result: Auth counts.
 	AuthFrom func(client netip.Addr) []authsvc.Kind
 	// Protection is what is granted to clients that log in by GSSAPI.
 	Protection gssapi.Protection
 	// Door is what happens before the first byte of a protocol; empty: nothing.
 	Door []Step
-	// Forwards reports peers that may pass on other clients' connections: what
-	// counts by source then waits for the door to tell the client's address.
+	// Forwards reports peers that may pass on other clients' connections. The
+	// limits by source wait then until the door has told the client's address.
 	// nil: nobody does.
 	Forwards func(peer netip.Addr) bool
 	// Allows reports clients that may come, by the address that the door has

@@ -46,9 +46,9 @@ func (d *dialedEnds) remove(server net.Conn) {
 	}
 }
 
-// own reports whether a session's client is this daemon itself. Two sockets
-// of one host may have the same end, with different peers: then the counts of
-// bytes tell that the two are no one connection.
+// own reports whether a session's client is this daemon itself. An address and
+// port alone do not prove that, since two sockets of one host may share them with
+// different peers. The kernel's counts of bytes rule that out.
 func (d *dialedEnds) own(s *session) bool {
 	d.mu.Lock()
 	server := d.ends[s.client]

@@ -30,15 +30,16 @@ type session struct {
 	socket   net.Conn // as accepted: for deadlines and resets, from any goroutine
 	conn     net.Conn // what the client speaks over, once it is through the door
 	listener string
-	client   netip.AddrPort // unmapped; invalid: on a unix socket
-	peer     string         // who that is; see caller
-	// forwarded: the peer may pass on other clients' connections, and the door
-	// has not told whose this is. Nothing counts for a source until then.
+	client   netip.AddrPort // unmapped; not valid on a unix socket
+	peer     string         // names a client without an address: see caller
+	// forwarded says that the peer may pass on other clients' connections, and
+	// that the door has not told yet whose this one is. The limits by source wait
+	// until then.
 	forwarded bool
-	entered   bool              // the guards counted the client: see Guards.leave
-	inner     bool              // one stream of an HTTP/2 connection, whose door is passed
-	vouched   *authsvc.Identity // whom the door knows the client to be; nil: it does not
-	notes     []string          // of the door, for the record
+	entered   bool              // the guards have counted the client: see Guards.leave
+	inner     bool              // this is a stream of an HTTP/2 connection, which has passed the door
+	vouched   *authsvc.Identity // is who the client is, if the door knows
+	notes     []string          // are the door's, for the record
 	started   time.Time
 
 	ctx    context.Context //nolint:containedctx // the session's scope
@@ -50,36 +51,42 @@ type session struct {
 	identity authsvc.Identity
 	request  wire.Request
 
-	server   net.Conn       // after a successful dial
-	named    wire.Addr      // request.Dest by the name that answered, if a search list made one of it
-	asked    askedNames     // of an association's datagrams
-	dest     wire.Addr      // judged in the end: named, after rewriting, or a BIND's peer; zero: request.Dest
-	hostIP   netip.AddrPort // the address dialed
-	local    netip.AddrPort // our end of that
+	server net.Conn // is there after a successful dial
+	// named is the destination by its full name, where a search list completed
+	// the one that was asked for. asked are such names of an association's
+	// datagrams.
+	named wire.Addr
+	asked askedNames
+	// dest is the destination that was judged last: the full name, what a
+	// forwarding rule wrote in its place, or the peer of a BIND. Zero: what was
+	// asked for.
+	dest     wire.Addr
+	hostIP   netip.AddrPort // is the address that was dialed
+	local    netip.AddrPort // is our end of that connection
 	rule     string
-	upstream string         // "name" or "name/member"
-	bound    netip.AddrPort // what the upstream bound, if it told
-	// method is a plain HTTP request's, which may go to a parent in
-	// absolute-form; parent is that parent.
+	upstream string         // is "name" or "name/member"
+	bound    netip.AddrPort // is the address that the upstream has bound, if it told
+	// method is a plain HTTP request's. parent is the proxy that the request goes
+	// to in absolute-form; nil: it goes to its server.
 	method string
 	parent *upstream.Parent
-	// leaveUpstream tells the pool that the tunnel has ended; nil: not through
-	// one.
+	// leaveUpstream tells an upstream's pool that the tunnel has ended; nil: none
+	// is in use.
 	leaveUpstream func()
 
-	charge    charge // on the user
-	revocable bool   // under the group's mutex: a reload may revoke it
+	charge    charge // is what the session takes of its user
+	revocable bool   // tells reloads to look at the session; the group's mutex guards it
 	counters  relay.Counters
-	stage     atomic.Uint32 // see deadlines
-	relaying  atomic.Bool   // set when the handshake's fields no longer change
-	cause     string        // of package cause; empty for a probe that is not recorded
+	stage     atomic.Uint32 // is how far the handshake is: see deadlines
+	relaying  atomic.Bool   // is set when the handshake's fields no longer change
+	cause     string        // is one of package cause; empty for a probe, which is not recorded
 	code      wire.ReplyCode
 	replied   bool
 	err       error
-	ended     atomic.Bool // see Group.end
+	ended     atomic.Bool // says that Group.end has run
 
-	// Under the mutex of handshakes, which they belong to.
-	handshakes *handshakeSource // nil: it has its request, or has ended
+	// The mutex of Handler.handshakes guards these.
+	handshakes *handshakeSource // are those of the client's source; nil: this one is over
 	place      *list.Element
 	evicted    bool
 }

@@ -11,8 +11,9 @@ import (
 // clientGone waits until the peer has closed or reset the connection and says
 // so, or until the read deadline passes: false. A client that sent something
 // ahead, read already or still unread, and then shut its side down has not
-// left: it may well want the answer. That of a wrapped connection has: TLS ends
-// one direction by a message, and the socket below it only when all is over.
+// left: it may well want the answer. When the connection is wrapped, the client
+// has left: TLS ends one direction by a message, and shuts the socket down only
+// when both have ended.
 func clientGone(c net.Conn, ahead bool) bool {
 	socket := socketOf(c)
 	if socket == nil {
