@@ -11,7 +11,7 @@ var places = []string{
 	// What it needs.
 	"dial", "look-up", "dns", "dns query", "dns probe", "dns refresh",
 	// The daemon.
-	"start", "service", "reload", "shutdown", "admin", "log",
+	"start", "service", "reload", "users", "shutdown", "admin", "log",
 }
 
 // Places are the values that the panic counter's label may have.
