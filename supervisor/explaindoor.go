@@ -2,7 +2,6 @@ package supervisor
 
 import (
 	"fmt"
-	"io"
 	"maps"
 	"net/netip"
 	"slices"
@@ -40,7 +39,7 @@ func (e explainer) explainEntrance(ask Question, q *aclsvc.Query, say *strings.B
 	id, free := p.Auth.Free(q.Source)
 	switch {
 	case ask.User != "":
-		id = e.named(ask.User, q.Source, io.Discard)
+		id = e.named(ask.User, q.Source, new(strings.Builder))
 		if door.MayLogIn != nil && !door.MayLogIn(id) {
 			fmt.Fprintf(say, "listener %s is not for user %q: the log-in is refused\n", ask.Listener, ask.User)
 		}
@@ -62,7 +61,7 @@ func (e explainer) explainEntrance(ask Question, q *aclsvc.Query, say *strings.B
 // named is whom a client is that gives a name: a user of the settings, one whom
 // Kerberos or a certificate vouches for, or the one that a principal is mapped
 // to. It says which, if it is not the first.
-func (e explainer) named(name string, source netip.Addr, say io.Writer) authsvc.Identity {
+func (e explainer) named(name string, source netip.Addr, say *strings.Builder) authsvc.Identity {
 	holds := func(user string, m authsvc.Method) (authsvc.Identity, bool) {
 		id, err := e.policy.Auth.Holds(authsvc.Identity{User: user, Method: m}, source)
 		return id, err == nil

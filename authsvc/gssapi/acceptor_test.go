@@ -220,6 +220,25 @@ func TestMapping(t *testing.T) {
 	}
 }
 
+// A user of Active Directory types his name as he likes, and it says so in his
+// ticket: he is one user all the same, where the settings want it.
+func TestNamesInAnyCase(t *testing.T) {
+	m, err := gssapi.NewMapping(gssapi.MappingOptions{
+		StripRealms: []string{gsstest.Realm}, Users: []string{"Bob/Admin@" + gsstest.Realm + " = Root", `/(.*)-x@TEST\.EXAMPLE/ = $1`}, LowerCase: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := acceptor(t, gsstest.NewKDC(service), gssapi.Options{Mapping: m})
+	for principal, want := range map[string]string{
+		"ALICE@TEST.EXAMPLE": "alice", "Alice@TEST.EXAMPLE": "alice", "BOB/admin@TEST.EXAMPLE": "Root", "CAROL-X@TEST.EXAMPLE": "carol", "Alice@test.example": "alice@test.example",
+	} {
+		if got, ok := a.UserOf(principal); !ok || got != want {
+			t.Errorf("%s is %q, want %q", principal, got, want)
+		}
+	}
+}
+
 func TestKeytab(t *testing.T) {
 	kdc := gsstest.NewKDC(service)
 	if err := kdc.Keys.AddEntry("HTTP/proxy.test.example", gsstest.Realm, "x", time.Unix(1, 0), 3, 23); err != nil {
@@ -316,22 +335,22 @@ func TestAnnouncedTokenTakesNoMemory(t *testing.T) {
 	}
 }
 
-func sockets(t testing.TB) (near, far net.Conn) {
-	t.Helper()
+func sockets(tb testing.TB) (near, far net.Conn) {
+	tb.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	defer l.Close()
 	near, err = net.Dial("tcp", l.Addr().String())
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	far, err = l.Accept()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { near.Close(); far.Close() })
+	tb.Cleanup(func() { near.Close(); far.Close() })
 	return near, far
 }
 

@@ -174,26 +174,42 @@ func (c *Conn) CloseWrite() error {
 	return errors.ErrUnsupported
 }
 
-// Read reads from one message at most. It fills p only where more of the
-// message is behind that: a relay takes a read that comes full for a sign to
-// have a larger buffer in hand, and would wait for the next message with it.
+// Read reads from one message at most.
 func (c *Conn) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	for len(c.pending) == 0 {
-		if err := c.next(); err != nil {
-			return 0, err
-		}
+	if err := c.fill(); err != nil {
+		return 0, err
 	}
 	n := copy(p, c.pending)
-	if n == len(c.pending) && n == len(p) && n > 1 {
-		n--
-	}
 	if c.pending = c.pending[n:]; len(c.pending) == 0 {
 		c.release()
 	}
 	return n, nil
+}
+
+// Next is Read without a copy: up to n bytes of one message, in memory that is
+// c's own, until the next call of Next or Read. A relay that uses it waits
+// without a buffer, and sends a message on as a whole.
+func (c *Conn) Next(n int) ([]byte, error) {
+	if err := c.fill(); err != nil {
+		return nil, err
+	}
+	lent := c.pending[:min(n, len(c.pending))]
+	c.pending = c.pending[len(lent):]
+	return lent, nil
+}
+
+// fill sees to it that there is something pending.
+func (c *Conn) fill() error {
+	for len(c.pending) == 0 {
+		c.release() // what Next has lent
+		if err := c.next(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (c *Conn) release() {
@@ -226,6 +242,9 @@ func (c *Conn) next() error {
 	c.pending = message
 	return nil
 }
+
+// MessageSize is how much Write makes one message of.
+func (*Conn) MessageSize() int { return chunk }
 
 // Write sends p in messages of a bounded size.
 func (c *Conn) Write(p []byte) (n int, err error) {

@@ -10,6 +10,7 @@ import (
 // Mapping turns principals into users, and the SIDs of their groups into
 // groups. It never changes.
 type Mapping struct {
+	lower  bool
 	strip  []string
 	exact  map[string]string
 	forms  []form
@@ -29,13 +30,17 @@ type MappingOptions struct {
 	// the user may have $1 in it. The whole principal has to match. The first
 	// that fits counts; an exact one before the others.
 	Users []string
+	// LowerCase has the case of a principal's name not matter, as to Active
+	// Directory, which puts into a ticket what the user has typed: it is made
+	// lower-case first. The realm's case matters.
+	LowerCase bool
 	// Groups are "SID = GROUP".
 	Groups []string
 }
 
 // NewMapping compiles the rules. The error names the one that is wrong.
 func NewMapping(o MappingOptions) (*Mapping, error) {
-	m := &Mapping{strip: o.StripRealms, exact: map[string]string{}, groups: map[string]string{}}
+	m := &Mapping{lower: o.LowerCase, strip: o.StripRealms, exact: map[string]string{}, groups: map[string]string{}}
 	for _, rule := range o.Users {
 		i := strings.LastIndex(rule, "=")
 		if i < 0 {
@@ -53,6 +58,9 @@ func NewMapping(o MappingOptions) (*Mapping, error) {
 			m.forms = append(m.forms, form{re, user})
 			continue
 		}
+		if i := strings.LastIndexByte(from, '@'); i > 0 {
+			from = m.cased(from[:i]) + from[i:]
+		}
 		m.exact[from] = user
 	}
 	for _, rule := range o.Groups {
@@ -68,6 +76,7 @@ func NewMapping(o MappingOptions) (*Mapping, error) {
 
 // user is the name of a principal's user.
 func (m *Mapping) user(principal, realm string) string {
+	principal = m.cased(principal)
 	full := principal + "@" + realm
 	if user, ok := m.exact[full]; ok {
 		return user
@@ -81,6 +90,14 @@ func (m *Mapping) user(principal, realm string) string {
 		return principal
 	}
 	return full
+}
+
+// cased is a name of a principal in the case that counts.
+func (m *Mapping) cased(name string) string {
+	if m.lower {
+		return strings.ToLower(name)
+	}
+	return name
 }
 
 // groupsOf are the groups of some SIDs, each once.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
@@ -36,6 +37,7 @@ func BenchmarkRelay(b *testing.B) {
 const transfer = 64 << 20
 
 func benchRelay(b *testing.B, etype int32, level gssapi.Level, up bool) {
+	b.Helper()
 	pools := relay.NewPools(relay.PoolOptions{})
 	defer pools.Close()
 	ctx, cancel := context.WithCancel(b.Context())
@@ -49,6 +51,7 @@ func benchRelay(b *testing.B, etype int32, level gssapi.Level, up bool) {
 	for b.Loop() {
 		b.StopTimer()
 		tunnel := newBenchTunnel(b, etype, level, up, file)
+		runtime.GC() // of what made the data
 		b.StartTimer()
 		began := cpuTime(b)
 		tunnel.run(b, pools)
@@ -119,7 +122,7 @@ func handed(b *testing.B, c net.Conn) *os.File {
 func (t *benchTunnel) run(b *testing.B, pools *relay.Pools) {
 	b.Helper()
 	over := make(chan relay.Result)
-	relay.Start(b.Context(), t.client, t.server, relay.Options{Pools: pools}, func(r relay.Result) { go func() { over <- r }() })
+	relay.Start(t.client, t.server, relay.Options{Pools: pools}, func(r relay.Result) { go func() { over <- r }() })
 	for cmd, socket := range map[*exec.Cmd]any{t.sink: t.sink.Stdin, t.source: t.source.Stdout} {
 		if err := cmd.Start(); err != nil {
 			b.Fatal(err)

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"time"
@@ -129,6 +130,9 @@ func (p *pump) steps() (outcome, error) {
 // bytes; a read that fills them is followed by one into a buffer, so only a
 // source that pauses exactly there makes it wait with a buffer in hand.
 func (p *pump) fetch() (outcome, error) {
+	if source, ok := p.src.conn.(lender); ok {
+		return p.borrow(source)
+	}
 	into := p.first
 	if p.large { // the last read came full
 		into = p.takeBuffer()
@@ -143,11 +147,36 @@ func (p *pump) fetch() (outcome, error) {
 		return sourceOver, err
 	}
 	p.large = n == len(into)
+	return p.hold(n), nil // an error with it comes again
+}
+
+// lender is a conn that has what it reads in memory of its own already, as one
+// that decrypts whole messages. Next waits, and lends up to n bytes until it is
+// called again.
+type lender interface{ Next(n int) ([]byte, error) }
+
+// borrow is fetch for such a source: it waits with nothing in hand.
+func (p *pump) borrow(source lender) (outcome, error) {
+	n := pipeSize
+	if p.booking != nil {
+		n = p.t.o.BufferSize // what a cap lets through comes in small parts
+	}
+	p.first = nil
+	lent, err := source.Next(n)
+	if len(lent) == 0 {
+		return sourceOver, cmp.Or(err, io.ErrNoProgress)
+	}
+	p.first = lent
+	return p.hold(len(lent)), nil
+}
+
+// hold is a chunk of n bytes in hand, for which nothing is booked yet.
+func (p *pump) hold(n int) outcome {
 	p.off, p.left = 0, n
 	if p.booking != nil {
 		p.booking.unpaid = n
 	}
-	return moved, nil // an error with it comes again
+	return moved
 }
 
 // push waits until a destination that is no socket has taken the chunk.

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"sync"
 	"sync/atomic"
 
 	"cleversocks/metrics"
@@ -26,7 +27,7 @@ type pump struct {
 	// nothing to move.
 	buf   []byte
 	pipe  *pipe
-	first []byte // firstRead bytes, for a source that is no socket
+	first []byte // for a source that is no socket: firstRead bytes, or what it lends
 	off   int    // next byte of buf, or of first, to deliver
 	left  int    // bytes to deliver
 
@@ -41,6 +42,7 @@ type pump struct {
 	small     uint8 // chunks in a row that were too small for splice
 	unpiped   uint8 // full reads to go until a pipe is asked for again
 	streak    uint8 // large chunks in a row
+	wide      bool  // its buffers are of wideBuffer
 }
 
 func (p *pump) init(t *Tunnel, dir Direction, src, dst *end, counter *atomic.Int64) {
@@ -49,7 +51,10 @@ func (p *pump) init(t *Tunnel, dir Direction, src, dst *end, counter *atomic.Int
 		p.booking = new(booking)
 	}
 	p.initSockets()
-	if src.raw == nil {
+	if m, ok := dst.conn.(messenger); ok && src.raw != nil {
+		p.wide = m.MessageSize() >= wideBuffer
+	}
+	if _, lends := src.conn.(lender); src.raw == nil && !lends {
 		p.first = make([]byte, firstRead)
 	}
 }
@@ -145,20 +150,36 @@ func (p *pump) opposite() *pump {
 
 // takeBuffer makes sure that there is a buffer in hand.
 func (p *pump) takeBuffer() []byte {
-	if p.buf == nil {
+	switch {
+	case p.buf != nil:
+	case p.wide:
+		p.buf = wideBuffers.Get().(*[wideBuffer]byte)[:]
+	default:
 		p.buf = p.t.o.Pools.takeBuffer(p.t.o.BufferSize)
 	}
 	return p.buf
 }
 
 func (p *pump) dropBuffer() {
-	if p.buf != nil {
-		if len(p.buf) == p.t.o.BufferSize { // another one held what was in a pipe
-			p.t.o.Pools.giveBuffer(p.buf)
-		}
-		p.buf = nil
+	switch {
+	case p.buf == nil:
+		return
+	case p.wide:
+		wideBuffers.Put((*[wideBuffer]byte)(p.buf))
+	case len(p.buf) == p.t.o.BufferSize: // another one held what was in a pipe
+		p.t.o.Pools.giveBuffer(p.buf)
 	}
+	p.buf = nil
 }
+
+// messenger is a conn that makes one message of each Write: one of many bytes
+// costs little more than one of a few.
+type messenger interface{ MessageSize() int }
+
+// wideBuffer is the size of the buffers of pumps to such a conn.
+const wideBuffer = 32 << 10
+
+var wideBuffers = sync.Pool{New: func() any { return new([wideBuffer]byte) }}
 
 func (p *pump) dropPipe() {
 	p.pipeMoves()

@@ -16,6 +16,7 @@ type GSSAPI struct {
 	ClockSkew   Duration
 	StripRealms []string
 	Users       []string // PRINCIPAL = USER
+	LowerCase   bool
 	Groups      []string // SID = GROUP
 
 	// Keytab and Mapping are what the file and the rules hold; nil: Kerberos is
@@ -53,6 +54,10 @@ func (g *GSSAPI) keys() []Key {
 			Doc: "What principals are called here, as `PRINCIPAL = USER` or `/REGULAR EXPRESSION/ = USER`, with `$1` for its groups. An exact one counts before the others, of which the first that fits the whole principal counts.",
 		},
 		{
+			Name: "gssapi.lower_case", Value: &g.LowerCase, Default: "false",
+			Doc: "Makes the names of principals lower-case before they are mapped; the realm stays. Active Directory puts into a ticket what the user has typed, `ALICE` or `alice`: with this they are one user, for rules, limits and quotas.",
+		},
+		{
 			Name: "gssapi.groups", Value: &g.Groups, Default: "",
 			Doc: "Groups for the SIDs that Active Directory puts into tickets, as `SID = GROUP`.",
 		},
@@ -87,7 +92,7 @@ func (c *Config) finishGSSAPI(f *finisher) {
 	if !c.isSet("auth.gssapi.strip_realms") {
 		strip = keytab.Realms()
 	}
-	mapping, err := gssapi.NewMapping(gssapi.MappingOptions{StripRealms: strip, Users: g.Users, Groups: g.Groups})
+	mapping, err := gssapi.NewMapping(gssapi.MappingOptions{StripRealms: strip, Users: g.Users, LowerCase: g.LowerCase, Groups: g.Groups})
 	if err != nil {
 		f.add(c.origins[keytabKey], "auth.gssapi", "%v", err)
 		return
