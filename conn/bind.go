@@ -9,9 +9,9 @@ import (
 
 // bind serves BIND (RFC 1928 §4) up to its second reply, and reports whether
 // there is a tunnel to the peer that connected.
-func (c *commands) bind(hs *handshake) bool {
-	s := hs.session
-	hs.release() // from here on the wait ends with the context by itself, and answers
+func (c *commands) bind(d *driver) bool {
+	s := d.session
+	d.release() // from here on the wait ends with the context by itself, and answers
 	result := s.policy.Bind.Serve(s.ctx, bind.Request{
 		Control: s.conn, Client: s.client, Requested: s.request.Dest, Identity: s.identity,
 		Advertise: s.advertised(),
@@ -20,7 +20,7 @@ func (c *commands) bind(hs *handshake) bool {
 		Resolve:   c.judge.resolveNow(s),
 		ReplyCode: replyCode,
 		Reply: func(code wire.ReplyCode, addr netip.AddrPort) error {
-			err := hs.codec.reply(hs, code, addr)
+			_, err := s.conn.Write(d.machine.AppendReply(nil, code, addr))
 			s.replied = err == nil // the last of two counts
 			return err
 		},
@@ -33,5 +33,5 @@ func (c *commands) bind(hs *handshake) bool {
 		return false
 	}
 	s.server, s.dest = result.Peer, result.Judged
-	return hs.passAhead(result.Early)
+	return d.passAhead(result.Early)
 }

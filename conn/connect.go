@@ -22,12 +22,9 @@ type connector struct {
 	panics *task.Reporter
 }
 
-// connect decides, then dials, as long as the client stays. ahead says that it
-// has sent more than its request.
+// connect dials as long as the client stays. ahead says that it has sent more
+// than its request.
 func (c *connector) connect(s *session, ahead bool) error {
-	if err := c.judge.name(s); err != nil {
-		return err
-	}
 	defer c.watch.client(s, ahead)()
 	err := c.reach(s.ctx, s)
 	if why := context.Cause(s.ctx); err != nil && errors.Is(why, errClientGone) {

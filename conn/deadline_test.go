@@ -70,18 +70,18 @@ func TestDrainDoesNotAwaitHandshakes(t *testing.T) {
 // A session that is admitted as the drain begins may set its deadline after
 // the drain has looked at it.
 func TestDrainCutsLateHandshakesShort(t *testing.T) {
-	h, hs, _, _ := connected(t, "")
+	h, d, _, _ := connecting(t, "")
 	draining := make(chan struct{})
 	close(draining)
-	hs.started = time.Now()
-	h.deadlines.cutShort(hs.session) // not there yet
-	h.deadlines.began(hs.session, draining)
-	_, err := hs.conn.Read(make([]byte, 1))
+	d.started = time.Now()
+	h.deadlines.cutShort(d.session) // not there yet
+	h.deadlines.began(d.session, draining)
+	_, err := d.conn.Read(make([]byte, 1))
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Fatalf("read: %v", err)
 	}
-	h.replies.handshakeFailed(hs, err)
-	if hs.cause != cause.Drained {
-		t.Errorf("cause %q", hs.cause)
+	h.replies.handshakeFailed(d.session, err, false)
+	if d.cause != cause.Drained {
+		t.Errorf("cause %q", d.cause)
 	}
 }

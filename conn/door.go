@@ -117,7 +117,7 @@ func (d *doorkeeper) pass(s *session) error {
 	if e.Credentials == nil {
 		return nil
 	}
-	err := d.login.verify(&handshake{session: s}, e.Credentials)
+	_, err := d.login.verify(s, &authsvc.Attempt{Credentials: e.Credentials})
 	if err == nil {
 		known := s.identity
 		s.vouched = &known

@@ -7,21 +7,11 @@ import "errors"
 var (
 	// errCommand is a command that is not served.
 	errCommand = errors.New("command not supported")
-	// errProtocol is a first byte that begins nothing that is spoken here.
-	errProtocol = errors.New("unknown protocol")
-	// errNoMethod ends a handshake that was understood: the client offers no way
-	// to log in that is taken here.
-	errNoMethod = errors.New("no acceptable authentication method")
-	// errCredentials are credentials that are not right.
-	errCredentials = errors.New("authentication failed")
 	// errProbe is a connection that closes without a byte, as those of a load
 	// balancer do that looks whether somebody listens.
 	errProbe = errors.New("closed without a byte")
 	// errCutShort is a handshake whose time a drain has cut short.
 	errCutShort = errors.New("the daemon drains")
-	// errUnanswered is a request that was read, and whose client waits for the
-	// reply that says why it is not served.
-	errUnanswered = errors.New("unanswered")
 	// errClientBroke and errServerBroke are sides that broke while bytes were
 	// passed on ahead of the relay.
 	errClientBroke = errors.New("the client's connection broke")

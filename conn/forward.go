@@ -10,6 +10,7 @@ import (
 
 	"cleversocks/authsvc"
 	"cleversocks/conn/cause"
+	"cleversocks/conn/handshake"
 	"cleversocks/conn/httpforward"
 	"cleversocks/conn/relay"
 	"cleversocks/conn/task"
@@ -44,7 +45,7 @@ type forwarder struct {
 // connection that it counts for its user.
 type forwarding struct {
 	*forwarder
-	hs    *handshake
+	d     *driver
 	known bool     // says that the handshake has identified the next request's client
 	place charge   // is what the client's connection takes of its user, as long as it lasts
 	whose string   // is that user's name
@@ -53,18 +54,18 @@ type forwarding struct {
 
 // serve serves plain requests until the connection ends, or goes over to
 // something else: to a tunnel, or to the CONNECT that came next.
-func (r *forwarder) serve(hs *handshake) (tunnel bool, next *httpproxy.Head) {
-	s := hs.session
-	hs.release() // the forwarder ends with the context by itself, and may answer first
-	f := &forwarding{forwarder: r, hs: hs, known: true}
+func (r *forwarder) serve(d *driver) (tunnel bool, next *httpproxy.Head) {
+	s := d.session
+	d.release() // the forwarder ends with the context by itself, and may answer first
+	f := &forwarding{forwarder: r, d: d, known: true}
 	defer func() { f.place.release() }() // of the user at the end
+	terms, _ := s.terms(nil)
 	end := httpforward.New(httpforward.Options{
-		Decide: f.decide, Refusal: f.refusal, Challenges: s.challenges(),
+		Decide: f.decide, Refusal: f.refusal, Challenges: terms.Challenges(),
 		Watch:       func() func() { return r.watch.client(s, true) },
 		IdleTimeout: cmp.Or(s.policy.Relay.Idle, forwardIdle), HeadTimeout: s.policy.Timeouts.Handshake,
 		Drain: r.draining, Heads: r.heads, Panics: r.panics,
-	}).Serve(s.ctx, s.conn, hs.in, hs.head)
-	hs.head = nil
+	}).Serve(s.ctx, s.conn, d.reader(), d.machine.Head())
 	// Every request has its record.
 	s.cause = ""
 	switch {
@@ -83,7 +84,7 @@ func (r *forwarder) serve(hs *handshake) (tunnel bool, next *httpproxy.Head) {
 // upgraded makes the last request the session's own: its server switched
 // protocols, and what follows is a tunnel like any other.
 func (f *forwarding) upgraded(up *httpforward.Upgrade) bool {
-	s, one := f.hs.session, f.last
+	s, one := f.d.session, f.last
 	to, ok := up.Server.(*forwardConn)
 	if !ok {
 		return s.fail("upgrade", errors.New("a server of nobody's"))
@@ -107,12 +108,12 @@ func (f *forwarding) upgraded(up *httpforward.Upgrade) bool {
 		return s.clientLost(err)
 	}
 	s.counters.Out.Add(int64(len(up.Ahead)))
-	return f.hs.passAhead(nil)
+	return f.d.passAhead(nil)
 }
 
 // decide judges one request.
 func (f *forwarding) decide(ctx context.Context, r httpforward.Request) (v httpforward.Verdict) {
-	one := f.hs.fork()
+	one := f.d.fork()
 	one.request, one.method, one.policy = r.Request, r.Method, f.judge.current.Load()
 	f.last = one
 	v.Done = func(o httpforward.Outcome) { f.ended(one, o) }
@@ -133,7 +134,7 @@ func (f *forwarding) decide(ctx context.Context, r httpforward.Request) (v httpf
 			v.Reply, v.Refusal = o.reply, one.httpRefusal(o)
 			return v
 		}
-		v.AskLogin, v.Close = true, !errors.Is(err, errLogin)
+		v.AskLogin, v.Close = true, !errors.Is(err, handshake.ErrLogin)
 		return v
 	}
 	if err = f.dialed.refuse(one); err == nil {
@@ -166,19 +167,18 @@ func (f *forwarding) refusal(err error) (wire.ReplyCode, httpproxy.Refusal) {
 func (f *forwarding) identify(one *session, given *httpproxy.Credentials) (answer []byte, err error) {
 	if f.known {
 		f.known = false
-		return f.hs.answer, nil
+		return f.d.machine.Answer(), nil
 	}
-	if known := f.hs.identity; given == nil && known.Method == authsvc.MethodGSSAPI {
+	if known := f.d.identity; given == nil && known.Method == authsvc.MethodGSSAPI {
 		one.identity, err = one.policy.Auth.Holds(known, one.client.Addr())
 		if err == nil {
 			return nil, nil
 		}
 	}
-	hs := &handshake{session: one, in: f.hs.in}
-	if err = f.login.overHTTP(hs, given); err == nil && given != nil && given.Token != nil {
-		f.hs.identity = one.identity
+	if answer, err = f.login.overHTTP(one, given); err == nil && given != nil && given.Token != nil {
+		f.d.identity = one.identity
 	}
-	return hs.answer, err
+	return answer, err
 }
 
 // enter takes a connection of the request's user, unless this one is taken
@@ -262,7 +262,7 @@ func (f *forwarding) ended(one *session, o httpforward.Outcome) {
 			f.metrics.Auth.QuotaExceeded.Inc()
 		}
 	}
-	if o.Status == http.StatusProxyAuthRequired && errors.Is(one.err, errLogin) || errors.Is(one.err, errCredentials) {
+	if o.Status == http.StatusProxyAuthRequired && errors.Is(one.err, handshake.ErrLogin) || errors.Is(one.err, handshake.ErrCredentials) {
 		one.code = wire.ReplyNotAllowed
 	}
 	f.metrics.Conn.Requests.Of(one.request.Command.String(), one.code.String()).Inc()

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"cleversocks/conn/cause"
+	"cleversocks/conn/handshake"
 	"cleversocks/conn/wire"
 )
 
@@ -33,9 +34,9 @@ func TestLoggingReference(t *testing.T) {
 			t.Errorf("the cause %s is not described", name)
 		}
 	}
-	for _, p := range protocols {
-		if !strings.Contains(string(text), p.name.String()) {
-			t.Errorf("the protocol %s is not described", p.name)
+	for _, p := range handshake.Protocols() {
+		if !strings.Contains(string(text), p.String()) {
+			t.Errorf("the protocol %s is not described", p)
 		}
 	}
 }

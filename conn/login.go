@@ -4,9 +4,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"slices"
 
 	"cleversocks/authsvc"
+	"cleversocks/conn/handshake"
 	"cleversocks/conn/wire/httpproxy"
 )
 
@@ -17,63 +17,79 @@ type login struct{ log *slog.Logger }
 // verify asks whether credentials are right, and sets the session's identity:
 // on failure to the name that was given, for the record. It clears the
 // password.
-func (l *login) verify(hs *handshake, credentials authsvc.Credentials) error {
-	if given, ok := credentials.(authsvc.Password); ok {
+func (l *login) verify(s *session, a *authsvc.Attempt) (authsvc.Grant, error) {
+	if given, ok := a.Credentials.(authsvc.Password); ok {
 		defer clear(given.Password)
 	}
-	_, err := l.try(hs, &authsvc.Attempt{Credentials: credentials})
-	return err
-}
-
-func (l *login) try(hs *handshake, a *authsvc.Attempt) (authsvc.Grant, error) {
-	ctx, cancel := context.WithDeadline(hs.ctx, hs.started.Add(hs.policy.Timeouts.Handshake))
+	ctx, cancel := context.WithDeadline(s.ctx, s.started.Add(s.policy.Timeouts.Handshake))
 	defer cancel()
-	a.Source, a.Listener = hs.client.Addr(), hs.listener
-	grant, err := hs.policy.Auth.Verify(ctx, a)
+	a.Source, a.Listener = s.client.Addr(), s.listener
+	grant, err := s.policy.Auth.Verify(ctx, a)
 	if err == nil {
-		if at := hs.policy.listener(hs.listener); at.MayLogIn != nil && !at.MayLogIn(grant.Identity) {
-			hs.identity, hs.rule = grant.Identity, byListener
-			return authsvc.Grant{}, fmt.Errorf("%w: this listener is not for user %q", errCredentials, grant.Identity.User)
+		s.identity = grant.Identity
+		if at := s.policy.listener(s.listener); at.MayLogIn != nil && !at.MayLogIn(grant.Identity) {
+			s.rule = byListener
+			return authsvc.Grant{}, fmt.Errorf("%w: this listener is not for user %q", handshake.ErrCredentials, grant.Identity.User)
 		}
-		hs.identity = grant.Identity
 		return grant, nil
 	}
 	if !a.Optional {
-		hs.identity = authsvc.Identity{User: a.Credentials.Name()}
+		s.identity = authsvc.Identity{User: a.Credentials.Name()}
 	}
-	if log := hs.logger(l.log, slog.LevelDebug); log != nil {
-		log.Log(hs.ctx, slog.LevelDebug, "not authenticated", "err", err)
+	if log := s.logger(l.log, slog.LevelDebug); log != nil {
+		log.Log(s.ctx, slog.LevelDebug, "not authenticated", "err", err)
 	}
-	return grant, fmt.Errorf("%w: %w", errCredentials, err)
+	return grant, fmt.Errorf("%w: %w", handshake.ErrCredentials, err)
 }
 
-// overHTTP sets the identity of a request's client, like the password
-// methods of SOCKS5: where nobody has a password, one that is given anyway is
-// not looked at. It returns errLogin when there has to be one.
-func (l *login) overHTTP(hs *handshake, given *httpproxy.Credentials) error {
-	identity, free := hs.free()
+// overHTTP sets the identity of a request's client. reply is our token to the
+// client's, if it gave one.
+func (l *login) overHTTP(s *session, given *httpproxy.Credentials) (reply []byte, err error) {
+	terms, identity := s.terms(nil)
+	credentials, err := terms.Login(given)
 	switch {
-	case given != nil && given.Token != nil && hs.takes(authsvc.KindToken):
-		grant, err := l.try(hs, &authsvc.Attempt{Credentials: authsvc.Token{Bytes: given.Token, Negotiate: true}})
-		hs.answer = grant.Reply
-		return err
-	case given != nil && given.Token == nil && hs.takes(authsvc.KindPassword):
-		return l.verify(hs, authsvc.Password{User: []byte(given.User), Password: []byte(given.Password)})
-	case !free:
-		return errLogin
+	case err != nil:
+		return nil, err
+	case credentials == nil:
+		s.identity = identity
+		s.letIn()
+		return nil, nil
 	}
-	hs.letIn(identity)
-	return nil
+	grant, err := l.verify(s, &authsvc.Attempt{Credentials: credentials})
+	return grant.Reply, err
 }
+
+// terms are what the session's client meets, and who it is if it need not log
+// in. ways is memory for its ways to log in.
+func (s *session) terms(ways []authsvc.Kind) (t handshake.Terms, id authsvc.Identity) {
+	auth, listed := s.policy.Auth, s.listed()
+	id, t.Free = s.free()
+	t.Named = id.Method != authsvc.MethodNone
+	t.Passwords = auth.Accepts(authsvc.KindPassword)
+	t.UserIDs = auth.Accepts(authsvc.KindUserID) && listed == nil
+	if t.Ways = ways; listed == nil {
+		listed = logins
+	}
+	for _, kind := range listed {
+		if auth.Accepts(kind) {
+			t.Ways = append(t.Ways, kind)
+		}
+	}
+	return t, id
+}
+
+// logins are the kinds of credentials that a client can be asked for, in the
+// order of preference where a listener's settings name none.
+var logins = []authsvc.Kind{authsvc.KindToken, authsvc.KindPassword}
 
 // free is the identity of a client that need not log in: its door knows it, or
 // its address or nothing at all is asked for.
-func (hs *handshake) free() (id authsvc.Identity, free bool) {
-	if hs.vouched != nil {
-		return *hs.vouched, true
+func (s *session) free() (id authsvc.Identity, free bool) {
+	if s.vouched != nil {
+		return *s.vouched, true
 	}
-	id, free = hs.policy.Auth.Free(hs.client.Addr())
-	if l := hs.policy.listener(hs.listener); free && l.MayLogIn != nil && !l.MayLogIn(id) {
+	id, free = s.policy.Auth.Free(s.client.Addr())
+	if l := s.policy.listener(s.listener); free && l.MayLogIn != nil && !l.MayLogIn(id) {
 		return authsvc.Identity{}, false // somebody has to log in here
 	}
 	return id, free
@@ -81,27 +97,10 @@ func (hs *handshake) free() (id authsvc.Identity, free bool) {
 
 // letIn counts a client that free has let in. One that its door knows was
 // counted there.
-func (hs *handshake) letIn(id authsvc.Identity) {
-	hs.identity = id
-	if hs.vouched == nil {
-		hs.policy.Auth.Admitted(id)
+func (s *session) letIn() {
+	if s.vouched == nil {
+		s.policy.Auth.Admitted(s.identity)
 	}
-}
-
-// ways are the kinds of credentials that the session's client may log in with,
-// the preferred one first.
-func (s *session) ways() []authsvc.Kind {
-	list := s.listed()
-	if list == nil {
-		list = logins
-	}
-	var ways []authsvc.Kind
-	for _, kind := range list {
-		if s.policy.Auth.Accepts(kind) {
-			ways = append(ways, kind)
-		}
-	}
-	return ways
 }
 
 // listed are the ways that the listener's settings name for the session's
@@ -115,6 +114,3 @@ func (s *session) listed() []authsvc.Kind {
 	}
 	return l.Auth
 }
-
-// takes reports whether the session's client may log in with such credentials.
-func (s *session) takes(kind authsvc.Kind) bool { return slices.Contains(s.ways(), kind) }

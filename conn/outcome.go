@@ -13,6 +13,7 @@ import (
 	"cleversocks/authsvc"
 	"cleversocks/conn/cause"
 	"cleversocks/conn/dial"
+	"cleversocks/conn/handshake"
 	"cleversocks/conn/relay"
 	"cleversocks/conn/upstream"
 	"cleversocks/conn/wire"
@@ -81,12 +82,12 @@ var outcomes = []outcomeRow{
 	{"too slow", inHandshake, among(os.ErrDeadlineExceeded), outcome{handshake: "timeout", cause: cause.HandshakeTimeout, status: http.StatusRequestTimeout, sentence: tooSlow}, nil},
 	{"probe", inHandshake, among(errProbe), outcome{handshake: "closed"}, nil},
 	{"too many log in", inHandshake, among(authsvc.ErrBusy), loginRefused(http.StatusServiceUnavailable, "Too many log in at this time."), nil},
-	{"no log-in", inHandshake, among(errCredentials, errLogin), loginRefused(http.StatusProxyAuthRequired, ""), nil},
-	{"no method", inHandshake, among(errNoMethod), loginRefused(0, ""), nil},
+	{"no log-in", inHandshake, among(handshake.ErrCredentials, handshake.ErrLogin), loginRefused(http.StatusProxyAuthRequired, ""), nil},
+	{"no method", inHandshake, among(handshake.ErrNoMethod), loginRefused(0, ""), nil},
 	{"SOCKS5 request", atAnyTime, kind[*socks5.RequestError], malformed(0), socks5Reply},
 	{"SOCKS4 command", inHandshake, among(socks4.ErrCommand), malformed(wire.ReplyCommandNotSupported), nil},
 	{"HTTP request", inHandshake, kind[*httpproxy.StatusError], malformed(0), httpStatus},
-	{"malformed", inHandshake, among(errProtocol, socks5.ErrMalformed, socks4.ErrMalformed, socks4.ErrTooLong), malformed(0), nil},
+	{"malformed", inHandshake, among(handshake.ErrProtocol, socks5.ErrMalformed, socks4.ErrMalformed, socks4.ErrTooLong), malformed(0), nil},
 	{"door", inHandshake, kind[*doorError], malformed(0), nil},
 	{"left in the handshake", inHandshake, failed, outcome{handshake: "closed", cause: cause.HandshakeFailed}, nil},
 

@@ -17,6 +17,7 @@ import (
 	"cleversocks/authsvc"
 	"cleversocks/conn/cause"
 	"cleversocks/conn/dial"
+	"cleversocks/conn/handshake"
 	"cleversocks/conn/relay"
 	"cleversocks/conn/upstream"
 	"cleversocks/conn/wire"
@@ -54,23 +55,23 @@ func TestOutcomes(t *testing.T) {
 		},
 		"probe": {{handshakes, errProbe, wire.ReplyGeneralFailure, 0, "", "closed", "", ""}},
 		"too many log in": {{
-			handshakes, fmt.Errorf("%w: %w", errCredentials, authsvc.ErrBusy), wire.ReplyNotAllowed, 503, cause.Denied, "refused", "", "at this time",
+			handshakes, fmt.Errorf("%w: %w", handshake.ErrCredentials, authsvc.ErrBusy), wire.ReplyNotAllowed, 503, cause.Denied, "refused", "", "at this time",
 		}},
 		"no log-in": {
-			{handshakes, fmt.Errorf("%w: wrong password", errCredentials), wire.ReplyNotAllowed, 407, cause.Denied, "refused", "", ""},
-			{handshakes, errLogin, wire.ReplyNotAllowed, 407, cause.Denied, "refused", "", ""},
+			{handshakes, fmt.Errorf("%w: wrong password", handshake.ErrCredentials), wire.ReplyNotAllowed, 407, cause.Denied, "refused", "", ""},
+			{handshakes, handshake.ErrLogin, wire.ReplyNotAllowed, 407, cause.Denied, "refused", "", ""},
 		},
-		"no method": {{handshakes, mark(errNoMethod, errUnanswered), wire.ReplyNotAllowed, 0, cause.Denied, "refused", "", ""}},
+		"no method": {{handshakes, handshake.ErrNoMethod, wire.ReplyNotAllowed, 0, cause.Denied, "refused", "", ""}},
 		"SOCKS5 request": {
 			{handshakes, &socks5.RequestError{Reply: wire.ReplyAddressTypeNotSupported}, wire.ReplyAddressTypeNotSupported, 0, cause.HandshakeFailed, "malformed", "", ""},
 		},
-		"SOCKS4 command": {{handshakes, mark(socks4.ErrCommand, errUnanswered), wire.ReplyCommandNotSupported, 0, cause.HandshakeFailed, "malformed", "", ""}},
+		"SOCKS4 command": {{handshakes, socks4.ErrCommand, wire.ReplyCommandNotSupported, 0, cause.HandshakeFailed, "malformed", "", ""}},
 		"HTTP request": {{
 			handshakes, &httpproxy.StatusError{Status: 431, Reason: "Too large."}, wire.ReplyGeneralFailure, 431, cause.HandshakeFailed, "malformed", "", "Too large.",
 		}},
 		"malformed": {
-			{handshakes, errProtocol, wire.ReplyGeneralFailure, 0, cause.HandshakeFailed, "malformed", "", ""},
-			{handshakes, mark(socks4.ErrTooLong, errUnanswered), wire.ReplyGeneralFailure, 0, cause.HandshakeFailed, "malformed", "", ""},
+			{handshakes, handshake.ErrProtocol, wire.ReplyGeneralFailure, 0, cause.HandshakeFailed, "malformed", "", ""},
+			{handshakes, socks4.ErrTooLong, wire.ReplyGeneralFailure, 0, cause.HandshakeFailed, "malformed", "", ""},
 		},
 		"door":                  {{handshakes, &doorError{errors.New("tls")}, wire.ReplyGeneralFailure, 0, cause.HandshakeFailed, "malformed", "", ""}},
 		"left in the handshake": {{handshakes, io.ErrUnexpectedEOF, wire.ReplyGeneralFailure, 0, cause.HandshakeFailed, "closed", "", ""}},

@@ -2,67 +2,55 @@ package conn
 
 import (
 	"cmp"
-	"errors"
 	"log/slog"
-	"net/netip"
 
 	"cleversocks/conn/wire"
-	"cleversocks/conn/wire/socks5"
 	"cleversocks/metrics"
 )
 
-// replies is the last step of a request: the client is told what came of it, as
-// the table of outcomes says, and that is counted and noted for the record. The
-// methods that answer with a bool report whether the connection goes on.
+// replies is the last step of a request: what came of it, as the table of outcomes
+// says, is counted and noted for the record. The driver tells the client.
 type replies struct {
 	log     *slog.Logger
 	metrics *metrics.Conn
 }
 
-// granted tells the client that it is connected. The reply fits into an empty
-// socket buffer: this cannot block, so it needs no deadline.
-func (r *replies) granted(hs *handshake) bool {
-	s := hs.session
+// granted is for a request whose destination is reached.
+func (r *replies) granted(s *session) {
 	r.metrics.Requests.Of(s.request.Command.String(), wire.ReplySucceeded.String()).Inc()
-	if err := hs.codec.reply(hs, wire.ReplySucceeded, s.boundAddress()); err != nil {
-		return s.clientLost(err)
-	}
-	s.replied = true
-	return true
 }
 
-// handshakeFailed ends a connection whose request was not read.
-func (r *replies) handshakeFailed(hs *handshake, err error) bool {
-	s := hs.session
+// handshakeFailed is what an error means that ends a handshake. owed says that
+// its request was understood, and is answered.
+func (r *replies) handshakeFailed(s *session, err error, owed bool) outcome {
 	o := s.outcome(inHandshake, err)
 	s.err, s.cause = err, o.cause
 	r.metrics.Handshakes.Of(s.protocol.String(), o.handshake).Inc()
-	if owesReply(err) {
-		r.refuse(hs, o)
+	if owed {
+		r.decided(s, o)
 	}
 	if log := s.logger(r.log, slog.LevelDebug); log != nil {
 		log.Log(s.ctx, slog.LevelDebug, "handshake failed", "protocol", s.protocol.String(), "err", err)
 	}
-	return false
+	return o
 }
 
-// owesReply reports an error about a request that was read, and whose codec
-// has not answered it.
-func owesReply(err error) bool {
-	return kind[*socks5.RequestError](err) || errors.Is(err, errUnanswered)
-}
-
-// requestFailed answers a request that cannot be served.
-func (r *replies) requestFailed(hs *handshake, err error) bool {
-	s := hs.session
+// requestFailed is what an error means for which a request is not served.
+func (r *replies) requestFailed(s *session, err error) outcome {
 	o := s.outcome(inRequest, err)
 	s.err, s.cause = err, o.cause
 	r.refused(s, o)
-	r.refuse(hs, o)
+	r.decided(s, o)
 	if log := s.logger(r.log, slog.LevelDebug); log != nil {
 		log.Log(s.ctx, slog.LevelDebug, "request failed", "target", s.request.Dest.String(), "reply", s.code.String(), "err", err)
 	}
-	return false
+	return o
+}
+
+// decided counts a request that fails by what was decided.
+func (r *replies) decided(s *session, o outcome) {
+	s.code = o.reply
+	r.metrics.Requests.Of(s.request.Command.String(), o.reply.String()).Inc()
 }
 
 // commandEnded notes why a BIND or an association ended: for a reason that its
@@ -82,21 +70,4 @@ func (r *replies) refused(s *session, o outcome) {
 		s.rule = o.rule
 	}
 	r.metrics.Refused.Of(o.refusal).Inc()
-}
-
-// refuse sends a failure reply, as far as the client still listens. The
-// request counts by what was decided, the record tells what was sent.
-func (r *replies) refuse(hs *handshake, o outcome) {
-	hs.code, hs.failure = o.reply, o
-	r.metrics.Requests.Of(hs.request.Command.String(), o.reply.String()).Inc()
-	if errors.Is(hs.err, errClientGone) {
-		return
-	}
-	err := hs.codec.reply(hs, o.reply, netip.AddrPort{})
-	hs.replied = err == nil
-	if err != nil {
-		if log := hs.logger(r.log, slog.LevelDebug); log != nil {
-			log.Log(hs.ctx, slog.LevelDebug, "reply not sent", "err", err)
-		}
-	}
 }

@@ -1,7 +1,6 @@
 package conn
 
 import (
-	"bufio"
 	"cmp"
 	"container/list"
 	"context"
@@ -16,7 +15,6 @@ import (
 	"cleversocks/conn/relay"
 	"cleversocks/conn/upstream"
 	"cleversocks/conn/wire"
-	"cleversocks/conn/wire/httpproxy"
 )
 
 // levelTrace is below debug: every step of a handshake.
@@ -127,53 +125,4 @@ func (s *session) logger(base *slog.Logger, level slog.Level) *slog.Logger {
 		return nil
 	}
 	return base.With("id", s.ID(), "client", s.caller())
-}
-
-// handshake is what only the first phase of a session needs; it ends before
-// the relay starts, so that an idle tunnel does not hold it.
-type handshake struct {
-	*session
-	in *bufio.Reader
-	// codec speaks the client's protocol once the first byte has told it.
-	codec codec
-	// failure is what the client is told of a request that is not served.
-	failure outcome
-	// answer is the token that an HTTP client's was granted with.
-	answer []byte
-	// head is the first of plain HTTP requests, to be forwarded.
-	head *httpproxy.Head
-	// many: the connection is HTTP/2's, and holds many requests.
-	many bool
-	// release gives the connection up to a command that ends with the
-	// session's context by itself.
-	release func() bool
-}
-
-// codec is one protocol's side of the handshake.
-type codec interface {
-	// negotiate reads up to the request, authenticates, and sets the
-	// session's identity and request. It has answered the client itself when
-	// it fails before a request was read.
-	negotiate(hs *handshake) error
-	// reply tells the client how its request ended.
-	reply(hs *handshake, code wire.ReplyCode, bound netip.AddrPort) error
-}
-
-// passAhead gives the server what the client sent before it was connected:
-// what was read with the handshake, and then more.
-func (hs *handshake) passAhead(more []byte) bool {
-	read, _ := hs.in.Peek(hs.in.Buffered())
-	for _, ahead := range [][]byte{read, more} {
-		if len(ahead) == 0 {
-			continue
-		}
-		if err := hs.charge.pay(hs.ctx, relay.In, len(ahead)); err != nil {
-			return hs.notPaid(err)
-		}
-		if _, err := hs.server.Write(ahead); err != nil {
-			return hs.serverLost(err)
-		}
-		hs.counters.In.Add(int64(len(ahead)))
-	}
-	return true
 }

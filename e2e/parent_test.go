@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"net"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -33,6 +34,13 @@ shutdown_lifetime 0 seconds
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cmd.Process.Signal(syscall.SIGTERM); _ = cmd.Wait() })
+	eventually(t, "squid listens", func() bool {
+		c, err := net.Dial("tcp", "127.0.0.1:"+l)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
 	d := start(t, fmt.Sprintf("[[upstream]]\nname = \"exit\"\nvia = [\"http://127.0.0.1:%s\"]\n[[forward]]\nupstream = \"exit\"\n", l))
 	eventually(t, "squid answers", func() bool {
 		out, err := curl(t, "--proxy", "http://"+d.address, web.URL+"/")

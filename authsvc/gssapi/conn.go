@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"slices"
 	"sync"
 
 	"cleversocks/authsvc"
@@ -59,36 +58,6 @@ func IsMalformed(err error) bool { return errors.Is(err, errMalformed) || errors
 
 // errLevel is a message that is not encrypted where that was agreed on.
 var errLevel = errors.New("a message is not encrypted")
-
-// ReadToken reads a message of a type, whose token it returns. It reads no
-// byte more.
-func ReadToken(r io.Reader, kind byte) ([]byte, error) {
-	var header [frameHeader]byte
-	n, err := readHeader(r, &header, kind)
-	if err != nil {
-		return nil, err
-	}
-	return readBounded(r, n)
-}
-
-// tokenStep is what a token's first bytes get of memory. Tickets of MIT fit in.
-const tokenStep = 2 << 10
-
-// readBounded reads n bytes into memory that grows as they come: nobody has
-// logged in yet, and a length is cheaper to send than what it announces.
-func readBounded(r io.Reader, n int) ([]byte, error) {
-	token := make([]byte, 0, min(n, tokenStep))
-	for len(token) < n {
-		if len(token) == cap(token) {
-			token = slices.Grow(token, min(n-len(token), len(token)))
-		}
-		got, err := r.Read(token[len(token):min(cap(token), n)])
-		if token = token[:len(token)+got]; err != nil && len(token) < n {
-			return nil, noEOF(err)
-		}
-	}
-	return token, nil
-}
 
 func readHeader(r io.Reader, header *[frameHeader]byte, kind byte) (length int, err error) {
 	if _, err := io.ReadFull(r, header[:]); err != nil {

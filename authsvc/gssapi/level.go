@@ -17,10 +17,10 @@ type Protection struct {
 	NEC bool
 }
 
-// LevelMessage is the type of the message with the level, for ReadToken.
+// LevelMessage is the type of the message with the level, for SplitToken.
 const LevelMessage = typeLevel
 
-// TokenMessage is the type of the message with a token, for ReadToken.
+// TokenMessage is the type of the message with a token, for SplitToken.
 const TokenMessage = typeToken
 
 // Agree reads the client's level message and answers with the level that is

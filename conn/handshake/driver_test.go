@@ -227,7 +227,7 @@ func with(d func() *driver, change func(*driver)) func() *driver {
 func (c *conversation) check(tb testing.TB, segments ...[]byte) {
 	tb.Helper()
 	var m Machine
-	defer m.Release()
+	defer m.Reset()
 	got := c.driver().drive(&m, segments...)
 	if len(got) != len(c.want) {
 		tb.Fatalf("asked for\n\t%s\nwant\n\t%s", strings.Join(got, "\n\t"), strings.Join(c.want, "\n\t"))

@@ -139,7 +139,10 @@ func (m *Machine) Begin(o Options) Action {
 }
 
 func (m *Machine) reset(o Options) {
-	m.Release()
+	m.http.heads.Release()
+	if m.http.head != nil {
+		m.http.head.Release()
+	}
 	kept := m.kept[:0]
 	clear(kept[:cap(kept)]) // it may hold half of a password
 	if cap(kept) > maxKept {
@@ -149,14 +152,9 @@ func (m *Machine) reset(o Options) {
 	m.http.heads.Budget = o.Heads
 }
 
-// Release gives back what a head took of the budget. A machine that is not used
-// any more needs it.
-func (m *Machine) Release() {
-	m.http.heads.Release()
-	if m.http.head != nil {
-		m.http.head.Release()
-	}
-}
+// Reset gives back what a head took of the budget, and forgets the connection. A
+// machine that is not used any more needs it.
+func (m *Machine) Reset() { m.reset(Options{}) }
 
 // firstByte tells the protocol.
 func (m *Machine) firstByte() Action {
@@ -188,6 +186,9 @@ func (m *Machine) run() Action {
 // ask gives the driver an action, and keeps what it fed.
 func (m *Machine) ask(a Action) Action {
 	m.asked = a
+	if len(m.in) == 0 && cap(m.kept) > maxKept {
+		m.kept = nil // of a long token, or of more than one
+	}
 	m.kept = append(m.kept[:0], m.in...)
 	m.in = m.kept
 	return a

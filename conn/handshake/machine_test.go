@@ -168,3 +168,19 @@ func TestConversations(t *testing.T) {
 		})
 	}
 }
+
+// A byte begins one protocol at most: the order of the table decides nothing
+// that a client could notice.
+func TestFirstByte(t *testing.T) {
+	for b := range 256 {
+		var begun []wire.Protocol
+		for _, p := range protocols {
+			if p.begins != nil && p.begins(byte(b)) {
+				begun = append(begun, p.name)
+			}
+		}
+		if len(begun) > 1 {
+			t.Errorf("the byte %#02x begins %s", b, begun)
+		}
+	}
+}

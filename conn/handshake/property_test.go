@@ -46,7 +46,7 @@ func TestSegmentation(t *testing.T) {
 		lengths := rapid.SliceOf(rapid.Byte()).Draw(t, "lengths")
 		var m Machine
 		whole, parts := c.driver().drive(&m, said), c.driver().drive(&m, cut(said, lengths)...)
-		m.Release()
+		m.Reset()
 		if !slices.Equal(whole, parts) {
 			t.Fatalf("at once\n\t%s\nin parts\n\t%s", strings.Join(whole, "\n\t"), strings.Join(parts, "\n\t"))
 		}
@@ -111,7 +111,7 @@ func FuzzMachine(f *testing.F) {
 		one, other := fickle(bits), fickle(bits)
 		whole := one.drive(&m, said)
 		parts := other.drive(&m, cut(said, lengths)...)
-		m.Release()
+		m.Reset()
 		if !slices.Equal(whole, parts) {
 			t.Fatalf("at once\n\t%s\nin parts\n\t%s", strings.Join(whole, "\n\t"), strings.Join(parts, "\n\t"))
 		}
@@ -219,6 +219,30 @@ func TestMachineIsUsedAgain(t *testing.T) {
 			m.Protocol() != wire.ProtocolUnknown || !m.Request().Dest.IsZero() {
 			t.Errorf("%s: left over: %+v", name, m.Request())
 		}
+	}
+}
+
+// A stranger announces the longest token there may be, and sends a little of it.
+// It costs him a connection, and us what he has sent, not 64 KiB each.
+func TestAnnouncedTokenTakesNoMemory(t *testing.T) {
+	for _, sent := range []int{0, 10, 3000} {
+		var m Machine
+		m.Begin(open().options)
+		m.Feed([]byte("\x05\x01\x01"))
+		m.Identified(withPasswords().terms)
+		m.Written()
+		if action := m.Feed(append([]byte{1, 1, 0xff, 0xff}, make([]byte, sent)...)); action != Read {
+			t.Fatalf("the machine wants to %s", action)
+		}
+		if cap(m.kept) > 2*(sent+1024) {
+			t.Errorf("%d bytes sent, %d kept", sent, cap(m.kept))
+		}
+	}
+	for _, n := range []int{1, 2047, 5000, 65535} {
+		c := conversation{withPasswords, "\x05\x01\x01" + frame(gssapi.TokenMessage, strings.Repeat("t", n)), []string{
+			"identify", "write", fmt.Sprintf("verify token %q", strings.Repeat("t", n)), "write", `refuse "", owed false: EOF`,
+		}}
+		c.check(t, cut([]byte(c.says), bytes.Repeat([]byte{200}, 400))...)
 	}
 }
 

@@ -84,3 +84,21 @@ func named(name wire.Protocol) *protocol {
 	i := slices.IndexFunc(protocols[:], func(p protocol) bool { return p.name == name })
 	return &protocols[i]
 }
+
+// Protocols are the names of all there are: the labels of metrics.
+func Protocols() (names []wire.Protocol) {
+	for _, p := range protocols {
+		names = append(names, p.name)
+	}
+	return names
+}
+
+// Spoken are those that a first byte tells: the values of a listener's protocols.
+func Spoken() (names []wire.Protocol) {
+	for _, p := range protocols {
+		if p.begins != nil {
+			names = append(names, p.name)
+		}
+	}
+	return names
+}
