@@ -440,6 +440,31 @@ func TestNegotiate(t *testing.T) {
 	}
 }
 
+// A user of Active Directory who is in very many groups has a ticket of up to
+// 48,000 bytes, which Windows sends: by SOCKS5 it is let in, and by HTTP as long
+// as it fits into a request's head in base64.
+func TestTicketsOfUsersInManyGroups(t *testing.T) {
+	g, kdc, _ := kerberosGroup(t, Listener{})
+	if _, _, err := kdc.Dial(admit(t, g), gsstest.Login{Client: "alice", Service: gssService, Ballast: 60_000}, gssapi.LevelIntegrity); err != nil {
+		t.Errorf("SOCKS5: %v", err)
+	}
+	for ballast, want := range map[int]int{46_000: http.StatusBadGateway, 50_000: http.StatusRequestHeaderFieldsTooLarge} {
+		client, err := kdc.Login(gsstest.Login{Client: "alice", Service: "HTTP/proxy.test.example", Ballast: ballast})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := admit(t, g)
+		go func() {
+			_, _ = fmt.Fprintf(c, "CONNECT 127.0.0.1:1 HTTP/1.1\r\nHost: 127.0.0.1:1\r\nProxy-Authorization: Negotiate %s\r\n\r\n",
+				base64.StdEncoding.EncodeToString(gsstest.SPNEGO(client.Token)))
+		}()
+		answer, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil || answer.StatusCode != want {
+			t.Errorf("HTTP, %d bytes: %v, %v", len(client.Token), answer, err)
+		}
+	}
+}
+
 // What a browser without a ticket sends, and rubbish, is asked again.
 func TestNegotiateRefuses(t *testing.T) {
 	g, kdc, m := kerberosGroup(t, Listener{})

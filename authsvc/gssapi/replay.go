@@ -18,8 +18,8 @@ import (
 // one client alone cannot fill more than half of it.
 //
 // It is the process's own: proxies that share a keytab do not hear of each
-// other's, as with every program. In an upgrade the successor imports what its
-// predecessor exports; over a restart it is kept in state.directory.
+// other's, as with every program. Its keeper saves it in state.directory, and has
+// it for a successor.
 type ReplayCache struct {
 	most int
 	now  func() time.Time
@@ -56,7 +56,7 @@ func NewReplayCache() *ReplayCache {
 // its predecessor has taken. It is a service.
 func KeepReplays(s authsvc.StateOptions) *ReplayCache {
 	c := NewReplayCache()
-	c.keeper = authsvc.NewKeeper(metrics.StateReplay, s, c.Import, func() any { return c.dump() }, func() {})
+	c.keeper = authsvc.NewKeeper(metrics.StateReplay, s, c.restore, func() any { return c.dump() }, func() {})
 	return c
 }
 
@@ -85,16 +85,11 @@ func (c *ReplayCache) dump() []savedReplay {
 	return out
 }
 
-// Export is what Import of another process takes: all authenticators that are
-// still to be refused. A predecessor exports when it accepts no more
-// connections, so that none is taken by both.
-func (c *ReplayCache) Export() ([]byte, error) { return json.Marshal(c.dump()) }
-
-// Import adds what Export gave, at any time and any number of times, to what
-// is there. On an error it adds nothing.
-func (c *ReplayCache) Import(exported []byte) error {
+// restore adds what another cache's dump has, a predecessor's too, at any time
+// and any number of times, to what is there. On an error it adds nothing.
+func (c *ReplayCache) restore(saved []byte) error {
 	var list []savedReplay
-	if err := json.Unmarshal(exported, &list); err != nil {
+	if err := json.Unmarshal(saved, &list); err != nil {
 		return err
 	}
 	c.mu.Lock()

@@ -2,6 +2,7 @@ package gssapi
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"testing"
 	"time"
 )
@@ -65,7 +66,7 @@ func TestReplayAfterTheSkewWasRaised(t *testing.T) {
 	}
 }
 
-// A successor that imports what its predecessor exports, twice and between its
+// A successor that is told what its predecessor has taken, twice and between its
 // own, takes none of it, and what is over is left behind.
 func TestReplaysAreHandedOver(t *testing.T) {
 	before, after := NewReplayCache(), NewReplayCache()
@@ -74,13 +75,13 @@ func TestReplaysAreHandedOver(t *testing.T) {
 		before.add(seenAt(1, n, now), time.Minute)
 	}
 	before.add(seenAt(1, 100, now.Add(-time.Hour)), time.Minute) // over
-	exported, err := before.Export()
+	saved, err := json.Marshal(before.dump())
 	if err != nil {
 		t.Fatal(err)
 	}
 	after.add(seenAt(2, 1, now), time.Minute)
 	for range 2 {
-		if err := after.Import(exported); err != nil {
+		if err := after.restore(saved); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -92,7 +93,7 @@ func TestReplaysAreHandedOver(t *testing.T) {
 	if len(after.seen) != 101 {
 		t.Errorf("%d known", len(after.seen))
 	}
-	if err := after.Import([]byte(`[{"id":"AAAA","until":1},`)); err == nil || len(after.seen) != 101 {
+	if err := after.restore([]byte(`[{"id":"AAAA","until":1},`)); err == nil || len(after.seen) != 101 {
 		t.Errorf("damaged: %v, %d known", err, len(after.seen))
 	}
 }

@@ -65,6 +65,9 @@ type Login struct {
 	Clock           time.Time // the client's
 	NoMutual        bool
 	CRealm, SRealm  string // the client's and the service's; "": Realm
+	// Ballast is how many bytes of authorization data of no known kind the
+	// ticket has, as those of users in many groups do.
+	Ballast int
 	// Ticket and Authenticator change what is sealed, on its way there; nil: no
 	// change. They are a KDC and a client with a defect.
 	Ticket, Authenticator func([]byte) []byte
@@ -154,6 +157,9 @@ func newTicket(keys *keytab.Keytab, cname types.PrincipalName, l Login, sname ty
 		Flags: xasn1.BitString{Bytes: make([]byte, 4), BitLength: 32}, Key: session, CRealm: l.CRealm, CName: cname,
 		AuthTime: l.Start.UTC().Truncate(time.Second), StartTime: l.Start.UTC().Truncate(time.Second),
 		EndTime: l.End.UTC().Truncate(time.Second), RenewTill: l.End.UTC().Truncate(time.Second),
+	}
+	if l.Ballast > 0 {
+		part.AuthorizationData = types.AuthorizationData{{ADType: 1, ADData: tlv(0x30, tlv(0x30, tlv(0xa0, []byte{2, 1, 99}), tlv(0xa1, tlv(4, make([]byte, l.Ballast)))))}}
 	}
 	b, err := xasn1.Marshal(part, xasn1.WithMarshalSlicePreserveTypes(true), xasn1.WithMarshalSliceAllowStrings(true))
 	if err != nil {
