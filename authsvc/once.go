@@ -207,8 +207,7 @@ func (t *Once) sweep() {
 	}
 }
 
-// Serve sweeps and saves until ctx ends, then saves once more. In an upgrade
-// the predecessor ends it before its successor reads the file.
+// Serve sweeps and saves until ctx ends, then saves once more.
 func (t *Once) Serve(ctx context.Context) error {
 	return serveState(ctx, &t.file, t.sweep)
 }
@@ -262,7 +261,8 @@ func (t *Once) restore(payload []byte) error {
 	}
 	now := time.Now()
 	for _, e := range list {
-		if _, known := t.Lookup(e.Addr); known || !e.Addr.IsValid() || !now.Before(e.Until) {
+		known, ok := t.Lookup(e.Addr)
+		if ok && !known.Since.Before(e.Since) || !e.Addr.IsValid() || !now.Before(e.Until) {
 			continue
 		}
 		entry := &OnceEntry{Addr: e.Addr, User: string(e.User), By: e.By, Since: e.Since, Until: e.Until}

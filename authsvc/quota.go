@@ -1,8 +1,10 @@
 package authsvc
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,6 +31,7 @@ type Usage struct {
 	start  time.Time // of the current period; zero: nothing was moved yet
 	used   int64
 	booked int64 // reserved, and not settled yet
+	untold int64 // moved here, and not passed on to a successor yet
 }
 
 // UsageReport is a user's count at one moment.
@@ -124,6 +127,7 @@ func (u *Usage) Moved(n int64) bool {
 			u.start = time.Now().Round(0) // by the wall, which goes on over a restart
 		}
 		u.used += n
+		u.untold += n
 		u.dirty()
 	}
 	return u.used < u.limit
@@ -209,8 +213,7 @@ func (q *Quotas) List() []UsageReport {
 	return out
 }
 
-// Serve saves until ctx ends, and once more then. In an upgrade the
-// predecessor ends it before its successor reads the file.
+// Serve saves until ctx ends, and once more then.
 func (q *Quotas) Serve(ctx context.Context) error {
 	return serveState(ctx, &q.file, func() {})
 }
@@ -226,7 +229,10 @@ type savedUsage struct {
 	Period time.Duration `json:"period"`
 }
 
-func (q *Quotas) saved() []savedUsage {
+func (q *Quotas) saved() []savedUsage { return q.list(false) }
+
+// list is what was counted. With told it is being passed on, whole.
+func (q *Quotas) list(told bool) []savedUsage {
 	out := []savedUsage{}
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -237,32 +243,47 @@ func (q *Quotas) saved() []savedUsage {
 		if !u.start.IsZero() && u.used > 0 {
 			out = append(out, savedUsage{[]byte(name), u.start, u.used, u.period})
 		}
+		if told {
+			u.untold = 0
+		}
 		u.mu.Unlock()
 	}
+	slices.SortFunc(out, func(a, b savedUsage) int { return bytes.Compare(a.User, b.User) })
 	return out
 }
 
-// restore adds what was saved to what was counted since the start, if the
-// file could not be read at once.
+// restore adds what was saved, or what a predecessor's connections still move,
+// to what was counted here.
 func (q *Quotas) restore(payload []byte) error {
 	var list []savedUsage
 	if err := json.Unmarshal(payload, &list); err != nil {
 		return err
 	}
+	now := time.Now()
 	for _, e := range list {
 		if len(e.User) == 0 || e.Used <= 0 {
 			continue
 		}
 		u := q.usage(string(e.User))
 		u.mu.Lock()
-		if u.start.IsZero() || e.Start.Before(u.start) {
-			u.start = e.Start
-		}
-		if u.period == 0 {
-			u.period = e.Period
-		}
-		u.used += e.Used
+		u.add(e, now)
 		u.mu.Unlock()
 	}
 	return nil
+}
+
+// add counts what was counted elsewhere, unless its period is over here.
+func (u *Usage) add(e savedUsage, now time.Time) {
+	if u.period == 0 {
+		u.period = e.Period
+	}
+	u.roll(now)
+	if over := u.start.Sub(e.Start); !u.start.IsZero() && u.period > 0 && over >= u.period {
+		return
+	}
+	if u.start.IsZero() || e.Start.Before(u.start) {
+		u.start = e.Start
+	}
+	u.used += e.Used
+	u.dirty()
 }

@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -72,17 +73,22 @@ type stateFile struct {
 	settled bool
 	restore func(payload []byte) error // merges what was on disk; no change on error
 	dump    func() any                 // what to write
+
+	// elsewhere: another process saves the value, before this one or after it.
+	elsewhere bool
+	mu        sync.Mutex // of elsewhere, held while the file is written
 }
 
 // StateOptions says where state is kept and who hears of trouble with it.
 type StateOptions struct {
 	Directory string      // state.directory; "": in memory only
+	Inherited bool        // a predecessor passes it on: nothing is read or saved until Table.Keep
 	OnError   func(error) // logs at error; may be nil
 	Metrics   *metrics.Auth
 }
 
 func newStateFile(o StateOptions, kind string) stateFile {
-	return stateFile{dir: o.Directory, kind: kind, os: realOS(), onError: o.OnError, outcomes: o.Metrics.State}
+	return stateFile{dir: o.Directory, kind: kind, os: realOS(), onError: o.OnError, outcomes: o.Metrics.State, elsewhere: o.Inherited}
 }
 
 func (s *stateFile) path() string { return filepath.Join(s.dir, kindFile(s.kind)) }
@@ -92,7 +98,7 @@ func kindFile(kind string) string { return kind + ".state" }
 // settle reads the file, once. A file that cannot be read is tried again at
 // the next save; a corrupt one is moved aside.
 func (s *stateFile) settle() {
-	if s.settled || s.dir == "" {
+	if s.settled || s.dir == "" || s.elsewhere {
 		return
 	}
 	err := s.load()
@@ -144,6 +150,11 @@ func (s *stateFile) moveAside() (string, error) {
 // error is told, and the next save tries again.
 func (s *stateFile) save() {
 	if s.dir == "" || !s.dirty.Load() {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.elsewhere {
 		return
 	}
 	if s.settle(); !s.settled {

@@ -2,6 +2,7 @@ package conn
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -25,11 +26,16 @@ type deadlines struct {
 	// mu is held while a deadline is cut short, so that a session which has
 	// its request meanwhile can wait for that, and lift it.
 	mu sync.Mutex
+	// patient leaves handshakes all of their time: see Group.Retire.
+	patient atomic.Bool
 }
 
 // cutShort gives a session's handshake little time from now on, or from its
 // start when not a byte has come, unless its request has.
 func (d *deadlines) cutShort(s *session) {
+	if d.patient.Load() {
+		return
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var until time.Time

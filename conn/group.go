@@ -289,6 +289,18 @@ func (g *Group) Serve(ctx context.Context) error {
 	return errors.Join(suture.ErrDoNotRestart, ctx.Err())
 }
 
+// Retire is a drain without haste, for a process whose successor serves: nobody
+// is admitted any more, and handshakes that are under way have all of their
+// time. It returns when the last connection has ended, or ctx has.
+func (g *Group) Retire(ctx context.Context) {
+	g.handler.deadlines.patient.Store(true)
+	g.startDraining()
+	select {
+	case <-g.empty:
+	case <-ctx.Done():
+	}
+}
+
 func (g *Group) startDraining() (left int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

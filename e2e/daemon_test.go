@@ -68,7 +68,7 @@ func startProgram(t *testing.T, args ...string) *daemon {
 func startCommand(t *testing.T, cmd *exec.Cmd) *daemon {
 	t.Helper()
 	d := &daemon{t: t, cmd: cmd, exited: make(chan struct{}), more: make(chan struct{})}
-	d.cmd.Env = append(os.Environ(), "GORACE=halt_on_error=0 exitcode=66 atexit_sleep_ms=0", "CLEVERSOCKS_LOG__LEVEL=debug")
+	d.cmd.Env = append(append(os.Environ(), d.cmd.Env...), "GORACE=halt_on_error=0 exitcode=66 atexit_sleep_ms=0", "CLEVERSOCKS_LOG__LEVEL=debug")
 	stderr, err := d.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -19,9 +19,11 @@ import (
 const (
 	firstBackoff = 5 * time.Millisecond
 	lastBackoff  = time.Second
-	// lastLook and lastTries bound how long a socket that is to be closed is
-	// accepted from.
-	lastLook  = 20 * time.Millisecond
+	// lastLook bounds how long a socket that is to be closed is accepted from
+	// once nothing is queued: a handshake that had begun ends in a round trip.
+	lastLook = 200 * time.Millisecond
+	// lastTries bounds how many connections are accepted then, where new ones
+	// cannot be kept out.
 	lastTries = 8192
 )
 
@@ -30,6 +32,7 @@ type Service struct {
 	name     string
 	listener string
 	noDelay  *atomic.Bool
+	passed   *atomic.Bool
 	socket   socket
 	handler  Handler
 	log      *slog.Logger
@@ -43,9 +46,12 @@ func (s *Service) String() string { return "listener " + s.name }
 func (s *Service) Serve(ctx context.Context) error {
 	spare := newSpare()
 	defer spare.close()
-	// A restart finds the deadline of its predecessor's end.
+	// A restart finds the deadline and the filter of its predecessor's end.
 	if err := s.socket.SetDeadline(time.Time{}); err != nil {
 		return errors.Join(suture.ErrDoNotRestart, err)
+	}
+	if raw, err := s.socket.SyscallConn(); err == nil && !s.passed.Load() {
+		letIn(raw)
 	}
 	expired := make(chan struct{})
 	defer context.AfterFunc(ctx, func() {
@@ -76,21 +82,31 @@ func (s *Service) Serve(ctx context.Context) error {
 
 // takeQueued accepts what is in the queue of a socket that is about to be
 // closed: to its clients, these connections are there already, and a reset
-// would be the answer to their first bytes.
+// would be the answer to their first bytes. No kernel moves them to another
+// socket by itself (net.ipv4.tcp_migrate_req is 0). New ones are kept out first:
+// what begins a handshake now would otherwise end it just after the last look.
+// A socket that another process has too is left alone.
 func (s *Service) takeQueued() {
+	if s.passed.Load() {
+		return
+	}
 	raw, err := s.socket.SyscallConn()
 	if err != nil {
 		return
 	}
+	look := time.Duration(0)
+	if keepOut(raw) {
+		look = lastLook
+	}
 	for range lastTries {
-		if !queued(raw) {
+		if look == 0 && !queued(raw) {
 			return
 		}
-		_ = s.socket.SetDeadline(time.Now().Add(lastLook)) // it may have been another's, and be gone
+		_ = s.socket.SetDeadline(time.Now().Add(max(look, lastLook/10))) // it may have been another's, and be gone
 		switch c, err := s.socket.Accept(); {
 		case err == nil:
 			s.hand(c)
-		case !errors.Is(err, os.ErrDeadlineExceeded):
+		case !errors.Is(err, os.ErrDeadlineExceeded) || look > 0:
 			return
 		}
 	}

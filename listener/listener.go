@@ -35,6 +35,13 @@ type Options struct {
 	Address string
 	// File is whose the file of a unix socket is, and who may connect.
 	File File
+	// Inherited are sockets to take over in place of opening any; they stay the
+	// caller's.
+	Inherited []*os.File
+	// Lasting says that somebody else has the sockets too and keeps them: what
+	// is queued when they are closed here is the next process's. The address is
+	// then a name, and may stand for several sockets.
+	Lasting bool
 	// Name is what logs and metrics call it; "": the address.
 	Name string
 	// Shards is how many sockets share the port; above one, SO_REUSEPORT is
@@ -71,6 +78,8 @@ type Listener struct {
 	file    socketFile  // of a unix socket
 	noDelay atomic.Bool // for accepted connections
 	closed  bool
+	// passed: another process accepts from the sockets now, or from them too.
+	passed atomic.Bool
 }
 
 // socket is what connections are accepted from: of TCP, or a unix socket.
@@ -84,6 +93,14 @@ type socket interface {
 func Open(ctx context.Context, o Options) (*Listener, error) {
 	l := &Listener{options: o}
 	l.noDelay.Store(o.NoDelay)
+	l.passed.Store(o.Lasting)
+	if len(o.Inherited) > 0 {
+		if err := l.adopt(o.Inherited); err != nil {
+			l.closeSockets()
+			return nil, fmt.Errorf("listener %s: %w", o.Address, err)
+		}
+		return l, nil
+	}
 	if path, ok := UnixPath(o.Address); ok {
 		socket, file, err := openUnix(ctx, path, o.File)
 		if err != nil {
@@ -130,6 +147,9 @@ func open(ctx context.Context, address string, o Options) (*net.TCPListener, err
 // port at the moment. It binds a datagram socket, which meets the same rules
 // and turns no client away.
 func Check(ctx context.Context, o Options) error {
+	if IsSystemd(o.Address) {
+		return nil // it is there when systemd starts the daemon
+	}
 	if path, isUnix := strings.CutPrefix(o.Address, "unix:"); isUnix {
 		if strings.HasPrefix(path, "@") {
 			return nil
@@ -169,9 +189,23 @@ func network(address string) string {
 	return "tcp6"
 }
 
-// Addr is the address that is really bound; invalid: a unix socket's.
-func (l *Listener) Addr() netip.AddrPort {
-	tcp, ok := l.sockets[0].Addr().(*net.TCPAddr)
+// Addr is the address that is really bound, of the first socket; invalid: a
+// unix socket's.
+func (l *Listener) Addr() netip.AddrPort { return addrOf(l.sockets[0]) }
+
+// Addrs are the addresses that are really bound, without unix sockets'.
+func (l *Listener) Addrs() []netip.AddrPort {
+	var all []netip.AddrPort
+	for _, s := range l.sockets {
+		if at := addrOf(s); at.IsValid() {
+			all = append(all, at)
+		}
+	}
+	return all
+}
+
+func addrOf(s socket) netip.AddrPort {
+	tcp, ok := s.Addr().(*net.TCPAddr)
 	if !ok {
 		return netip.AddrPort{}
 	}
@@ -196,7 +230,13 @@ func (l *Listener) Shards() int { return len(l.sockets) }
 // Close closes the sockets; services that accept from them end.
 func (l *Listener) Close() {
 	l.closed = true
-	l.file.remove() // while the socket is open nobody else takes the path
+	if !l.passed.Load() {
+		l.file.remove() // while the socket is open nobody else takes the path
+	}
+	l.closeSockets()
+}
+
+func (l *Listener) closeSockets() {
 	for _, s := range l.sockets {
 		s.Close()
 	}
@@ -223,9 +263,10 @@ func (l *Listener) Reopen(ctx context.Context) (*Listener, error) {
 // transparency stay.
 func (l *Listener) SetOptions(o Options) error {
 	o.Address, o.Shards, o.Transparent = l.options.Address, l.options.Shards, l.options.Transparent
+	o.Inherited, o.Lasting = l.options.Inherited, l.options.Lasting
 	before := l.options.Congestion
 	l.options = o
-	if _, ok := UnixPath(o.Address); ok {
+	if !l.Addr().IsValid() {
 		return l.file.grant(o.File)
 	}
 	l.noDelay.Store(o.NoDelay)
@@ -257,7 +298,7 @@ func (l *Listener) Services(h Handler) []*Service {
 			name = fmt.Sprintf("%s#%d", name, i)
 		}
 		services = append(services, &Service{
-			name: name, listener: l.Name(), noDelay: &l.noDelay, socket: socket, handler: h, log: l.options.Log,
+			name: name, listener: l.Name(), noDelay: &l.noDelay, passed: &l.passed, socket: socket, handler: h, log: l.options.Log,
 			accepted: l.options.Metrics.Listener.Accepted(l.Name()),
 			refused:  l.options.Metrics.Listener.Refused,
 		})

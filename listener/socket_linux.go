@@ -99,3 +99,34 @@ func queued(c rawConn) (waits bool) {
 	})
 	return waits
 }
+
+// keepOut has the kernel drop what would begin a handshake at a listening
+// socket, and reports whether it does. Handshakes that have begun go on. Whoever
+// is kept out tries again in a second, and finds the port closed.
+func keepOut(c rawConn) (does bool) {
+	// tcp(7) headers come first: the flags are at offset 13. A SYN alone is
+	// dropped, everything else passes.
+	const flags, syn, ack = 13, 0x02, 0x10
+	filter := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: flags},
+		{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: syn | ack},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: syn, Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 0xffffffff},
+	}
+	_ = c.Control(func(fd uintptr) {
+		if family, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DOMAIN); err != nil || family == unix.AF_UNIX {
+			return
+		}
+		program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+		does = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &program) == nil
+	})
+	return does
+}
+
+// letIn undoes keepOut.
+func letIn(c rawConn) {
+	_ = c.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0) // fails if there is none
+	})
+}

@@ -11,7 +11,9 @@ import (
 type Daemon struct {
 	set     *vm.Set
 	Reloads CounterVec // by outcome
-	loads   *loads
+	// Upgrades are by outcome, over all processes that handed over to this one.
+	Upgrades CounterVec
+	loads    *loads
 }
 
 // loads is what the last loading of the configuration came to.
@@ -22,6 +24,7 @@ type loads struct {
 
 func newDaemon(set *vm.Set) Daemon {
 	d := Daemon{set: set, Reloads: newCounterVec(set, "cleversocks_reloads_total", "outcome", "ok", "failed"), loads: new(loads)}
+	d.Upgrades = newCounterVec(set, "cleversocks_upgrades_total", "outcome", "ok", "failed", "refused")
 	set.NewGauge("cleversocks_config_last_reload_successful", func() float64 {
 		if d.loads.successful.Load() {
 			return 1

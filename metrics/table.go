@@ -80,6 +80,7 @@ var Table = []Family{
 	{"cleversocks_config_last_reload_success_timestamp_seconds", GaugeType, "When the configuration was last put in force, at the start or by a reload."},
 	{"cleversocks_config_last_reload_successful", GaugeType, "1: the last attempt to load the configuration put it in force; 0: it failed, and the one before stays."},
 	{"cleversocks_reloads_total", CounterType, "Reloads of the configuration, by outcome."},
+	{"cleversocks_upgrades_total", CounterType, "Upgrades, by outcome, over all processes that handed over to this one."},
 	{"cleversocks_service_restarts_total", CounterType, "Restarts of a service after a failure, by service."},
 	{"cleversocks_log_lines_lost_total", CounterType, "Log lines that could not be written."},
 

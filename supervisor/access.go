@@ -23,17 +23,19 @@ type guards struct {
 	conn.Guards
 	once    *authsvc.Once
 	replays *gssapi.ReplayCache
-	forgot  func() // counts sources of the gate
+	forgot  func()          // counts sources of the gate
+	tables  []authsvc.Table // what passes to a successor; a new one is a line in newGuards
 }
 
-// newGuards makes them with the state that was saved. Trouble with that is
+// newGuards makes them with the state that was saved, or, inherited, for what a
+// predecessor is going to tell. Trouble with that is
 // logged, and keeps nothing from starting.
-func newGuards(ctx context.Context, cfg *config.Config, log *slog.Logger, m *metrics.Registry) *guards {
+func newGuards(ctx context.Context, cfg *config.Config, log *slog.Logger, m *metrics.Registry, inherited bool) *guards {
 	state := authsvc.StateOptions{
-		Directory: cfg.State.Directory, Metrics: &m.Auth,
+		Directory: cfg.State.Directory, Metrics: &m.Auth, Inherited: inherited,
 		OnError: func(err error) { log.LogAttrs(ctx, slog.LevelError, "state", slog.Any("err", err)) },
 	}
-	return &guards{
+	g := &guards{
 		once:    authsvc.NewOnce(onceOptions(cfg), state),
 		replays: gssapi.KeepReplays(state),
 		forgot:  m.Limits.Of(metrics.LimitSources).Inc,
@@ -44,6 +46,8 @@ func newGuards(ctx context.Context, cfg *config.Config, log *slog.Logger, m *met
 			Quotas:   authsvc.NewQuotas(state),
 		},
 	}
+	g.tables = []authsvc.Table{g.once.Table(), g.Throttle.Table(), g.Quotas.Table(), g.replays.Table()}
+	return g
 }
 
 // Prepare has nothing to verify: the users are compiled already.

@@ -41,6 +41,11 @@ type daemon struct {
 	reloader *reloader
 	idle     *idleExit
 	asked    chan struct{} // 1: an operator wants a drain
+	notify   *notifier
+	upgrader *upgrader
+	active   func() int            // connections
+	retired  func(context.Context) // waits until a predecessor has none
+	overdue  atomic.Bool           // a predecessor's time is over
 	// closers give back what the services used, once they have ended.
 	closers []func()
 }
@@ -58,7 +63,7 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	m := metrics.With(conn.Labels())
 	m.Daemon.BuildInfo(o.Version, o.Commit, runtime.Version())
 	m.Daemon.LogLost(o.LostLog)
-	d := &daemon{options: o, log: o.Logger, panics: reporter(o.Logger, m), config: new(atomic.Pointer[config.Config]), phase: new(atomic.Int32), asked: make(chan struct{}, 1)}
+	d := &daemon{options: o, log: o.Logger, panics: reporter(o.Logger, m), config: new(atomic.Pointer[config.Config]), phase: new(atomic.Int32), asked: make(chan struct{}, 1), notify: &notifier{log: o.Logger}}
 	if err := cfg.Invalid(unfit(ctx, cfg, nil)); err != nil {
 		return nil, err
 	}
@@ -71,6 +76,7 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 		return nil, err
 	}
 	d.closers = []func(){c.resolver.Close, c.pools.Close}
+	d.active, d.retired = c.group.Active, c.group.Retire
 	d.tree = newTree(d.log, m)
 	d.idle = newIdleExit(func() time.Duration { return d.config.Load().Limits.ExitWhenIdle.D() }, c.group.Active, c.group.Changed())
 	interim := conn.NewInterim(c.group, func() time.Duration { return d.config.Load().Log.Interim.D() })
@@ -93,14 +99,21 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	for _, s := range []service{c.group, d.idle, interim, gone} {
 		d.tree.add(d.tree.flows, s)
 	}
-	d.tree.add(d.tree.admin, watchdog{notifier{d.log}, func() { c.group.Active() }})
+	d.tree.add(d.tree.admin, watchdog{d.notify, func() { c.group.Active() }})
+	if err := d.takeOver(ctx, c); err != nil {
+		return nil, err
+	}
 	// The tree outlives ctx: its end is shutdown's to order.
 	treeCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	d.cancel = cancel
 	d.reloader.warn(ctx) // before its services run, which own what this reads
 	d.failed = d.tree.root.ServeBackground(treeCtx)
 	d.phase.Store(phaseReady)
-	notifier{d.log}.ready(ctx, "serving")
+	if p := o.Inherited.From(); p == nil {
+		d.notify.ready(ctx, "serving")
+	} else if err := p.Serving(); err != nil { // else it tells the service manager, being the main process
+		d.log.LogAttrs(ctx, slog.LevelWarn, "the predecessor is not there to hear that this process serves", slog.Any("err", err))
+	}
 	d.log.LogAttrs(ctx, slog.LevelDebug, "ready")
 	return d, nil
 }
@@ -133,13 +146,18 @@ func newCore(ctx context.Context, d *daemon, m *metrics.Registry, cfg *config.Co
 		return nil, err
 	}
 	access := conn.NewAccessLog(d.options.Access, m)
-	g := newGuards(ctx, cfg, d.log, m)
+	g := newGuards(ctx, cfg, d.log, m, d.options.Inherited.From() != nil)
 	return &core{
 		tls: tlsconf.NewKeeper(d.log), locals: locals, resolver: names, access: access, guards: g,
 		pools: relay.NewPools(relay.PoolOptions{Pipes: descriptorBudget().pipes, Full: m.Limits.Of(metrics.LimitPipes).Inc}),
 		group: conn.NewGroup(ctx, conn.Options{
 			Log: d.log, Metrics: m, Access: access, Guards: g.Guards, Panics: d.panics,
-			DrainTimeout: func() time.Duration { return d.config.Load().Drain.Timeout.D() },
+			DrainTimeout: func() time.Duration {
+				if d.overdue.Load() {
+					return 0
+				}
+				return d.config.Load().Drain.Timeout.D()
+			},
 		}),
 	}, nil
 }
@@ -155,10 +173,10 @@ func newLocals(ctx context.Context, log *slog.Logger) (*aclsvc.Locals, error) {
 // commits.
 func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim, gone *lapses) *reloader {
 	log, policy := d.log, c.group.Policy
-	sockets := &listeners{log: log, metrics: m, tree: d.tree, handler: c.group, health: new(listenerHealth)}
+	sockets := &listeners{log: log, metrics: m, tree: d.tree, handler: c.group, health: new(listenerHealth), inherited: d.options.Inherited}
 	ready := d.readiness(sockets.health)
 	operator := newOperator(d, m, c, ready)
-	status := &endpoint{log: log, tree: d.tree, options: func(cfg *config.Config) admin.Options {
+	status := &endpoint{log: log, tree: d.tree, inherited: d.options.Inherited, options: func(cfg *config.Config) admin.Options {
 		return admin.Options{
 			Metrics: m.WritePrometheus, Ready: ready, Degraded: operator.degraded, Version: d.options.Version,
 			API: operator.functions(), Pprof: cfg.Admin.Pprof, Log: log, Tasks: d.panics,
@@ -203,11 +221,14 @@ func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim,
 	}
 	r := &reloader{
 		load: d.options.Load, log: log, metrics: m, panics: d.panics, parts: parts, sockets: sockets,
-		requests: make(chan request), signals: make(chan struct{}, 1),
-		noted: operator.noteReload, rotate: d.reopenLogs,
+		requests: make(chan request), signals: make(chan struct{}, 1), over: make(chan struct{}),
+		noted: operator.noteReload, rotate: d.reopenLogs, notify: d.notify,
 		people: &people{accounts: who, guards: c.guards, group: c.group, inForce: inForce, lapses: gone},
 	}
 	operator.reload, operator.edit, operator.hashing = r.Reload, r.editUsers, who.queue
+	d.upgrader = newUpgrader(d, m, c, sockets, status)
+	r.upgrader = d.upgrader
+	operator.upgrade, operator.elders = d.upgrader.Upgrade, d.upgrader.elders
 	return r
 }
 

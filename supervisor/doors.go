@@ -35,7 +35,7 @@ func (ds *doors) Prepare(ctx context.Context, d *draft) (change, error) {
 	for _, key := range d.sockets.order {
 		name := d.sockets.next[key].Name()
 		policy := d.policy.Listeners[name]
-		if err := c.complete(&policy, name, d.sockets.settings[key]); err != nil {
+		if err := c.complete(&policy, d.sockets.next[key], d.sockets.settings[key]); err != nil {
 			c.Rollback(ctx)
 			return nil, err
 		}
@@ -46,8 +46,8 @@ func (ds *doors) Prepare(ctx context.Context, d *draft) (change, error) {
 
 // complete adds a listener's steps to its policy, in the order in which they
 // are on the wire: a PROXY header comes before TLS.
-func (c *doorChange) complete(policy *conn.Listener, name string, l config.Listener) error {
-	if l.Address.Socket != "" {
+func (c *doorChange) complete(policy *conn.Listener, r *running, l config.Listener) error {
+	if r.IsUnix() {
 		policy.Door = append(policy.Door, conn.OverUnix(l.UsersByUID))
 	}
 	proxies, err := l.Proxies()
@@ -62,7 +62,7 @@ func (c *doorChange) complete(policy *conn.Listener, name string, l config.Liste
 	if !l.TLS.Enabled() {
 		return nil
 	}
-	door, err := c.of.keeper.Open(l.TLS.Options(name))
+	door, err := c.of.keeper.Open(l.TLS.Options(r.Name()))
 	if err != nil {
 		return errors.Join(config.ErrInvalid, err)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"cleversocks/metrics/admin"
 	"cleversocks/supervisor/config"
+	"cleversocks/supervisor/upgrade"
 )
 
 // endpoint is the management endpoint. Its address is that of the start.
@@ -21,6 +22,10 @@ type endpoint struct {
 	opened  bool     // or found to be off
 	at      net.Addr // nil: off
 	waiting *admin.Server
+
+	inherited *upgrade.Inherited // what this process was started with
+	socket    net.Listener       // nil: off
+	address   config.AdminAddress
 }
 
 // Prepare binds the endpoint, the first time, and counts its address among
@@ -52,7 +57,7 @@ func (o *opening) Commit(context.Context) { o.of.waiting = o.server }
 // Rollback closes it.
 func (o *opening) Rollback(context.Context) {
 	_ = o.socket.Close() // nobody was served
-	o.of.opened, o.of.at = false, nil
+	o.of.opened, o.of.at, o.of.socket = false, nil, nil
 }
 
 // serving is the part that answers at the endpoint, which tells of all others.
@@ -75,13 +80,18 @@ func (e *endpoint) open(ctx context.Context, d *draft) (net.Listener, error) {
 		e.opened = true
 		return nil, nil //nolint:nilnil // see above
 	}
+	if socket, err := e.inherit(at.Address); socket != nil || err != nil {
+		if err != nil {
+			return nil, fmt.Errorf("admin.address: %s: %w", at.Address, err)
+		}
+		return e.opens(at.Address, socket), nil
+	}
 	if at.Address.Socket != "" {
 		socket, err := listenUnix(ctx, at.Address.Socket)
 		if err != nil {
 			return nil, fmt.Errorf("admin.address: %s: %w", at.Address, err)
 		}
-		e.opened, e.at = true, socket.Addr()
-		return socket, nil
+		return e.opens(at.Address, socket), nil
 	}
 	var lc net.ListenConfig
 	lc.SetMultipathTCP(false)
@@ -99,8 +109,12 @@ func (e *endpoint) open(ctx context.Context, d *draft) (net.Listener, error) {
 		}
 		return nil, fmt.Errorf("admin.address: %s: %w", address, err)
 	}
-	e.opened, e.at = true, socket.Addr()
-	return socket, nil
+	return e.opens(at.Address, socket), nil
+}
+
+func (e *endpoint) opens(at config.AdminAddress, socket net.Listener) net.Listener {
+	e.opened, e.at, e.address, e.socket = true, socket.Addr(), at, socket
+	return socket
 }
 
 // listenUnix opens a socket for its owner alone. A file that a daemon which has

@@ -71,7 +71,7 @@ func Explain(ctx context.Context, cfg *config.Config, q Question) (string, error
 	pools := relay.NewPools(relay.PoolOptions{})
 	defer pools.Close()
 	parts := []part{
-		&accounts{log: log, metrics: m, guards: newGuards(ctx, withoutState(cfg), log, m)},
+		&accounts{log: log, metrics: m, guards: newGuards(ctx, withoutState(cfg), log, m, false)},
 		&rules{log: log, metrics: m, locals: locals},
 		&outbound{log: log, metrics: m, resolver: names, history: dial.NewHistory(1), pools: pools},
 		&routes{log: log, metrics: m, policy: func() *conn.Policy { return nil }},
@@ -100,7 +100,7 @@ func withoutState(cfg *config.Config) *config.Config {
 func listening(cfg *config.Config) []netip.AddrPort {
 	var own []netip.AddrPort
 	for _, l := range cfg.Listeners {
-		if l.Address.Socket == "" {
+		if l.Address.AddrPort.IsValid() {
 			own = append(own, l.Address.AddrPort)
 		}
 	}

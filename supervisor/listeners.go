@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"syscall"
 
@@ -19,6 +20,7 @@ import (
 	"cleversocks/listener/transparent"
 	"cleversocks/metrics"
 	"cleversocks/supervisor/config"
+	"cleversocks/supervisor/upgrade"
 )
 
 // listeners are the open listeners, and the services that accept from them.
@@ -29,8 +31,11 @@ type listeners struct {
 	tree    *tree
 	handler listener.Handler
 	health  *listenerHealth
-	open    map[listenerKey]*running // also one that was lost: closed
-	names   []string                 // of open, in the order of the settings
+	// inherited is what this process was started with.
+	inherited *upgrade.Inherited
+	open      map[listenerKey]*running // also one that was lost: closed
+	names     []string                 // of open, in the order of the settings
+	order     []listenerKey            // likewise
 }
 
 // listenerHealth is how many of the configured listeners are not open.
@@ -50,6 +55,7 @@ type running struct {
 	*listener.Listener
 	tokens []suture.ServiceToken
 	policy conn.Listener // of the settings in force
+	paused bool          // a successor is about to accept
 }
 
 // socketChange is what a configuration asks of the listeners, with the sockets
@@ -115,7 +121,13 @@ func (ls *listeners) prepare(ctx context.Context, cfg *config.Config) (*socketCh
 			c.removed = append(c.removed, key)
 		}
 	}
+	if err := c.inherit(cfg); err != nil {
+		return nil, err
+	}
 	if err := c.openAdded(ctx); err != nil {
+		return nil, errors.Join(err, c.giveBack(ctx))
+	}
+	if err := c.suits(cfg); err != nil {
 		return nil, errors.Join(err, c.giveBack(ctx))
 	}
 	return c, nil
@@ -127,7 +139,7 @@ func (ls *listeners) prepare(ctx context.Context, cfg *config.Config) (*socketCh
 func (c *socketChange) openAdded(ctx context.Context) error {
 	var contested []listenerKey
 	for _, key := range c.added {
-		opened, err := listener.Open(ctx, c.wanted[key])
+		opened, err := c.openOne(ctx, key)
 		switch {
 		case err == nil:
 			c.next[key] = &running{Listener: opened}
@@ -192,7 +204,7 @@ func overlap(a, b string) bool {
 
 // portOf is what no two sockets have at a time: a port, or a unix socket.
 func portOf(address string) string {
-	if _, ok := listener.UnixPath(address); ok {
+	if strings.HasPrefix(address, "unix:") || strings.HasPrefix(address, "systemd:") {
 		return address
 	}
 	_, port, _ := net.SplitHostPort(address)
@@ -203,9 +215,7 @@ func portOf(address string) string {
 func (c *socketChange) addresses() []netip.AddrPort {
 	var all []netip.AddrPort
 	for _, r := range c.next {
-		if at := r.Addr(); at.IsValid() {
-			all = append(all, at)
-		}
+		all = append(all, r.Addrs()...)
 	}
 	slices.SortFunc(all, netip.AddrPort.Compare)
 	return all
@@ -280,7 +290,7 @@ func (c *socketChange) serve(ctx context.Context) {
 		c.of.serve(c.next[key])
 		c.announceListener(ctx, key)
 	}
-	c.of.open, c.of.names = c.next, nil
+	c.of.open, c.of.names, c.of.order = c.next, nil, c.order
 	for _, key := range c.order {
 		c.of.names = append(c.of.names, c.next[key].Name())
 	}

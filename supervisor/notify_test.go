@@ -24,7 +24,7 @@ func TestNotify(t *testing.T) {
 	}
 	t.Setenv("NOTIFY_SOCKET", path)
 	t.Setenv("WATCHDOG_USEC", "20000000")
-	n := notifier{log: slog.New(slog.DiscardHandler)}
+	n := &notifier{log: slog.New(slog.DiscardHandler)}
 	hear := func(want ...string) {
 		t.Helper()
 		b := make([]byte, 4096)
@@ -40,10 +40,12 @@ func TestNotify(t *testing.T) {
 	}
 	n.ready(t.Context(), "serving")
 	hear("READY=1", "STATUS=serving")
-	n.reloading(t.Context())
+	n.reloading(t.Context(), "reloading")
 	hear("RELOADING=1", "MONOTONIC_USEC=")
 	n.stopping(t.Context(), 30*time.Second)
 	hear("STOPPING=1", "EXTEND_TIMEOUT_USEC=30000000")
+	n.succeeded(t.Context(), 4711)
+	hear("MAINPID=4711", "READY=1")
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- watchdog{n, func() {}}.Serve(ctx) }()

@@ -34,7 +34,9 @@ type operator struct {
 	asked    chan<- struct{}
 	reload   func(context.Context) error
 	edit     func(context.Context, *userEdit) error
-	hashing  *authsvc.Queue                // of the passwords of users who are added or changed
+	hashing  *authsvc.Queue // of the passwords of users who are added or changed
+	upgrade  func(context.Context) (pid int, err error)
+	elders   *elders
 	users    atomic.Pointer[authsvc.Users] // in force
 	names    atomic.Pointer[[]string]      // of the listeners
 
@@ -70,7 +72,7 @@ func (o *operator) functions() admin.API {
 		Upstreams: o.upstreams, DrainMember: o.drainMember,
 		Names: o.cachedNames, FlushNames: func(name string) int { return o.resolver.Flush(normal(name)) },
 		Config: func(w io.Writer) error { cfg := o.config(); return cfg.WriteTOML(w, InForce(cfg)) },
-		Reload: o.reloadNow, Drain: o.drain, Level: o.options.Level, SetLevel: o.setLevel,
+		Reload: o.reloadNow, Upgrade: o.upgradeNow, Drain: o.drain, Level: o.options.Level, SetLevel: o.setLevel,
 		Denials: o.denials.list, Events: o.events,
 	}
 }
@@ -122,6 +124,16 @@ func (o *operator) reloadNow(ctx context.Context) admin.Reload {
 		return admin.Reload{Time: time.Now(), Error: text(err.Error())}
 	}
 	return admin.Reload{Time: time.Now(), OK: true}
+}
+
+// upgradeNow hands over to a successor and says how it went.
+func (o *operator) upgradeNow(ctx context.Context) admin.Upgrade {
+	pid, err := o.upgrade(ctx)
+	u := admin.Upgrade{Time: time.Now(), OK: err == nil, PID: pid}
+	if err != nil {
+		u.Error = text(err.Error())
+	}
+	return u
 }
 
 func (o *operator) drain() {

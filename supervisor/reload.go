@@ -7,6 +7,8 @@ import (
 	"reflect"
 	"slices"
 
+	"github.com/thejerf/suture/v4"
+
 	"cleversocks/conn"
 	"cleversocks/conn/task"
 	"cleversocks/metrics"
@@ -30,6 +32,9 @@ type reloader struct {
 	policies  uint64         // made so far
 	generated uint64         // the one in force
 
+	upgrader *upgrader
+	notify   *notifier
+	over     chan struct{} // closed when a successor has taken over
 	requests chan request
 	signals  chan struct{}         // 1: requests without a reply, which coalesce
 	noted    func(error)           // is told how each reload went
@@ -63,6 +68,8 @@ func (r *reloader) do(ctx context.Context, work func(ctx context.Context) error)
 	reply := make(chan error, 1)
 	select {
 	case r.requests <- request{work, reply}:
+	case <-r.over:
+		return errSuperseded
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -74,7 +81,10 @@ func (r *reloader) do(ctx context.Context, work func(ctx context.Context) error)
 	}
 }
 
-// Serve reloads on request until ctx ends.
+// errSuperseded refuses a reload by who does not serve any more.
+var errSuperseded = errors.New("a successor serves by now: ask again, and it will answer")
+
+// Serve reloads and upgrades on request until ctx ends, or a successor serves.
 func (r *reloader) Serve(ctx context.Context) error {
 	for {
 		select {
@@ -82,6 +92,11 @@ func (r *reloader) Serve(ctx context.Context) error {
 			_ = r.reload(ctx) // it is logged
 		case q := <-r.requests:
 			q.reply <- r.panics.Contain(ctx, "reload", func() error { return q.work(ctx) })
+		case q := <-r.upgrader.requests:
+			if r.upgrader.run(ctx, q) {
+				close(r.over)
+				return suture.ErrDoNotRestart
+			}
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -89,14 +104,14 @@ func (r *reloader) Serve(ctx context.Context) error {
 }
 
 func (r *reloader) reload(ctx context.Context) error {
-	notifier{r.log}.reloading(ctx)
+	r.notify.reloading(ctx, "reloading")
 	err := r.try(ctx)
 	if ctx.Err() == nil {
 		status := "serving"
 		if err != nil {
 			status = "serving by the configuration of before: the last reload failed"
 		}
-		notifier{r.log}.ready(ctx, status)
+		r.notify.ready(ctx, status)
 	}
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		r.log.LogAttrs(ctx, slog.LevelWarn, "reload abandoned: the daemon stops")
@@ -112,6 +127,7 @@ func (r *reloader) reload(ctx context.Context) error {
 		r.log.LogAttrs(ctx, slog.LevelError, "reload failed: the old configuration stays", slog.Any("err", err))
 		return err
 	}
+	r.upgrader.elders.reopenLogs() // a rotation's signal comes here alone
 	r.metrics.Daemon.Reloads.Of("ok").Inc()
 	r.noted(nil)
 	r.log.LogAttrs(ctx, slog.LevelInfo, "reloaded", slog.Uint64("generation", r.generated))
@@ -154,7 +170,7 @@ func (r *reloader) install(ctx context.Context, cfg *config.Config) error {
 // warn logs what is allowed and yet hardly meant.
 func (r *reloader) warn(ctx context.Context) {
 	cfg := r.installed
-	for _, w := range slices.Concat(cfg.Warnings, cfg.Exposed(r.sockets.names), foreignSources(ctx, cfg)) {
+	for _, w := range slices.Concat(cfg.Warnings, cfg.Exposed(r.sockets.names, r.sockets.exposed), foreignSources(ctx, cfg)) {
 		r.log.LogAttrs(ctx, slog.LevelWarn, "configuration", slog.String("warning", w))
 	}
 }

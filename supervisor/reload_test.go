@@ -14,7 +14,8 @@ import (
 func TestStuckReload(t *testing.T) {
 	reading, never := make(chan struct{}), make(chan struct{})
 	t.Cleanup(func() { close(never) })
-	r := &reloader{log: slog.New(slog.DiscardHandler), signals: make(chan struct{}, 1), load: func() (*config.Config, error) {
+	log := slog.New(slog.DiscardHandler)
+	r := &reloader{log: log, notify: &notifier{log: log}, upgrader: &upgrader{}, signals: make(chan struct{}, 1), load: func() (*config.Config, error) {
 		close(reading)
 		<-never
 		return nil, context.Canceled

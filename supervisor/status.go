@@ -35,6 +35,10 @@ func (o *operator) status() admin.Status {
 	if names := o.names.Load(); names != nil {
 		s.Listeners = append(s.Listeners, *names...)
 	}
+	s.PID = os.Getpid()
+	for _, e := range o.elders.list() {
+		s.Predecessors = append(s.Predecessors, admin.Predecessor{PID: e.Hello.PID, Connections: int(e.tunnels.Load())})
+	}
 	s.CPU, s.Memory = ownUsage()
 	o.mu.Lock()
 	s.Reload = o.lastReload

@@ -14,6 +14,7 @@ import (
 
 	"cleversocks/conn/task"
 	"cleversocks/supervisor/config"
+	"cleversocks/supervisor/upgrade"
 )
 
 // Options is what the command line gives to Run.
@@ -33,6 +34,10 @@ type Options struct {
 	SetLevel func(level string) bool
 	Version  string
 	Commit   string
+	// Inherited is what this process was started with; nil: nothing.
+	Inherited *upgrade.Inherited
+	// Program is what an upgrade starts.
+	Program upgrade.Program
 }
 
 // LogChange is what PrepareLog made ready. One of its methods is called.
@@ -52,7 +57,7 @@ var ErrInterrupted = errors.New("ended by a second signal, without draining")
 // fault, before anything was served.
 func Run(ctx context.Context, o Options) error {
 	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT)
+	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR2)
 	defer signal.Stop(signals)
 
 	d, err := startUnless(ctx, o, signals)
@@ -63,12 +68,18 @@ func Run(ctx context.Context, o Options) error {
 	for {
 		select {
 		case s := <-signals:
-			if s == syscall.SIGHUP {
+			switch s {
+			case syscall.SIGHUP:
 				d.reloader.signal()
+				continue
+			case syscall.SIGUSR2:
+				d.upgrader.signal(ctx)
 				continue
 			}
 			signalled = time.Now()
 			o.Logger.LogAttrs(ctx, slog.LevelInfo, "stopping", slog.String("signal", s.String()))
+		case successor := <-d.upgrader.done:
+			return d.retire(ctx, signals, successor)
 		case <-d.asked:
 			o.Logger.LogAttrs(ctx, slog.LevelInfo, "stopping: an operator asked for it")
 		case <-d.idle.expired:
@@ -102,10 +113,14 @@ func startUnless(ctx context.Context, o Options, signals <-chan os.Signal) (*dae
 			}
 			return out.value, out.err
 		case s := <-signals:
-			if s != syscall.SIGHUP {
+			switch s {
+			case syscall.SIGHUP:
+				again = true
+			case syscall.SIGUSR2:
+				o.Logger.LogAttrs(ctx, slog.LevelError, "upgrade refused", slog.String("err", "the daemon is starting"))
+			default:
 				return nil, fmt.Errorf("%w (%s)", ErrStillborn, s)
 			}
-			again = true
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
@@ -136,6 +151,8 @@ func (d *daemon) stop(ctx context.Context, signals <-chan os.Signal, signalled t
 			case s == syscall.SIGHUP:
 				d.reopenLogs(ctx)
 				d.log.LogAttrs(ctx, slog.LevelWarn, "draining: the log was reopened; nothing else is reloaded any more")
+			case s == syscall.SIGUSR2:
+				d.log.LogAttrs(ctx, slog.LevelWarn, "no upgrade: this process stops")
 			case time.Since(signalled) >= echo:
 				return ErrInterrupted
 			default:
@@ -160,14 +177,18 @@ func (d *daemon) reopenLogs(ctx context.Context) {
 func (d *daemon) shutdown(ctx context.Context) {
 	d.phase.Store(phaseDraining)
 	t, settings := d.tree, d.config.Load().Drain
-	notifier{d.log}.stopping(ctx, settings.Delay.D()+settings.Timeout.D()+drainSlack+controlTimeout+ingressTimeout+3*coreTimeout)
-	t.remove(ctx, t.control, controlTimeout)
-	d.staysOpen(ctx, settings.Delay.D())
-	t.remove(ctx, t.ingress, ingressTimeout)
-	d.reloader.sockets.closeAll() // their owner has ended
+	if !d.notify.isMuted() { // a predecessor has done this
+		d.notify.stopping(ctx, settings.Delay.D()+settings.Timeout.D()+drainSlack+controlTimeout+ingressTimeout+3*coreTimeout)
+		t.remove(ctx, t.control, controlTimeout)
+		d.staysOpen(ctx, settings.Delay.D())
+		t.remove(ctx, t.ingress, ingressTimeout)
+		d.reloader.sockets.closeAll() // their owner has ended
+	}
 	t.remove(ctx, t.flows, d.config.Load().Drain.Timeout.D()+drainSlack)
 	t.remove(ctx, t.core, coreTimeout)
-	t.remove(ctx, t.admin, coreTimeout)
+	if !d.notify.isMuted() {
+		t.remove(ctx, t.admin, coreTimeout)
+	}
 	d.cancel()
 	if !d.awaitTree(ctx) {
 		return // what its services use stays open, for the moment that is left

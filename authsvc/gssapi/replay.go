@@ -63,6 +63,9 @@ func KeepReplays(s authsvc.StateOptions) *ReplayCache {
 // Serve saves until ctx ends, and once more then.
 func (c *ReplayCache) Serve(ctx context.Context) error { return c.keeper.Serve(ctx) }
 
+// Table is the cache for a successor.
+func (c *ReplayCache) Table() authsvc.Table { return c.keeper.Table() }
+
 // String names the service.
 func (c *ReplayCache) String() string { return "replay cache" }
 

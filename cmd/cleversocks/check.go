@@ -30,7 +30,7 @@ is 2.`,
 		if err := supervisor.Verify(ctx, cfg); err != nil {
 			return err
 		}
-		for _, w := range slices.Concat(cfg.Warnings, cfg.Exposed(nil)) {
+		for _, w := range slices.Concat(cfg.Warnings, cfg.Exposed(nil, nil)) {
 			if _, err := fmt.Fprintf(a.stderr, "cleversocks: warning: %s\n", w); err != nil {
 				return err
 			}

@@ -31,7 +31,7 @@ type client struct {
 
 // Bounds of one question: the daemon is near, and may be busy.
 const (
-	askTimeout = 30 * time.Second
+	askTimeout = time.Minute // an upgrade takes the longest
 	maxAnswer  = 64 << 20
 )
 

@@ -64,6 +64,9 @@ func checkHealth(ctx context.Context, addr config.AdminAddress) error {
 // adminAt is how a client on this machine asks the admin endpoint.
 func adminAt(addr config.AdminAddress) (base string, _ *http.Client, _ error) {
 	client := adminClient()
+	if addr.Systemd != "" {
+		return "", nil, fmt.Errorf("admin.address is %s, which systemd alone knows: give --admin ADDR:PORT, or unix:PATH", addr)
+	}
 	if addr.Socket != "" {
 		client.Transport = &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", addr.Socket)

@@ -14,6 +14,7 @@ import (
 
 	"cleversocks/supervisor"
 	"cleversocks/supervisor/config"
+	"cleversocks/supervisor/upgrade"
 )
 
 // The exit status.
@@ -27,9 +28,11 @@ func main() {
 	a := &app{
 		args: os.Args, environ: os.Environ(), unsetenv: unsetSecret,
 		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
-		serve: supervisor.Run,
+		serve: supervisor.Run, program: ownPath(os.Args[0]),
 	}
-	os.Exit(a.run(context.Background()))
+	ctx := context.Background()
+	a.inherit(ctx)
+	os.Exit(a.run(ctx))
 }
 
 // app is the process as the commands see it.
@@ -42,6 +45,10 @@ type app struct {
 	stderr   io.Writer
 	// serve is supervisor.Run.
 	serve func(context.Context, supervisor.Options) error
+
+	program    string // the path that an upgrade starts
+	inherited  *upgrade.Inherited
+	inheritErr error
 }
 
 // run executes the command line and returns the exit status.
@@ -50,6 +57,9 @@ func (a *app) run(ctx context.Context) int {
 	root.SetArgs(a.args[1:])
 	err := root.ExecuteContext(ctx)
 	a.report(err)
+	if p := a.inherited.From(); p != nil && err != nil {
+		p.Fail(err)
+	}
 	switch {
 	case err == nil:
 		return exitDrained

@@ -6,8 +6,10 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,7 +22,7 @@ import (
 func commandsToDaemon(ctx context.Context, a *app) []*cobra.Command {
 	var all []*cobra.Command
 	for _, make := range []func(context.Context, *client) *cobra.Command{
-		newStatus, newSessions, newKill, newUsers, newUser, newBans, newWhitelist, newUpstreams, newDNS, newDenials, newEvents, newReload, newDrain, newLogLevel,
+		newStatus, newSessions, newKill, newUsers, newUser, newBans, newWhitelist, newUpstreams, newDNS, newDenials, newEvents, newReload, newUpgrade, newDrain, newLogLevel,
 	} {
 		c := &client{app: a}
 		cmd := make(ctx, c)
@@ -62,6 +64,10 @@ func newStatus(ctx context.Context, c *client) *cobra.Command {
 				row(w, "degraded", d)
 			}
 			row(w, "version", s.Version+" ("+s.Commit+")")
+			row(w, "process", s.PID)
+			for _, p := range s.Predecessors {
+				row(w, "predecessor", fmt.Sprintf("process %d drains %d connections", p.PID, p.Connections))
+			}
 			row(w, "up for", age(time.Since(s.Started)))
 			row(w, "connections", fmt.Sprintf("%d of %d, %d accepted", s.Connections, s.Limit, s.Accepted))
 			row(w, "from clients", size(s.BytesIn))
@@ -299,6 +305,47 @@ func newReload(ctx context.Context, c *client) *cobra.Command {
 		}
 		return nil
 	})
+}
+
+func newUpgrade(ctx context.Context, c *client) *cobra.Command {
+	var pid int
+	cmd := command("upgrade", "Has a running daemon start its program anew, without a gap", `Has the daemon start the program that is at its path now, with all of its
+sockets. The successor serves when it has verified its settings; connections
+that are open go on in the old process. If the successor fails, the old process
+goes on, and this says why.
+
+With --pid the daemon is asked by a signal, SIGUSR2, and its log alone tells
+what comes of it.`,
+		"  cleversocks upgrade --config /etc/cleversocks/cleversocks.toml\n  cleversocks upgrade --pid 4711", noArguments, func([]string) error {
+			if pid > 0 {
+				return signalUpgrade(pid)
+			}
+			var u admin.Upgrade
+			err := c.ask(ctx, http.MethodPost, "/api/v1/upgrade", nil, &u, func(w io.Writer) {
+				if u.OK {
+					row(w, "upgraded", fmt.Sprintf("process %d serves", u.PID))
+				}
+			})
+			if err == nil && !u.OK && !c.json {
+				return fmt.Errorf("no upgrade: %s", printable(u.Error))
+			}
+			return err
+		})
+	cmd.Flags().IntVar(&pid, "pid", 0, "Asks the process `PID` by a signal, without the API.")
+	return cmd
+}
+
+// signalUpgrade asks a process for an upgrade. To any other program the signal
+// means something else, as a rule its end.
+func signalUpgrade(pid int) error {
+	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	if err != nil {
+		return fmt.Errorf("process %d: %w", pid, err)
+	}
+	if got := strings.TrimSpace(string(name)); got != "cleversocks" {
+		return fmt.Errorf("process %d is %s, and not cleversocks", pid, printable(got))
+	}
+	return syscall.Kill(pid, syscall.SIGUSR2)
 }
 
 func newDrain(ctx context.Context, c *client) *cobra.Command {

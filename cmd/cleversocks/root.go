@@ -13,6 +13,7 @@ import (
 	"cleversocks/cmd/cleversocks/golog"
 	"cleversocks/supervisor"
 	"cleversocks/supervisor/config"
+	"cleversocks/supervisor/upgrade"
 )
 
 // errUsage is wrapped by errors about the command line itself.
@@ -30,7 +31,8 @@ Without arguments it serves SOCKS5 on 127.0.0.1:1080, and metrics and health
 on 127.0.0.1:9180. Settings come from the defaults, then the file given by
 --config, then the environment (CLEVERSOCKS_LOG__LEVEL=debug), then flags.
 
-SIGHUP reads everything again. SIGTERM and SIGINT let connections end; another
+SIGHUP reads everything again. SIGUSR2 starts the program anew, which takes over
+without losing a connection. SIGTERM and SIGINT let connections end; another
 one, half a second later or more, ends at once. Exit status: 0 drained,
 1 failed while running, 2 configuration or usage.`
 
@@ -46,8 +48,9 @@ func newRoot(ctx context.Context, a *app) *cobra.Command {
 		Args:          noArguments,
 	}
 	root.SetContext(ctx)
+	successor := a.successor()
 	sources := a.addConfigFlags(root)
-	root.RunE = func(*cobra.Command, []string) error { return a.daemon(ctx, sources()) }
+	root.RunE = func(*cobra.Command, []string) error { return a.daemon(ctx, sources(), successor) }
 	root.Flags().BoolP("version", "V", false, "Prints the version and exits")
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetFlagErrorFunc(flagError)
@@ -68,7 +71,11 @@ func (a *app) addConfigFlags(cmd *cobra.Command) func() *config.Loader {
 	file := fs.String("config", "", "Reads settings from the TOML `FILE`. SIGHUP reads it again, unless it is a pipe; one that has become empty is refused.")
 	config.RegisterFlags(fs, argv(a.args).wipe)
 	return func() *config.Loader {
-		loader := config.NewLoader(config.Sources{File: *file, FileGiven: fs.Changed("config"), Flags: fs, Environ: a.environ})
+		given := config.Sources{File: *file, FileGiven: fs.Changed("config"), Flags: fs, Environ: a.environ}
+		if p := a.inherited.From(); p != nil {
+			given.Piped = p.Hello.Config
+		}
+		loader := config.NewLoader(given)
 		for _, name := range config.SecretEnv(a.environ) {
 			// The name is not empty and has no "=": this can't fail.
 			_ = a.unsetenv(name)
@@ -78,7 +85,12 @@ func (a *app) addConfigFlags(cmd *cobra.Command) func() *config.Loader {
 }
 
 // daemon runs the proxy until it has drained.
-func (a *app) daemon(ctx context.Context, loader *config.Loader) error {
+func (a *app) daemon(ctx context.Context, loader *config.Loader, successor upgrade.Program) error {
+	inherited, err := a.inheritance()
+	if err != nil {
+		return err
+	}
+	successor.Config = loader.Piped
 	// Go ends a process that writes to a standard error which nobody reads any
 	// more. The sink counts such lines as lost, and the daemon lives on.
 	signal.Ignore(syscall.SIGPIPE)
@@ -95,6 +107,8 @@ func (a *app) daemon(ctx context.Context, loader *config.Loader) error {
 		SetLevel:   logs.SetLevel,
 		Version:    buildVersion().Version,
 		Commit:     buildVersion().Commit,
+		Inherited:  inherited,
+		Program:    successor,
 	})
 }
 

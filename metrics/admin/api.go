@@ -53,6 +53,7 @@ type API struct {
 
 	Config   func(io.Writer) error // as TOML, secrets masked
 	Reload   func(ctx context.Context) Reload
+	Upgrade  func(ctx context.Context) Upgrade
 	Drain    func()
 	Level    func() string
 	SetLevel func(level string) error

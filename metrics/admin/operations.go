@@ -168,6 +168,10 @@ var operations = []operation{
 		answer: func(a API, c call) (any, error) { return a.Reload(c.Context()), nil },
 	},
 	{
+		method: "POST", path: "/api/v1/upgrade", summary: "Start the program anew and hand over to it; no connection is lost", result: Upgrade{},
+		answer: func(a API, c call) (any, error) { return a.Upgrade(c.Context()), nil },
+	},
+	{
 		method: "POST", path: "/api/v1/drain", summary: "Stop: no new connections, and an end when those of now have ended",
 		answer: func(a API, _ call) (any, error) { a.Drain(); return nil, nil }, //nolint:nilnil // 204
 	},

@@ -10,6 +10,7 @@ import "time"
 type Status struct {
 	Version     string    `json:"version"`
 	Commit      string    `json:"commit"`
+	PID         int       `json:"pid"`
 	Started     time.Time `json:"started"`
 	Ready       bool      `json:"ready"`
 	Reason      string    `json:"reason,omitempty"`   // why it is not ready
@@ -29,6 +30,22 @@ type Status struct {
 	Listeners []string          `json:"listeners"`
 	Reload    *Reload           `json:"reload,omitempty"` // the last one
 	API       bool              `json:"api"`              // there is a token, and so an API
+	// Predecessors are the processes of before upgrades that still drain.
+	Predecessors []Predecessor `json:"predecessors,omitempty"`
+}
+
+// Predecessor is a process that drains after an upgrade.
+type Predecessor struct {
+	PID         int `json:"pid"`
+	Connections int `json:"connections"`
+}
+
+// Upgrade is how an upgrade went.
+type Upgrade struct {
+	Time  time.Time `json:"time"`
+	OK    bool      `json:"ok"`
+	PID   int       `json:"pid,omitempty"`   // of the successor
+	Error string    `json:"error,omitempty"` // why there is none
 }
 
 // Reload is how a reload went.

@@ -19,27 +19,34 @@ type ListenAddress struct {
 	AddrPort netip.AddrPort
 	// Socket is the path of a unix socket instead, or "@name"; "": none.
 	Socket string
+	// Systemd is the name of sockets that systemd passes instead; "": none.
+	Systemd string
 }
 
 // IsZero says that there is no address.
 func (a ListenAddress) IsZero() bool { return a == ListenAddress{} }
 
-// IsLoopback says that only this machine reaches the address.
+// IsLoopback says that only this machine reaches the address. Of systemd's
+// sockets nobody knows before they are there: it is true for them.
 func (a ListenAddress) IsLoopback() bool {
-	return a.Socket != "" || a.AddrPort.Addr().Unmap().IsLoopback()
+	return a.Socket != "" || a.Systemd != "" || a.AddrPort.Addr().Unmap().IsLoopback()
 }
 
 // isAnyPort says that the kernel chooses the port.
-func (a ListenAddress) isAnyPort() bool { return a.Socket == "" && a.AddrPort.Port() == 0 }
+func (a ListenAddress) isAnyPort() bool {
+	return a.Socket == "" && a.Systemd == "" && a.AddrPort.Port() == 0
+}
 
-// String is "127.0.0.1:1080", "[::]:1080", "unix:/path", or "" for the zero
-// address.
+// String is "127.0.0.1:1080", "[::]:1080", "unix:/path", "systemd:name", or ""
+// for the zero address.
 func (a ListenAddress) String() string {
 	switch {
 	case a.IsZero():
 		return ""
 	case a.Socket != "":
 		return unixPrefix + a.Socket
+	case a.Systemd != "":
+		return systemdPrefix + a.Systemd
 	case a.Host != "":
 		return net.JoinHostPort(a.Host, strconv.Itoa(int(a.AddrPort.Port())))
 	default:
@@ -52,7 +59,7 @@ func (a ListenAddress) MarshalText() ([]byte, error) { return []byte(a.String())
 
 // UnmarshalText reads HOST:PORT, where HOST is an IPv4 address, an IPv6
 // address in brackets, or a name; or unix: and the absolute path of a socket, or
-// @ and a name. Empty text is the zero address.
+// @ and a name; or systemd: and the name of a socket unit's descriptors. Empty text is the zero address.
 func (a *ListenAddress) UnmarshalText(text []byte) error {
 	s := string(text)
 	if s == "" {
@@ -64,8 +71,9 @@ func (a *ListenAddress) UnmarshalText(text []byte) error {
 		*a = ListenAddress{Socket: socket}
 		return err
 	}
-	if strings.HasPrefix(s, "systemd:") {
-		return errors.New(`"systemd:" sockets are not in this version: write HOST:PORT, or unix:PATH`)
+	if name, ok := strings.CutPrefix(s, systemdPrefix); ok {
+		*a = ListenAddress{Systemd: name}
+		return checkDescriptorName(name)
 	}
 	host, portText, err := net.SplitHostPort(s)
 	if err != nil {
@@ -92,7 +100,20 @@ func (a *ListenAddress) UnmarshalText(text []byte) error {
 }
 
 func (ListenAddress) accepts() string {
-	return `an address and port such as "127.0.0.1:1080" or "[::]:1080", or a socket such as "unix:/run/cleversocks.sock"`
+	return `an address and port such as "127.0.0.1:1080" or "[::]:1080", or a socket such as "unix:/run/cleversocks.sock", or "systemd:NAME"`
+}
+
+// systemdPrefix begins the address of sockets that systemd passes.
+const systemdPrefix = "systemd:"
+
+// checkDescriptorName refuses what FileDescriptorName= of systemd.socket(5)
+// cannot be.
+func checkDescriptorName(name string) error {
+	odd := func(r rune) bool { return r < ' ' || r > '~' || r == ':' }
+	if name == "" || len(name) > 255 || strings.ContainsFunc(name, odd) {
+		return fmt.Errorf(`%q: must be "systemd:" and the FileDescriptorName= of the socket unit`, clip(name))
+	}
+	return nil
 }
 
 // splitHint explains what net.SplitHostPort refused.

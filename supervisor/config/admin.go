@@ -25,7 +25,8 @@ type Admin struct {
 // AdminAddress is an address to listen on, or a unix socket with a file.
 type AdminAddress struct{ ListenAddress }
 
-// UnmarshalText reads HOST:PORT, or unix: and the absolute path of a socket.
+// UnmarshalText reads HOST:PORT, unix: and the absolute path of a socket, or
+// systemd: and a name.
 func (a *AdminAddress) UnmarshalText(text []byte) error {
 	if err := a.ListenAddress.UnmarshalText(text); err != nil {
 		return err
@@ -40,7 +41,7 @@ func (a *Admin) keys() []Key {
 	return []Key{
 		{
 			Name: "address", Value: &a.Address, Default: "127.0.0.1:9180", Flag: "admin", Arg: "ADDR:PORT",
-			Doc: "Where metrics, health, the status page and the API are served: HOST:PORT, or unix:PATH, a socket whose owner needs no token; empty: nowhere. When the default port is taken, or given to a listener, the daemon warns and goes on without; an address that is set and can't be had is an error.",
+			Doc: "Where metrics, health, the status page and the API are served: HOST:PORT, or unix:PATH, a socket whose owner needs no token, or systemd:NAME, as for listeners; empty: nowhere. When the default port is taken, or given to a listener, the daemon warns and goes on without; an address that is set and can't be had is an error.",
 		},
 		{
 			Name: "pprof", Value: &a.Pprof, Default: "false",

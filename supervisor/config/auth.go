@@ -158,8 +158,9 @@ func (c *Config) needPassword(f *finisher) {
 
 // Exposed warns of listeners that strangers reach. The addresses are those
 // that names gives for each listener: only who opened it knows the port that
-// stands for 0. Nil: as configured.
-func (c *Config) Exposed(names []string) []string {
+// stands for 0. Nil: as configured. exposed says so of the i-th listener where
+// the settings cannot, as it is systemd's; nil: unknown.
+func (c *Config) Exposed(names []string, exposed func(i int) bool) []string {
 	var warnings []string
 	for i, l := range c.Listeners {
 		at := l.Address.String()
@@ -167,7 +168,11 @@ func (c *Config) Exposed(names []string) []string {
 			at = names[i]
 		}
 		switch {
+		case l.Address.Systemd != "" && exposed != nil && exposed(i):
 		case l.Address.IsLoopback():
+			continue
+		}
+		switch {
 		case !c.Auth.Required && len(l.Users)+len(l.Groups) == 0:
 			warnings = append(warnings, fmt.Sprintf("no authentication on %s: whoever reaches this address can use the proxy", at))
 		case l.TLS.Enabled():

@@ -12,6 +12,8 @@ const MaxDrain = 24 * time.Hour
 type Drain struct {
 	Delay   Duration // not ready, and still accepting
 	Timeout Duration // then what is left is closed
+	// UpgradeTimeout is Timeout for a predecessor; 0: until its last tunnel ends.
+	UpgradeTimeout Duration
 }
 
 func (d *Drain) keys() []Key {
@@ -23,6 +25,10 @@ func (d *Drain) keys() []Key {
 		{
 			Name: "timeout", Value: &d.Timeout, Default: "25s", Max: "24h", Flag: "drain-timeout", Arg: "DURATION",
 			Doc: "How long connections may go on after SIGTERM; then what is left is closed. Orchestrators kill after 30s.",
+		},
+		{
+			Name: "upgrade_timeout", Value: &d.UpgradeTimeout, Default: "0s",
+			Doc: "How long connections may go on in the old process after an upgrade. 0: until the last of them ends. See [upgrades.md](upgrades.md).",
 		},
 	}
 }

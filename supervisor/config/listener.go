@@ -53,7 +53,7 @@ func (l *Listener) keys() []Key {
 	return slices.Concat([]Key{
 		{
 			Name: "address", Value: &l.Address, Default: "127.0.0.1:1080",
-			Doc: "Where to listen. `0.0.0.0:1080` is IPv4 alone, `[::]:1080` both families, port 0 any free port. `unix:/run/cleversocks.sock` is a unix socket, `unix:@name` one without a file: limits, bans and rules by source address mean none of its clients.",
+			Doc: "Where to listen. `0.0.0.0:1080` is IPv4 alone, `[::]:1080` both families, port 0 any free port. `unix:/run/cleversocks.sock` is a unix socket, `unix:@name` one without a file: limits, bans and rules by source address mean none of its clients. `systemd:NAME` are the sockets that systemd passes under that `FileDescriptorName=`.",
 		},
 		{
 			Name: "protocols", Value: &l.Protocols, Default: allProtocols(),
@@ -151,7 +151,10 @@ func (c *Config) finishListeners(f *finisher) {
 		l.finishTLS(f, element)
 		l.finishUnix(f, element)
 		first, double := seen[l.Address]
-		if double && !l.Address.isAnyPort() {
+		switch {
+		case double && l.Address.Systemd != "":
+			f.add(o, key, "%s is listener[%d].address already", l.Address, first)
+		case double && !l.Address.isAnyPort():
 			f.add(o, key, "%s is listener[%d].address already; for more accept sockets set reuse_port", l.Address, first)
 		}
 		seen[l.Address] = i

@@ -20,6 +20,9 @@ type Sources struct {
 	// FileGiven says that File was given, even if empty: a variable that is
 	// not set must not mean the defaults, which let everybody in.
 	FileGiven bool
+	// Piped is what a predecessor has read from File, which is a pipe; nil: it is
+	// none, or was not read yet.
+	Piped []byte
 	// Flags were registered by RegisterFlags and parsed; nil: none.
 	Flags *pflag.FlagSet
 	// Environ holds NAME=VALUE, as os.Environ gives it.
@@ -42,8 +45,11 @@ func NewLoader(s Sources) *Loader {
 		environ[i] = strings.Clone(e)
 	}
 	s.Environ = environ
-	return &Loader{sources: s, file: file{path: s.File}, names: newHostNames()}
+	return &Loader{sources: s, file: file{path: s.File, once: s.Piped}, names: newHostNames()}
 }
+
+// Piped is what was read from File, if that is a pipe.
+func (l *Loader) Piped() []byte { return l.file.once }
 
 // Load reads everything again, secret files included, and validates it. An
 // error wraps ErrInvalid and tells all that is wrong. Names of listen

@@ -59,45 +59,41 @@ func (u *UnixSocket) keys() []Key {
 	}
 }
 
-// finishUnix refuses what has no meaning on a unix socket, or on none.
+// finishUnix refuses what has no meaning on a unix socket, or on none. What
+// systemd passes may be either.
 func (l *Listener) finishUnix(f *finisher, element string) {
 	bad := func(key, format string, args ...any) {
 		f.add(f.cfg.originOf(element+key), element+key, format, args...)
 	}
 	l.UID, l.GID = -1, -1
+	if len(l.UsersByUID) == 0 && f.cfg.origins[element+".users_by_uid"].layer == fromFile {
+		bad(".users_by_uid", "is an empty table: leave it out if nobody is meant to be known")
+	}
+	if len(l.UsersByUID) > 0 && l.TLS.ClientCA != "" {
+		bad(".users_by_uid", "excludes tls.client_ca: a client would be two users")
+	}
+	if l.Address.Systemd != "" {
+		l.finishSystemd(bad)
+		return
+	}
 	if l.Address.Socket == "" {
-		for key, differs := range map[string]bool{
-			".mode": l.Mode != defaultSocketMode, ".owner": l.Owner != "", ".group": l.Group != "", ".users_by_uid": len(l.UsersByUID) > 0,
-		} {
-			if differs {
-				bad(key, `is for unix sockets: address = "unix:/run/cleversocks.sock"`)
-			}
+		if key := l.fileKey(); key != "" {
+			bad(key, `is for unix sockets: address = "unix:/run/cleversocks.sock"`)
+		}
+		if len(l.UsersByUID) > 0 {
+			bad(".users_by_uid", `is for unix sockets: address = "unix:/run/cleversocks.sock"`)
 		}
 		return
 	}
-	for _, impossible := range []struct {
-		key, why string
-		is       bool
-	}{
-		{".reuse_port", "must be 1 on a unix socket, which has no port", l.ReusePort > 1},
-		{".transparent", "needs a port: a packet filter sends nothing to a unix socket", l.Transparent != "off"},
-		{".proxy_protocol", "needs trusted_proxies, and the clients of a unix socket have no address", l.ProxyProtocol != "off"},
-		{".allow_from", "keeps everybody out: the clients of a unix socket have no address; see mode, owner and group", len(l.AllowFrom) > 0},
-		{".egress", `"same" is no address on a unix socket`, l.SameEgress()},
-		{".advertise", "is not for a unix socket: its clients are on this machine, and are told a loopback address", !l.Advertise.IsZero()},
-		{".tls.acme.domains", "needs port 443, and not a unix socket", len(l.TLS.ACME.Domains) > 0},
-		{".users_by_uid", "excludes tls.client_ca: a client would be two users", len(l.UsersByUID) > 0 && l.TLS.ClientCA != ""},
-		{".users_by_uid", "is an empty table: leave it out if nobody is meant to be known", len(l.UsersByUID) == 0 && f.cfg.origins[element+".users_by_uid"].layer == fromFile},
-	} {
-		if impossible.is {
-			bad(impossible.key, "%s", impossible.why)
-		}
+	if l.ReusePort > 1 {
+		bad(".reuse_port", "must be 1 on a unix socket, which has no port")
+	}
+	for _, i := range l.impossibleOnUnix() {
+		bad(i.key, "%s", i.why)
 	}
 	if strings.HasPrefix(l.Address.Socket, "@") {
-		for key, differs := range map[string]bool{".mode": l.Mode != defaultSocketMode, ".owner": l.Owner != "", ".group": l.Group != ""} {
-			if differs {
-				bad(key, "is not for a name that begins with @: it has no file, and whoever is on this machine may connect")
-			}
+		if key := l.fileKey(); key != "" {
+			bad(key, "is not for a name that begins with @: it has no file, and whoever is on this machine may connect")
 		}
 		return
 	}
@@ -120,6 +116,69 @@ func (l *Listener) finishUnix(f *finisher, element string) {
 	}); err != nil {
 		bad(".group", "there is no group %q", clip(l.Group))
 	}
+}
+
+// finishSystemd refuses what the socket unit settles.
+func (l *Listener) finishSystemd(bad func(key, format string, args ...any)) {
+	if l.ReusePort > 1 {
+		bad(".reuse_port", "must be 1 for systemd's sockets: the socket unit may have several ListenStream=, and ReusePort=")
+	}
+	if key := l.fileKey(); key != "" {
+		bad(key, "is not for systemd's sockets: SocketMode=, SocketUser= and SocketGroup= are in the socket unit")
+	}
+}
+
+// fileKey is a key about the file of a unix socket that is set, or "".
+func (l *Listener) fileKey() string {
+	switch {
+	case l.Mode != defaultSocketMode:
+		return ".mode"
+	case l.Owner != "":
+		return ".owner"
+	case l.Group != "":
+		return ".group"
+	}
+	return ""
+}
+
+// impossible is a setting that has no meaning, and why.
+type impossible struct{ key, why string }
+
+// impossibleOnUnix are the settings that have no meaning on a unix socket.
+func (l *Listener) impossibleOnUnix() []impossible {
+	var all []impossible
+	for _, i := range []struct {
+		impossible
+		is bool
+	}{
+		{impossible{".transparent", "needs a port: a packet filter sends nothing to a unix socket"}, l.Transparent != "off"},
+		{impossible{".proxy_protocol", "needs trusted_proxies, and the clients of a unix socket have no address"}, l.ProxyProtocol != "off"},
+		{impossible{".allow_from", "keeps everybody out: the clients of a unix socket have no address; see mode, owner and group"}, len(l.AllowFrom) > 0},
+		{impossible{".egress", `"same" is no address on a unix socket`}, l.SameEgress()},
+		{impossible{".advertise", "is not for a unix socket: its clients are on this machine, and are told a loopback address"}, !l.Advertise.IsZero()},
+		{impossible{".tls.acme.domains", "needs port 443, and not a unix socket"}, len(l.TLS.ACME.Domains) > 0},
+	} {
+		if i.is {
+			all = append(all, i.impossible)
+		}
+	}
+	return all
+}
+
+// FitsSystemd says what of listener i's settings has no meaning on the sockets
+// that systemd has passed, now that they are known; nil: nothing.
+func (c *Config) FitsSystemd(i int, isUnix bool) error {
+	l, element := &c.Listeners[i], fmt.Sprintf("listener[%d]", i)
+	var faults []Fault
+	switch {
+	case isUnix:
+		for _, p := range l.impossibleOnUnix() {
+			faults = append(faults, Fault{Key: element + p.key, Text: p.why})
+		}
+	case len(l.UsersByUID) > 0:
+		faults = append(faults, Fault{Key: element + ".users_by_uid", Text: "is for unix sockets, and systemd has passed one with a port"})
+	}
+	return c.Invalid(faults)
 }
 
 // idOf is the number of a user or group; -1 for none.

@@ -1,0 +1,132 @@
+package upgrade
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+)
+
+// Predecessor is the other end, as a successor has it.
+type Predecessor struct {
+	Hello   Hello
+	channel *channel
+}
+
+// State is a part of a table: Entries is a JSON list.
+type State struct {
+	Table   string          `json:"table"`
+	Entries json.RawMessage `json:"entries"`
+}
+
+// Fail tells the predecessor why there will be no upgrade. It goes on.
+func (p *Predecessor) Fail(why error) {
+	_ = p.channel.send(kindFailed, why.Error()) // it sees our end otherwise
+	p.channel.close()
+}
+
+// AwaitTurn says that everything is ready, with the places of the sockets that
+// were taken over, and waits until the predecessor has stopped accepting. take
+// gets its state.
+func (p *Predecessor) AwaitTurn(ctx context.Context, taken []int, take func(State) error) error {
+	if err := p.channel.send(kindReady, taken); err != nil {
+		return p.lost(err)
+	}
+	err := p.channel.expect(ctx, kindYours, nil, func(m message) error { return stateOf(m, take) })
+	return p.lost(err)
+}
+
+// Serving says that this process accepts from here on.
+func (p *Predecessor) Serving() error { return p.lost(p.channel.send(kindServing, nil)) }
+
+func (p *Predecessor) lost(err error) error {
+	if errors.Is(err, ErrGone) {
+		return fmt.Errorf("the predecessor, process %d, has ended before it handed over: %w", p.Hello.PID, err)
+	}
+	return err
+}
+
+// Heard is what a draining predecessor tells.
+type Heard struct {
+	State   func(State) error
+	Tunnels func(n int) // how many are open
+}
+
+// Listen hears what the predecessor still counts, until its end, whose error is
+// ErrGone, or until ctx ends; then another process can go on listening.
+func (p *Predecessor) Listen(ctx context.Context, h Heard) error {
+	for {
+		m, err := p.channel.receive(ctx)
+		if err != nil {
+			return err
+		}
+		switch m.Kind { //nolint:exhaustive // it says no more by now
+		case kindState:
+			err = stateOf(m, h.State)
+		case kindTunnels:
+			n := 0
+			if err = json.Unmarshal(m.Body, &n); err == nil {
+				h.Tunnels(n)
+			}
+		default:
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func stateOf(m message, take func(State) error) error {
+	if m.Kind != kindState {
+		return nil
+	}
+	var s State
+	if err := json.Unmarshal(m.Body, &s); err != nil {
+		return err
+	}
+	return take(s)
+}
+
+// Tell passes on what counts in all.
+func (p *Predecessor) Tell(table string, entries any) error { return p.channel.tell(table, entries) }
+
+// ReopenLogs has it open its log files again, which were rotated.
+func (p *Predecessor) ReopenLogs() error { return p.channel.send(kindReopen, nil) }
+
+// Passing is the channel as a descriptor for the next successor.
+func (p *Predecessor) Passing() (Passing, error) {
+	fd, err := p.channel.descriptor()
+	return Passing{Socket: Socket{Role: RoleElder, Name: strconv.Itoa(p.Hello.PID)}, FD: fd}, err
+}
+
+// Close lets go of the channel.
+func (p *Predecessor) Close() { p.channel.close() }
+
+// batch is how many entries of a table travel in one message: whoever reads
+// takes them one batch at a time.
+const batch = 256
+
+// tell sends a table's entries, which marshal to a JSON list.
+func (c *channel) tell(table string, entries any) error {
+	raw, err := json.Marshal(entries)
+	if err != nil {
+		return err
+	}
+	var list []json.RawMessage
+	if err := json.Unmarshal(raw, &list); err != nil {
+		return err
+	}
+	for len(list) > 0 {
+		n := min(len(list), batch)
+		part, err := json.Marshal(list[:n])
+		if err != nil {
+			return err
+		}
+		if err := c.send(kindState, State{Table: table, Entries: part}); err != nil {
+			return err
+		}
+		list = list[n:]
+	}
+	return nil
+}

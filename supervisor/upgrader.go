@@ -1,0 +1,271 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"strings"
+	"sync/atomic"
+
+	"cleversocks/authsvc"
+	"cleversocks/conn/task"
+	"cleversocks/metrics"
+	"cleversocks/supervisor/upgrade"
+)
+
+// upgrader starts a successor and hands over to it. The reloader runs it, one
+// upgrade at a time and no reload meanwhile: sockets must not change while they
+// are passed on.
+type upgrader struct {
+	program   upgrade.Program
+	log       *slog.Logger
+	metrics   *metrics.Registry
+	panics    *task.Reporter
+	notify    *notifier
+	inherited *upgrade.Inherited
+	listeners *listeners
+	endpoint  *endpoint
+	tables    []authsvc.Table
+	elders    *elders
+	legacy    func(*upgrade.Successor) // what is still told to the successor
+
+	busy     atomic.Bool // also when there is a successor
+	requests chan upgradeRequest
+	done     chan *upgrade.Successor // 1: it serves
+}
+
+func newUpgrader(d *daemon, m *metrics.Registry, c *core, sockets *listeners, status *endpoint) *upgrader {
+	return &upgrader{
+		program: d.options.Program, log: d.log, metrics: m, panics: d.panics, notify: d.notify,
+		inherited: d.options.Inherited, listeners: sockets, endpoint: status, tables: c.guards.tables,
+		elders: &elders{log: d.log, tree: d.tree, tables: c.guards.tables},
+		legacy: func(s *upgrade.Successor) {
+			d.tree.add(d.tree.core, &legacy{
+				log: d.log, successor: s, tables: c.guards.tables, active: c.group.Active,
+				reopen: d.reopenLogs,
+			})
+		},
+		requests: make(chan upgradeRequest, 1), done: make(chan *upgrade.Successor, 1),
+	}
+}
+
+// upgradeRequest asks for an upgrade; the reply is given once and is buffered.
+type upgradeRequest struct{ reply chan upgradeReply }
+
+type upgradeReply struct {
+	pid int
+	err error
+}
+
+// errBusy refuses a second upgrade while one is under way, or has been done.
+var errBusy = errors.New("an upgrade is under way")
+
+// Upgrade starts a successor, waits until it serves, and gives its process id.
+// The error is why this process goes on instead.
+func (u *upgrader) Upgrade(ctx context.Context) (pid int, err error) {
+	if err := u.admit(ctx); err != nil {
+		return 0, err
+	}
+	q := upgradeRequest{make(chan upgradeReply, 1)}
+	select {
+	case u.requests <- q: // there is room: it is the only one
+	case <-ctx.Done():
+		u.busy.Store(false)
+		return 0, ctx.Err()
+	}
+	select {
+	case r := <-q.reply:
+		return r.pid, r.err
+	case <-ctx.Done():
+		return 0, ctx.Err() // the upgrade goes on
+	}
+}
+
+// signal asks for an upgrade and does not wait; the log tells what comes of it.
+func (u *upgrader) signal(ctx context.Context) {
+	if u.admit(ctx) == nil {
+		u.requests <- upgradeRequest{make(chan upgradeReply, 1)} // there is room: it is the only one
+	}
+}
+
+// admit refuses what cannot be begun now.
+func (u *upgrader) admit(ctx context.Context) error {
+	err := errBusy
+	switch {
+	case os.Getpid() == 1:
+		err = upgrade.ErrPID1
+	case u.busy.CompareAndSwap(false, true):
+		return nil
+	}
+	u.metrics.Daemon.Upgrades.Of("refused").Inc()
+	u.log.LogAttrs(ctx, slog.LevelError, "upgrade refused", slog.Any("err", err))
+	return err
+}
+
+// run is one upgrade, and reports whether there is a successor.
+func (u *upgrader) run(ctx context.Context, q upgradeRequest) bool {
+	u.notify.reloading(ctx, "upgrading")
+	var successor *upgrade.Successor
+	err := u.panics.Contain(ctx, "upgrade", func() (err error) {
+		successor, err = u.try(ctx)
+		return err
+	})
+	if err != nil {
+		u.busy.Store(false)
+		u.metrics.Daemon.Upgrades.Of("failed").Inc()
+		u.log.LogAttrs(ctx, slog.LevelError, "upgrade failed: this process goes on", slog.Any("err", err))
+		if ctx.Err() == nil {
+			u.notify.ready(ctx, "serving; the last upgrade failed: "+oneLine(err))
+		}
+		q.reply <- upgradeReply{err: err}
+		return false
+	}
+	u.metrics.Daemon.Upgrades.Of("ok").Inc()
+	u.notify.succeeded(ctx, successor.PID)
+	u.log.LogAttrs(ctx, slog.LevelInfo, "upgraded: the successor serves, and this process drains", slog.Int("pid", successor.PID))
+	q.reply <- upgradeReply{pid: successor.PID}
+	u.done <- successor
+	return true
+}
+
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
+
+// try starts a successor and hands over to it. On an error everything is as it
+// was.
+func (u *upgrader) try(ctx context.Context) (*upgrade.Successor, error) {
+	sockets, owners, err := u.sockets()
+	if err != nil {
+		return nil, err
+	}
+	counted := map[string]uint64{"ok": 1}
+	u.metrics.Daemon.Upgrades.Each(func(outcome string, n uint64) { counted[outcome] += n })
+	s, err := upgrade.Start(ctx, u.program, sockets, counted, u.panics)
+	if err != nil {
+		return nil, err
+	}
+	u.log.LogAttrs(ctx, slog.LevelInfo, "upgrade: a successor starts", slog.Int("pid", s.PID), slog.String("program", u.program.Path))
+	places, err := s.AwaitReady(ctx)
+	if err != nil {
+		return nil, s.Kill(err)
+	}
+	taken := make(map[*running]int)
+	adminTaken := false
+	for _, place := range places {
+		if place < 0 || place >= len(owners) {
+			continue
+		}
+		adminTaken = adminTaken || sockets[place].Role == upgrade.RoleAdmin
+		if owners[place] != nil {
+			taken[owners[place]]++
+		}
+	}
+	if err := u.giveTurn(ctx, s, taken); err != nil {
+		return nil, err
+	}
+	u.endpoint.keepsFile(!adminTaken)
+	u.elders.leave()
+	u.legacy(s)
+	return s, nil
+}
+
+// giveTurn stops accepting and hands over. Nobody accepts until the successor
+// does, or, after an error or a panic, this process again.
+func (u *upgrader) giveTurn(ctx context.Context, s *upgrade.Successor, taken map[*running]int) (err error) {
+	err = errors.New("panic") // unless it comes to an end
+	defer func() {
+		if err == nil {
+			return
+		}
+		_ = s.Kill(err)
+		for _, t := range u.tables {
+			t.Keep()
+		}
+		u.elders.resume()
+		u.listeners.resume()
+	}()
+	u.listeners.pause(ctx, taken)
+	u.elders.pause()
+	err = u.handOver(ctx, s)
+	return err
+}
+
+// handOver passes on what was counted, and the turn.
+func (u *upgrader) handOver(ctx context.Context, s *upgrade.Successor) error {
+	for _, t := range u.tables {
+		t.Yield()
+		if err := s.Tell(t.Name, t.All()); err != nil {
+			return err
+		}
+	}
+	return s.Yield(ctx)
+}
+
+// sockets is everything that listens, and whose each is; nil: no listener's.
+func (u *upgrader) sockets() (all []upgrade.Passing, owners []*running, err error) {
+	all, owners, err = u.listeners.passing()
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, more := range []func() ([]upgrade.Passing, error){u.endpoint.passing, u.inherited.Systemd, u.elders.passing} {
+		sockets, err := more()
+		if err != nil {
+			upgrade.CloseAll(all)
+			return nil, nil, err
+		}
+		all = append(all, sockets...)
+		owners = append(owners, make([]*running, len(sockets))...)
+	}
+	return all, owners, nil
+}
+
+// takeOver is the successor's side: it says that all is ready, waits for its
+// turn, and takes what was counted. Without a predecessor there is only what
+// nobody has asked for.
+func (d *daemon) takeOver(ctx context.Context, c *core) error {
+	in := d.options.Inherited
+	if in == nil {
+		return nil
+	}
+	elders, err := in.Elders()
+	if err != nil {
+		return err
+	}
+	taken, level := in.Taken(), slog.LevelWarn
+	if in.Predecessor != nil {
+		level = slog.LevelInfo // the settings have changed since
+	}
+	if names := in.CloseRest(); len(names) > 0 {
+		d.log.LogAttrs(ctx, level, "sockets were passed that no listener asks for: they are closed", slog.String("names", strings.Join(names, ", ")))
+	}
+	if in.Predecessor == nil {
+		d.upgrader.listeners.own()
+		d.upgrader.endpoint.keepsFile(true)
+		return nil
+	}
+	err = in.Predecessor.AwaitTurn(ctx, taken, func(s upgrade.State) error { return merge(c.guards.tables, s) })
+	if err != nil {
+		return err
+	}
+	for _, t := range c.guards.tables {
+		t.Keep()
+	}
+	d.upgrader.listeners.own()
+	d.upgrader.endpoint.keepsFile(true)
+	for outcome, n := range in.Predecessor.Hello.Counted {
+		d.upgrader.metrics.Daemon.Upgrades.Of(outcome).Add(int(n))
+	}
+	d.upgrader.elders.add(append(elders, in.Predecessor)...)
+	return nil
+}
+
+// merge adds a part of a table. One that is not known is of a version that
+// counts more.
+func merge(tables []authsvc.Table, s upgrade.State) error {
+	for _, t := range tables {
+		if t.Name == s.Table {
+			return t.Add(s.Entries)
+		}
+	}
+	return nil
+}
