@@ -33,6 +33,19 @@ func ReadPassword(in *os.File, prompt io.Writer) ([]byte, error) {
 	return checked(first)
 }
 
+// AskPassword is ReadPassword for one that is there already: it asks once.
+func AskPassword(in *os.File, prompt io.Writer) ([]byte, error) {
+	fd := int(in.Fd())
+	if !term.IsTerminal(fd) {
+		return readPasswordLine(in)
+	}
+	password, err := ask(fd, prompt, "Password: ")
+	if err != nil {
+		return nil, err
+	}
+	return checked(password)
+}
+
 func ask(fd int, prompt io.Writer, text string) ([]byte, error) {
 	if _, err := io.WriteString(prompt, text); err != nil {
 		return nil, err

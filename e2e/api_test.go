@@ -224,6 +224,9 @@ func TestOpenAPI(t *testing.T) {
 			t.Fatalf("%s: %v", path, err)
 		}
 		var answer any
+		if path == "/api/v1/decision" {
+			path += "?to=127.0.0.9:80"
+		}
 		if got := d.call("GET", path, nil, &answer); got != 200 {
 			t.Errorf("%s: %d", path, got)
 		}

@@ -20,6 +20,7 @@ import (
 	"cleversocks/conn/upstream"
 	"cleversocks/conn/wire"
 	"cleversocks/metrics"
+	"cleversocks/metrics/admin"
 	"cleversocks/resolver"
 	"cleversocks/supervisor/config"
 )
@@ -57,19 +58,29 @@ type lookup func(ctx context.Context, name string, family resolver.Family) ([]ne
 
 // Explain answers from settings, without a running daemon. Names are resolved
 // as the settings say.
-func Explain(ctx context.Context, cfg *config.Config, q Question) (string, error) {
+func Explain(ctx context.Context, cfg *config.Config, q Question) (admin.Explanation, error) {
+	e, end, err := newExplainer(ctx, cfg)
+	if err != nil {
+		return admin.Explanation{}, err
+	}
+	defer end()
+	return e.judge(ctx, q)
+}
+
+// newExplainer answers questions from settings. The caller ends it.
+func newExplainer(ctx context.Context, cfg *config.Config) (_ explainer, end func(), err error) {
 	log, m := slog.New(slog.DiscardHandler), metrics.New()
 	names, err := resolver.New(ctx, resolverOptions(cfg, log, m))
 	if err != nil {
-		return "", err
-	}
-	defer names.Close()
-	locals, err := newLocals(ctx, log)
-	if err != nil {
-		return "", err
+		return explainer{}, nil, err
 	}
 	pools := relay.NewPools(relay.PoolOptions{})
-	defer pools.Close()
+	end = func() { names.Close(); pools.Close() }
+	locals, err := newLocals(ctx, log)
+	if err != nil {
+		end()
+		return explainer{}, nil, err
+	}
 	parts := []part{
 		&accounts{log: log, metrics: m, guards: newGuards(ctx, withoutState(cfg), log, m, false)},
 		&rules{log: log, metrics: m, locals: locals},
@@ -83,10 +94,11 @@ func Explain(ctx context.Context, cfg *config.Config, q Question) (string, error
 	}
 	changes, err := prepare(ctx, parts, d, nil)
 	if err != nil {
-		return "", err
+		end()
+		return explainer{}, nil, err
 	}
 	rollback(ctx, changes, nil)
-	return explainer{policy: d.policy, look: names.Lookup}.explain(ctx, q)
+	return explainer{policy: d.policy, look: names.Lookup}, end, nil
 }
 
 // withoutState is the settings for a look that must not touch saved state.
@@ -114,7 +126,8 @@ func listening(cfg *config.Config) []netip.AddrPort {
 type explainer struct {
 	policy *conn.Policy
 	look   lookup
-	bans   func() []authsvc.Ban // nil: unknown, without a running daemon
+	bans   func() []authsvc.Ban    // nil: unknown, without a running daemon
+	known  map[string][]netip.Addr // names that are not looked up
 }
 
 // explain says what the policy decides, about each address that the target
@@ -132,13 +145,16 @@ func (e explainer) explain(ctx context.Context, ask Question) (string, error) {
 	if ask.User != "" {
 		q.Identity = e.named(ask.User, q.Source, &head)
 	}
+	if refusal := p.Auth.Lapsed(q.Identity); refusal != nil {
+		fmt.Fprintf(&head, "user %q may not log in: %s\n", q.Identity.User, refusal.Reason)
+	}
 	for _, line := range p.Auth.Describe() {
 		fmt.Fprintln(&head, line)
 	}
 	addrs := []netip.Addr{dest.IP}
 	if dest.IsName() {
 		addrs = nil
-		full, denied := explainSearch(ctx, p, q, dest, &head)
+		full, denied := e.explainSearch(ctx, q, dest, &head)
 		if denied {
 			return head.String(), nil
 		}
@@ -159,7 +175,7 @@ func (e explainer) explain(ctx context.Context, ask Question) (string, error) {
 	}
 	if dest.IsName() {
 		if d, certain := p.ACL.DecideName(&q); !certain || d.Allow {
-			addrs = resolveAll(ctx, e.look, dest.Name, &head)
+			addrs = e.resolveAll(ctx, dest.Name, &head)
 		}
 	}
 	return head.String() + p.ACL.Explain(&q, addrs), nil
@@ -168,7 +184,11 @@ func (e explainer) explain(ctx context.Context, ask Question) (string, error) {
 // explainSearch is the destination with the name that answers for it, where the
 // system's search list makes several of the one asked for. It says what is tried
 // and what the rules and forwarding rules say to each; denied: nothing was left.
-func explainSearch(ctx context.Context, p *conn.Policy, q aclsvc.Query, dest wire.Addr, say *strings.Builder) (full wire.Addr, denied bool) {
+func (e explainer) explainSearch(ctx context.Context, q aclsvc.Query, dest wire.Addr, say *strings.Builder) (full wire.Addr, denied bool) {
+	p := e.policy
+	if _, ok := e.known[dest.Name]; ok {
+		return dest, false
+	}
 	if !p.Dialer.Searches(dest) || p.ResolvedElsewhere(q, dest) {
 		return dest, false
 	}
@@ -200,10 +220,13 @@ func explainSearch(ctx context.Context, p *conn.Policy, q aclsvc.Query, dest wir
 }
 
 // resolveAll is a name's addresses of both families. What goes wrong is said.
-func resolveAll(ctx context.Context, look lookup, name string, say *strings.Builder) []netip.Addr {
+func (e explainer) resolveAll(ctx context.Context, name string, say *strings.Builder) []netip.Addr {
+	if known, ok := e.known[name]; ok {
+		return known
+	}
 	var addrs []netip.Addr
 	for _, family := range []resolver.Family{resolver.IPv6, resolver.IPv4} {
-		found, err := look(ctx, name, family)
+		found, err := e.look(ctx, name, family)
 		if err != nil {
 			fmt.Fprintf(say, "%s, %s: %v\n", name, family, err)
 		}
@@ -268,4 +291,10 @@ func ReadHash(in *os.File, prompt io.Writer) (string, error) {
 	}
 	defer clear(password)
 	return authsvc.Hash(password), nil
+}
+
+// AskPassword asks for a password that is there already, once.
+func AskPassword(in *os.File, prompt io.Writer) (string, error) {
+	password, err := authsvc.AskPassword(in, prompt)
+	return string(password), err
 }

@@ -63,8 +63,8 @@ func (o *operator) functions() admin.API {
 		Token:  func() string { return o.config().Admin.Token.Reveal() },
 		Status: o.status, Sessions: o.sessions, CloseSessions: o.closeSessions, Users: o.listUsers,
 		User: o.oneUser, AddUser: o.addUser, ChangeUser: o.changeUser, RemoveUser: o.removeUser,
-		Explain: func(ctx context.Context, v url.Values) (string, error) {
-			return explainer{policy: o.group.Policy(), look: o.resolver.Lookup, bans: o.guards.Throttle.Bans}.explain(ctx, questionOf(v))
+		Explain: func(ctx context.Context, v url.Values) (admin.Explanation, error) {
+			return explainer{policy: o.group.Policy(), look: o.resolver.Lookup, bans: o.guards.Throttle.Bans}.judge(ctx, questionOf(v))
 		},
 		Whitelist: func() []admin.WhitelistEntry { return listWhitelist(o.guards.once) },
 		Admit:     o.admit, Revoke: o.revoke,

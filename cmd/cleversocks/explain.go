@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -10,7 +11,9 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
+	"cleversocks/metrics/admin"
 	"cleversocks/supervisor"
 	"cleversocks/supervisor/config"
 )
@@ -29,7 +32,8 @@ func newExplain(ctx context.Context, a *app) *cobra.Command {
 		Short: "Says what the rules decide about a request, and which rule does",
 		Long: `Says what a request meets: bans, the listener, the log-in that is needed, the
 forwarding rule, and what the rules decide about the name, and about each
-address that it has now, with the rule, its file and line.
+address that it has now, with the rule, its file and line. In JSON, result, stage
+and by are the outcome of all of these together.
 
 With --config it is the settings in that file and the environment that answer.
 Without, the running daemon is asked at its admin endpoint, with the token
@@ -38,6 +42,8 @@ answer; 1 no answer; 2 configuration or usage.`,
 		Args: noArguments,
 	}
 	var q supervisor.Question
+	var where rulesAt
+	var asJSON bool
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	flags.StringVar(&q.To, "to", "", "The target, as `HOST:PORT`.")
@@ -45,9 +51,8 @@ answer; 1 no answer; 2 configuration or usage.`,
 	flags.StringVar(&q.From, "from", "127.0.0.1", "The client's address, `ADDR`.")
 	flags.StringVar(&q.Command, "command", "connect", "`WHICH` of connect, udp and bind.")
 	flags.StringVar(&q.Listener, "listener", "", "The `NAME` of the listener that the client comes to; empty: none in particular.")
-	file := flags.String("config", "", "Asks the settings in the TOML `FILE`.")
-	admin := flags.String("admin", "", "Asks the running daemon at `ADDR:PORT`. (default 127.0.0.1:9180)")
-	tokenFile := flags.String("token-file", "", "Asks the running daemon with the token in `FILE`.")
+	where.add(flags)
+	flags.BoolVar(&asJSON, "json", false, "Prints JSON, for programs.")
 	cmd.RunE = func(*cobra.Command, []string) error {
 		if q.To == "" {
 			return usageError{"--to HOST:PORT is missing"}
@@ -55,57 +60,81 @@ answer; 1 no answer; 2 configuration or usage.`,
 		if err := q.Check(); err != nil {
 			return usageError{"--" + err.Error()}
 		}
-		environ := a.environ
-		for flag, name := range map[*string]string{admin: "CLEVERSOCKS_ADMIN__ADDRESS", tokenFile: "CLEVERSOCKS_ADMIN__TOKEN_FILE"} {
-			if *flag != "" {
-				environ = append(environ, name+"="+*flag)
-			}
-		}
-		cfg, err := config.NewLoader(config.Sources{File: *file, Environ: environ}).Load(ctx)
+		answer, err := where.explain(ctx, a, q)
 		if err != nil {
 			return err
 		}
-		var answer string
-		if *file != "" {
-			answer, err = supervisor.Explain(ctx, cfg, q)
-		} else {
-			answer, err = askDaemon(ctx, cfg.Admin, q)
+		if !asJSON {
+			_, err = io.WriteString(a.stdout, answer.Text)
+			return err
 		}
+		body, err := json.MarshalIndent(answer, "", "  ")
 		if err != nil {
 			return err
 		}
-		_, err = io.WriteString(a.stdout, answer)
+		_, err = (jsonLines{a.stdout}).Write(append(body, '\n'))
 		return err
 	}
 	return cmd
 }
 
+// rulesAt is whose rules a question is about: those of settings in a file, or
+// those of the running daemon.
+type rulesAt struct{ file, admin, token string }
+
+func (r *rulesAt) add(flags *pflag.FlagSet) {
+	flags.StringVar(&r.file, "config", "", "Asks the settings in the TOML `FILE`.")
+	flags.StringVar(&r.admin, "admin", "", "Asks the running daemon at `ADDR:PORT`. (default 127.0.0.1:9180)")
+	flags.StringVar(&r.token, "token-file", "", "Asks the running daemon with the token in `FILE`.")
+}
+
+func (r *rulesAt) load(ctx context.Context, a *app) (*config.Config, error) {
+	environ := a.environ
+	for _, flag := range []struct{ value, name string }{{r.admin, "CLEVERSOCKS_ADMIN__ADDRESS"}, {r.token, "CLEVERSOCKS_ADMIN__TOKEN_FILE"}} {
+		if flag.value != "" {
+			environ = append(environ, flag.name+"="+flag.value)
+		}
+	}
+	return config.NewLoader(config.Sources{File: r.file, Environ: environ}).Load(ctx)
+}
+
+func (r *rulesAt) explain(ctx context.Context, a *app, q supervisor.Question) (admin.Explanation, error) {
+	cfg, err := r.load(ctx, a)
+	if err != nil {
+		return admin.Explanation{}, err
+	}
+	if r.file != "" {
+		return supervisor.Explain(ctx, cfg, q)
+	}
+	return askDaemon(ctx, cfg.Admin, q)
+}
+
 // askDaemon asks the running daemon by its API.
-func askDaemon(ctx context.Context, endpoint config.Admin, q supervisor.Question) (string, error) {
+func askDaemon(ctx context.Context, endpoint config.Admin, q supervisor.Question) (x admin.Explanation, err error) {
 	if !endpoint.Token.IsSet() && endpoint.Address.Socket == "" {
-		return "", usageError{"give --config FILE to ask settings, or --token-file FILE to ask the running daemon"}
+		return x, usageError{"give --config FILE to ask settings, or --token-file FILE to ask the running daemon"}
 	}
 	ctx, cancel := context.WithTimeout(ctx, explainTimeout)
 	defer cancel()
 	base, client, err := adminAt(endpoint.Address)
 	if err != nil {
-		return "", err
+		return x, err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"/api/v1/explain?"+q.Values().Encode(), nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"/api/v1/decision?"+q.Values().Encode(), nil)
 	if err != nil {
-		return "", err
+		return x, err
 	}
 	req.Header.Set("Authorization", "Bearer "+endpoint.Token.Reveal())
 	resp, err := client.Do(req)
 	if err != nil {
-		return "", fmt.Errorf("no answer: %w", err)
+		return x, fmt.Errorf("no answer: %w", err)
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxExplanation))
 	if err = errors.Join(err, resp.Body.Close()); err != nil {
-		return "", fmt.Errorf("no answer: %w", err)
+		return x, fmt.Errorf("no answer: %w", err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		return "", fmt.Errorf("%s answers %s: %s", endpoint.Address, resp.Status, bytes.TrimSpace(body))
+		return x, fmt.Errorf("%s answers %s: %s", endpoint.Address, resp.Status, bytes.TrimSpace(body))
 	}
-	return string(body), nil
+	return x, json.Unmarshal(body, &x)
 }

@@ -34,8 +34,8 @@ type API struct {
 	ChangeUser func(ctx context.Context, name string, c UserChange) (UserChanged, error)
 	RemoveUser func(ctx context.Context, name string) (UserChanged, error)
 
-	// Explain says in words what the rules decide: user, from, to, command.
-	Explain func(ctx context.Context, question url.Values) (string, error)
+	// Explain says what a request meets: user, from, to, command, listener.
+	Explain func(ctx context.Context, question url.Values) (Explanation, error)
 
 	Whitelist func() []WhitelistEntry
 	Admit     func(Admission) (WhitelistEntry, error)

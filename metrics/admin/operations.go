@@ -32,6 +32,14 @@ var sessionFilter = []parameter{
 	{"listener", "the listener's name"},
 }
 
+var questions = []parameter{
+	{"to", "the target, HOST:PORT"},
+	{"user", "the user's name"},
+	{"from", "the client's address"},
+	{"command", "connect, udp or bind"},
+	{"listener", "the name of the listener that the client comes to"},
+}
+
 var operations = []operation{
 	{
 		method: "GET", path: "/api/v1/status", summary: "The daemon at a glance", result: Status{},
@@ -77,14 +85,23 @@ var operations = []operation{
 		},
 	},
 	{
-		method: "GET", path: "/api/v1/explain", summary: "What the rules decide about a request, in words", result: plainText(""),
-		query: []parameter{{"to", "the target, HOST:PORT"}, {"user", "the user's name"}, {"from", "the client's address"}, {"command", "connect, udp or bind"}},
+		method: "GET", path: "/api/v1/explain", summary: "What a request meets, in words", result: plainText(""), query: questions,
 		answer: func(a API, c call) (any, error) {
-			answer, err := a.Explain(c.Context(), c.query)
+			x, err := a.Explain(c.Context(), c.query)
 			if err != nil {
 				return nil, BadInput(err.Error())
 			}
-			return plainText(strings.TrimSuffix(answer, "\n")), nil
+			return plainText(strings.TrimSuffix(x.Text, "\n")), nil
+		},
+	},
+	{
+		method: "GET", path: "/api/v1/decision", summary: "What a request meets, for programs", result: Explanation{}, query: questions,
+		answer: func(a API, c call) (any, error) {
+			x, err := a.Explain(c.Context(), c.query)
+			if err != nil {
+				return nil, BadInput(err.Error())
+			}
+			return x, nil
 		},
 	},
 	{

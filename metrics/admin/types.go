@@ -262,6 +262,46 @@ type Denial struct {
 	Allow    string    `json:"allow"`           // the rule that would allow it, as TOML
 }
 
+// Explanation is what a request meets: bans, the listener, the log-in, the
+// forwarding rules, the rules.
+type Explanation struct {
+	Result   string   `json:"result"`          // allow, deny, or unresolved: the name has no address to judge
+	Stage    string   `json:"stage"`           // where that was decided: accept, login or request
+	By       string   `json:"by"`              // what decided: a rule, "default", "block_private", "ban", "allow_from", "authentication", "user" ...
+	Where    string   `json:"where,omitempty"` // the rule's file and line
+	User     string   `json:"user,omitempty"`
+	Groups   []string `json:"groups,omitempty"`
+	From     string   `json:"from"`
+	To       string   `json:"to"`
+	Command  string   `json:"command"`
+	Listener string   `json:"listener,omitempty"`
+	// Authentication is how the client is let in: a method, or "needed".
+	Authentication string            `json:"authentication"`
+	UserWhere      string            `json:"user_where,omitempty"` // the user's file and line
+	Complete       string            `json:"complete,omitempty"`   // the name that the search list made of the one asked for
+	Forward        *ExplainedForward `json:"forward,omitempty"`
+	Name           *Judgement        `json:"name,omitempty"`
+	Addresses      []Judgement       `json:"addresses,omitempty"`
+	Text           string            `json:"text"` // the same, for a person
+}
+
+// ExplainedForward is the forwarding rule that a request meets.
+type ExplainedForward struct {
+	Rule     string `json:"rule"`
+	Action   string `json:"action"` // direct, upstream, reject
+	Upstream string `json:"upstream,omitempty"`
+	Target   string `json:"target"` // what is asked for there
+}
+
+// Judgement is what the rules say of a name or an address.
+type Judgement struct {
+	What     string `json:"what"`
+	Allow    bool   `json:"allow"`
+	Reported bool   `json:"reported,omitempty"` // acl.report_only lets it pass
+	Rule     string `json:"rule"`
+	Where    string `json:"where,omitempty"`
+}
+
 // LogLevel is the level of the log.
 type LogLevel struct {
 	Level string `json:"level"`
