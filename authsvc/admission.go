@@ -23,6 +23,7 @@ type Admission struct {
 	once      *Once
 	list      []Authenticator
 	accounts  func(name string) *Account
+	out       func(name string) bool
 	throttle  *Throttle
 	log       *slog.Logger
 	outcomes  metrics.CounterVec2 // by method and outcome
@@ -44,7 +45,10 @@ type AdmissionOptions struct {
 	// Before is the generation before, where the accounts alone are others: the
 	// wrong credentials that sources have tried are known still, but for those
 	// of users who have another password now. Nil: all are forgotten.
-	Before   *Admission
+	Before *Admission
+	// Out says that another replica's settings have disabled a user; nil: there
+	// are no others.
+	Out      func(name string) bool
 	Throttle *Throttle    // bans; nil: nobody is banned
 	Log      *slog.Logger // failures, for fail2ban; nil: nowhere
 	Outcomes metrics.CounterVec2
@@ -55,7 +59,7 @@ type AdmissionOptions struct {
 func NewAdmission(o AdmissionOptions) *Admission {
 	a := &Admission{
 		required: o.Required, whitelist: o.Whitelist, once: o.Once, list: slices.Clone(o.Authenticators),
-		accounts: o.Accounts, throttle: o.Throttle, log: o.Log, outcomes: o.Outcomes, refused: o.Refused, seed: maphash.MakeSeed(),
+		accounts: o.Accounts, out: o.Out, throttle: o.Throttle, log: o.Log, outcomes: o.Outcomes, refused: o.Refused, seed: maphash.MakeSeed(),
 	}
 	if a.accounts == nil {
 		a.accounts = func(string) *Account { return nil }
@@ -114,6 +118,20 @@ func (a *Admission) Free(source netip.Addr) (id Identity, free bool) {
 		}
 	}
 	return Identity{Method: MethodNone}, !a.required
+}
+
+// FreeElsewhere is Free for a client that is about to be refused because it has
+// not logged in here: it may have logged in at another replica.
+func (a *Admission) FreeElsewhere(ctx context.Context, source netip.Addr) (id Identity, free bool) {
+	if a.once == nil || !source.IsValid() {
+		return Identity{}, false
+	}
+	entry, known := a.once.LookupElsewhere(ctx, source)
+	if !known {
+		return Identity{}, false
+	}
+	id, err := a.holds(entry.identity(), source)
+	return id, err == nil
 }
 
 // Admitted counts a client that Free let in.
@@ -219,6 +237,9 @@ func (a *Admission) Lapsed(id Identity) *Refusal {
 	}
 	if id.Account != nil && id.Account.Removed() {
 		return &Refusal{Reason: ReasonUser}
+	}
+	if a.out != nil && a.out(id.User) {
+		return &Refusal{Reason: ReasonDisabled}
 	}
 	if account := cmp.Or(a.accounts(id.User), id.Account); account != nil {
 		return account.Refuses(time.Now())

@@ -21,6 +21,7 @@ type Once struct {
 	metrics  *metrics.Auth
 	settings atomic.Pointer[OnceOptions]
 	file     stateFile
+	fleet    OnceFleet // nil: there are no other replicas
 
 	mu      sync.Mutex
 	entries *simplelru.LRU[netip.Addr, *OnceEntry] // oldest log-in first
@@ -112,7 +113,9 @@ func (t *Once) gone(addr netip.Addr, _ *OnceEntry) {
 // authenticated from there.
 func (t *Once) Add(addr netip.Addr, id Identity) {
 	now := time.Now()
-	t.insert(&OnceEntry{Addr: addr, User: id.User, By: id.Method, Since: now, Until: now.Add(t.settings.Load().TTL), secret: id.secret})
+	e := &OnceEntry{Addr: addr, User: id.User, By: id.Method, Since: now, Until: now.Add(t.settings.Load().TTL), secret: id.secret}
+	t.insert(e)
+	t.share(e)
 }
 
 func (t *Once) insert(e *OnceEntry) {
@@ -181,8 +184,16 @@ func (t *Once) List() []OnceEntry {
 	return out
 }
 
-// Revoke takes an address out and reports whether it was in.
+// Revoke takes an address out, on all replicas, and reports whether it was in
+// here.
 func (t *Once) Revoke(addr netip.Addr) bool {
+	if t.fleet != nil {
+		t.fleet.Revoked(addr)
+	}
+	return t.remove(addr)
+}
+
+func (t *Once) remove(addr netip.Addr) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !t.entries.Remove(addr) {
@@ -244,13 +255,17 @@ type savedOnce struct {
 func (t *Once) saved() []savedOnce {
 	out := []savedOnce{}
 	for _, e := range t.List() {
-		one := savedOnce{Addr: e.Addr, User: []byte(e.User), By: e.By, Since: e.Since, Until: e.Until}
-		if e.secret != nil {
-			one.Secret = (*e.secret).seal(e.User)
-		}
-		out = append(out, one)
+		out = append(out, e.saved())
 	}
 	return out
+}
+
+func (e *OnceEntry) saved() savedOnce {
+	one := savedOnce{Addr: e.Addr, User: []byte(e.User), By: e.By, Since: e.Since, Until: e.Until}
+	if e.secret != nil {
+		one.Secret = (*e.secret).seal(e.User)
+	}
+	return one
 }
 
 // restore adds what was saved and is neither over nor replaced since.

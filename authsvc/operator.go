@@ -20,7 +20,11 @@ func (t *Throttle) Impose(addr netip.Addr, length time.Duration) (Ban, bool) {
 	o := t.offender(s, key, now, settings)
 	t.ban(key, o, now, settings) // counts and saves
 	o.until = now.Add(min(length, settings.BanMax))
-	return Ban{Source: SourcePrefix(key), Since: now, Until: o.until, Level: o.level}, true
+	b := Ban{Source: SourcePrefix(key), Since: now, Until: o.until, Level: o.level}
+	if t.fleet != nil {
+		t.fleet.Imposed(b, settings.ThrottleOptions)
+	}
+	return b, true
 }
 
 // Vouch is the identity of a user as after a log-in, for an operator who lets

@@ -32,6 +32,10 @@ type Usage struct {
 	used   int64
 	booked int64 // reserved, and not settled yet
 	untold int64 // moved here, and not passed on to a successor yet
+	// elsewhere is the part of used that other replicas have moved, or that was
+	// saved: the rest is this process's own.
+	elsewhere int64
+	unshared  bool // the fleet should hear of it, or it of the fleet
 }
 
 // UsageReport is a user's count at one moment.
@@ -63,6 +67,7 @@ func (q *Quotas) Of(a *Account) *Usage {
 	if u.limit == 0 && a.QuotaPeriod > 0 { // later ones come by Set
 		u.limit, u.period = a.QuotaBytes, a.QuotaPeriod
 	}
+	u.unshared = true
 	u.mu.Unlock()
 	return u
 }
@@ -124,10 +129,11 @@ func (u *Usage) Moved(n int64) bool {
 	u.roll(time.Now())
 	if n > 0 {
 		if u.start.IsZero() {
-			u.start = time.Now().Round(0) // by the wall, which goes on over a restart
+			u.start = time.Now().Round(0).Truncate(time.Millisecond) // by the wall, which goes on over a restart
 		}
 		u.used += n
 		u.untold += n
+		u.unshared = true
 		u.dirty()
 	}
 	return u.used < u.limit
@@ -173,11 +179,11 @@ func (u *Usage) roll(now time.Time) {
 	}
 	switch past := now.Round(0).Sub(u.start); {
 	case past < 0:
-		u.start = now.Round(0)
+		u.start = now.Round(0).Truncate(time.Millisecond)
 		u.dirty()
 	case past >= u.period:
 		u.start = u.start.Add(past - past%u.period)
-		u.used = 0
+		u.used, u.elsewhere = 0, 0
 		u.dirty()
 	}
 }
@@ -193,7 +199,7 @@ func (q *Quotas) Reset(user string) bool {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.used, u.start = 0, time.Time{}
+	u.used, u.elsewhere, u.start = 0, 0, time.Time{}
 	u.dirty()
 	return true
 }
@@ -285,5 +291,65 @@ func (u *Usage) add(e savedUsage, now time.Time) {
 		u.start = e.Start
 	}
 	u.used += e.Used
+	u.elsewhere += e.Used // not of this process, whose part the fleet is told
 	u.dirty()
+}
+
+// Share is one replica's part of a user's quota, for a fleet.
+type Share struct {
+	User   string
+	Begin  time.Time // of the period; zero: nothing was moved yet
+	Own    int64     // moved here in it, by this process
+	Period time.Duration
+}
+
+// Shares are the users' parts that have changed, or that are wanted, since the
+// last call; all of those with a quota, if all is true.
+func (q *Quotas) Shares(all bool) []Share {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	now := time.Now()
+	var out []Share
+	for name, u := range q.users {
+		u.mu.Lock()
+		if u.limit > 0 && (u.unshared || all) {
+			u.roll(now)
+			u.unshared = false
+			out = append(out, Share{User: name, Begin: u.start, Own: u.used - u.elsewhere, Period: u.period})
+		}
+		u.mu.Unlock()
+	}
+	return out
+}
+
+// Want has the next Shares name these users, whom nobody may have asked for.
+func (q *Quotas) Want(accounts []*Account) {
+	for _, a := range accounts {
+		q.Of(a)
+	}
+}
+
+// Learn takes what the fleet says of a user whose share it was told: when the
+// period began, and what was moved elsewhere. Where told is false the share was
+// of another period, and own is what counts in this one.
+func (q *Quotas) Learn(s Share, begin time.Time, elsewhere, own int64, told bool) {
+	u := q.usage(s.User)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	now := u.used - u.elsewhere // it may have moved meanwhile
+	if !told {
+		now = max(now-s.Own, 0) + own
+	}
+	if !u.start.Equal(begin) || u.elsewhere != elsewhere || !told {
+		u.start, u.elsewhere, u.used = begin, elsewhere, now+elsewhere
+		u.dirty()
+	}
+}
+
+// Unshared has the next Shares name a user again, whose share did not arrive.
+func (q *Quotas) Unshared(user string) {
+	u := q.usage(user)
+	u.mu.Lock()
+	u.unshared = true
+	u.mu.Unlock()
 }

@@ -26,6 +26,7 @@ type Throttle struct {
 	shards   [throttleShards]throttleShard
 	bans     atomic.Int64 // sources with a ban, over or not, that is not forgotten
 	file     stateFile
+	fleet    BanFleet // nil: there are no other replicas
 }
 
 const (
@@ -64,6 +65,7 @@ type offender struct {
 	level    int             // bans so far, those long past forgotten
 	since    time.Time       // of the ban
 	until    time.Time       // of the ban; zero: never banned
+	by       string          // the replica that banned it; "": this one
 }
 
 // failure is one wrong try.
@@ -79,6 +81,8 @@ type Ban struct {
 	Until    time.Time
 	Level    int // 1 for the first
 	Failures int // within the window, that brought it; 0 in a list
+	// Replica made it; "": this one.
+	Replica string
 }
 
 // Duration is how long the ban is.
@@ -159,10 +163,14 @@ func (t *Throttle) count(key netip.Addr, o *offender, tag uint64, now time.Time,
 		o.failures = slices.Delete(o.failures, 0, 1)
 	}
 	o.failures = append(o.failures, failure{now, tag})
-	if o.recent(now, settings) < settings.Max {
-		return Ban{}
+	var ban Ban
+	if o.recent(now, settings) >= settings.Max {
+		ban = t.ban(key, o, now, settings)
 	}
-	return t.ban(key, o, now, settings)
+	if t.fleet != nil {
+		t.fleet.Failed(key, settings.ThrottleOptions, ban)
+	}
+	return ban
 }
 
 func (t *Throttle) ban(key netip.Addr, o *offender, now time.Time, settings *throttleSettings) Ban {
@@ -176,7 +184,7 @@ func (t *Throttle) ban(key netip.Addr, o *offender, now time.Time, settings *thr
 	}
 	t.unban(o)
 	b := Ban{Source: SourcePrefix(key), Since: now, Until: now.Add(length), Level: o.level + 1, Failures: o.recent(now, settings)}
-	o.failures, o.level, o.since, o.until = nil, b.Level, b.Since, b.Until
+	o.failures, o.level, o.since, o.until, o.by = nil, b.Level, b.Since, b.Until, ""
 	t.bans.Add(1)
 	t.metrics.BansActive.Add(1)
 	t.metrics.Bans.Inc()
@@ -276,7 +284,7 @@ func (t *Throttle) Bans() []Ban {
 		s.mu.Lock()
 		for key, o := range s.sources {
 			if o.banned(now, settings) {
-				out = append(out, Ban{Source: SourcePrefix(key), Since: o.since, Until: o.until, Level: o.level})
+				out = append(out, Ban{Source: SourcePrefix(key), Since: o.since, Until: o.until, Level: o.level, Replica: o.by})
 			}
 		}
 		s.mu.Unlock()
@@ -287,9 +295,17 @@ func (t *Throttle) Bans() []Ban {
 	return out
 }
 
-// Lift ends the ban of addr's source, forgets its failures, and reports
-// whether it was banned.
+// Lift ends the ban of addr's source, on all replicas, forgets its failures,
+// and reports whether it was banned here.
 func (t *Throttle) Lift(addr netip.Addr) bool {
+	if t.fleet != nil {
+		t.fleet.Lifted(SourceKey(addr))
+	}
+	return t.Forget(addr)
+}
+
+// Forget is Lift on this replica.
+func (t *Throttle) Forget(addr netip.Addr) bool {
 	key := SourceKey(addr)
 	s := t.shard(key)
 	s.mu.Lock()

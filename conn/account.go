@@ -39,16 +39,15 @@ func (a *accounts) enter(s *session) error {
 		return nil
 	}
 	usage := a.guards.Quotas.Of(account)
-	if !usage.Moved(0) {
+	switch {
+	case !usage.Moved(0):
 		return errQuota
+	case usage != nil && a.guards.Unsure != nil && a.guards.Unsure():
+		return errUnknown
 	}
-	user := a.guards.Users.Enter(account)
-	if user == nil {
-		return errUserLimit
-	}
-	if !user.Come(s.client.Addr()) {
-		user.Leave()
-		return errAddresses
+	user, verdict := a.guards.Users.Enter(s.ctx, account, s.client.Addr())
+	if err := userRefusals[verdict]; err != nil {
+		return err
 	}
 	s.charge = charge{user: user, source: s.client.Addr(), usage: usage, metrics: a.metrics.Of(account.Name)}
 	s.charge.metrics.Connections.Inc()
@@ -56,13 +55,17 @@ func (a *accounts) enter(s *session) error {
 	return nil
 }
 
+// userRefusals are what a user's limits say, as errors.
+var userRefusals = map[ratelimit.Verdict]error{
+	ratelimit.TooMany: errUserLimit, ratelimit.TooWide: errAddresses, ratelimit.Unknown: errUnknown,
+}
+
 // release gives back what enterUser took.
 func (c *charge) release() {
 	if c.user == nil {
 		return
 	}
-	c.user.Go(c.source)
-	c.user.Leave()
+	c.user.Leave(c.source)
 	c.metrics.Active.Add(-1)
 }
 

@@ -172,6 +172,11 @@ func (d *driver) speaks(p wire.Protocol) {
 // identify finds out what is known of the client.
 func (d *driver) identify() handshake.Terms {
 	terms, identity := d.terms(d.ways[:0])
+	if !terms.Free && d.machine.WouldRefuse(&terms) {
+		if identity, terms.Free = d.freeElsewhere(); terms.Free {
+			terms.Named = true
+		}
+	}
 	if terms.Free {
 		d.identity = identity
 	}

@@ -23,6 +23,9 @@ var (
 	errUserLimit = errors.New("the user has too many connections")
 	errAddresses = errors.New("the user comes from too many addresses")
 	errQuota     = errors.New("the user's quota is used up")
+	// errUnknown: the settings want no connection that the other replicas have
+	// not agreed to (shared_state.on_error).
+	errUnknown = errors.New("the shared state does not answer")
 )
 
 // deniedError is a refusal by the rules.

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"runtime"
 	"strings"
 	"testing"
@@ -150,7 +151,9 @@ func TestRefusedPlainRequests(t *testing.T) {
 		cause, reason string
 	}{
 		"too many": {
-			func(g *Group) { g.handler.guards.Users.Enter(&limited.Account) }, nil,
+			func(g *Group) {
+				g.handler.guards.Users.Enter(t.Context(), &limited.Account, netip.MustParseAddr("127.0.0.1"))
+			}, nil,
 			cause.Denied, metrics.RefusedUserLimit,
 		},
 		"quota": {
@@ -258,9 +261,9 @@ func TestPanicsEndOnePlainRequest(t *testing.T) {
 			// The connection's end, which is behind the record's, gives its
 			// user's place back.
 			for end := time.Now().Add(patience); ; {
-				probe := g.handler.guards.Users.Enter(&alice.Account)
+				probe, _ := g.handler.guards.Users.Enter(t.Context(), &alice.Account, netip.MustParseAddr("127.0.0.1"))
 				n := probe.Open()
-				probe.Leave()
+				probe.Leave(netip.MustParseAddr("127.0.0.1"))
 				if n == 1 {
 					break
 				}

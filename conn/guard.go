@@ -14,6 +14,9 @@ type Guards struct {
 	Throttle *authsvc.Throttle // failed authentications by source
 	Users    *ratelimit.Users  // connections and bytes by user
 	Quotas   *authsvc.Quotas   // bytes by user and period
+	// Unsure says that nobody knows how much of a quota is left, and that it
+	// then lets nobody in.
+	Unsure func() bool
 }
 
 // orNone replaces what is nil by what limits nothing.
@@ -52,7 +55,7 @@ func (g *Guards) enter(s *session) (refused string) {
 		return metrics.RefusedIPLimit
 	case ratelimit.Admitted:
 		s.entered = true
-	case ratelimit.Full: // not of a Gate
+	case ratelimit.Full, ratelimit.TooWide, ratelimit.Unknown: // not of a Gate
 	}
 	return ""
 }

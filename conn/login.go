@@ -47,6 +47,11 @@ func (l *login) verify(s *session, a *authsvc.Attempt) (authsvc.Grant, error) {
 func (l *login) overHTTP(s *session, given *httpproxy.Credentials) (reply []byte, err error) {
 	terms, identity := s.terms(nil)
 	credentials, err := terms.Login(given)
+	if err != nil {
+		if identity, terms.Free = s.freeElsewhere(); terms.Free {
+			credentials, err = nil, nil
+		}
+	}
 	switch {
 	case err != nil:
 		return nil, err
@@ -91,6 +96,16 @@ func (s *session) free() (id authsvc.Identity, free bool) {
 	id, free = s.policy.Auth.Free(s.client.Addr())
 	if l := s.policy.listener(s.listener); free && l.MayLogIn != nil && !l.MayLogIn(id) {
 		return authsvc.Identity{}, false // somebody has to log in here
+	}
+	return id, free
+}
+
+// freeElsewhere is free for a client that is about to be refused for want of
+// credentials: another replica may know it.
+func (s *session) freeElsewhere() (id authsvc.Identity, free bool) {
+	id, free = s.policy.Auth.FreeElsewhere(s.ctx, s.client.Addr())
+	if l := s.policy.listener(s.listener); free && l.MayLogIn != nil && !l.MayLogIn(id) {
+		return authsvc.Identity{}, false
 	}
 	return id, free
 }

@@ -96,6 +96,7 @@ var outcomes = []outcomeRow{
 	{"user's connections", atAnyTime, among(errUserLimit), tooMuch(cause.Denied, metrics.RefusedUserLimit, "The user has too many connections.", "connection_limit_reached"), nil},
 	{"user's addresses", atAnyTime, among(errAddresses), tooMuch(cause.Denied, metrics.RefusedAddresses, "The user comes from too many addresses.", "connection_limit_reached"), nil},
 	{"user's quota", atAnyTime, among(errQuota), tooMuch(cause.Quota, metrics.RefusedQuota, "The user's quota is used up.", ""), nil},
+	{"shared state", atAnyTime, among(errUnknown), outcome{reply: wire.ReplyGeneralFailure, cause: cause.Denied, refusal: metrics.RefusedUnknown, sentence: "Nobody knows whether the user may have one more connection.", final: true}, nil},
 
 	// The request cannot be served. An upstream's errno, or a name server's, is
 	// not the destination's: their rows come first.

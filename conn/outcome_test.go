@@ -84,6 +84,7 @@ func TestOutcomes(t *testing.T) {
 		"user's connections": {{requests, errUserLimit, wire.ReplyNotAllowed, 403, cause.Denied, "", metrics.RefusedUserLimit, "too many connections"}},
 		"user's addresses":   {{requests, errAddresses, wire.ReplyNotAllowed, 403, cause.Denied, "", metrics.RefusedAddresses, "too many addresses"}},
 		"user's quota":       {{requests, errQuota, wire.ReplyNotAllowed, 403, cause.Quota, "", metrics.RefusedQuota, "quota"}},
+		"shared state":       {{requests, errUnknown, wire.ReplyGeneralFailure, 502, cause.Denied, "", metrics.RefusedUnknown, "one more connection"}},
 		"command":            {{requests, errCommand, wire.ReplyCommandNotSupported, 501, cause.HandshakeFailed, "", "", "does not do this"}},
 		"loop":               {{requests, errLoop, wire.ReplyNotAllowed, 403, cause.DialFailed, "", "", ""}},
 		"upstream": {

@@ -25,6 +25,7 @@ const (
 	RefusedUserLimit = "user_limit"     // the user's max_connections
 	RefusedAddresses = "user_addresses" // the user's max_addresses
 	RefusedQuota     = "quota"
+	RefusedUnknown   = "shared_state" // which has to say, and does not answer
 )
 
 // Active counts the connections being served, by protocol.
@@ -59,7 +60,7 @@ func newConn(set *vm.Set, l Labels) Conn {
 				"succeeded", "general_failure", "not_allowed", "network_unreachable", "host_unreachable",
 				"connection_refused", "timed_out", "command_not_supported", "address_type_not_supported",
 			}),
-		Refused:        newCounterVec(set, "cleversocks_requests_refused_total", "reason", RefusedByRule, RefusedUserLimit, RefusedAddresses, RefusedQuota),
+		Refused:        newCounterVec(set, "cleversocks_requests_refused_total", "reason", RefusedByRule, RefusedUserLimit, RefusedAddresses, RefusedQuota, RefusedUnknown),
 		Panics:         newCounterVec(set, "cleversocks_panics_total", "where", l.Panics...),
 		RecordsDropped: set.NewCounter("cleversocks_access_records_dropped_total"),
 	}

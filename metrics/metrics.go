@@ -33,6 +33,7 @@ type Registry struct {
 	UDP      UDP
 	Bind     Bind
 	Upstream Upstream
+	Shared   *Shared
 }
 
 // Labels are the values of labels that other packages name, since this one
@@ -67,6 +68,7 @@ func With(l Labels) *Registry {
 		UDP:      newUDP(set),
 		Bind:     newBind(set),
 		Upstream: newUpstream(set),
+		Shared:   newShared(set),
 	}
 }
 

@@ -77,6 +77,16 @@ var Table = []Family{
 	{"cleversocks_upstream_failures_total", CounterType, "Failures of a member itself, not of a destination behind it."},
 	{"cleversocks_upstream_handshake_duration_seconds", Histogram, "Time of a member's connection and handshake."},
 
+	{"cleversocks_shared_up", GaugeType, "1 while the shared state answers; 0 also where there is none."},
+	{"cleversocks_shared_replicas", GaugeType, "Replicas that share the state, this one included."},
+	{"cleversocks_shared_calls_total", CounterType, "Calls to the shared state, by call and outcome."},
+	{"cleversocks_shared_call_duration_seconds", Histogram, "Time of calls to the shared state."},
+	{"cleversocks_shared_outages_total", CounterType, "Times that the shared state ceased to answer."},
+	{"cleversocks_shared_alone_total", CounterType, "Connections that were decided without the shared state, which had not answered in time."},
+	{"cleversocks_shared_dropped_total", CounterType, "Calls and events for the shared state that were given up."},
+	{"cleversocks_shared_events_total", CounterType, "Events of the fleet, by direction and event."},
+	{"cleversocks_shared_event_delay_seconds", Histogram, "Time from an event at another replica until it is known here."},
+
 	{"cleversocks_config_last_reload_success_timestamp_seconds", GaugeType, "When the configuration was last put in force, at the start or by a reload."},
 	{"cleversocks_config_last_reload_successful", GaugeType, "1: the last attempt to load the configuration put it in force; 0: it failed, and the one before stays."},
 	{"cleversocks_reloads_total", CounterType, "Reloads of the configuration, by outcome."},

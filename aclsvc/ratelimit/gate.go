@@ -22,8 +22,8 @@ import (
 	"cleversocks/authsvc"
 )
 
-// Verdict is what a Gate says of a connection, or Seats of one more of what
-// they count.
+// Verdict is what a Gate or Users say of a connection, or Seats of one more of
+// what they count.
 type Verdict uint8
 
 // The verdicts.
@@ -32,6 +32,8 @@ const (
 	TooFast          // more connections a second than the source may open
 	TooMany          // more at a time than the source, or the user, may have
 	Full             // all places are taken, whoever asks
+	TooWide          // from more sources at a time than the user may come
+	Unknown          // what has to say cannot be asked
 )
 
 const (

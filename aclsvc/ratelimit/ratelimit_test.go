@@ -1,7 +1,9 @@
 package ratelimit
 
 import (
+	"context"
 	"encoding/binary"
+	"fmt"
 	"net/netip"
 	"slices"
 	"sync"
@@ -169,24 +171,28 @@ func TestPerSourceUnderRace(t *testing.T) {
 func TestUserConnections(t *testing.T) {
 	users := NewUsers()
 	alice := &authsvc.Account{Name: "alice", MaxConnections: 2}
-	first, second := users.Enter(alice), users.Enter(alice)
-	if first == nil || first != second || users.Enter(alice) != nil || first.Open() != 2 {
+	enter := func(a *authsvc.Account) (*User, Verdict) { return users.Enter(t.Context(), a, home) }
+	first, v1 := enter(alice)
+	second, v2 := enter(alice)
+	if _, v3 := enter(alice); v1 != Admitted || v2 != Admitted || first != second || v3 != TooMany || first.Open() != 2 {
 		t.Error("alice has two connections")
 	}
-	second.Leave()
-	if users.Enter(alice) == nil {
+	second.Leave(home)
+	if _, v := enter(alice); v != Admitted {
 		t.Error("a place that was left is taken")
 	}
-	if a, b := users.Enter(nil), users.Enter(nil); a == nil || a == b || wait(&a.Up, 1<<40) != 0 {
+	a, v1 := enter(nil)
+	b, v2 := enter(nil)
+	if v1 != Admitted || v2 != Admitted || a == b || wait(&a.Up, 1<<40) != 0 {
 		t.Error("without an account there is no limit")
 	}
 }
 
 func TestLimitsChangeOnReload(t *testing.T) {
 	users := NewUsers()
-	u := users.Enter(&authsvc.Account{Name: "alice", Up: 1})
-	gone := users.Enter(&authsvc.Account{Name: "gone"})
-	gone.Leave()
+	u, _ := users.Enter(t.Context(), &authsvc.Account{Name: "alice", Up: 1}, home)
+	gone, _ := users.Enter(t.Context(), &authsvc.Account{Name: "gone"}, home)
+	gone.Leave(home)
 	next, err := authsvc.NewUsers(authsvc.UsersOptions{Users: []authsvc.UserOptions{{Account: authsvc.Account{Name: "alice", MaxConnections: 1}}}})
 	if err != nil {
 		t.Fatal(err)
@@ -195,7 +201,7 @@ func TestLimitsChangeOnReload(t *testing.T) {
 	if wait(&u.Up, 1<<40) != 0 || len(users.users) != 1 {
 		t.Error("the open connection keeps the old limit, or a user who is gone is kept")
 	}
-	if u.enter() != nil {
+	if u.enter(home) != TooMany {
 		t.Error("the new cap does not hold")
 	}
 }
@@ -235,17 +241,62 @@ func TestTake(t *testing.T) {
 // max_addresses counts distinct sources at once, an IPv6 /64 as one, and gives
 // a place back with the last connection from there.
 func TestUserAddresses(t *testing.T) {
-	u := NewUsers().Enter(&authsvc.Account{Name: "alice", MaxAddresses: 2})
+	users := NewUsers()
+	var u *User
+	may := func(source netip.Addr) bool {
+		user, v := users.Enter(t.Context(), &authsvc.Account{Name: "alice", MaxAddresses: 2}, source)
+		u = user
+		return v == Admitted
+	}
 	a, same, b, c := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2"), netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
-	if !u.Come(a) || !u.Come(same) || !u.Come(b) || u.Come(c) {
+	if !may(a) || !may(same) || !may(b) || may(c) {
 		t.Error("two sources may come, of three")
 	}
-	u.Go(a)
-	if u.Come(c) {
+	u.Leave(a)
+	if may(c) {
 		t.Error("the /64 still has a connection")
 	}
-	u.Go(same)
-	if !u.Come(c) {
+	u.Leave(same)
+	if !may(c) {
 		t.Error("the place of the /64 is not given back")
 	}
+	if u.Open() != 2 {
+		t.Errorf("%d connections: who was refused still counts", u.Open())
+	}
 }
+
+// A fleet has the last word, and what it refuses is given back here.
+func TestUserInFleet(t *testing.T) {
+	users, others := NewUsers(), &fakeFleet{say: TooWide}
+	users.Join(others)
+	alice := &authsvc.Account{Name: "alice", MaxConnections: 5, MaxAddresses: 2}
+	u, v := users.Enter(t.Context(), alice, netip.MustParseAddr("2001:db8::7"))
+	if v != TooWide || u.Open() != 0 {
+		t.Errorf("verdict %d, %d open", v, u.Open())
+	}
+	others.say = Admitted
+	u, v = users.Enter(t.Context(), alice, netip.MustParseAddr("2001:db8::7"))
+	if v != Admitted || others.held != 1 || others.last != "alice 2001:db8:: 5 2" {
+		t.Errorf("verdict %d, %d held, asked %q", v, others.held, others.last)
+	}
+	u.Leave(netip.MustParseAddr("2001:db8::7"))
+	if others.held != 0 {
+		t.Error("the fleet does not hear of the end")
+	}
+}
+
+type fakeFleet struct {
+	say  Verdict
+	held int
+	last string
+}
+
+func (f *fakeFleet) Enter(_ context.Context, user string, source netip.Addr, most, wide int) Verdict {
+	f.last = fmt.Sprint(user, " ", source, " ", most, " ", wide)
+	if f.say == Admitted {
+		f.held++
+	}
+	return f.say
+}
+
+func (f *fakeFleet) Leave(string, netip.Addr) { f.held-- }

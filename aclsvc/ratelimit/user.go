@@ -1,6 +1,7 @@
 package ratelimit
 
 import (
+	"context"
 	"net/netip"
 	"sync"
 	"time"
@@ -14,6 +15,17 @@ type Users struct {
 	mu    sync.Mutex
 	users map[string]*User
 	burst time.Duration // of every bucket; 0: DefaultBurst
+	fleet Fleet         // nil: there are no other replicas
+}
+
+// Fleet counts what users have on all replicas. Its methods may wait for a
+// few milliseconds, and no longer.
+type Fleet interface {
+	// Enter asks for one more connection of a user from a source, an
+	// authsvc.SourceKey, and says TooMany, TooWide or Unknown if it may not
+	// be; most and wide are as in Account. Who is Admitted owes it a Leave.
+	Enter(ctx context.Context, user string, source netip.Addr, most, wide int) Verdict
+	Leave(user string, source netip.Addr)
 }
 
 // User is one user's limits, shared by all of the user's connections and
@@ -21,6 +33,9 @@ type Users struct {
 type User struct {
 	Up   Bucket // from the client
 	Down Bucket // to the client
+
+	name  string
+	fleet Fleet
 
 	mu   sync.Mutex
 	open int
@@ -32,63 +47,79 @@ type User struct {
 // NewUsers makes an empty table.
 func NewUsers() *Users { return &Users{users: map[string]*User{}} }
 
-// Enter asks for one connection of the account's user. It returns nil when
-// the user has too many; whoever gets a User owes it one Leave. An account of
-// nil has no limits, and gets a User of its own that nobody shares.
-func (t *Users) Enter(a *authsvc.Account) *User {
+// Join has users count in a fleet too. Call it before the first Enter.
+func (t *Users) Join(f Fleet) { t.fleet = f }
+
+// Enter asks for one connection of the account's user from a source (unmapped).
+// Whoever is Admitted gets a User, and owes it one Leave. An account of nil has
+// no limits, and gets a User of its own that nobody shares.
+func (t *Users) Enter(ctx context.Context, a *authsvc.Account, source netip.Addr) (*User, Verdict) {
+	key := authsvc.SourceKey(source)
 	if a == nil {
-		return new(User).enter()
+		u := new(User)
+		return u, u.enter(key)
 	}
+	u := t.user(a)
+	if v := u.enter(key); v != Admitted || u.fleet == nil {
+		return u, v
+	}
+	most, wide := u.limits()
+	v := u.fleet.Enter(ctx, u.name, key, most, wide)
+	if v != Admitted {
+		u.leave(key)
+	}
+	return u, v
+}
+
+func (t *Users) user(a *authsvc.Account) *User {
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	u := t.users[a.Name]
 	if u == nil {
-		u = new(User)
+		u = &User{name: a.Name, fleet: t.fleet}
 		u.setBurst(t.burst)
 		u.set(a) // later ones come by Set: a connection of before a reload undoes none
 		t.users[a.Name] = u
 	}
-	t.mu.Unlock()
-	return u.enter()
-}
-
-func (u *User) enter() *User {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.most > 0 && u.open >= u.most {
-		return nil
-	}
-	u.open++
 	return u
 }
 
-// Leave ends a connection.
-func (u *User) Leave() {
-	u.mu.Lock()
-	u.open--
-	u.mu.Unlock()
-}
-
-// Come asks whether a connection that Enter let in may be from a source, too:
-// the user may have few of these at once. Who may owes it one Go, before Leave.
-func (u *User) Come(source netip.Addr) bool {
-	key := authsvc.SourceKey(source)
+func (u *User) limits() (most, wide int) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.wide > 0 && u.from[key] == 0 && len(u.from) >= u.wide {
-		return false
+	return u.most, u.wide
+}
+
+func (u *User) enter(key netip.Addr) Verdict {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	switch {
+	case u.most > 0 && u.open >= u.most:
+		return TooMany
+	case u.wide > 0 && u.from[key] == 0 && len(u.from) >= u.wide:
+		return TooWide
 	}
 	if u.from == nil {
 		u.from = make(map[netip.Addr]int)
 	}
+	u.open++
 	u.from[key]++
-	return true
+	return Admitted
 }
 
-// Go gives a source back.
-func (u *User) Go(source netip.Addr) {
+// Leave ends a connection from a source.
+func (u *User) Leave(source netip.Addr) {
 	key := authsvc.SourceKey(source)
+	u.leave(key)
+	if u.fleet != nil {
+		u.fleet.Leave(u.name, key)
+	}
+}
+
+func (u *User) leave(key netip.Addr) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	u.open--
 	if u.from[key]--; u.from[key] <= 0 {
 		delete(u.from, key)
 	}

@@ -33,6 +33,7 @@ type Config struct {
 	Forwards     []Forward // those of -f first
 	Admin        Admin
 	State        State
+	SharedState  SharedState
 	Secrets      Secrets
 
 	// Warnings are sentences that an operator should read after each load.
@@ -65,6 +66,7 @@ func (c *Config) sections() []section {
 		arrayTable("forward", forwardDoc, 0, &c.Forwards, (*Forward).keys),
 		table("admin", adminDoc, c.Admin.keys()),
 		table("state", stateDoc, c.State.keys()),
+		table("shared_state", sharedDoc, c.SharedState.keys()),
 		table("secrets", secretsDoc, c.Secrets.keys()),
 	}
 }
@@ -84,6 +86,7 @@ func (c *Config) finishers() []func(*finisher) {
 		c.finishRoutes,
 		c.finishSubjects,
 		c.finishAdmin,
+		c.finishShared,
 		c.finishSecrets,
 	}
 }

@@ -1,0 +1,116 @@
+package authsvc
+
+import (
+	"context"
+	"encoding/json"
+	"net/netip"
+	"time"
+)
+
+// What follows is how the tables of this package are those of several replicas.
+// Each table is told who carries its changes to the others, before it is used,
+// and learns what the others have done. Package shared does that.
+
+// BanFleet carries a Throttle's changes to other replicas. Its methods do not
+// wait; sources are SourceKeys.
+type BanFleet interface {
+	// Failed is a failed log-in, and the ban that it brought here; the zero Ban
+	// if it brought none.
+	Failed(source netip.Addr, terms ThrottleOptions, ban Ban)
+	// Imposed is a ban by an operator.
+	Imposed(b Ban, terms ThrottleOptions)
+	// Lifted is the end of a ban by an operator.
+	Lifted(source netip.Addr)
+}
+
+// Join has the table be one of several.
+func (t *Throttle) Join(f BanFleet) { t.fleet = f }
+
+// Learn takes a ban as the fleet has it, in the place of what is known here. It
+// reports false if it changes nothing, or is of a source that nobody may ban.
+func (t *Throttle) Learn(b Ban) bool {
+	now, settings := time.Now(), t.settings.Load()
+	key := SourceKey(b.Source.Addr())
+	if settings.Max <= 0 || settings.exempt.Contains(key) || !key.IsValid() || !now.Before(b.Until) {
+		return false
+	}
+	s := t.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := t.offender(s, key, now, settings)
+	banned := o.banned(now, settings)
+	if difference := b.Until.Sub(o.until); banned && o.level == b.Level && difference.Abs() < time.Second {
+		return false // it is that one
+	}
+	t.unban(o)
+	o.failures, o.level, o.since, o.until, o.by = nil, b.Level, b.Since, b.Until, b.Replica
+	o.banned(now, settings) // cuts it to the longest
+	t.bans.Add(1)
+	if !banned {
+		t.metrics.BansActive.Add(1)
+	}
+	t.file.dirty.Store(true)
+	return true
+}
+
+// OnceFleet carries auth-once to other replicas. Added and Revoked do not wait.
+type OnceFleet interface {
+	// Added lets an address in for a while; entry is for Once.Learn, and may
+	// take its time.
+	Added(addr netip.Addr, entry func() []byte, ttl time.Duration)
+	// Revoked lets it in no more.
+	Revoked(addr netip.Addr)
+	// Ask is the entry of an address that is not known here; nil: nobody knows
+	// it, or it is not known in time.
+	Ask(ctx context.Context, addr netip.Addr) []byte
+}
+
+// Join has the table be one of several.
+func (t *Once) Join(f OnceFleet) { t.fleet = f }
+
+// share tells the fleet of an entry that was made here.
+func (t *Once) share(e *OnceEntry) {
+	if t.fleet == nil {
+		return
+	}
+	copied := *e
+	t.fleet.Added(e.Addr, func() []byte { return copied.encode() }, time.Until(e.Until))
+}
+
+// encode is an entry for Learn.
+func (e *OnceEntry) encode() []byte {
+	text, err := json.Marshal(e.saved())
+	if err != nil {
+		return nil // its types are ours: it cannot be
+	}
+	return text
+}
+
+// Learn takes what a fleet knows of an address that is not known here.
+func (t *Once) Learn(entry []byte) error {
+	list := append(append([]byte{'['}, entry...), ']')
+	return t.restore(list)
+}
+
+// Encoded are all entries for Learn, and for how long each still holds.
+func (t *Once) Encoded(each func(addr netip.Addr, entry []byte, ttl time.Duration)) {
+	for _, e := range t.List() {
+		each(e.Addr, e.encode(), time.Until(e.Until))
+	}
+}
+
+// LookupElsewhere is Lookup in the whole fleet, for a client that has nothing
+// else to be let in by. It returns within the budget of a call.
+func (t *Once) LookupElsewhere(ctx context.Context, addr netip.Addr) (OnceEntry, bool) {
+	if e, ok := t.Lookup(addr); ok || t.fleet == nil {
+		return e, ok
+	}
+	entry := t.fleet.Ask(ctx, addr)
+	if entry == nil || t.Learn(entry) != nil {
+		return OnceEntry{}, false
+	}
+	return t.Lookup(addr)
+}
+
+// Forget is Revoke on this replica.
+func (t *Once) Forget(addr netip.Addr) bool { return t.remove(addr) }

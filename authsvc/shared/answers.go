@@ -1,0 +1,102 @@
+package shared
+
+import (
+	"context"
+	"errors"
+	"strconv"
+
+	"github.com/redis/rueidis"
+)
+
+// errAnswer is an answer that none of the scripts gives.
+var errAnswer = errors.New("the shared state answers something else than its scripts say")
+
+// entered is the answer of enterScript.
+type entered struct {
+	answers string
+	granted int
+	others  int // connections elsewhere
+	strict  bool
+	slack   bool
+}
+
+// enterArgs are the arguments of enterScript before the claims.
+const enterArgs = 9
+
+// beaten is the answer of beatScript.
+type beaten struct {
+	others int
+	strict bool
+}
+
+func (s *Store) entered(ctx context.Context, call scriptCall) (got entered, err error) {
+	err = s.call(ctx, "enter", func(ctx context.Context, c rueidis.Client) error {
+		list, err := enterScript.run(ctx, c, call.keys, call.args).ToArray()
+		if err != nil {
+			return err
+		}
+		if len(list) != 5 {
+			return errAnswer
+		}
+		answers, err := list[0].ToString()
+		n, err2 := numbers(list[1:])
+		if err = errors.Join(err, err2); err != nil {
+			return err
+		}
+		if len(answers) != len(call.args)-enterArgs {
+			return errAnswer
+		}
+		got = entered{answers: answers, granted: int(n[0]), others: int(n[1]), strict: n[2] > 0, slack: n[3] > 0}
+		return nil
+	})
+	return got, err
+}
+
+func (s *Store) told(ctx context.Context, call scriptCall) (beaten, error) {
+	all, err := s.beatenAll(ctx, []scriptCall{call})
+	if err != nil {
+		return beaten{}, err
+	}
+	return all[0], nil
+}
+
+func (s *Store) beatenAll(ctx context.Context, calls []scriptCall) (all []beaten, err error) {
+	err = s.call(ctx, "beat", func(ctx context.Context, c rueidis.Client) error {
+		for _, r := range beatScript.runAll(ctx, c, calls) {
+			list, err := r.ToArray()
+			if err != nil {
+				return err
+			}
+			n, err := numbers(list)
+			if err != nil || len(n) != 2 {
+				return errors.Join(err, errAnswer)
+			}
+			all = append(all, beaten{others: int(n[0]), strict: n[1] > 0})
+		}
+		return nil
+	})
+	return all, err
+}
+
+// numbers are the elements of an answer, which the store gives as integers, or
+// as strings where a number may be large.
+func numbers(list []rueidis.RedisMessage) ([]int64, error) {
+	out := make([]int64, len(list))
+	for i := range list {
+		n, err := list[i].AsInt64()
+		if err != nil {
+			return nil, err
+		}
+		out[i] = n
+	}
+	return out, nil
+}
+
+// number reads a field of an event or a hash; 0 if it is none.
+func number(text string) int64 {
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
+}

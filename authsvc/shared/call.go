@@ -1,0 +1,244 @@
+package shared
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"cleversocks/metrics"
+)
+
+// maxInFlight bounds the calls that connections wait for. A deadline alone does
+// not bound a call of a client that has thousands in flight.
+const maxInFlight = 64
+
+// Errors of a call that was not made.
+var (
+	errDown = errors.New("the shared state does not answer")
+	errBusy = errors.New("too many calls to the shared state are in flight")
+)
+
+// backgroundTimeout bounds the calls that no connection waits for.
+const backgroundTimeout = time.Second
+
+func dialUnix(ctx context.Context, path string, dialer *net.Dialer, _ *tls.Config) (net.Conn, error) {
+	return dialer.DialContext(ctx, "unix", path)
+}
+
+// connect makes the client, which fails while the store is not there. It tries
+// until ctx ends.
+func (s *Store) connect(ctx context.Context) error {
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		client, err := rueidis.NewClient(s.options.Target.clientOptions())
+		if err == nil {
+			s.client.Store(&client)
+			s.health.worked(s)
+			return nil
+		}
+		s.health.lost(s, err)
+		if !after(ctx, wait/2+rand.N(wait/2)) { //nolint:gosec // spreads load, keeps no secret
+			return ctx.Err()
+		}
+	}
+}
+
+// call runs f against the store and keeps the score. ctx bounds it; what names
+// it in the metrics.
+func (s *Store) call(ctx context.Context, what string, f func(ctx context.Context, c rueidis.Client) error) error {
+	client := s.client.Load()
+	if client == nil || s.health.isDown() {
+		s.metrics.Calls.Of(what, metrics.SharedDown).Inc()
+		return errDown
+	}
+	start := time.Now()
+	err := f(ctx, *client)
+	s.metrics.Duration.Update(time.Since(start).Seconds())
+	switch {
+	case err == nil:
+		s.metrics.Calls.Of(what, metrics.SharedOK).Inc()
+		s.health.worked(s)
+	case errors.Is(err, context.Canceled):
+		s.metrics.Calls.Of(what, metrics.SharedCanceled).Inc()
+	default:
+		outcome := metrics.SharedError
+		if errors.Is(err, context.DeadlineExceeded) {
+			outcome = metrics.SharedTimeout
+		}
+		s.metrics.Calls.Of(what, outcome).Inc()
+		s.health.failed(s, err)
+	}
+	return err
+}
+
+// bounded is call on a goroutine of its own, for who must not wait longer than
+// the budget: whatever the client library does, it returns by then.
+func (s *Store) bounded(ctx context.Context, what string, f func(ctx context.Context, c rueidis.Client) error) error {
+	select {
+	case s.permits <- struct{}{}:
+	default:
+		s.metrics.Calls.Of(what, metrics.SharedBusy).Inc()
+		return errBusy
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.options.Timeout)
+	defer cancel()
+	done := make(chan error, 1)
+	if !s.background(func() {
+		defer func() { <-s.permits }()
+		done <- s.call(ctx, what, f)
+	}) {
+		<-s.permits
+		return errDown
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// health is whether the store answers: a breaker that opens at some errors in a
+// row, so that a store in trouble is left alone, and closes as soon as a probe
+// is answered.
+type health struct {
+	mu       sync.Mutex
+	failures int
+	down     bool
+	since    time.Time     // of down
+	heard    time.Duration // when a call worked last; 0: never
+	told     bool          // the log has this outage
+	toldAt   time.Time
+	err      error
+	kick     chan struct{} // 1: it went down
+}
+
+// tripAfter is how many errors in a row open the breaker.
+const tripAfter = 5
+
+// quiet is the least time between two lines about outages: a store that comes
+// and goes does not fill the log.
+const quiet = 10 * time.Second
+
+func (h *health) isDown() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.down
+}
+
+// silence is for how long nothing was heard of the store.
+func (h *health) silence(now time.Duration) time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return now - h.heard
+}
+
+func (h *health) failed(s *Store, err error) {
+	h.mu.Lock()
+	h.failures++
+	trips := h.failures >= tripAfter && !h.down
+	h.mu.Unlock()
+	if trips {
+		h.lost(s, err)
+	}
+}
+
+// lost opens the breaker.
+func (h *health) lost(s *Store, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.err = err
+	if h.down {
+		return
+	}
+	h.down, h.since = true, time.Now()
+	s.metrics.Up.Store(0)
+	s.metrics.Outages.Inc()
+	if h.told = time.Since(h.toldAt) >= quiet; h.told {
+		h.toldAt = time.Now()
+		effect := "this replica decides by itself"
+		if s.options.Deny {
+			effect = "what needs it is refused"
+		}
+		s.log.LogAttrs(context.Background(), slog.LevelWarn, "the shared state does not answer", slog.String("until_then", effect), slog.String("store", s.options.Target.String()), slog.Any("err", err))
+	}
+	select {
+	case h.kick <- struct{}{}:
+	default:
+	}
+}
+
+// worked closes the breaker.
+func (h *health) worked(s *Store) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.failures = 0
+	h.heard = max(s.now(), 1)
+	s.metrics.Up.Store(1)
+	if !h.down {
+		return
+	}
+	h.down = false
+	if h.told {
+		s.log.LogAttrs(context.Background(), slog.LevelInfo, "the shared state answers again", slog.Duration("after", time.Since(h.since).Round(time.Millisecond)))
+	}
+	s.fleet.comeBack()
+}
+
+// Degraded says what is wrong with the store; "": nothing.
+func (s *Store) Degraded() string {
+	s.health.mu.Lock()
+	defer s.health.mu.Unlock()
+	if s.health.heard == 0 && !s.health.down {
+		return "the shared state has not answered yet"
+	}
+	if !s.health.down {
+		return ""
+	}
+	return "the shared state has not answered since " + s.health.since.UTC().Format(time.RFC3339)
+}
+
+// The pauses between the probes of a store that does not answer.
+const (
+	firstProbe = 100 * time.Millisecond
+	lastProbe  = time.Second
+)
+
+// watchHealth asks a store that does not answer until it does.
+func (s *Store) watchHealth(ctx context.Context) error {
+	for {
+		select {
+		case <-s.health.kick:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		for wait := firstProbe; s.health.isDown(); wait = min(2*wait, lastProbe) {
+			if !after(ctx, wait/2+rand.N(wait/2)) { //nolint:gosec // spreads load, keeps no secret
+				return ctx.Err()
+			}
+			s.probe(ctx)
+		}
+	}
+}
+
+// probe asks a store that is down by a beat: one that answers and yet keeps
+// nothing is of no use.
+func (s *Store) probe(ctx context.Context) {
+	client := s.client.Load()
+	if client == nil {
+		return
+	}
+	s.beatFleet(ctx, func(ctx context.Context, _ string, f func(ctx context.Context, c rueidis.Client) error) error {
+		err := f(ctx, *client)
+		if err == nil {
+			s.health.worked(s)
+		}
+		return err
+	})
+}

@@ -1,0 +1,276 @@
+package shared
+
+import (
+	"context"
+	"encoding/json"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"cleversocks/metrics"
+)
+
+// event is what one replica tells the others. Who reads one late knows by At
+// how late.
+type event struct {
+	Kind   string     `json:"k"`
+	From   string     `json:"r"` // the replica's id
+	At     int64      `json:"t"` // ms of the store's clock
+	User   string     `json:"-"`
+	Name   []byte     `json:"u,omitempty"` // User: names are bytes
+	Source netip.Addr `json:"s,omitzero"`
+	Ban    *banData   `json:"b,omitempty"`
+	What   []byte     `json:"w,omitempty"` // of kill and once
+}
+
+// The kinds of events.
+const (
+	eventJoin    = "join"    // a replica that nobody knew
+	eventLeft    = "left"    // a replica that has gone in peace
+	eventBan     = "ban"     // a source
+	eventUnban   = "unban"   // a source
+	eventOnce    = "once"    // an address that has logged in
+	eventRevoke  = "revoke"  // an address that auth-once lets in no more
+	eventKill    = "kill"    // connections that an operator has named
+	eventOut     = "out"     // a user whom a replica's settings disable
+	eventIn      = "in"      // one whom they disable no more
+	eventTighten = "tighten" // a user of whom nobody must use a floor
+)
+
+// outbox are events that wait to be sent, in order. They wait for a store that
+// is away, but not for long: a kill must not meet who comes much later.
+type outbox struct {
+	mu   sync.Mutex
+	list []waitingEvent
+	wake chan struct{} // 1
+}
+
+type waitingEvent struct {
+	event
+	since time.Duration
+}
+
+// Bounds of the outbox.
+const (
+	maxOutbox = 4096
+	outboxAge = 30 * time.Second
+	sendBatch = 128
+)
+
+// streamLength is about how many events the store keeps.
+const streamLength = 10_000
+
+// publish has an event sent. It does not wait.
+func (s *Store) publish(e event) {
+	e.From, e.At = s.id, s.storeTime(time.Now())
+	if e.User != "" {
+		e.Name = []byte(e.User)
+	}
+	o := &s.outbox
+	o.mu.Lock()
+	if len(o.list) >= maxOutbox {
+		o.list = o.list[1:]
+		s.metrics.Dropped.Inc()
+	}
+	o.list = append(o.list, waitingEvent{e, s.now()})
+	o.mu.Unlock()
+	select {
+	case o.wake <- struct{}{}:
+	default:
+	}
+}
+
+// next are the oldest events that wait.
+func (o *outbox) next(now time.Duration, dropped *metrics.Counter) []waitingEvent {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for len(o.list) > 0 && now-o.list[0].since > outboxAge {
+		o.list = o.list[1:]
+		dropped.Inc()
+	}
+	return o.list[:min(len(o.list), sendBatch):min(len(o.list), sendBatch)]
+}
+
+// sent takes events out that next gave.
+func (o *outbox) sent(batch []waitingEvent) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, e := range batch {
+		if len(o.list) > 0 && o.list[0].since == e.since && o.list[0].Kind == e.Kind {
+			o.list = o.list[1:]
+		}
+	}
+}
+
+// send sends what is in the outbox until ctx ends.
+func (s *Store) send(ctx context.Context) error {
+	for {
+		batch := s.outbox.next(s.now(), s.metrics.Dropped)
+		if len(batch) == 0 {
+			select {
+			case <-s.outbox.wake:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			continue
+		}
+		if !s.sendAll(ctx, batch) && !after(ctx, 50*time.Millisecond) {
+			return ctx.Err()
+		}
+	}
+}
+
+func (s *Store) sendAll(ctx context.Context, batch []waitingEvent) bool {
+	ctx, cancel := context.WithTimeout(ctx, backgroundTimeout)
+	defer cancel()
+	err := s.call(ctx, "event", func(ctx context.Context, c rueidis.Client) error {
+		commands := make([]rueidis.Completed, len(batch))
+		for i, e := range batch {
+			commands[i] = s.adding(c, e.event)
+		}
+		for _, r := range c.DoMulti(ctx, commands...) {
+			if err := r.Error(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return false
+	}
+	for _, e := range batch {
+		s.metrics.Events.Of("sent", e.Kind).Inc()
+	}
+	s.outbox.sent(batch)
+	return true
+}
+
+func (s *Store) adding(c rueidis.Client, e event) rueidis.Completed {
+	text, err := json.Marshal(e)
+	if err != nil {
+		text = []byte("{}") // its types are ours: it cannot be
+	}
+	return c.B().Xadd().Key(s.keys.events()).Maxlen().Almost().Threshold(itoa(streamLength)).Id("*").FieldValue().FieldValue("e", string(text)).Build()
+}
+
+// sendNow sends one event past the outbox.
+func (s *Store) sendNow(ctx context.Context, c rueidis.Client, e event) error {
+	e.From, e.At = s.id, s.storeTime(time.Now())
+	return c.Do(ctx, s.adding(c, e)).Error()
+}
+
+// Bounds of reading the stream. The store holds a read back until there is
+// something, for as long as readBlock.
+const (
+	readBatch   = 512
+	readBlock   = time.Second
+	readTimeout = 2 * time.Second
+)
+
+// follow reads the events until ctx ends. After each interruption it goes on
+// where it was, and reads the list of bans again: of what is past the stream's
+// length it may have missed some.
+func (s *Store) follow(ctx context.Context) error {
+	last, current := "", false
+	for ctx.Err() == nil {
+		client := s.client.Load()
+		if client == nil || s.health.isDown() {
+			current = false
+			after(ctx, 20*time.Millisecond)
+			continue
+		}
+		err := s.followOn(ctx, *client, &last, &current)
+		if err == nil || ctx.Err() != nil {
+			continue
+		}
+		current = false
+		s.health.lost(s, err)
+	}
+	return ctx.Err()
+}
+
+func (s *Store) followOn(ctx context.Context, c rueidis.Client, last *string, current *bool) error {
+	if *last == "" {
+		id, err := s.newest(ctx, c)
+		if err != nil {
+			return err
+		}
+		*last = id
+	}
+	if !*current {
+		if err := s.readBans(ctx, c); err != nil {
+			return err
+		}
+		*current = true
+	}
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	got, err := c.Do(ctx, c.B().Xread().Count(readBatch).Block(readBlock.Milliseconds()).Streams().Key(s.keys.events()).Id(*last).Build()).AsXRead()
+	if rueidis.IsRedisNil(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, entry := range got[s.keys.events()] {
+		*last = entry.ID
+		var e event
+		if json.Unmarshal([]byte(entry.FieldValues["e"]), &e) == nil && e.From != s.id {
+			e.User = string(e.Name)
+			s.happened(ctx, &e)
+		}
+	}
+	return nil
+}
+
+// newest is where the stream ends now.
+func (s *Store) newest(ctx context.Context, c rueidis.Client) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, backgroundTimeout)
+	defer cancel()
+	list, err := c.Do(ctx, c.B().Xrevrange().Key(s.keys.events()).End("+").Start("-").Count(1).Build()).AsXRange()
+	if err != nil && !rueidis.IsRedisNil(err) {
+		return "", err
+	}
+	if len(list) == 0 {
+		return "0-0", nil
+	}
+	return list[0].ID, nil
+}
+
+// happened takes what another replica tells.
+func (s *Store) happened(ctx context.Context, e *event) {
+	s.metrics.Events.Of("received", e.Kind).Inc()
+	s.metrics.EventDelay.Update(max(float64(s.storeTime(time.Now())-e.At)/1000, 0))
+	switch e.Kind {
+	case eventJoin:
+		s.fleet.joins()
+	case eventLeft:
+		s.fleet.kick()
+	case eventBan:
+		s.banned(e.Source, e.Ban)
+	case eventUnban:
+		if s.options.Throttle != nil {
+			s.options.Throttle.Forget(e.Source)
+		}
+	case eventOnce:
+		s.learnOnce(e.Source, e.What)
+	case eventRevoke:
+		if s.options.Once != nil {
+			s.options.Once.Forget(e.Source)
+		}
+	case eventKill:
+		if s.options.Kill != nil {
+			s.options.Kill(ctx, e.What)
+		}
+	case eventOut, eventIn:
+		s.outElsewhere(e.User, e.From, e.Kind == eventOut)
+	case eventTighten:
+		s.becomeStrict(e.User)
+	}
+}
+
+// Killed tells the other replicas of connections that an operator has ended, in
+// words that their Options.Kill understands.
+func (s *Store) Killed(what []byte) { s.publish(event{Kind: eventKill, What: what}) }

@@ -1,0 +1,120 @@
+package shared
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"cleversocks/authsvc"
+)
+
+// The rhythm of quotas: who moves bytes is told half a second later at most.
+const (
+	quotaTick  = 500 * time.Millisecond
+	quotaRound = 6 // ticks between two looks at all users with a quota
+	quotaBatch = 128
+)
+
+// keepQuotas tells the store what was moved, and what is used of it, until ctx
+// ends.
+func (s *Store) keepQuotas(ctx context.Context) error {
+	for tick := 0; after(ctx, quotaTick); tick++ {
+		if s.health.isDown() {
+			continue
+		}
+		s.syncQuotas(ctx, tick%quotaRound == 0)
+		if tick%int(showEvery/quotaTick) == 0 {
+			s.showUsage(ctx)
+		}
+	}
+	return ctx.Err()
+}
+
+// syncQuotas tells the parts that have changed, or all.
+func (s *Store) syncQuotas(ctx context.Context, all bool) {
+	if s.options.Quotas == nil {
+		return
+	}
+	shares := s.options.Quotas.Shares(all)
+	for len(shares) > 0 {
+		n := min(len(shares), quotaBatch)
+		if s.syncShares(ctx, shares[:n]) != nil {
+			for _, share := range shares {
+				s.options.Quotas.Unshared(share.User)
+			}
+			return
+		}
+		shares = shares[n:]
+	}
+}
+
+// Sync has the usage of these users be the fleet's of now, for who looks at it.
+func (s *Store) Sync(ctx context.Context, accounts []*authsvc.Account) {
+	if s.options.Quotas != nil && !s.health.isDown() {
+		s.options.Quotas.Want(accounts)
+		s.syncQuotas(ctx, false)
+	}
+}
+
+func (s *Store) syncShares(ctx context.Context, shares []authsvc.Share) error {
+	calls := make([]scriptCall, len(shares))
+	for i, share := range shares {
+		begin := int64(0)
+		if !share.Begin.IsZero() {
+			begin = s.storeTime(share.Begin)
+		}
+		calls[i] = scriptCall{
+			keys: []string{s.keys.period(share.User)},
+			args: []string{s.id, itoa(begin), itoa(share.Own), ms(share.Period)},
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, backgroundTimeout)
+	defer cancel()
+	return s.call(ctx, "quota", func(ctx context.Context, c rueidis.Client) error {
+		for i, r := range quotaScript.runAll(ctx, c, calls) {
+			list, err := r.ToArray()
+			if err != nil {
+				return err
+			}
+			n, err := numbers(list)
+			if err != nil || len(n) != 4 {
+				return errors.Join(err, errAnswer)
+			}
+			if n[0] > 0 {
+				s.options.Quotas.Learn(shares[i], s.ourTime(n[0]), n[1], n[2], n[3] == 1)
+			}
+		}
+		return nil
+	})
+}
+
+// foldQuotas gives what this replica has moved to those who left before: its
+// fields would stay as long as the periods.
+func (s *Store) foldQuotas(ctx context.Context) {
+	if s.options.Quotas == nil {
+		return
+	}
+	s.syncQuotas(ctx, true)
+	var calls []scriptCall
+	for _, share := range s.options.Quotas.Shares(true) {
+		if share.Own > 0 {
+			calls = append(calls, scriptCall{keys: []string{s.keys.period(share.User)}, args: []string{s.id}})
+		}
+	}
+	for len(calls) > 0 {
+		n := min(len(calls), quotaBatch)
+		if s.call(ctx, "quota", func(ctx context.Context, c rueidis.Client) error {
+			for _, r := range foldScript.runAll(ctx, c, calls[:n]) {
+				if err := r.Error(); err != nil {
+					return err
+				}
+			}
+			return nil
+		}) != nil {
+			return
+		}
+		calls = calls[n:]
+	}
+}

@@ -1,0 +1,314 @@
+package shared
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"hash/maphash"
+	"math/rand/v2"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"cleversocks/authsvc"
+)
+
+// later are calls that nobody waits for: one after the other for a source, so
+// that a ban and its end arrive in their order.
+type later struct {
+	seed   maphash.Seed
+	queues [4]chan job
+}
+
+type job struct {
+	what string
+	run  func(ctx context.Context, c rueidis.Client) error
+}
+
+// queueLength bounds what waits: a flood of wrong passwords is counted here in
+// any case.
+const queueLength = 1024
+
+func (l *later) start() {
+	l.seed = maphash.MakeSeed()
+	for i := range l.queues {
+		l.queues[i] = make(chan job, queueLength)
+	}
+}
+
+// do has a call made soon. It does not wait.
+func (s *Store) do(source netip.Addr, what string, run func(ctx context.Context, c rueidis.Client) error) {
+	q := s.later.queues[maphash.Comparable(s.later.seed, source)%uint64(len(s.later.queues))]
+	select {
+	case q <- job{what, run}:
+	default:
+		s.metrics.Dropped.Inc()
+	}
+}
+
+// work makes the calls of a queue until ctx ends.
+func (s *Store) work(ctx context.Context, queue <-chan job) error {
+	for {
+		select {
+		case j := <-queue:
+			s.workOn(ctx, j)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (s *Store) workOn(ctx context.Context, j job) {
+	ctx, cancel := context.WithTimeout(ctx, backgroundTimeout)
+	defer cancel()
+	if s.call(ctx, j.what, j.run) != nil {
+		s.metrics.Dropped.Inc()
+	}
+}
+
+// banData is a ban in the list of all, and in events: times are the store's.
+type banData struct {
+	Since   int64  `json:"since"`
+	Until   int64  `json:"until"`
+	Level   int    `json:"level"`
+	Replica string `json:"replica"` // its name
+}
+
+// Failed counts a failed log-in for all replicas.
+func (s *Store) Failed(source netip.Addr, terms authsvc.ThrottleOptions, ban authsvc.Ban) {
+	least := 0
+	if !ban.Until.IsZero() {
+		least = ban.Level
+	}
+	s.fail(source, terms, least, 0)
+}
+
+// Imposed bans for all replicas whom an operator has banned on this one.
+func (s *Store) Imposed(b authsvc.Ban, terms authsvc.ThrottleOptions) {
+	s.fail(b.Source.Addr(), terms, b.Level, b.Duration())
+}
+
+func (s *Store) fail(source netip.Addr, terms authsvc.ThrottleOptions, least int, wanted time.Duration) {
+	source = sourceKey(source)
+	keys := []string{s.keys.fail(source), s.keys.ban(source)}
+	args := []string{itoa(terms.Max), ms(terms.Window), ms(terms.Ban), ms(terms.BanMax), itoa(least), ms(wanted)}
+	s.do(source, "fail", func(ctx context.Context, c rueidis.Client) error {
+		list, err := failScript.run(ctx, c, keys, args).ToArray()
+		if err != nil {
+			return err
+		}
+		n, err := numbers(list)
+		if err != nil || len(n) != 4 {
+			return errors.Join(err, errAnswer)
+		}
+		if n[0] <= 0 {
+			return nil
+		}
+		now := s.storeTime(time.Now())
+		data := &banData{Since: now - n[3], Until: now + n[0], Level: int(n[1]), Replica: s.options.Replica}
+		if n[2] == 0 {
+			s.banned(source, data) // by another, before we heard of it
+			return nil
+		}
+		s.banned(source, &banData{Since: data.Since, Until: data.Until, Level: data.Level})
+		return s.listBan(ctx, c, source, data)
+	})
+}
+
+// listBan puts a ban on the list, and tells the others.
+func (s *Store) listBan(ctx context.Context, c rueidis.Client, source netip.Addr, data *banData) error {
+	text, err := json.Marshal(data)
+	if err != nil {
+		return err
+	}
+	s.publish(event{Kind: eventBan, Source: source, Ban: data})
+	return listScript.run(ctx, c, []string{s.keys.bans(), s.keys.bansData()}, []string{source.String(), itoa(data.Until), string(text)}).Error()
+}
+
+// banned takes a ban as the fleet has it.
+func (s *Store) banned(source netip.Addr, data *banData) {
+	if s.options.Throttle == nil || data == nil || !source.IsValid() {
+		return
+	}
+	s.options.Throttle.Learn(authsvc.Ban{
+		Source: authsvc.SourcePrefix(sourceKey(source)), Since: s.ourTime(data.Since), Until: s.ourTime(data.Until),
+		Level: data.Level, Replica: data.Replica,
+	})
+}
+
+// Lifted ends a ban for all replicas.
+func (s *Store) Lifted(source netip.Addr) {
+	source = sourceKey(source)
+	s.publish(event{Kind: eventUnban, Source: source})
+	s.do(source, "lift", func(ctx context.Context, c rueidis.Client) error {
+		if err := c.Do(ctx, c.B().Del().Key(s.keys.fail(source), s.keys.ban(source)).Build()).Error(); err != nil {
+			return err
+		}
+		return listScript.run(ctx, c, []string{s.keys.bans(), s.keys.bansData()}, []string{source.String(), "0", ""}).Error()
+	})
+}
+
+// maxBans bounds the list that is read: what a Throttle remembers.
+const maxBans = 65_536
+
+// readBans takes all bans of the store.
+func (s *Store) readBans(ctx context.Context, c rueidis.Client) error {
+	if s.options.Throttle == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, backgroundTimeout)
+	defer cancel()
+	now := strconv.FormatInt(s.storeTime(time.Now()), 10)
+	list, err := c.Do(ctx, c.B().Zrange().Key(s.keys.bans()).Min("("+now).Max("+inf").Byscore().Limit(0, maxBans).Build()).AsStrSlice()
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	data, err := c.Do(ctx, c.B().Hmget().Key(s.keys.bansData()).Field(list...).Build()).AsStrSlice()
+	if err != nil {
+		return err
+	}
+	for i, text := range data {
+		var b banData
+		source, err := netip.ParseAddr(list[i])
+		if err == nil && json.Unmarshal([]byte(text), &b) == nil {
+			s.ownBan(&b)
+			s.banned(source, &b)
+		}
+	}
+	return nil
+}
+
+// ownBan leaves the name out of a ban that was made here.
+func (s *Store) ownBan(b *banData) {
+	if b.Replica == s.options.Replica {
+		b.Replica = ""
+	}
+}
+
+// Added lets an address in on all replicas.
+func (s *Store) Added(addr netip.Addr, entry func() []byte, ttl time.Duration) {
+	s.do(addr, "once", func(ctx context.Context, c rueidis.Client) error {
+		text := entry()
+		if len(text) == 0 || ttl <= 0 {
+			return nil
+		}
+		// The key before the event: who reads the event need not ask.
+		err := c.Do(ctx, c.B().Set().Key(s.keys.once(addr)).Value(string(text)).Px(ttl).Build()).Error()
+		s.publish(event{Kind: eventOnce, Source: addr, What: text})
+		return err
+	})
+}
+
+// Revoked lets it in no more.
+func (s *Store) Revoked(addr netip.Addr) {
+	s.publish(event{Kind: eventRevoke, Source: addr})
+	s.do(addr, "once", func(ctx context.Context, c rueidis.Client) error {
+		return c.Do(ctx, c.B().Del().Key(s.keys.once(addr)).Build()).Error()
+	})
+}
+
+// Ask is what the store knows of an address that this replica does not know.
+func (s *Store) Ask(ctx context.Context, addr netip.Addr) []byte {
+	if s.missing.has(addr, s.now()) {
+		return nil
+	}
+	var text string
+	found := make(chan string, 1) // the call may outlive us
+	err := s.bounded(ctx, "once", func(ctx context.Context, c rueidis.Client) error {
+		text, err := c.Do(ctx, c.B().Get().Key(s.keys.once(addr)).Build()).ToString()
+		if rueidis.IsRedisNil(err) {
+			err = nil
+		}
+		found <- text
+		return err
+	})
+	if err != nil {
+		return nil
+	}
+	if text = <-found; text == "" {
+		s.missing.add(addr, s.now())
+		return nil
+	}
+	return []byte(text)
+}
+
+func (s *Store) learnOnce(addr netip.Addr, entry []byte) {
+	s.missing.remove(addr)
+	if s.options.Once != nil {
+		s.options.Once.Forget(addr) // the newer log-in counts
+		_ = s.options.Once.Learn(entry)
+	}
+}
+
+// Bounds of what is remembered of addresses that nobody knows.
+const (
+	maxMissing  = 4096
+	missingLife = time.Second
+)
+
+func (m *missing) has(addr netip.Addr, now time.Duration) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return now < m.until[addr]
+}
+
+func (m *missing) add(addr netip.Addr, now time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.until == nil || len(m.until) >= maxMissing {
+		m.until = make(map[netip.Addr]time.Duration)
+	}
+	m.until[addr] = now + missingLife
+}
+
+func (m *missing) remove(addr netip.Addr) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.until, addr)
+}
+
+// enoughRestate is how many replicas of a large fleet put back what a store has
+// lost.
+const enoughRestate = 8
+
+// restate puts bans and auth-once into a store that may have lost them. Of a
+// large fleet some do, which chance picks.
+func (s *Store) restate() {
+	if n := s.fleet.count(); n > enoughRestate && rand.IntN(n) >= enoughRestate { //nolint:gosec // spreads load, keeps no secret
+		return
+	}
+	if s.options.Throttle != nil {
+		for _, b := range s.options.Throttle.Bans() {
+			s.restateBan(b)
+		}
+	}
+	if s.options.Once != nil {
+		s.options.Once.Encoded(func(addr netip.Addr, entry []byte, ttl time.Duration) {
+			s.do(addr, "once", func(ctx context.Context, c rueidis.Client) error {
+				err := c.Do(ctx, c.B().Set().Key(s.keys.once(addr)).Value(string(entry)).Nx().Px(ttl).Build()).Error()
+				if rueidis.IsRedisNil(err) {
+					return nil // it is there
+				}
+				return err
+			})
+		})
+	}
+}
+
+func (s *Store) restateBan(b authsvc.Ban) {
+	source := b.Source.Addr()
+	data := &banData{Since: s.storeTime(b.Since), Until: s.storeTime(b.Until), Level: b.Level, Replica: b.Replica}
+	if data.Replica == "" {
+		data.Replica = s.options.Replica
+	}
+	s.do(source, "fail", func(ctx context.Context, c rueidis.Client) error {
+		args := []string{itoa(data.Until), itoa(data.Level), itoa(data.Since), ms(b.Duration())}
+		lost, err := restoreScript.run(ctx, c, []string{s.keys.ban(source)}, args).AsInt64()
+		if err != nil || lost == 0 {
+			return err
+		}
+		return s.listBan(ctx, c, source, data)
+	})
+}
