@@ -12,6 +12,7 @@ import (
 	"cleversocks/aclsvc/ratelimit"
 	"cleversocks/authsvc"
 	"cleversocks/authsvc/gssapi"
+	"cleversocks/authsvc/shared"
 	"cleversocks/conn"
 	"cleversocks/conn/textfile"
 	"cleversocks/metrics"
@@ -25,6 +26,7 @@ type guards struct {
 	replays *gssapi.ReplayCache
 	forgot  func()          // counts sources of the gate
 	tables  []authsvc.Table // what passes to a successor; a new one is a line in newGuards
+	fleet   *shared.Store   // nil: this daemon is alone
 }
 
 // newGuards makes them with the state that was saved, or, inherited, for what a
@@ -47,6 +49,7 @@ func newGuards(ctx context.Context, cfg *config.Config, log *slog.Logger, m *met
 		},
 	}
 	g.tables = []authsvc.Table{g.once.Table(), g.Throttle.Table(), g.Quotas.Table(), g.replays.Table()}
+	g.join(cfg, log, m)
 	return g
 }
 
@@ -131,6 +134,7 @@ func (a *accounts) Prepare(_ context.Context, d *draft) (change, error) {
 		Whitelist:      authsvc.NewWhitelist(config.Prefixes(cfg.Auth.NoPasswordFrom)),
 		Authenticators: authenticators(cfg, users, a.guards.replays),
 		Accounts:       users.Account,
+		Out:            a.guards.out(),
 		Throttle:       a.guards.Throttle,
 		Log:            a.log,
 		Outcomes:       a.metrics.Conn.Auth,

@@ -88,6 +88,10 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	for _, s := range []service{m.Process, c.access, c.locals, c.guards.Throttle, c.guards.once, c.guards.Quotas, c.guards.replays, c.tls} {
 		d.tree.add(d.tree.core, s)
 	}
+	if c.guards.fleet != nil {
+		d.tree.add(d.tree.core, c.guards.fleet)
+		d.closers = append(d.closers, c.guards.fleet.Close)
+	}
 	for _, s := range c.resolver.Services() {
 		d.tree.add(d.tree.core, s)
 	}
@@ -176,6 +180,7 @@ func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim,
 	sockets := &listeners{log: log, metrics: m, tree: d.tree, handler: c.group, health: new(listenerHealth), inherited: d.options.Inherited}
 	ready := d.readiness(sockets.health)
 	operator := newOperator(d, m, c, ready)
+	operator.joins(gone.reconsider)
 	status := &endpoint{log: log, tree: d.tree, inherited: d.options.Inherited, options: func(cfg *config.Config) admin.Options {
 		return admin.Options{
 			Metrics: m.WritePrometheus, Ready: ready, Degraded: operator.degraded, Version: d.options.Version,
@@ -188,6 +193,7 @@ func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim,
 	inForce := onCommit(func(_ context.Context, next *draft) {
 		operator.users.Store(next.users)
 		gone.users.Store(next.users)
+		c.guards.putOut(next.users)
 		m.Users.Retain(func(name string) bool { return next.users.Account(name) != nil })
 	})
 	parts := []part{

@@ -61,14 +61,14 @@ func newOperator(d *daemon, m *metrics.Registry, c *core, ready func() error) *o
 func (o *operator) functions() admin.API {
 	return admin.API{
 		Token:  func() string { return o.config().Admin.Token.Reveal() },
-		Status: o.status, Sessions: o.sessions, CloseSessions: o.closeSessions, Users: o.listUsers,
+		Status: o.status, Sessions: o.sessions, CloseSessions: o.closeSessions, Users: o.listUsers, Fleet: o.listFleet,
 		User: o.oneUser, AddUser: o.addUser, ChangeUser: o.changeUser, RemoveUser: o.removeUser,
 		Explain: func(ctx context.Context, v url.Values) (admin.Explanation, error) {
 			return explainer{policy: o.group.Policy(), look: o.resolver.Lookup, bans: o.guards.Throttle.Bans}.judge(ctx, questionOf(v))
 		},
 		Whitelist: func() []admin.WhitelistEntry { return listWhitelist(o.guards.once) },
 		Admit:     o.admit, Revoke: o.revoke,
-		Bans: func() []admin.Ban { return listBans(o.guards.Throttle) }, Impose: o.impose, Lift: o.lift,
+		Bans: o.listBans, Impose: o.impose, Lift: o.lift,
 		Upstreams: o.upstreams, DrainMember: o.drainMember,
 		Names: o.cachedNames, FlushNames: func(name string) int { return o.resolver.Flush(normal(name)) },
 		Config: func(w io.Writer) error { cfg := o.config(); return cfg.WriteTOML(w, InForce(cfg)) },
@@ -205,7 +205,7 @@ func (o *operator) impose(source string, length time.Duration) (admin.Ban, error
 	if !ok {
 		return admin.Ban{}, admin.BadInput("limits.auth_failures.max is 0, or limits.exempt has the source: it cannot be banned")
 	}
-	ban := banOf(b)
+	ban := o.banOf(b)
 	o.events.Publish("banned", admin.Event{Time: time.Now(), Ban: &ban})
 	return ban, nil
 }
@@ -228,16 +228,16 @@ func listWhitelist(once *authsvc.Once) []admin.WhitelistEntry {
 	return list
 }
 
-func listBans(throttle *authsvc.Throttle) []admin.Ban {
+func (o *operator) listBans() []admin.Ban {
 	list := []admin.Ban{}
-	for _, b := range throttle.Bans() {
-		list = append(list, banOf(b))
+	for _, b := range o.guards.Throttle.Bans() {
+		list = append(list, o.banOf(b))
 	}
 	return list
 }
 
-func banOf(b authsvc.Ban) admin.Ban {
-	return admin.Ban{Source: b.Source.String(), Since: b.Since, Until: b.Until, Level: b.Level}
+func (o *operator) banOf(b authsvc.Ban) admin.Ban {
+	return admin.Ban{Source: b.Source.String(), Since: b.Since, Until: b.Until, Level: b.Level, Replica: text(o.replicaOf(b))}
 }
 
 func (o *operator) upstreams() []admin.Upstream {

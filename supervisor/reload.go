@@ -9,6 +9,7 @@ import (
 
 	"github.com/thejerf/suture/v4"
 
+	"cleversocks/authsvc/shared"
 	"cleversocks/conn"
 	"cleversocks/conn/task"
 	"cleversocks/metrics"
@@ -187,6 +188,14 @@ func staysClosed(_ context.Context, d *draft) (change, error) {
 	return nil, nil //nolint:nilnil // nothing to commit
 }
 
+// asWritten is the [shared_state] section without what files hold: pools of
+// certificates do not compare.
+func asWritten(cfg *config.Config) config.SharedState {
+	s := cfg.SharedState
+	s.Target = shared.Target{}
+	return s
+}
+
 // needRestart names the settings that a reload cannot change and that are not
 // those in force, which are those of the start: a second reload of the same
 // file says it again, and one that takes the change back says nothing.
@@ -199,6 +208,7 @@ func needRestart(old, cfg *config.Config) []string {
 		{"admin.address", old.Admin.Address, cfg.Admin.Address},
 		{"state.directory", old.State.Directory, cfg.State.Directory},
 		{"admin.pprof", old.Admin.Pprof, cfg.Admin.Pprof},
+		{"shared_state", asWritten(old), asWritten(cfg)},
 	} {
 		if !reflect.DeepEqual(setting.a, setting.b) {
 			keys = append(keys, setting.key)

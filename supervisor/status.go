@@ -73,6 +73,9 @@ func (o *operator) degraded() []string {
 	if !slices.ContainsFunc(servers, func(s resolver.ServerState) bool { return !s.Dead }) {
 		all = append(all, fmt.Sprintf("none of the %d name servers answers", len(servers)))
 	}
+	if what := o.degradedFleet(); what != "" {
+		all = append(all, what)
+	}
 	for _, p := range policy.Routes.Pools() {
 		if !slices.ContainsFunc(p.Status(), memberWorks) {
 			all = append(all, "upstream "+p.Name()+" has no member that works")
@@ -120,10 +123,10 @@ func commandOf(r *conn.Record) string {
 	return r.Command.String()
 }
 
-func (o *operator) closeSessions(ctx context.Context, matches func(*admin.Session) bool) int {
+func (o *operator) closeHere(ctx context.Context, filter admin.SessionFilter) int {
 	return o.group.Kill(ctx, func(r *conn.Record) bool {
 		s := sessionOf(r)
-		return matches(&s)
+		return filter.Matches(&s)
 	})
 }
 

@@ -222,11 +222,18 @@ func attributesOf(l admin.UserLimits) (config.Attributes, error) {
 }
 
 // listUsers is every user of the settings, by name.
-func (o *operator) listUsers() []admin.User {
+func (o *operator) listUsers(ctx context.Context) []admin.User {
 	var accounts []*authsvc.Account
 	o.users.Load().Accounts(func(a *authsvc.Account) { accounts = append(accounts, a) })
 	slices.SortFunc(accounts, func(a, b *authsvc.Account) int { return strings.Compare(a.Name, b.Name) })
-	return o.describe(accounts)
+	o.syncQuotas(ctx)
+	list := o.describe(accounts)
+	byName := make(map[string]*admin.User, len(list))
+	for i, a := range accounts {
+		byName[a.Name] = &list[i]
+	}
+	o.addFleet(ctx, byName)
+	return list
 }
 
 // describe are accounts with what their users have and had.

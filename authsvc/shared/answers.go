@@ -3,7 +3,6 @@ package shared
 import (
 	"context"
 	"errors"
-	"strconv"
 
 	"github.com/redis/rueidis"
 )
@@ -90,13 +89,4 @@ func numbers(list []rueidis.RedisMessage) ([]int64, error) {
 		out[i] = n
 	}
 	return out, nil
-}
-
-// number reads a field of an event or a hash; 0 if it is none.
-func number(text string) int64 {
-	n, err := strconv.ParseInt(text, 10, 64)
-	if err != nil {
-		return 0
-	}
-	return n
 }

@@ -39,10 +39,10 @@ func (s *Store) connect(ctx context.Context) error {
 		client, err := rueidis.NewClient(s.options.Target.clientOptions())
 		if err == nil {
 			s.client.Store(&client)
-			s.health.worked(s)
+			s.health.worked(ctx, s)
 			return nil
 		}
-		s.health.lost(s, err)
+		s.health.lost(ctx, s, err)
 		if !after(ctx, wait/2+rand.N(wait/2)) { //nolint:gosec // spreads load, keeps no secret
 			return ctx.Err()
 		}
@@ -63,7 +63,7 @@ func (s *Store) call(ctx context.Context, what string, f func(ctx context.Contex
 	switch {
 	case err == nil:
 		s.metrics.Calls.Of(what, metrics.SharedOK).Inc()
-		s.health.worked(s)
+		s.health.worked(ctx, s)
 	case errors.Is(err, context.Canceled):
 		s.metrics.Calls.Of(what, metrics.SharedCanceled).Inc()
 	default:
@@ -72,7 +72,7 @@ func (s *Store) call(ctx context.Context, what string, f func(ctx context.Contex
 			outcome = metrics.SharedTimeout
 		}
 		s.metrics.Calls.Of(what, outcome).Inc()
-		s.health.failed(s, err)
+		s.health.failed(ctx, s, err)
 	}
 	return err
 }
@@ -89,7 +89,7 @@ func (s *Store) bounded(ctx context.Context, what string, f func(ctx context.Con
 	ctx, cancel := context.WithTimeout(ctx, s.options.Timeout)
 	defer cancel()
 	done := make(chan error, 1)
-	if !s.background(func() {
+	if !s.background(func(context.Context) {
 		defer func() { <-s.permits }()
 		done <- s.call(ctx, what, f)
 	}) {
@@ -139,18 +139,18 @@ func (h *health) silence(now time.Duration) time.Duration {
 	return now - h.heard
 }
 
-func (h *health) failed(s *Store, err error) {
+func (h *health) failed(ctx context.Context, s *Store, err error) {
 	h.mu.Lock()
 	h.failures++
 	trips := h.failures >= tripAfter && !h.down
 	h.mu.Unlock()
 	if trips {
-		h.lost(s, err)
+		h.lost(ctx, s, err)
 	}
 }
 
 // lost opens the breaker.
-func (h *health) lost(s *Store, err error) {
+func (h *health) lost(ctx context.Context, s *Store, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.err = err
@@ -166,7 +166,7 @@ func (h *health) lost(s *Store, err error) {
 		if s.options.Deny {
 			effect = "what needs it is refused"
 		}
-		s.log.LogAttrs(context.Background(), slog.LevelWarn, "the shared state does not answer", slog.String("until_then", effect), slog.String("store", s.options.Target.String()), slog.Any("err", err))
+		s.log.LogAttrs(ctx, slog.LevelWarn, "the shared state does not answer", slog.String("until_then", effect), slog.String("store", s.options.Target.String()), slog.Any("err", err))
 	}
 	select {
 	case h.kick <- struct{}{}:
@@ -175,7 +175,7 @@ func (h *health) lost(s *Store, err error) {
 }
 
 // worked closes the breaker.
-func (h *health) worked(s *Store) {
+func (h *health) worked(ctx context.Context, s *Store) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.failures = 0
@@ -186,7 +186,7 @@ func (h *health) worked(s *Store) {
 	}
 	h.down = false
 	if h.told {
-		s.log.LogAttrs(context.Background(), slog.LevelInfo, "the shared state answers again", slog.Duration("after", time.Since(h.since).Round(time.Millisecond)))
+		s.log.LogAttrs(ctx, slog.LevelInfo, "the shared state answers again", slog.Duration("after", time.Since(h.since).Round(time.Millisecond)))
 	}
 	s.fleet.comeBack()
 }
@@ -237,8 +237,14 @@ func (s *Store) probe(ctx context.Context) {
 	s.beatFleet(ctx, func(ctx context.Context, _ string, f func(ctx context.Context, c rueidis.Client) error) error {
 		err := f(ctx, *client)
 		if err == nil {
-			s.health.worked(s)
+			s.health.worked(ctx, s)
 		}
 		return err
 	})
+}
+
+// Unsure says that the store has not answered for the time of a lease, where
+// the settings want nobody let in then who has a quota.
+func (s *Store) Unsure() bool {
+	return s.options.Deny && s.health.silence(s.now()) > s.rhythm.lease
 }

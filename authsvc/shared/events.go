@@ -186,7 +186,7 @@ func (s *Store) follow(ctx context.Context) error {
 			continue
 		}
 		current = false
-		s.health.lost(s, err)
+		s.health.lost(ctx, s, err)
 	}
 	return ctx.Err()
 }
@@ -207,7 +207,7 @@ func (s *Store) followOn(ctx context.Context, c rueidis.Client, last *string, cu
 	}
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	got, err := c.Do(ctx, c.B().Xread().Count(readBatch).Block(readBlock.Milliseconds()).Streams().Key(s.keys.events()).Id(*last).Build()).AsXRead()
+	got, err := c.Do(ctx, c.B().Xread().Count(readBatch).Block(readBlock.Milliseconds()).Streams().Key(s.keys.events()).Id(*last).Build().UnblockOnCancel()).AsXRead()
 	if rueidis.IsRedisNil(err) {
 		return nil
 	}
@@ -261,8 +261,8 @@ func (s *Store) happened(ctx context.Context, e *event) {
 			s.options.Once.Forget(e.Source)
 		}
 	case eventKill:
-		if s.options.Kill != nil {
-			s.options.Kill(ctx, e.What)
+		if s.hooks.Kill != nil {
+			s.hooks.Kill(ctx, e.What)
 		}
 	case eventOut, eventIn:
 		s.outElsewhere(e.User, e.From, e.Kind == eventOut)
@@ -272,5 +272,5 @@ func (s *Store) happened(ctx context.Context, e *event) {
 }
 
 // Killed tells the other replicas of connections that an operator has ended, in
-// words that their Options.Kill understands.
+// words that their Hooks.Kill understands.
 func (s *Store) Killed(what []byte) { s.publish(event{Kind: eventKill, What: what}) }

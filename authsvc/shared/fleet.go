@@ -124,7 +124,11 @@ type caller func(ctx context.Context, what string, f func(ctx context.Context, c
 
 // beatFleet puts this replica on the list, and reports whether it could.
 func (s *Store) beatFleet(ctx context.Context, call caller) bool {
-	about, err := json.Marshal(s.options.About())
+	var a About
+	if s.hooks.About != nil {
+		a = s.hooks.About()
+	}
+	about, err := json.Marshal(a)
 	if err != nil {
 		about = []byte("{}") // its types are ours: it cannot be
 	}
@@ -150,7 +154,7 @@ func (s *Store) beatFleet(ctx context.Context, call caller) bool {
 	})
 	if err != nil {
 		if ctx.Err() == nil || errors.Is(err, context.DeadlineExceeded) {
-			s.health.lost(s, err) // no connection waited for it, and yet it was late
+			s.health.lost(ctx, s, err) // no connection waited for it, and yet it was late
 		}
 		return false
 	}

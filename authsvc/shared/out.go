@@ -70,8 +70,8 @@ func (s *Store) outElsewhere(user, replica string, out bool) {
 }
 
 func (s *Store) outChanged(more bool) {
-	if more && s.options.Out != nil {
-		s.options.Out()
+	if more && s.hooks.Out != nil {
+		s.hooks.Out()
 	}
 }
 

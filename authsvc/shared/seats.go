@@ -136,7 +136,7 @@ func (s *Store) startAsking(u *seat) bool {
 		return false
 	}
 	u.busy = true
-	if s.background(func() { defer func() { <-s.permits }(); s.ask(u) }) {
+	if s.background(func(ctx context.Context) { defer func() { <-s.permits }(); s.ask(ctx, u) }) {
 		return true
 	}
 	<-s.permits
@@ -208,7 +208,7 @@ func (s *Store) forget(u *seat) {
 
 // ask asks for all that wait, and tells what was given back, until there is
 // nothing more to say.
-func (s *Store) ask(u *seat) {
+func (s *Store) ask(ctx context.Context, u *seat) {
 	for round := 0; ; {
 		u.mu.Lock()
 		claims := u.current()
@@ -218,12 +218,12 @@ func (s *Store) ask(u *seat) {
 				u.mu.Unlock()
 				return
 			}
-			s.tell(u)
+			s.tell(ctx, u)
 			u.mu.Unlock()
 			continue
 		}
-		slack := s.askFor(u, claims)
-		again := slack && s.now()-u.tightened > time.Second
+		slack := s.askFor(ctx, u, claims)
+		again := slack && (u.tightened == 0 || s.now()-u.tightened > time.Second)
 		if !again {
 			u.refuse(claims)
 		}
@@ -235,7 +235,7 @@ func (s *Store) ask(u *seat) {
 		if round == 0 {
 			s.publish(event{Kind: eventTighten, User: u.user})
 		}
-		_ = after(context.Background(), s.options.Timeout/20<<round) // for the others to have heard, within the budget
+		after(ctx, s.options.Timeout/20<<round) // for the others to have heard, within the budget
 		if round++; round == tightenRounds {
 			u.mu.Lock()
 			u.tightened = s.now()
@@ -287,7 +287,7 @@ func (s *Store) asking(u *seat) scriptCall {
 // askFor asks for claims and tells those that may come, and those that may not
 // for their addresses. slack: others could give the rest by being strict. The
 // seat's lock is held before and after, not meanwhile.
-func (s *Store) askFor(u *seat, claims []*claim) (slack bool) {
+func (s *Store) askFor(ctx context.Context, u *seat, claims []*claim) (slack bool) {
 	call, sent := s.asking(u), s.now()
 	call.args = append(call.args, itoa(u.most), ms(s.rhythm.lease), ms(s.rhythm.keyLife()), itoa(u.wide))
 	for _, c := range claims {
@@ -298,7 +298,7 @@ func (s *Store) askFor(u *seat, claims []*claim) (slack bool) {
 		call.args = append(call.args, source)
 	}
 	u.mu.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), s.options.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, s.options.Timeout)
 	got, err := s.entered(ctx, call)
 	cancel()
 	u.mu.Lock()
@@ -328,10 +328,10 @@ func (s *Store) askFor(u *seat, claims []*claim) (slack bool) {
 
 // tell says what is held. The seat's lock is held before and after, not
 // meanwhile.
-func (s *Store) tell(u *seat) {
+func (s *Store) tell(ctx context.Context, u *seat) {
 	call, sent := s.telling(u), s.now()
 	u.mu.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), s.options.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, s.options.Timeout)
 	got, err := s.told(ctx, call)
 	cancel()
 	u.mu.Lock()

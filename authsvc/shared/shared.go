@@ -59,6 +59,13 @@ type Options struct {
 	Throttle *authsvc.Throttle
 	Once     *authsvc.Once
 	Quotas   *authsvc.Quotas
+	Log      *slog.Logger
+	Metrics  *metrics.Shared
+	Panics   *task.Reporter
+}
+
+// Hooks are what the rest of the daemon does for the fleet. Nil ones do nothing.
+type Hooks struct {
 	// About is what the list of replicas says of this one, asked at each beat.
 	About func() About
 	// Kill ends the connections that an operator of another replica has named.
@@ -66,11 +73,10 @@ type Options struct {
 	Kill func(ctx context.Context, what []byte)
 	// Out says that other users are out than before: see [Store.Out].
 	Out func()
-
-	Log     *slog.Logger
-	Metrics *metrics.Shared
-	Panics  *task.Reporter
 }
+
+// Hook sets the hooks, before Serve.
+func (s *Store) Hook(h Hooks) { s.hooks = h }
 
 // About is what other replicas show of one.
 type About struct {
@@ -88,6 +94,7 @@ type About struct {
 // not answer, its methods decide from what they know.
 type Store struct {
 	options Options
+	hooks   Hooks
 	keys    keys
 	id      string // of this process: name and a random end
 	log     *slog.Logger
@@ -96,8 +103,8 @@ type Store struct {
 	rhythm  rhythm
 
 	client  atomic.Pointer[rueidis.Client]
-	scope   atomic.Pointer[task.Scope] // of the service's run; nil: it does not
-	permits chan struct{}              // calls in flight
+	run     atomic.Pointer[run] // nil: the service does not run
+	permits chan struct{}       // calls in flight
 	health  health
 	offset  atomic.Int64 // ms to add to our clock to have the store's
 
@@ -117,9 +124,6 @@ func New(o Options) *Store {
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
-	}
-	if o.About == nil {
-		o.About = func() About { return About{} }
 	}
 	s := &Store{
 		options: o, keys: keys{o.Prefix}, id: newID(o.Replica), log: o.Log, metrics: o.Metrics, began: time.Now(), rhythm: usual,
@@ -161,7 +165,7 @@ func (s *Store) Serve(ctx context.Context) error {
 		}
 	}
 	scope, running := task.New(ctx, s.options.Panics, "shared")
-	s.scope.Store(scope)
+	s.run.Store(&run{scope, running})
 	for _, f := range []func(context.Context) error{s.keepLeases, s.watchHealth, s.follow, s.send, s.keepQuotas} {
 		scope.Go(func() error { return f(running) })
 	}
@@ -169,7 +173,7 @@ func (s *Store) Serve(ctx context.Context) error {
 		scope.Go(func() error { return s.work(running, s.later.queues[i]) })
 	}
 	<-running.Done()
-	s.scope.Store(nil)
+	s.run.Store(nil)
 	err := scope.Wait()
 	if ctx.Err() != nil {
 		s.leave(context.WithoutCancel(ctx))
@@ -185,14 +189,20 @@ func (s *Store) Close() {
 	}
 }
 
+// run is one run of the service: what its goroutines belong to.
+type run struct {
+	*task.Scope
+	ctx context.Context //nolint:containedctx // a scope is the life of its context
+}
+
 // background runs f on a goroutine of the service's, which ends by itself
 // soon; false: the service does not run.
-func (s *Store) background(f func()) bool {
-	scope := s.scope.Load()
-	if scope == nil {
+func (s *Store) background(f func(ctx context.Context)) bool {
+	r := s.run.Load()
+	if r == nil {
 		return false
 	}
-	scope.Go(func() error { f(); return nil })
+	r.Go(func() error { f(r.ctx); return nil })
 	return true
 }
 

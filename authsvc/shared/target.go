@@ -146,6 +146,8 @@ func (t Target) clientOptions() rueidis.ClientOption {
 	o := rueidis.ClientOption{
 		InitAddress: t.Addresses, Username: t.User, Password: t.Password, SelectDB: t.Database, ClientName: "cleversocks",
 		DisableRetry: true, DisableCache: true, ForceSingleClient: t.Unix,
+		// A call that is late does not end the connection for the others.
+		AlwaysPipelining: true,
 		ConnWriteTimeout: deadAfter, PipelineMultiplex: -1, BlockingPoolSize: 8,
 		ReadBufferEachConn: clientBuffer, WriteBufferEachConn: clientBuffer,
 	}

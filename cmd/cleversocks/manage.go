@@ -22,7 +22,7 @@ import (
 func commandsToDaemon(ctx context.Context, a *app) []*cobra.Command {
 	var all []*cobra.Command
 	for _, make := range []func(context.Context, *client) *cobra.Command{
-		newStatus, newSessions, newKill, newUsers, newUser, newBans, newWhitelist, newUpstreams, newDNS, newDenials, newEvents, newReload, newUpgrade, newDrain, newLogLevel,
+		newStatus, newFleet, newSessions, newKill, newUsers, newUser, newBans, newWhitelist, newUpstreams, newDNS, newDenials, newEvents, newReload, newUpgrade, newDrain, newLogLevel,
 	} {
 		c := &client{app: a}
 		cmd := make(ctx, c)
@@ -77,6 +77,33 @@ func newStatus(ctx context.Context, c *client) *cobra.Command {
 			row(w, "listeners", strings.Join(s.Listeners, " "))
 			if s.Reload != nil {
 				row(w, "last reload", s.Reload.Time.Format(time.DateTime)+": "+outcome(s.Reload))
+			}
+		})
+	})
+}
+
+func newFleet(ctx context.Context, c *client) *cobra.Command {
+	return command("fleet", "Lists the replicas that share their state", "Lists the replicas that share their state with the daemon, which is marked: each\nwith its name, load, and where it can be asked.", "  cleversocks fleet", noArguments, func([]string) error {
+		var f admin.Fleet
+		return c.ask(ctx, http.MethodGet, "/api/v1/fleet", nil, &f, func(w io.Writer) {
+			if len(f.Replicas) == 0 && f.Replica == "" {
+				row(w, "the daemon is alone: shared_state.url is empty")
+				return
+			}
+			row(w, "REPLICA", "ID", "STATE", "CONNECTIONS", "UP FOR", "LAST BEAT", "VERSION", "CONFIGURATION", "ADMIN")
+			for _, r := range f.Replicas {
+				name, state := r.Name, "serving"
+				if r.Self {
+					name += " *"
+				}
+				if r.Draining {
+					state = "draining"
+				}
+				row(w, name, r.ID, state, fmt.Sprintf("%d of %d", r.Connections, r.Limit), age(time.Since(r.Started)), age(time.Since(r.LastBeat)),
+					r.Version, r.Generation, orDash(r.Admin))
+			}
+			if f.Degraded != "" {
+				row(w, "degraded: "+f.Degraded)
 			}
 		})
 	})
@@ -139,7 +166,7 @@ func newSessions(ctx context.Context, c *client) *cobra.Command {
 
 func newKill(ctx context.Context, c *client) *cobra.Command {
 	var f sessionFlags
-	cmd := command("kill [ID...]", "Closes connections of a running daemon", "Closes the connections with the ids given, or those that meet the conditions.\nTheir records say \"revoked\".",
+	cmd := command("kill [ID...]", "Closes connections of a running daemon", "Closes the connections with the ids given, or those that meet the conditions,\nthe latter on all replicas of a fleet. Their records say \"revoked\".",
 		"  cleversocks kill 2f\n  cleversocks kill --user alice", nil, func(ids []string) error {
 			paths := []string{}
 			for _, id := range ids {
@@ -168,13 +195,25 @@ func newUsers(ctx context.Context, c *client) *cobra.Command {
 	return command("users", "Lists the users of a running daemon", "Lists users with their state, connections and what is left of their quotas.", "  cleversocks users", noArguments, c.listUsers(ctx))
 }
 
+// inFleet is what a user has on all replicas, and on which.
+func inFleet(u *admin.User) string {
+	if len(u.Replicas) == 0 {
+		return "-"
+	}
+	where := make([]string, len(u.Replicas))
+	for i, r := range u.Replicas {
+		where[i] = fmt.Sprintf("%s %d", r.Replica, r.Connections)
+	}
+	return fmt.Sprintf("%d (%s)", u.FleetConnections, strings.Join(where, ", "))
+}
+
 func newBans(ctx context.Context, c *client) *cobra.Command {
 	list := func([]string) error {
 		var bans []admin.Ban
 		return c.ask(ctx, http.MethodGet, "/api/v1/bans", nil, &bans, func(w io.Writer) {
-			row(w, "SOURCE", "SINCE", "FOR ANOTHER", "LEVEL")
+			row(w, "SOURCE", "SINCE", "FOR ANOTHER", "LEVEL", "REPLICA")
 			for _, b := range bans {
-				row(w, b.Source, b.Since.Format(time.DateTime), age(time.Until(b.Until)), b.Level)
+				row(w, b.Source, b.Since.Format(time.DateTime), age(time.Until(b.Until)), b.Level, orDash(b.Replica))
 			}
 		})
 	}

@@ -244,14 +244,14 @@ func (c *client) listUsers(ctx context.Context) func([]string) error {
 	return func([]string) error {
 		var users []admin.User
 		return c.ask(ctx, http.MethodGet, "/api/v1/users", nil, &users, func(w io.Writer) {
-			row(w, "NAME", "STATE", "GROUPS", "CONNECTIONS", "IN", "OUT", "QUOTA USED", "LEFT", "UNTIL")
+			row(w, "NAME", "STATE", "GROUPS", "CONNECTIONS", "IN FLEET", "IN", "OUT", "QUOTA USED", "LEFT", "UNTIL")
 			for i := range users {
 				u := &users[i]
 				used, left := "-", "-"
 				if u.Quota != nil {
 					used, left = size(u.Quota.Used), size(u.Quota.Remaining)
 				}
-				row(w, u.Name, stateWords(u.State), orDash(strings.Join(u.Groups, ",")), connectionsOf(u), size(u.BytesIn), size(u.BytesOut), used, left, until(u.ValidUntil))
+				row(w, u.Name, stateWords(u.State), orDash(strings.Join(u.Groups, ",")), connectionsOf(u), inFleet(u), size(u.BytesIn), size(u.BytesOut), used, left, until(u.ValidUntil))
 			}
 		})
 	}

@@ -22,13 +22,15 @@ type API struct {
 
 	Status func() Status
 	// Sessions are all connections of now. CloseSessions closes those that
-	// match and says how many.
+	// match, on all replicas, and says how many it were here.
 	Sessions      func() []Session
-	CloseSessions func(ctx context.Context, matches func(*Session) bool) int
+	CloseSessions func(ctx context.Context, f SessionFilter) int
+	// Fleet is the replicas that share their state with this daemon.
+	Fleet func(ctx context.Context) Fleet
 
 	// Users are all users. The others find one by its name, raw bytes, and
 	// change it in auth.users_file and in force, or neither.
-	Users      func() []User
+	Users      func(ctx context.Context) []User
 	User       func(name string) (User, error)
 	AddUser    func(ctx context.Context, u NewUser) (UserChanged, error)
 	ChangeUser func(ctx context.Context, name string, c UserChange) (UserChanged, error)

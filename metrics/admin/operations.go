@@ -68,7 +68,7 @@ var operations = []operation{
 	{
 		method: "DELETE", path: "/api/v1/sessions/{id}", summary: "Close one connection", result: Closed{},
 		answer: func(a API, c call) (any, error) {
-			n := a.CloseSessions(c.Context(), func(s *Session) bool { return s.ID == c.PathValue("id") })
+			n := a.CloseSessions(c.Context(), SessionFilter{ID: c.PathValue("id")})
 			if n == 0 {
 				return nil, NotFound("there is no such session")
 			}
@@ -76,13 +76,17 @@ var operations = []operation{
 		},
 	},
 	{
-		method: "DELETE", path: "/api/v1/sessions", summary: "Close the connections that match; at least one condition is needed", result: Closed{}, query: sessionFilter,
+		method: "DELETE", path: "/api/v1/sessions", summary: "Close the connections that match, on all replicas; at least one condition is needed", result: Closed{}, query: sessionFilter,
 		answer: func(a API, c call) (any, error) {
 			if !slices.ContainsFunc(sessionFilter, func(p parameter) bool { return c.query.Get(p.name) != "" }) {
 				return nil, BadInput("which ones? give user, client, target or listener")
 			}
-			return Closed{a.CloseSessions(c.Context(), matching(c))}, nil
+			return Closed{a.CloseSessions(c.Context(), filterOf(c))}, nil
 		},
+	},
+	{
+		method: "GET", path: "/api/v1/fleet", summary: "The replicas that share their state", result: Fleet{},
+		answer: func(a API, c call) (any, error) { return a.Fleet(c.Context()), nil },
 	},
 	{
 		method: "GET", path: "/api/v1/explain", summary: "What a request meets, in words", result: plainText(""), query: questions,
@@ -234,15 +238,29 @@ func removed(was bool, err error) error {
 	return nil
 }
 
-// matching is the filter of a call. A client matches by its address alone.
-func matching(c call) func(*Session) bool {
-	user, client, target, listener := c.query.Get("user"), c.query.Get("client"), c.query.Get("target"), c.query.Get("listener")
-	return func(s *Session) bool {
-		return (user == "" || s.User == user) &&
-			(client == "" || s.Client == client || hostOf(s.Client) == strings.Trim(client, "[]")) &&
-			(target == "" || strings.Contains(s.Target, target)) &&
-			(listener == "" || s.Listener == listener)
-	}
+// SessionFilter says which connections are meant: those that meet all that is
+// not empty.
+type SessionFilter struct {
+	ID       string `json:"id,omitempty"` // of this replica
+	User     string `json:"user,omitempty"`
+	Client   string `json:"client,omitempty"` // its address alone, or with the port
+	Target   string `json:"target,omitempty"` // a part of it
+	Listener string `json:"listener,omitempty"`
+}
+
+func filterOf(c call) SessionFilter {
+	return SessionFilter{User: c.query.Get("user"), Client: c.query.Get("client"), Target: c.query.Get("target"), Listener: c.query.Get("listener")}
+}
+
+// IsZero reports a filter that everything would match.
+func (f SessionFilter) IsZero() bool { return f == SessionFilter{} }
+
+// Matches reports whether a connection is meant.
+func (f SessionFilter) Matches(s *Session) bool {
+	return (f.ID == "" || s.ID == f.ID) && (f.User == "" || s.User == f.User) &&
+		(f.Client == "" || s.Client == f.Client || hostOf(s.Client) == strings.Trim(f.Client, "[]")) &&
+		(f.Target == "" || strings.Contains(s.Target, f.Target)) &&
+		(f.Listener == "" || s.Listener == f.Listener)
 }
 
 func hostOf(address string) string {
@@ -250,8 +268,8 @@ func hostOf(address string) string {
 }
 
 func listSessions(a API, c call) (any, error) {
-	matches := matching(c)
-	list := slices.DeleteFunc(a.Sessions(), func(s Session) bool { return !matches(&s) })
+	filter := filterOf(c)
+	list := slices.DeleteFunc(a.Sessions(), func(s Session) bool { return !filter.Matches(&s) })
 	order := map[string]func(a, b Session) int{
 		"": byAge, "age": byAge,
 		"bytes": func(a, b Session) int { return cmp.Compare(b.BytesIn+b.BytesOut, a.BytesIn+a.BytesOut) },

@@ -112,6 +112,9 @@ type User struct {
 	Note           string     `json:"note,omitempty"`
 	Where          string     `json:"where,omitempty"` // file and line
 	InFile         bool       `json:"in_file"`         // of auth.users_file: can be changed here
+	// FleetConnections are those on all replicas, and Replicas says where.
+	FleetConnections int            `json:"fleet_connections,omitempty"`
+	Replicas         []ReplicaShare `json:"replicas,omitempty"`
 }
 
 // Bandwidth is in bytes a second; 0: no limit.
@@ -172,6 +175,35 @@ type UserChanged struct {
 	Closed int   `json:"closed"`         // connections that ended with it
 }
 
+// ReplicaShare is what a user has on one replica.
+type ReplicaShare struct {
+	Replica     string `json:"replica"`
+	Connections int    `json:"connections"`
+}
+
+// Fleet is the replicas that share their state.
+type Fleet struct {
+	Replica  string    `json:"replica"` // the one that answers; "": it is alone
+	ID       string    `json:"id"`
+	Degraded string    `json:"degraded,omitempty"` // what is wrong with the shared state
+	Replicas []Replica `json:"replicas"`           // those that live
+}
+
+// Replica is one of a fleet.
+type Replica struct {
+	Name        string    `json:"name"`
+	ID          string    `json:"id"` // of the process
+	Self        bool      `json:"self,omitempty"`
+	LastBeat    time.Time `json:"last_beat"`
+	Admin       string    `json:"admin,omitempty"` // address of its management endpoint
+	Version     string    `json:"version,omitempty"`
+	Started     time.Time `json:"started"`
+	Generation  uint64    `json:"generation"` // of its configuration
+	Connections int       `json:"connections"`
+	Limit       int       `json:"limit"`
+	Draining    bool      `json:"draining,omitempty"`
+}
+
 // Quota is what a user has used of a period.
 type Quota struct {
 	Limit     int64      `json:"limit"`
@@ -201,6 +233,8 @@ type Ban struct {
 	Since  time.Time `json:"since"`
 	Until  time.Time `json:"until"`
 	Level  int       `json:"level"`
+	// Replica is the one that banned it, in a fleet.
+	Replica string `json:"replica,omitempty"`
 }
 
 // Imposition bans a source.

@@ -4,7 +4,7 @@ package admin
 var userOperations = []operation{
 	{
 		method: "GET", path: "/api/v1/users", summary: "Users, their limits and connections, and what is left of their quotas", result: []User{},
-		answer: func(a API, _ call) (any, error) { return a.Users(), nil },
+		answer: func(a API, c call) (any, error) { return a.Users(c.Context()), nil },
 	},
 	{
 		method: "GET", path: "/api/v1/users/{name}", summary: "One user", result: User{},

@@ -25,8 +25,9 @@ type SharedState struct {
 	Timeout              Duration
 	OnError              string
 
-	// Target is all of it, as the store's client takes it.
-	Target shared.Target
+	// Target is all of it, as the store's client takes it. It holds secrets, and
+	// prints without them.
+	Target shared.Target `json:"-"`
 }
 
 // The choices of shared_state.on_error.

@@ -146,9 +146,14 @@ const table = (id, lines) => {
   $(id).dataset.key = key;
   $(id).replaceChildren(...lines.map(cells => { const tr = make("tr"); cells.forEach(([v, c]) => tr.append(make("td", v, c ? { class: c } : {}))); return tr; }));
 };
-const people = (users, upstreams, denials) => {
-  table("users", users.slice(0, 500).map(u => [[u.name], [u.connections + (u.max_connections ? "/" + u.max_connections : ""), "n"], [size(u.bytes_in + u.bytes_out), "n"], [u.quota ? size(u.quota.remaining) : "–", "n"]]));
+const people = (users, upstreams, denials, bans, fleet) => {
+  const share = u => (u.replicas || []).map(r => r.replica + " " + r.connections).join(", ");
+  table("users", users.slice(0, 500).map(u => [[u.name], [(u.fleet_connections ?? u.connections) + (u.max_connections ? "/" + u.max_connections : "") + (share(u) ? " (" + share(u) + ")" : ""), "n"], [size(u.bytes_in + u.bytes_out), "n"], [u.quota ? size(u.quota.remaining) : "–", "n"]]));
   table("upstreams", upstreams.flatMap(u => u.members.map(m => [[u.name + " " + m.name], [m.drained ? "drained" : m.up ? "up" : "down", m.up && !m.drained ? "good" : "bad"], [m.active, "n"], [m.latency_seconds ? (m.latency_seconds * 1000).toFixed(1) + " ms" : "–", "n"]])));
+  table("bans", bans.slice(0, 500).map(b => [[b.source], [age((Date.parse(b.until) - Date.now()) / 1000), "n"], [b.level, "n"], [b.replica || "–"]]));
+  $("bans-card").hidden = !bans.length;
+  table("fleet", fleet.replicas.map(r => [[r.name + (r.self ? " (this one)" : "")], [r.draining ? "draining" : "serving", r.draining ? "bad" : "good"], [r.connections.toLocaleString("en"), "n"], [age((Date.now() - Date.parse(r.started)) / 1000), "n"], [r.version || "–"]]));
+  $("fleet-card").hidden = !fleet.replica;
   const key = denials.length ? denials[0].time + denials.length : "none";
   if ($("denials").dataset.key === key) return;
   $("denials").dataset.key = key;
@@ -170,10 +175,10 @@ const refresh = async () => {
     figures(s);
     if (s.api && !wanted) {
       if (!paused && performance.now() >= due) {
-        const [page, users, upstreams, denials] = await Promise.all(["sessions", "users", "upstreams", "denials"].map(what => ask("/api/v1/" + what)));
+        const [page, users, upstreams, denials, bans, fleet] = await Promise.all(["sessions", "users", "upstreams", "denials", "bans", "fleet"].map(what => ask("/api/v1/" + what)));
         $("private").hidden = false; $("login").hidden = true;
         due = performance.now() + every * Math.min(5, Math.floor(page.total / 2000)) - every / 2;
-        sessions = page.sessions; arrange(); people(users, upstreams, denials);
+        sessions = page.sessions; arrange(); people(users, upstreams, denials, bans, fleet);
       }
     }
     $("login").hidden = !wanted;
