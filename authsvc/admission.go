@@ -298,6 +298,10 @@ func (a *Admission) failed(ctx context.Context, try *Attempt, err error, ban Ban
 			slog.String("method", string(method)), slog.String("reason", string(refusal.Reason)), slog.Any("err", refusal.Err))
 	default:
 		LogFailure(ctx, a.log, try.Source, []byte(try.Credentials.Name()), method, refusal.Reason)
+		if refusal.Err != nil { // of a ticket, say; fail2ban's line has one form
+			a.log.InfoContext(ctx, "authentication failed because", slog.String("client", sourceName(try.Source)),
+				slog.String("method", string(method)), slog.String("reason", string(refusal.Reason)), slog.Any("err", refusal.Err))
+		}
 	}
 	if !ban.Until.IsZero() {
 		LogBan(ctx, a.log, ban)

@@ -149,6 +149,9 @@ func TestKerberosCutTokens(t *testing.T) {
 	d.find("for fail2ban", func(l line) bool {
 		return l["msg"] == "authentication failed" && l["reason"] == "malformed" && l["client"] == "127.0.0.1"
 	})
+	d.find("with the detail", func(l line) bool {
+		return l["msg"] == "authentication failed because" && l["reason"] == "malformed" && l["err"] != nil
+	})
 	whole := gssapi.AppendFrame(nil, gssapi.TokenMessage, token)
 	for _, n := range []int{1, 2, 3, 4, 5, 131, 132, 260, 263, len(whole) - 1} {
 		c := dialProxy(t, d.address)
