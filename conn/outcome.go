@@ -98,6 +98,10 @@ var outcomes = []outcomeRow{
 	{"user's quota", atAnyTime, among(errQuota), tooMuch(cause.Quota, metrics.RefusedQuota, "The user's quota is used up.", ""), nil},
 	{"shared state", atAnyTime, among(errUnknown), outcome{reply: wire.ReplyGeneralFailure, cause: cause.Denied, refusal: metrics.RefusedUnknown, sentence: "Nobody knows whether the user may have one more connection.", final: true}, nil},
 
+	// A side broke once the client was told, or while it should have been.
+	{"client broke", inCommand | inTunnel, among(errClientBroke), outcome{cause: cause.ClientReset}, nil},
+	{"server broke", inTunnel, among(errServerBroke), outcome{cause: cause.ServerReset}, nil},
+
 	// The request cannot be served. An upstream's errno, or a name server's, is
 	// not the destination's: their rows come first.
 	{"command", serving, among(errCommand), outcome{reply: wire.ReplyCommandNotSupported, cause: cause.HandshakeFailed, final: true}, nil},
@@ -111,15 +115,12 @@ var outcomes = []outcomeRow{
 	{"no way to the host", serving, among(syscall.EHOSTUNREACH, dial.ErrNoUsableAddress), outcome{reply: wire.ReplyHostUnreachable}, nil},
 	{"no answer in time", serving, among(os.ErrDeadlineExceeded, context.DeadlineExceeded, syscall.ETIMEDOUT), outcome{reply: wire.ReplyTTLExpired}, nil},
 
-	// The connection was told to end, or a side of it broke.
+	// The connection was told to end, or nothing else is known.
 	{"ended", inRequest | inTunnel, kind[*relay.EndError], outcome{final: true}, endedFor},
-	{"client broke", inTunnel, among(errClientBroke), outcome{cause: cause.ClientReset}, nil},
-	{"server broke", inTunnel, among(errServerBroke), outcome{cause: cause.ServerReset}, nil},
-
 	{"failed request", inRequest, failed, outcome{cause: cause.DialFailed}, nil},
-	{"failed command", inCommand, failed, outcome{}, nil},
+	{"command with a cause of its own", inCommand, func(error) bool { return true }, outcome{}, nil},
 	{"failed tunnel", inTunnel, failed, outcome{cause: cause.Error}, nil},
-	{"whole", atAnyTime, func(err error) bool { return err == nil }, outcome{cause: cause.ServerClosed}, nil},
+	{"whole", inHandshake | inRequest | inTunnel, func(err error) bool { return err == nil }, outcome{cause: cause.ServerClosed}, nil},
 }
 
 // tooSlow is the sentence for a client whose request does not come.

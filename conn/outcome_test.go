@@ -114,12 +114,18 @@ func TestOutcomes(t *testing.T) {
 			{requests, errClientGone, wire.ReplyGeneralFailure, 502, cause.ClientClosed, "", "", ""},
 			{tunnels, relay.ErrQuota, wire.ReplyGeneralFailure, 502, cause.Quota, "", "", ""},
 		},
-		"client broke":   {{tunnels, mark(syscall.EPIPE, errClientBroke), wire.ReplyGeneralFailure, 502, cause.ClientReset, "", "", ""}},
+		"client broke": {
+			{tunnels, mark(syscall.EPIPE, errClientBroke), wire.ReplyGeneralFailure, 502, cause.ClientReset, "", "", ""},
+			{commands, mark(syscall.EPIPE, errClientBroke), wire.ReplyGeneralFailure, 502, cause.ClientReset, "", "", ""},
+		},
 		"server broke":   {{tunnels, mark(syscall.EPIPE, errServerBroke), wire.ReplyGeneralFailure, 502, cause.ServerReset, "", "", ""}},
 		"failed request": {{requests, dialErr(syscall.EMFILE), wire.ReplyGeneralFailure, 502, cause.DialFailed, "", "", "failed"}},
-		"failed command": {{commands, errors.New("no port"), wire.ReplyGeneralFailure, 502, "", "", "", ""}},
-		"failed tunnel":  {{tunnels, dialErr(syscall.ECONNREFUSED), wire.ReplyGeneralFailure, 502, cause.Error, "", "", ""}},
-		"whole":          {{tunnels, nil, wire.ReplySucceeded, 200, cause.ServerClosed, "", "", ""}},
+		"command with a cause of its own": {
+			{commands, errors.New("no port"), wire.ReplyGeneralFailure, 502, "", "", "", ""},
+			{commands, nil, wire.ReplySucceeded, 200, "", "", "", ""},
+		},
+		"failed tunnel": {{tunnels, dialErr(syscall.ECONNREFUSED), wire.ReplyGeneralFailure, 502, cause.Error, "", "", ""}},
+		"whole":         {{tunnels, nil, wire.ReplySucceeded, 200, cause.ServerClosed, "", "", ""}},
 	}
 	for _, row := range outcomes {
 		t.Run(row.name, func(t *testing.T) {

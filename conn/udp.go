@@ -1,6 +1,7 @@
 package conn
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"net/netip"
@@ -62,7 +63,7 @@ func (c *commands) associate(s *session) {
 	s.counters.Out.Store(result.BytesOut)
 	s.code = result.Reply
 	if s.code == wire.ReplySucceeded && !s.replied {
-		result.Cause = cause.ClientReset // the reply did not reach it
+		result.Err = mark(cmp.Or(result.Err, errClientBroke), errClientBroke) // the reply did not reach it
 	}
 	c.replies.commandEnded(s, result.Cause, result.Err)
 	if s.cause == cause.Quota {
