@@ -24,7 +24,7 @@ type Step func(ctx context.Context, e *Entrance) error
 // Entrance is a connection on its way through a door, and what the steps have
 // learned. A step changes it.
 type Entrance struct {
-	// Conn is what the next step, the codec and the relay read from and write
+	// Conn is what the next step, the driver and the relay read from and write
 	// to. A step that wraps it keeps the promise of the wrapper's NetConn: see
 	// socketOf. Nobody but the session closes it.
 	Conn net.Conn
@@ -36,7 +36,7 @@ type Entrance struct {
 	// said that the peer may pass on somebody else's connection.
 	ClientKnown bool
 	// Credentials prove who the client is, if the door knows: they are verified
-	// before the codec asks. May be nil.
+	// before the client is asked. May be nil.
 	Credentials authsvc.Credentials
 	// Notes are for the record: "key=value".
 	Notes []string
@@ -138,7 +138,7 @@ func BehindProxies(policy *proxyproto.Policy, m *metrics.Registry) Step {
 			m.Listener.ProxyHeaders.Of("malformed").Inc()
 			return err
 		case err != nil:
-			return err // it fell silent, or left: see handshakeFailed
+			return err // it fell silent, or left: see outcomes
 		case !present:
 			m.Listener.ProxyHeaders.Of("absent").Inc()
 			return nil

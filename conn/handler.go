@@ -89,6 +89,7 @@ func (h *Handler) establish(s *session) (ok bool) {
 	defer func() {
 		if p := recover(); p != nil {
 			s.panicked(h.panics, "conn", p)
+			d.machine.Reset() // gives back what it took; whatever else the driver holds is not used again
 			ok = false
 		} else {
 			d.put()

@@ -11,7 +11,7 @@ import (
 )
 
 // login is the step that finds out who a client is. What credentials look like
-// is the codecs' to know; whether they are right, the policy's authenticators'.
+// is the machine's to know; whether they are right, the policy's authenticators'.
 type login struct{ log *slog.Logger }
 
 // verify asks whether credentials are right, and sets the session's identity:

@@ -3,6 +3,7 @@ package conn
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -19,6 +20,7 @@ import (
 	"cleversocks/conn/cause"
 	"cleversocks/conn/dial"
 	"cleversocks/conn/upstream"
+	"cleversocks/conn/wire/httpproxy"
 	"cleversocks/metrics"
 	"cleversocks/resolver"
 	"cleversocks/udprelay"
@@ -151,6 +153,28 @@ func TestPanicInEachStage(t *testing.T) {
 			}
 			awaitIdle(t, g)
 		})
+	}
+}
+
+// A panic in a log-in kept what the request's head had taken of the memory for
+// heads: after some of them, nobody could send a large one any more.
+func TestPanicGivesHeadsBack(t *testing.T) {
+	g, _, _ := panicking(t)
+	const head = 32 << 10
+	g.handler.heads = httpproxy.NewBudget(4*head, func() {})
+	users := &faultyUsers{account: &authsvc.Account{Name: "u"}, panics: true}
+	policy := *g.Policy()
+	policy.Auth = authsvc.NewAdmission(authsvc.AdmissionOptions{Required: true, Authenticators: []authsvc.Authenticator{users}})
+	g.SetPolicy(&policy)
+	to := sinkServer(t)
+	request := fmt.Sprintf("CONNECT %s HTTP/1.1\r\nHost: %s\r\nProxy-Authorization: Basic dTpw\r\nX: %s\r\n\r\n", to, to, strings.Repeat("x", head))
+	for range 10 {
+		speak(t, g, []byte(request))
+		awaitIdle(t, g)
+	}
+	users.panics = false
+	if got := speak(t, g, []byte(request)); !bytes.HasPrefix(got, []byte("HTTP/1.1 200 ")) {
+		t.Errorf("the next large head is answered %.60q", got)
 	}
 }
 

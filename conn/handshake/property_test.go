@@ -278,7 +278,7 @@ func discard(m *Machine, d *driver, said []byte) Action {
 
 // A reactor drives many of these: what a handshake allocates is what its request
 // is made of, and nothing for the machine.
-func TestAllocations(t *testing.T) {
+func TestGuardAllocations(t *testing.T) {
 	for name, tt := range map[string]struct {
 		driver func() *driver
 		says   string
