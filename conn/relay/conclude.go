@@ -53,13 +53,13 @@ func (p *pump) noteClosed() {
 func (p *pump) passEnd() {
 	other := p.opposite()
 	switch {
-	case p.dst.raw == nil && !p.dst.finSent.Load():
+	case !p.dst.isSocket() && !p.dst.finSent.Load():
 		p.t.halt() // passEndWaiting could not: such a conn knows no half-close
 		return
 	case other.place.at(halfClosed):
 		p.end() // all is delivered: the close that follows says it
 		return
-	case p.dst.raw != nil:
+	case p.dst.isSocket():
 		p.dst.closeWrite()
 	}
 	p.place.set(halfClosed)
@@ -107,7 +107,7 @@ func (p *pump) checkReset() {
 // write that meets a reset first takes the socket's error with it, and the next
 // read sees a clean end. The caller holds t.mu.
 func (p *pump) wasReset() bool {
-	if p.src.dead || p.src.raw == nil || !p.opposite().place.hasGoroutine() {
+	if p.src.dead || !p.src.isSocket() || !p.opposite().place.hasGoroutine() {
 		return p.src.dead
 	}
 	// That goroutine may be about to tell. In this order: our own end of

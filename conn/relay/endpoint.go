@@ -14,9 +14,11 @@ const deliverTimeout = 5 * time.Second
 
 // end is one side of a relay.
 type end struct {
-	conn    net.Conn
-	raw     syscall.RawConn // nil: the conn cannot tell when it is readable
+	conn    net.Conn        // nil: the end is bare
+	raw     syscall.RawConn // nil: bare, or the conn cannot tell when it is readable
 	tcp     *net.TCPConn    // conn itself, or what TLS runs over; else nil
+	fd      int             // the descriptor of a bare end
+	isTCP   bool            // it is a TCP socket, or runs over one
 	dead    bool            // reset, or failed; under the tunnel's lock
 	finSent atomic.Bool     // our end of stream is sent, or about to be
 	watched uint32          // the events that a reactor reports of it; under the tunnel's lock
@@ -27,10 +29,13 @@ func (e *end) init(conn net.Conn) {
 	if tls, ok := conn.(interface{ NetConn() net.Conn }); ok {
 		conn = tls.NetConn()
 	}
-	e.tcp, _ = conn.(*net.TCPConn)
+	e.tcp, e.isTCP = conn.(*net.TCPConn)
 	e.initReadiness()
 	e.readUrgentInPlace()
 }
+
+// isSocket says whether the end can be read and written without waiting.
+func (e *end) isSocket() bool { return e.raw != nil || e.isBare() }
 
 // resetBehindEnd says whether the peer was reset after its end of stream, and
 // before ours. It is Linux's alone to see that.
@@ -41,6 +46,11 @@ func (e *end) resetBehindEnd() bool {
 
 // closeWrite passes on an end of stream, and sets finSent if the conn can.
 func (e *end) closeWrite() {
+	if e.isBare() {
+		e.finSent.Store(true)
+		e.shutBare()
+		return
+	}
 	if half, ok := e.conn.(interface{ CloseWrite() error }); ok {
 		e.finSent.Store(true)
 		// It fails on a peer that is gone already, which its reader will find.
@@ -53,8 +63,11 @@ func past() time.Time { return time.Unix(1, 0) }
 
 // resetOnClose makes Close send a reset and drop what is queued.
 func (e *end) resetOnClose() {
-	if e.tcp != nil {
-		_ = e.tcp.SetLinger(0) // fails on a socket that is gone, which is as good
+	switch { // it fails on a socket that is gone, which is as good
+	case e.tcp != nil:
+		_ = e.tcp.SetLinger(0)
+	case e.isBare():
+		e.resetBare()
 	}
 }
 

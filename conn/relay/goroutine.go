@@ -23,13 +23,15 @@ func (p *pump) bulky() bool {
 		p.streak = 0
 		return false
 	}
-	p.streak++
-	return p.streak >= bulkAfter
+	if p.streak++; p.streak < bulkAfter {
+		return false
+	}
+	p.streak = 0
+	return true
 }
 
 // launch gives the pump a goroutine. The caller holds t.mu.
 func (p *pump) launch() {
-	p.streak = 0
 	p.place.set(onGoroutine)
 	p.t.callbacks.Add(1)
 	go p.run()
@@ -68,7 +70,7 @@ func (p *pump) ride() (over bool) {
 		})
 	}()
 	o, err = p.drive()
-	if o == sourceOver && p.dst.raw == nil {
+	if o == sourceOver && !p.dst.isSocket() {
 		p.passEndWaiting(err)
 	}
 	return false
@@ -93,13 +95,13 @@ func (p *pump) drive() (o outcome, err error) {
 		switch {
 		case o == moved:
 			o, err = p.steps()
-		case o == wantsBytes && p.src.raw == nil:
+		case o == wantsBytes && !p.src.isSocket():
 			o, err = p.fetch()
 		case o == wantsBytes && (first || !p.bulkIsOver()):
 			if failed := p.src.raw.Read(whenReadable); failed != nil {
 				return sourceOver, failed
 			}
-		case o == wantsRoom && p.dst.raw == nil:
+		case o == wantsRoom && !p.dst.isSocket():
 			o, err = p.push()
 		case o == wantsRoom:
 			if failed := p.dst.raw.Write(whenWritable); failed != nil {
@@ -233,7 +235,7 @@ func (p *pump) land(o outcome, err error) {
 // linger waits, in a tunnel without a reactor, for the reset of a source behind
 // its end of stream. The end of the other direction ends the wait.
 func (p *pump) linger() (over bool) {
-	reset := p.src.tcp != nil && p.src.awaitReset()
+	reset := p.src.isTCP && p.src.awaitReset()
 	return p.t.locked(func() {
 		if reset && p.place.at(halfClosed) {
 			p.sourceFailed(p.src.failure())

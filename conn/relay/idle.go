@@ -12,7 +12,8 @@ const idleChecks = 4
 // idleCheck compares the byte counts at each tick with those of the tick
 // before, so that moving bytes never touches a timer.
 type idleCheck struct {
-	timer  *time.Timer   // nil: no idle timeout
+	timer  *time.Timer   // nil: no check is due
+	next   time.Duration // how long the check that is due has been waiting when it comes
 	bytes  int64         // moved both ways at the last check
 	queued int           // not acknowledged by both peers at the last check
 	quiet  time.Duration // for how long nothing has happened
@@ -20,12 +21,17 @@ type idleCheck struct {
 
 func (t *Tunnel) idleStep() time.Duration { return max(t.o.Idle/idleChecks, time.Millisecond) }
 
-// startIdleChecks starts the idle timeout. The caller holds t.mu, so the first
-// check finds the timer.
+// startIdleChecks starts the idle timeout. The first check of a reactor's tunnel
+// comes early, to make it one that lasts. The caller holds t.mu, so the check
+// finds the timer.
 func (t *Tunnel) startIdleChecks() {
-	if t.o.Idle > 0 {
+	t.idle.next = t.idleStep()
+	if t.reactor != nil && (t.o.Idle <= 0 || bareAfter < t.idle.next) {
+		t.idle.next = bareAfter
+	}
+	if t.o.Idle > 0 || t.reactor != nil {
 		t.callbacks.Add(1)
-		t.idle.timer = time.AfterFunc(t.idleStep(), t.checkIdle)
+		t.idle.timer = time.AfterFunc(t.idle.next, t.checkIdle)
 	}
 }
 
@@ -37,11 +43,16 @@ func (t *Tunnel) stopIdleChecks() {
 }
 
 // checkIdle ends a tunnel that was silent for too long. One that was silent for
-// a while gets its pumps back from their goroutines.
+// a while gets its pumps back from their goroutines. Ends that no goroutine needs
+// become bare.
 func (t *Tunnel) checkIdle() {
 	defer t.callbacks.Done()
 	over := t.locked(func() {
 		if t.closing {
+			return
+		}
+		t.strip()
+		if t.o.Idle <= 0 {
 			return
 		}
 		t.countSilence()
@@ -55,7 +66,8 @@ func (t *Tunnel) checkIdle() {
 			t.out.recall()
 		}
 		t.callbacks.Add(1)
-		t.idle.timer.Reset(t.idleStep())
+		t.idle.next = t.idleStep()
+		t.idle.timer.Reset(t.idle.next)
 	})
 	if over {
 		t.finishLater()
@@ -72,7 +84,7 @@ func (t *Tunnel) countSilence() {
 	case bytes != t.idle.bytes || queued != t.idle.queued:
 		t.idle.quiet = 0
 	case !t.in.place.at(paused) && !t.out.place.at(paused):
-		t.idle.quiet += t.idleStep()
+		t.idle.quiet += t.idle.next
 	}
 	t.idle.bytes, t.idle.queued = bytes, queued
 }

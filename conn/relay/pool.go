@@ -31,6 +31,8 @@ type Pools struct {
 	o        PoolOptions
 	reactors reactorSet
 
+	bareAtOnce bool // tests do not wait for bareAfter
+
 	mu      sync.Mutex
 	buffers [][]byte
 	pipes   pipeList

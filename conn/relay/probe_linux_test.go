@@ -26,7 +26,7 @@ func slowWay(way Direction, wait time.Duration, asked chan struct{}) Meter {
 // its download up kept its place until the pause was over, as a half-close
 // looks the same. The end may come before the pause or in it.
 func TestPausedDownloadSeesItsClientClose(t *testing.T) {
-	for _, k := range kinds[:6] {
+	for _, k := range tcpKinds {
 		if k.name == "tcp without readiness" {
 			continue // its chunk is in hand before the meter is asked
 		}

@@ -51,10 +51,10 @@ func (p *pump) init(t *Tunnel, dir Direction, src, dst *end, counter *atomic.Int
 		p.booking = new(booking)
 	}
 	p.initSockets()
-	if m, ok := dst.conn.(messenger); ok && src.raw != nil {
+	if m, ok := dst.conn.(messenger); ok && src.isSocket() {
 		p.wide = m.MessageSize() >= wideBuffer
 	}
-	if _, lends := src.conn.(lender); src.raw == nil && !lends {
+	if _, lends := src.conn.(lender); !src.isSocket() && !lends {
 		p.first = make([]byte, firstRead)
 	}
 }
@@ -90,10 +90,10 @@ func (p *pump) step() (outcome, error) {
 
 // take reads a chunk.
 func (p *pump) take() (outcome, error) {
-	if p.src.raw == nil {
+	if !p.src.isSocket() {
 		return wantsBytes, nil
 	}
-	if err := p.src.raw.Control(p.tryTake); err != nil {
+	if err := p.src.withFD(p.tryTake); err != nil {
 		return sourceOver, err
 	}
 	return p.came()
@@ -101,10 +101,10 @@ func (p *pump) take() (outcome, error) {
 
 // give writes what is left of the chunk.
 func (p *pump) give() (outcome, error) {
-	if p.dst.raw == nil {
+	if !p.dst.isSocket() {
 		return wantsRoom, nil
 	}
-	if err := p.dst.raw.Control(p.tryGive); err != nil {
+	if err := p.dst.withFD(p.tryGive); err != nil {
 		return destinationOver, err
 	}
 	return p.came()

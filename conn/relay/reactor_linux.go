@@ -231,7 +231,12 @@ func (t *Tunnel) rewatch() {
 	if t.watchAs(&t.client, &t.in, &t.out, clientSide) && t.watchAs(&t.server, &t.out, &t.in, serverSide) {
 		return
 	}
-	// For want of memory. Nobody would tell what happens to its sockets.
+	t.lostReactor()
+}
+
+// lostReactor ends a tunnel with a socket that is not watched, for want of
+// memory: nobody would tell what happens to it. The caller holds t.mu.
+func (t *Tunnel) lostReactor() {
 	t.note(verdict{rank: rankFinal, cause: cause.Error, err: errWatch, abort: true})
 	t.halt()
 }
@@ -253,7 +258,7 @@ func (t *Tunnel) watchAs(e *end, reader, writer *pump, side int32) bool {
 
 func (r *Reactor) change(e *end, operation int, event *unix.EpollEvent) bool {
 	var failed error
-	err := e.raw.Control(func(fd uintptr) {
+	err := e.withFD(func(fd uintptr) {
 		inner := r.raw.Control(func(epoll uintptr) {
 			failed = unix.EpollCtl(int(epoll), operation, int(fd), event)
 		})
@@ -292,7 +297,7 @@ func (p *Pools) closeReactors() {
 // be watched.
 func (t *Tunnel) chooseReactor() {
 	p := t.o.Pools
-	if p == nil || len(p.reactors.all) == 0 || t.client.raw == nil || t.server.raw == nil {
+	if p == nil || len(p.reactors.all) == 0 || !t.client.isSocket() || !t.server.isSocket() {
 		return
 	}
 	next := p.reactors.next.Add(1)

@@ -17,6 +17,7 @@ import (
 // servedPools are pools whose reactors run until they are closed.
 func servedPools(o PoolOptions) *Pools {
 	p := NewPools(o)
+	p.bareAtOnce = o.Reactors == bareReactors
 	for _, r := range p.Reactors() {
 		go func() { _ = r.Serve(context.Background()) }()
 	}

@@ -37,11 +37,19 @@ var kinds = []struct {
 	{"tcp splice", EngineSplice, 1, tcpPair},
 	{"tcp copy", EngineCopy, 1, tcpPair},
 	{"tcp without readiness", EngineAuto, 1, opaquePair},
+	{"tcp auto, bare", EngineAuto, bareReactors, tcpPair},
 	{"tcp auto on goroutines", EngineAuto, -1, tcpPair},
 	{"tcp copy on goroutines", EngineCopy, -1, tcpPair},
 	{"unix auto", EngineAuto, 1, unixPair},
+	{"unix auto, bare", EngineAuto, bareReactors, unixPair},
 	{"unix splice on goroutines", EngineSplice, -1, unixPair},
 }
+
+// tcpKinds are those that can be reset.
+var tcpKinds = kinds[:7]
+
+// bareReactors is a number of reactors whose tunnels are bare from the start.
+const bareReactors = 2
 
 // opaque hides that a conn is a socket, as TLS does.
 type opaque struct{ net.Conn }
@@ -333,7 +341,7 @@ func hashAll(t *testing.T, c net.Conn) [32]byte {
 // TestResetIsPassedOn resets one side of an idle relay, and of one whose
 // other side has already closed its half.
 func TestResetIsPassedOn(t *testing.T) {
-	for _, k := range kinds[:6] { // unix sockets have no reset
+	for _, k := range tcpKinds { // unix sockets have no reset
 		for _, half := range []bool{false, true} {
 			t.Run(k.name+map[bool]string{false: " open", true: " half-closed"}[half], func(t *testing.T) {
 				for _, byClient := range []bool{true, false} {
@@ -366,7 +374,7 @@ func TestResetIsPassedOn(t *testing.T) {
 // and then the peer sees a reset and not a clean end. A linger of 0 at once
 // used to deliver 128 KB of 3.9 MB.
 func TestResetComesAfterTheData(t *testing.T) {
-	for _, k := range kinds[:6] {
+	for _, k := range tcpKinds {
 		t.Run(k.name, func(t *testing.T) {
 			const size = 3 << 20
 			tun := open(t, k.pair, Options{Engine: k.engine, Pools: servedPools(PoolOptions{Reactors: k.reactors})})

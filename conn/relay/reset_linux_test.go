@@ -40,7 +40,7 @@ func TestResetBehindEndIsPassedOn(t *testing.T) {
 			send(t, to, []byte("nobody reads this"))
 		}},
 	}
-	for _, k := range kinds[:6] { // unix sockets have no reset
+	for _, k := range tcpKinds { // unix sockets have no reset
 		for _, w := range ways {
 			t.Run(k.name+" "+w.name, func(t *testing.T) {
 				for _, byClient := range []bool{true, false} {
@@ -92,7 +92,7 @@ func TestResetBehindEndDuringBulk(t *testing.T) {
 // TestResetEndsPause: a direction that the meter held up on a goroutine kept
 // the relay, after a reset, until the pause was over.
 func TestResetEndsPause(t *testing.T) {
-	for _, k := range kinds[:6] {
+	for _, k := range tcpKinds {
 		t.Run(k.name, func(t *testing.T) {
 			paused := make(chan struct{})
 			tun := open(t, k.pair, Options{

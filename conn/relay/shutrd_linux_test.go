@@ -17,7 +17,7 @@ import (
 // on the wire (RFC 9293 has no such segment), so its tunnel goes on: what it
 // sends arrives whole, and its own end of stream ends it.
 func TestReceiverShutsReading(t *testing.T) {
-	for _, k := range kinds[:6] {
+	for _, k := range tcpKinds {
 		t.Run(k.name, func(t *testing.T) {
 			tun := open(t, k.pair, Options{Engine: k.engine, Pools: servedPools(PoolOptions{Reactors: k.reactors})})
 			send(t, tun.server, []byte("a greeting"))

@@ -30,13 +30,13 @@ func (e *end) initReadiness() {
 
 // initSockets readies the pump for what its two ends can do.
 func (p *pump) initSockets() {
-	if p.src.raw != nil {
+	if p.src.isSocket() {
 		p.tryTake = p.takeFrom
 	}
-	if p.dst.raw != nil {
+	if p.dst.isSocket() {
 		p.tryGive = p.giveTo
 	}
-	p.canSplice = p.src.raw != nil && p.dst.raw != nil && p.t.o.Engine != EngineCopy
+	p.canSplice = p.src.isSocket() && p.dst.isSocket() && p.t.o.Engine != EngineCopy
 	p.large = p.canSplice && p.t.o.Engine == EngineSplice
 }
 
@@ -248,8 +248,14 @@ func (e *end) awaitReset() bool {
 	return err == nil && !e.finSent.Load()
 }
 
+// control runs f with the descriptor of a TCP socket, or of that which the conn
+// runs over.
 func (e *end) control(f func(fd int)) {
-	if e.tcp == nil {
+	if !e.isTCP {
+		return
+	}
+	if e.isBare() {
+		f(e.fd)
 		return
 	}
 	raw, err := e.tcp.SyscallConn()

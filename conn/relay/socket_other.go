@@ -28,6 +28,26 @@ func (e *end) failure() error { return syscall.ECONNRESET }
 // awaitReset does not wait here.
 func (e *end) awaitReset() bool { return false }
 
+// control is for what Linux tells of a socket.
+func (e *end) control(func(fd int)) {}
+
+// isBare is Linux's alone.
+func (e *end) isBare() bool { return false }
+
+func (e *end) shutBare() {}
+
+func (e *end) resetBare() {}
+
+func (e *end) withFD(f func(fd uintptr)) error { return e.raw.Control(f) }
+
+func (e *end) close() { _ = e.conn.Close() }
+
+const bareAfter = 0
+
+func (t *Tunnel) strip() {}
+
+func (t *Tunnel) dress() bool { return true }
+
 const errAgain = syscall.EAGAIN
 
 // peek is not asked here: no source tells when it is readable.

@@ -62,9 +62,12 @@ func (t *Tunnel) start() {
 	_ = t.client.conn.SetDeadline(time.Time{})
 	_ = t.server.conn.SetDeadline(time.Time{})
 	over := t.locked(func() {
-		t.startIdleChecks()
 		t.chooseReactor()
+		defer t.startIdleChecks() // it depends on whether there is a reactor
 		if t.reactor != nil && t.join() {
+			if t.o.Pools.bareAtOnce {
+				t.strip()
+			}
 			return
 		}
 		t.reactor = nil
@@ -124,8 +127,8 @@ func (t *Tunnel) finish() {
 		t.server.resetOnClose()
 	}
 	// Nothing is left to lose: all was delivered, or the end is a reset.
-	_ = t.client.conn.Close()
-	_ = t.server.conn.Close()
+	t.client.close()
+	t.server.close()
 	if t.reactor != nil {
 		t.leave()
 	}

@@ -54,7 +54,7 @@ func (p *pump) advance(ready readiness) readiness {
 			p.conclude(o, err)
 			return 0
 		}
-		if p.bulky() {
+		if p.bulky() && p.t.dress() {
 			p.launch()
 			p.t.rewatch()
 			return 0

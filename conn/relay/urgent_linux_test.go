@@ -44,7 +44,7 @@ func TestUrgentByte(t *testing.T) {
 		{"in bulk", []string{string(block), "!", string(block), "?", string(block) + string(block)}},
 		{"two at once", []string{"a", "!", "", "?", "b"}},
 	}
-	for _, k := range kinds[:6] { // unix sockets have none
+	for _, k := range tcpKinds { // unix sockets have none
 		for _, tt := range tests {
 			t.Run(k.name+" "+tt.name, func(t *testing.T) {
 				tun := open(t, k.pair, Options{Engine: k.engine, Pools: servedPools(PoolOptions{Reactors: k.reactors})})

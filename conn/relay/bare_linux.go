@@ -1,0 +1,125 @@
+package relay
+
+import (
+	"net"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A conn of package net costs 600 bytes for its object and its state in Go's
+// poller, and a registration there in the kernel, all for what a reactor does by
+// itself. So the sockets of a tunnel that lasts go on as bare descriptors, and
+// their conns are closed. A bulk transfer, whose goroutine waits in Go's poller,
+// gets conns again as long as it lasts.
+
+// bareAfter is the age at which a tunnel is one that lasts. Most are shorter:
+// they save the system calls.
+const bareAfter = time.Second
+
+// isBare says whether a descriptor of our own is all that there is of the end.
+func (e *end) isBare() bool { return e.conn == nil }
+
+// withFD runs f with the descriptor of an end that is a socket.
+func (e *end) withFD(f func(fd uintptr)) error {
+	if e.isBare() {
+		f(uintptr(e.fd))
+		return nil
+	}
+	return e.raw.Control(f)
+}
+
+// close closes the end.
+func (e *end) close() {
+	if e.isBare() {
+		_ = unix.Close(e.fd)
+		return
+	}
+	_ = e.conn.Close()
+}
+
+func (e *end) shutBare() { _ = unix.Shutdown(e.fd, unix.SHUT_WR) } // fails on a peer that is gone already
+
+func (e *end) resetBare() {
+	_ = unix.SetsockoptLinger(e.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}) // a unix socket does not care
+}
+
+// strip makes a tunnel's ends bare, unless a goroutine moves one of its pumps.
+// An end for which there is no descriptor now stays as it is. The caller holds
+// t.mu.
+func (t *Tunnel) strip() {
+	if t.reactor == nil || t.closing || t.in.place.hasGoroutine() || t.out.place.hasGoroutine() {
+		return
+	}
+	if !t.stripEnd(&t.client, clientSide) || !t.stripEnd(&t.server, serverSide) {
+		t.lostReactor()
+	}
+}
+
+// stripEnd says whether the end is still watched.
+func (t *Tunnel) stripEnd(e *end, side int32) bool {
+	if e.isBare() {
+		return true
+	}
+	fd := -1
+	if err := e.withFD(func(old uintptr) { fd = duplicate(old) }); err != nil || fd < 0 {
+		return true
+	}
+	t.reactor.change(e, unix.EPOLL_CTL_DEL, nil) // closing it would not do that: the socket stays open
+	conn := e.conn
+	e.conn, e.raw, e.tcp, e.fd = nil, nil, nil, fd
+	_ = conn.Close()
+	return t.reactor.watch(e, unix.EPOLL_CTL_ADD, e.watched, t.slot, side)
+}
+
+// dress gives a tunnel's bare ends conns again. It says whether both have one
+// now. The caller holds t.mu.
+func (t *Tunnel) dress() bool {
+	return t.dressEnd(&t.client, clientSide) && t.dressEnd(&t.server, serverSide)
+}
+
+func (t *Tunnel) dressEnd(e *end, side int32) bool {
+	if !e.isBare() {
+		return true
+	}
+	conn := connOf(e.fd)
+	if conn == nil {
+		return false
+	}
+	t.reactor.change(e, unix.EPOLL_CTL_DEL, nil)
+	_ = unix.Close(e.fd)
+	e.conn, e.fd = conn, -1
+	e.tcp, _ = conn.(*net.TCPConn)
+	e.initReadiness()
+	if t.reactor.watch(e, unix.EPOLL_CTL_ADD, e.watched, t.slot, side) {
+		return true
+	}
+	t.lostReactor()
+	return false
+}
+
+// connOf is a conn for a socket, with a descriptor of its own; nil: there is
+// none to be had.
+func connOf(fd int) net.Conn {
+	other := duplicate(uintptr(fd))
+	if other < 0 {
+		return nil
+	}
+	file := os.NewFile(uintptr(other), "")
+	defer func() { _ = file.Close() }() // FileConn has one more
+	conn, err := net.FileConn(file)
+	if err != nil {
+		return nil
+	}
+	return conn
+}
+
+// duplicate is another descriptor for an open file; -1: there is none to be had.
+func duplicate(fd uintptr) int {
+	other, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return -1
+	}
+	return other
+}
