@@ -266,7 +266,7 @@ func (d *driver) dial() error { return d.h.connector.connect(d.session, len(d.ma
 
 // dialed is for a session that has its server.
 func (d *driver) dialed() handshake.Action {
-	d.h.dialed.add(d.server) // the request that comes back by it is later than the reply
+	d.h.dialed.addServer(d.session) // the request that comes back by it is later than the reply
 	d.h.replies.granted(d.session)
 	return d.machine.Dialed(d.boundAddress())
 }

@@ -223,7 +223,7 @@ func (f *forwarding) dial(ctx context.Context, one *session, dest wire.Addr) (ht
 	}
 	c := &forwardConn{Conn: to.server, of: f.forwarder, route: to, meter: one.charge.meter(), closed: make(chan struct{})}
 	c.judged.Store(to.policy)
-	f.dialed.add(to.server)
+	f.dialed.add(addrPort(to.server.LocalAddr()), dialedConn{to.server})
 	f.servers.add(c)
 	c.judge() // a reload may have passed meanwhile
 	server := httpforward.Server{Conn: c}

@@ -211,7 +211,7 @@ func (g *Group) end(s *session) {
 	defer s.cancel(nil)
 	defer s.leave()
 	defer g.handler.handshakes.ended(s)
-	defer g.handler.dialed.remove(s.server)
+	defer g.handler.dialed.removeServer(s)
 	g.metrics.Conn.Active.Of(s.protocol.String()).Add(-1)
 	if s.cause != "" && (g.access.watcher != nil || g.access.keeps(s.cause)) {
 		g.access.Log(s.record())

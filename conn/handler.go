@@ -99,7 +99,8 @@ func (h *Handler) establish(s *session) (ok bool) {
 		}
 	}()
 	// A cancelled session unblocks whatever read or write it is in.
-	release := context.AfterFunc(s.ctx, func() { s.socket.Close() })
+	socket := s.socket // the session lets go of it when its tunnel begins
+	release := context.AfterFunc(s.ctx, func() { socket.Close() })
 	defer release()
 	d.release = release
 
@@ -140,7 +141,7 @@ func (h *Handler) relay(s *session, end func(*session)) {
 		}
 		end(s)
 	})
-	s.scope.handTo(t)
+	s.handTo(t)
 }
 
 func addrPort(a net.Addr) netip.AddrPort {

@@ -12,7 +12,8 @@ import (
 // What is recorded from here on is the tunnel.
 func (d *driver) connectAfter(head *httpproxy.Head) bool {
 	d.started, d.policy = time.Now(), d.h.policy.Load()
-	defer context.AfterFunc(d.ctx, func() { d.socket.Close() })()
+	socket := d.socket // the session lets go of it when its tunnel begins
+	defer context.AfterFunc(d.ctx, func() { socket.Close() })()
 	read, _ := d.in.Peek(d.in.Buffered())
 	action := d.machine.Resume(handshake.Options{Heads: d.h.heads}, head, read)
 	_, _ = d.in.Discard(len(read))

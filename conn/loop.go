@@ -17,31 +17,60 @@ var errLoop = errors.New("the connection is this daemon's own, which came back t
 // connection at no cost on the wire. The zero value is ready.
 type dialedEnds struct {
 	mu   sync.Mutex
-	ends map[netip.AddrPort]net.Conn
+	ends map[netip.AddrPort]dialedSocket
 }
 
-// add notes a connection to a destination, or to the first hop.
-func (d *dialedEnds) add(server net.Conn) {
-	end := addrPort(server.LocalAddr())
+// dialedSocket is a socket that was dialed: that of a conn, or of a session,
+// where the relay may have taken it over. Its dynamic types are comparable.
+type dialedSocket interface {
+	// control runs f with the descriptor. It fails when there is none, or no
+	// more.
+	control(f func(fd uintptr)) error
+}
+
+// dialedConn is the socket of a conn.
+type dialedConn struct{ net.Conn }
+
+func (c dialedConn) control(f func(fd uintptr)) error {
+	socket := socketOf(c.Conn)
+	if socket == nil {
+		return net.ErrClosed
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return raw.Control(f)
+}
+
+// addServer notes a session's connection to its destination, or to the first
+// hop.
+func (d *dialedEnds) addServer(s *session) {
+	s.dialedFrom = addrPort(s.server.LocalAddr())
+	d.add(s.dialedFrom, s)
+}
+
+// removeServer forgets it.
+func (d *dialedEnds) removeServer(s *session) { d.remove(s.dialedFrom, s) }
+
+// add notes a socket by its local end.
+func (d *dialedEnds) add(end netip.AddrPort, server dialedSocket) {
 	if !end.IsValid() {
 		return
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.ends == nil {
-		d.ends = make(map[netip.AddrPort]net.Conn)
+		d.ends = make(map[netip.AddrPort]dialedSocket)
 	}
 	d.ends[end] = server
 }
 
 // remove forgets it.
-func (d *dialedEnds) remove(server net.Conn) {
-	if server == nil {
-		return
-	}
+func (d *dialedEnds) remove(end netip.AddrPort, server dialedSocket) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if end := addrPort(server.LocalAddr()); d.ends[end] == server {
+	if d.ends[end] == server {
 		delete(d.ends, end)
 	}
 }
@@ -53,7 +82,7 @@ func (d *dialedEnds) own(s *session) bool {
 	d.mu.Lock()
 	server := d.ends[s.client]
 	d.mu.Unlock()
-	return server != nil && sameConnection(server, s.socket)
+	return server != nil && sameConnection(server, dialedConn{s.socket})
 }
 
 // refuse refuses a request that this daemon makes of itself.

@@ -2,7 +2,5 @@
 
 package conn
 
-import "net"
-
 // sameConnection cannot be told on this system.
-func sameConnection(net.Conn, net.Conn) bool { return false }
+func sameConnection(dialed, accepted dialedSocket) bool { return false }

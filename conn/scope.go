@@ -55,6 +55,26 @@ func (s *scope) end(why error) {
 	}
 }
 
+// handTo gives the session's end and its two conns to a tunnel. The session does
+// not keep them: when the tunnel lasts, it closes them and frees their memory.
+func (s *session) handTo(t *relay.Tunnel) {
+	s.scope.handTo(t)
+	s.scope.mu.Lock()
+	defer s.scope.mu.Unlock()
+	s.socket, s.conn, s.server = nil, nil, nil
+}
+
+// control makes the session a dialedSocket.
+func (s *session) control(f func(fd uintptr)) error {
+	s.scope.mu.Lock()
+	server, tunnel := s.server, s.scope.tunnel
+	s.scope.mu.Unlock()
+	if tunnel != nil {
+		return tunnel.ControlServer(f)
+	}
+	return dialedConn{server}.control(f)
+}
+
 // inner is the context of before the relay, or nil.
 func (s *scope) inner() context.Context {
 	s.mu.Lock()

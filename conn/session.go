@@ -34,8 +34,11 @@ type session struct {
 	// that the door has not told yet whose this one is. The limits by source wait
 	// until then.
 	forwarded bool
-	entered   bool              // the guards have counted the client: see Guards.leave
-	inner     bool              // this is a stream of an HTTP/2 connection, which has passed the door
+	entered   bool // the guards have counted the client: see Guards.leave
+	inner     bool // this is a stream of an HTTP/2 connection, which has passed the door
+	revocable bool // tells reloads to look at the session; the group's mutex guards it
+	replied   bool
+	code      wire.ReplyCode
 	vouched   *authsvc.Identity // is who the client is, if the door knows
 	notes     []string          // are the door's, for the record
 	started   time.Time
@@ -49,7 +52,9 @@ type session struct {
 	identity authsvc.Identity
 	request  wire.Request
 
-	server net.Conn // is there after a successful dial
+	server net.Conn // is there after a successful dial; nil again, as conn and socket, when a tunnel has it
+	// dialedFrom is the server's local end, by which dialedEnds finds the session.
+	dialedFrom netip.AddrPort
 	// named is the destination by its full name, where a search list completed
 	// the one that was asked for. asked are such names of an association's
 	// datagrams.
@@ -72,16 +77,13 @@ type session struct {
 	// is in use.
 	leaveUpstream func()
 
-	charge    charge // is what the session takes of its user
-	revocable bool   // tells reloads to look at the session; the group's mutex guards it
-	counters  relay.Counters
-	stage     atomic.Uint32 // is how far the handshake is: see deadlines
-	relaying  atomic.Bool   // is set when the handshake's fields no longer change
-	cause     string        // is one of package cause; empty for a probe, which is not recorded
-	code      wire.ReplyCode
-	replied   bool
-	err       error
-	ended     atomic.Bool // says that Group.end has run
+	charge   charge // is what the session takes of its user
+	counters relay.Counters
+	stage    atomic.Uint32 // is how far the handshake is: see deadlines
+	relaying atomic.Bool   // is set when the handshake's fields no longer change
+	cause    string        // is one of package cause; empty for a probe, which is not recorded
+	err      error
+	ended    atomic.Bool // says that Group.end has run
 
 	// The mutex of Handler.handshakes guards these.
 	handshakes *handshakeSource // are those of the client's source; nil: this one is over
@@ -91,7 +93,9 @@ type session struct {
 
 // abandon closes what a session has open, after a panic.
 func (s *session) abandon() {
-	s.conn.Close()
+	if s.conn != nil {
+		s.conn.Close()
+	}
 	if s.server != nil {
 		s.server.Close()
 	}

@@ -33,16 +33,16 @@ func (e *end) withFD(f func(fd uintptr)) error {
 // close closes the end.
 func (e *end) close() {
 	if e.isBare() {
-		_ = unix.Close(e.fd)
+		_ = unix.Close(int(e.fd))
 		return
 	}
 	_ = e.conn.Close()
 }
 
-func (e *end) shutBare() { _ = unix.Shutdown(e.fd, unix.SHUT_WR) } // fails on a peer that is gone already
+func (e *end) shutBare() { _ = unix.Shutdown(int(e.fd), unix.SHUT_WR) } // fails on a peer that is gone already
 
 func (e *end) resetBare() {
-	_ = unix.SetsockoptLinger(e.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}) // a unix socket does not care
+	_ = unix.SetsockoptLinger(int(e.fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}) // a unix socket does not care
 }
 
 // strip makes a tunnel's ends bare, unless a goroutine moves one of its pumps.
@@ -68,7 +68,7 @@ func (t *Tunnel) stripEnd(e *end, side int32) bool {
 	}
 	t.reactor.change(e, unix.EPOLL_CTL_DEL, nil) // closing it would not do that: the socket stays open
 	conn := e.conn
-	e.conn, e.raw, e.tcp, e.fd = nil, nil, nil, fd
+	e.conn, e.raw, e.tcp, e.fd = nil, nil, nil, int32(fd)
 	_ = conn.Close()
 	return t.reactor.watch(e, unix.EPOLL_CTL_ADD, e.watched, t.slot, side)
 }
@@ -83,12 +83,12 @@ func (t *Tunnel) dressEnd(e *end, side int32) bool {
 	if !e.isBare() {
 		return true
 	}
-	conn := connOf(e.fd)
+	conn := connOf(int(e.fd))
 	if conn == nil {
 		return false
 	}
 	t.reactor.change(e, unix.EPOLL_CTL_DEL, nil)
-	_ = unix.Close(e.fd)
+	_ = unix.Close(int(e.fd))
 	e.conn, e.fd = conn, -1
 	e.tcp, _ = conn.(*net.TCPConn)
 	e.initReadiness()

@@ -43,9 +43,9 @@ const (
 // verdict is why a relay ends. The first of the highest rank stays.
 type verdict struct {
 	rank  rank
+	abort bool // both sides are to see a reset
 	cause string
 	err   error
-	abort bool // both sides are to see a reset
 }
 
 // note keeps v if it outranks what is known. The caller holds t.mu.

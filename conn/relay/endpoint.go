@@ -17,11 +17,11 @@ type end struct {
 	conn    net.Conn        // nil: the end is bare
 	raw     syscall.RawConn // nil: bare, or the conn cannot tell when it is readable
 	tcp     *net.TCPConn    // conn itself, or what TLS runs over; else nil
-	fd      int             // the descriptor of a bare end
-	isTCP   bool            // it is a TCP socket, or runs over one
-	dead    bool            // reset, or failed; under the tunnel's lock
-	finSent atomic.Bool     // our end of stream is sent, or about to be
+	fd      int32           // the descriptor of a bare end
 	watched uint32          // the events that a reactor reports of it; under the tunnel's lock
+	finSent atomic.Bool     // our end of stream is sent, or about to be
+	dead    bool            // reset, or failed; under the tunnel's lock
+	isTCP   bool            // it is a TCP socket, or runs over one
 }
 
 func (e *end) init(conn net.Conn) {

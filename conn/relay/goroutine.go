@@ -135,7 +135,7 @@ func (p *pump) fetch() (outcome, error) {
 	if source, ok := p.src.conn.(lender); ok {
 		return p.borrow(source)
 	}
-	into := p.first
+	into := *p.first
 	if p.large { // the last read came full
 		into = p.takeBuffer()
 	} else {
@@ -163,18 +163,18 @@ func (p *pump) borrow(source lender) (outcome, error) {
 	if p.booking != nil {
 		n = p.t.o.BufferSize // what a cap lets through comes in small parts
 	}
-	p.first = nil
+	*p.first = nil
 	lent, err := source.Next(n)
 	if len(lent) == 0 {
 		return sourceOver, cmp.Or(err, io.ErrNoProgress)
 	}
-	p.first = lent
+	*p.first = lent
 	return p.hold(len(lent)), nil
 }
 
 // hold is a chunk of n bytes in hand, for which nothing is booked yet.
 func (p *pump) hold(n int) outcome {
-	p.off, p.left = 0, n
+	p.off, p.left = 0, int32(n)
 	if p.booking != nil {
 		p.booking.unpaid = n
 	}

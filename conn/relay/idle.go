@@ -13,26 +13,32 @@ const idleChecks = 4
 // before, so that moving bytes never touches a timer.
 type idleCheck struct {
 	timer  *time.Timer   // nil: no check is due
-	next   time.Duration // how long the check that is due has been waiting when it comes
 	bytes  int64         // moved both ways at the last check
-	queued int           // not acknowledged by both peers at the last check
 	quiet  time.Duration // for how long nothing has happened
+	queued int32         // bytes not acknowledged by both peers at the last check
+	early  bool          // the check that is due comes after bareAfter
 }
 
 func (t *Tunnel) idleStep() time.Duration { return max(t.o.Idle/idleChecks, time.Millisecond) }
+
+// idleWait is how long the check that is due waits.
+func (t *Tunnel) idleWait() time.Duration {
+	if t.idle.early {
+		return bareAfter
+	}
+	return t.idleStep()
+}
 
 // startIdleChecks starts the idle timeout. The first check of a reactor's tunnel
 // comes early, to make it one that lasts. The caller holds t.mu, so the check
 // finds the timer.
 func (t *Tunnel) startIdleChecks() {
-	t.idle.next = t.idleStep()
-	if t.reactor != nil && (t.o.Idle <= 0 || bareAfter < t.idle.next) {
-		t.idle.next = bareAfter
+	if t.o.Idle <= 0 && t.reactor == nil {
+		return
 	}
-	if t.o.Idle > 0 || t.reactor != nil {
-		t.callbacks.Add(1)
-		t.idle.timer = time.AfterFunc(t.idle.next, t.checkIdle)
-	}
+	t.idle.early = t.reactor != nil && (t.o.Idle <= 0 || bareAfter < t.idleStep())
+	t.callbacks.Add(1)
+	t.idle.timer = time.AfterFunc(t.idleWait(), t.checkIdle)
 }
 
 // stopIdleChecks is for a tunnel that is closing: no check starts another one.
@@ -66,8 +72,8 @@ func (t *Tunnel) checkIdle() {
 			t.out.recall()
 		}
 		t.callbacks.Add(1)
-		t.idle.next = t.idleStep()
-		t.idle.timer.Reset(t.idle.next)
+		t.idle.early = false
+		t.idle.timer.Reset(t.idleWait())
 	})
 	if over {
 		t.finishLater()
@@ -79,12 +85,12 @@ func (t *Tunnel) checkIdle() {
 // of the meter's is no silence of the peers', and no sign of life either.
 func (t *Tunnel) countSilence() {
 	bytes := t.o.Counters.In.Load() + t.o.Counters.Out.Load()
-	queued := t.client.queued() + t.server.queued()
+	queued := int32(t.client.queued() + t.server.queued())
 	switch {
 	case bytes != t.idle.bytes || queued != t.idle.queued:
 		t.idle.quiet = 0
 	case !t.in.place.at(paused) && !t.out.place.at(paused):
-		t.idle.quiet += t.idle.next
+		t.idle.quiet += t.idleWait()
 	}
 	t.idle.bytes, t.idle.queued = bytes, queued
 }

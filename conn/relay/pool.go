@@ -24,9 +24,9 @@ type PoolOptions struct {
 }
 
 // Pools holds what relays share: the free buffers and pipes, and on Linux the
-// reactors that move their bytes. Whoever makes Pools runs their Reactors. The lists are explicit and no
-// sync.Pool: that one forgets pipes without closing them. A nil *Pools is
-// valid and keeps nothing.
+// reactors that move their bytes, which whoever makes Pools runs. The lists are
+// explicit and no sync.Pool: that one forgets pipes without closing them. A nil
+// *Pools is valid and keeps nothing.
 type Pools struct {
 	o        PoolOptions
 	reactors reactorSet

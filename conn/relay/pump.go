@@ -20,22 +20,9 @@ type pump struct {
 	counter  *atomic.Int64
 	metric   *metrics.Counter
 	booking  *booking // what the meter has said; nil without a meter
-	dir      Direction
 	place    whereabouts
-
-	// The chunk on its way is in one of the two. Both are nil while there is
-	// nothing to move.
-	buf   []byte
-	pipe  *pipe
-	first []byte // for a source that is no socket: firstRead bytes, or what it lends
-	off   int    // next byte of buf, or of first, to deliver
-	left  int    // bytes to deliver
-
-	// The pump's two system calls, made once, and what the last one came to.
-	tryTake func(fd uintptr)
-	tryGive func(fd uintptr)
-	result  outcome
-	err     error
+	dir      Direction
+	result   outcome // what the last try came to, with err
 
 	canSplice bool
 	large     bool  // chunks come full: they are spliced, or for a conn that is no socket take a buffer
@@ -43,6 +30,19 @@ type pump struct {
 	unpiped   uint8 // full reads to go until a pipe is asked for again
 	streak    uint8 // large chunks in a row
 	wide      bool  // its buffers are of wideBuffer
+
+	// The chunk on its way is in one of the two. Both are nil while there is
+	// nothing to move.
+	buf   []byte
+	pipe  *pipe
+	first *[]byte // for a source that is no socket: firstRead bytes, or what it lends; else nil
+	off   int32   // next byte of buf, or of first, to deliver
+	left  int32   // bytes to deliver
+
+	// The pump's two system calls, made once.
+	tryTake func(fd uintptr)
+	tryGive func(fd uintptr)
+	err     error
 }
 
 func (p *pump) init(t *Tunnel, dir Direction, src, dst *end, counter *atomic.Int64) {
@@ -54,8 +54,12 @@ func (p *pump) init(t *Tunnel, dir Direction, src, dst *end, counter *atomic.Int
 	if m, ok := dst.conn.(messenger); ok && src.isSocket() {
 		p.wide = m.MessageSize() >= wideBuffer
 	}
-	if _, lends := src.conn.(lender); !src.isSocket() && !lends {
-		p.first = make([]byte, firstRead)
+	if src.isSocket() {
+		return
+	}
+	p.first = new([]byte)
+	if _, lends := src.conn.(lender); !lends {
+		*p.first = make([]byte, firstRead)
 	}
 }
 
@@ -121,15 +125,15 @@ func (p *pump) came() (outcome, error) {
 func (p *pump) chunk() []byte {
 	b := p.buf
 	if b == nil {
-		b = p.first
+		b = *p.first
 	}
 	return b[p.off : p.off+p.left]
 }
 
 // delivered counts n bytes that the destination has taken.
 func (p *pump) delivered(n int) {
-	p.off += n
-	p.left -= n
+	p.off += int32(n)
+	p.left -= int32(n)
 	p.count(n)
 }
 

@@ -125,7 +125,7 @@ func TestEndDuringBulk(t *testing.T) {
 		{name: "meter fails", meter: meterUntil(32<<20, fire), cause: cause.Error},
 		{name: "meter panics", meter: meterUntil(32<<20, nil), cause: cause.Error},
 	}
-	for _, o := range []PoolOptions{{Reactors: 1}, {Reactors: -1}} {
+	for _, o := range []PoolOptions{{Reactors: 1}, {Reactors: bareReactors}, {Reactors: -1}} {
 		for _, tt := range tests {
 			t.Run(tt.name, func(t *testing.T) {
 				options := Options{Pools: servedPools(o)}

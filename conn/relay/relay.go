@@ -101,7 +101,8 @@ type Result struct {
 // Start moves bytes between client and server until both directions have ended,
 // the relay was idle for too long, or End is called. It returns at once, and owns
 // both conns from the call on: nobody else may read, write, set deadlines or
-// close.
+// close. A tunnel that lasts closes them and goes on with bare descriptors: their
+// memory is free then, if the caller keeps no reference.
 //
 // done is called once, when both conns are closed; no descriptor is left then.
 // It must return at once: it may run on a reactor, where other relays wait. The

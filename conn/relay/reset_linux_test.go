@@ -74,7 +74,7 @@ func wantReset(t *testing.T, c net.Conn) {
 // TestResetBehindEndDuringBulk is the same while the other direction has a
 // goroutine of its own, which waits for more to come.
 func TestResetBehindEndDuringBulk(t *testing.T) {
-	for _, o := range []PoolOptions{{Reactors: 1}, {Reactors: -1}} {
+	for _, o := range []PoolOptions{{Reactors: 1}, {Reactors: bareReactors}, {Reactors: -1}} {
 		tun := open(t, tcpPair, Options{Engine: EngineSplice, Pools: servedPools(o), Idle: time.Hour})
 		closeWrite(t, tun.client)
 		wantEOF(t, tun.server)

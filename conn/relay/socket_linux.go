@@ -68,7 +68,7 @@ func (p *pump) takeFrom(fd uintptr) {
 	case n == 0:
 		p.result, p.err = sourceOver, io.EOF
 	default:
-		p.off, p.left = 0, n
+		p.off, p.left = 0, int32(n)
 	}
 }
 
@@ -158,7 +158,7 @@ func (p *pump) drain(fd uintptr) (int, unix.Errno) {
 	if p.pipe == nil || p.pipe.filled == 0 {
 		return rawIO(unix.SYS_WRITE, fd, p.chunk())
 	}
-	n, errno := splice(p.pipe.r, fd, p.left)
+	n, errno := splice(p.pipe.r, fd, int(p.left))
 	p.pipe.filled -= n
 	return n, errno
 }
@@ -255,7 +255,7 @@ func (e *end) control(f func(fd int)) {
 		return
 	}
 	if e.isBare() {
-		f(e.fd)
+		f(int(e.fd))
 		return
 	}
 	raw, err := e.tcp.SyscallConn()

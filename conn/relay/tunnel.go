@@ -16,7 +16,6 @@ type Tunnel struct {
 	o       Options
 	done    func(Result)
 	started time.Time
-	own     Counters // the live counts when the caller gave none
 
 	client, server end
 	in, out        pump
@@ -32,6 +31,7 @@ type Tunnel struct {
 	// moves a pump. ARCHITECTURE.md says which locks may be taken under it.
 	mu      sync.Mutex
 	closing bool          // both pumps have ended, and finish is under way
+	closed  bool          // the ends are closed, or about to be
 	hurried chan struct{} // closed to cut the wait of finish short; nil: it does not wait
 	verdict verdict
 }
@@ -42,7 +42,7 @@ func newTunnel(client, server net.Conn, o Options, done func(Result)) *Tunnel {
 	}
 	t := &Tunnel{o: o, done: done, started: time.Now()}
 	if t.o.Counters == nil {
-		t.o.Counters = &t.own
+		t.o.Counters = new(Counters)
 	}
 	t.client.init(client)
 	t.server.init(server)
@@ -121,6 +121,7 @@ func (t *Tunnel) finish() {
 	t.callbacks.Wait()
 	t.mu.Lock()
 	v := t.verdict
+	t.closed = true
 	t.mu.Unlock()
 	if v.abort {
 		t.client.resetOnClose()
@@ -157,6 +158,18 @@ func (t *Tunnel) deliverBeforeReset() {
 	if t.server.dead {
 		t.client.resetWhenDelivered(hurried)
 	}
+}
+
+// ControlServer runs f with the descriptor of the server's TCP socket, or of that
+// which the server's conn runs over. It fails when there is none, or no more.
+func (t *Tunnel) ControlServer(f func(fd uintptr)) error {
+	t.mu.Lock() // so that it is not closed meanwhile
+	defer t.mu.Unlock()
+	if t.closed || !t.server.isTCP {
+		return net.ErrClosed
+	}
+	t.server.control(func(fd int) { f(uintptr(fd)) })
+	return nil
 }
 
 // report calls done. A panic there is a defect of the owner's, and must not end

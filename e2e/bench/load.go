@@ -233,7 +233,7 @@ func useOnce(c *net.TCPConn, end bool) error {
 }
 
 // settle is how long a proxy gets to tidy up before its memory is measured.
-const settle = 500 * time.Millisecond
+const settle = 2500 * time.Millisecond
 
 // idle opens relays, uses each once, and measures what they then cost.
 func idle(ctx context.Context, o options, p *instance) ([]value, error) {
