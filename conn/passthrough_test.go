@@ -113,13 +113,23 @@ func TestEachCommandBehindAWrapper(t *testing.T) {
 	}
 }
 
-// plainRequests sends two requests over one connection.
+// plainRequests sends two requests over one connection. The client does not shut
+// its socket down behind them: a wrapper has words of its own for a half-close, so
+// that is taken for its leaving where an answer takes long, on a busy machine.
 func plainRequests(t *testing.T, g *Group, host string) {
 	t.Helper()
 	request := func(body, connection string) string {
 		return fmt.Sprintf("POST http://%s/ HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\nConnection: %s\r\n\r\n%s", host, host, len(body), connection, body)
 	}
-	got := string(talk(t, g, []byte(request("one", "keep-alive")+request("two", "close"))))
+	client := admit(t, g)
+	if _, err := io.WriteString(client, request("one", "keep-alive")+request("two", "close")); err != nil {
+		t.Fatal(err)
+	}
+	answers, err := io.ReadAll(client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := string(answers)
 	if strings.Count(got, "200 OK") != 2 || !strings.Contains(got, "got:one") || !strings.Contains(got, "got:two") {
 		t.Errorf("%q", got)
 	}
