@@ -18,17 +18,18 @@ import (
 // addresses that need none of them, and what a failure costs. It is made
 // once, by NewAdmission, and never changes.
 type Admission struct {
-	required  bool
-	whitelist *Whitelist
-	once      *Once
-	list      []Authenticator
-	accounts  func(name string) *Account
-	out       func(name string) bool
-	throttle  *Throttle
-	log       *slog.Logger
-	outcomes  metrics.CounterVec2 // by method and outcome
-	refused   metrics.CounterVec2 // by method and reason
-	seed      maphash.Seed        // of the tags of credentials; new with each reload, which may make wrong ones right
+	required   bool
+	whitelist  *Whitelist
+	once       *Once
+	list       []Authenticator
+	accounts   func(name string) *Account
+	out        func(name string) bool
+	parameters string
+	throttle   *Throttle
+	log        *slog.Logger
+	outcomes   metrics.CounterVec2 // by method and outcome
+	refused    metrics.CounterVec2 // by method and reason
+	seed       maphash.Seed        // of the tags of credentials; new with each reload, which may make wrong ones right
 }
 
 // AdmissionOptions is what an Admission is made of.
@@ -48,18 +49,20 @@ type AdmissionOptions struct {
 	Before *Admission
 	// Out says that another replica's settings have disabled a user; nil: there
 	// are no others.
-	Out      func(name string) bool
-	Throttle *Throttle    // bans; nil: nobody is banned
-	Log      *slog.Logger // failures, for fail2ban; nil: nowhere
-	Outcomes metrics.CounterVec2
-	Refused  metrics.CounterVec2
+	Out func(name string) bool
+	// Parameters separates a user's name from parameters; "": there are none.
+	Parameters string
+	Throttle   *Throttle    // bans; nil: nobody is banned
+	Log        *slog.Logger // failures, for fail2ban; nil: nowhere
+	Outcomes   metrics.CounterVec2
+	Refused    metrics.CounterVec2
 }
 
 // NewAdmission makes an Admission.
 func NewAdmission(o AdmissionOptions) *Admission {
 	a := &Admission{
 		required: o.Required, whitelist: o.Whitelist, once: o.Once, list: slices.Clone(o.Authenticators),
-		accounts: o.Accounts, out: o.Out, throttle: o.Throttle, log: o.Log, outcomes: o.Outcomes, refused: o.Refused, seed: maphash.MakeSeed(),
+		accounts: o.Accounts, out: o.Out, parameters: o.Parameters, throttle: o.Throttle, log: o.Log, outcomes: o.Outcomes, refused: o.Refused, seed: maphash.MakeSeed(),
 	}
 	if a.accounts == nil {
 		a.accounts = func(string) *Account { return nil }
@@ -142,6 +145,8 @@ func (a *Admission) Admitted(id Identity) { a.count(id.Method, outcomeOK) }
 // returns, and so before the client hears of its success: its next connection
 // may be on the way then. The error is a *Refusal, or ctx's.
 func (a *Admission) Verify(ctx context.Context, try *Attempt) (Grant, error) {
+	var parameters Parameters
+	try.Credentials, parameters = withoutParameters(try.Credentials, a.parameters)
 	grant, err := a.check(ctx, try)
 	if err != nil {
 		return Grant{}, err
@@ -151,6 +156,7 @@ func (a *Admission) Verify(ctx context.Context, try *Attempt) (Grant, error) {
 	if a.once != nil && try.Source.IsValid() && try.Credentials.Kind() != KindUserID {
 		a.once.Add(try.Source, *id)
 	}
+	id.Parameters = parameters
 	return grant, nil
 }
 
@@ -359,6 +365,6 @@ func (a *Admission) holds(id Identity, source netip.Addr) (Identity, error) {
 	} else if refusal := a.Lapsed(now); refusal != nil {
 		err = refusal
 	}
-	now.Method, now.By = id.Method, by
+	now.Method, now.By, now.Parameters = id.Method, by, id.Parameters
 	return now, err
 }

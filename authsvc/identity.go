@@ -39,6 +39,8 @@ type Identity struct {
 	// Account is the user's entry in the settings; nil for users whom
 	// Kerberos or a certificate vouches for and the settings don't name.
 	Account *Account
+	// Parameters are what the client has written behind the user's name.
+	Parameters Parameters
 }
 
 // voucher is the method of the authenticator that knows the user.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"time"
 
 	"cleversocks/conn/dial"
 	"cleversocks/conn/task"
@@ -156,6 +157,7 @@ func (s *session) egress() dial.Egress {
 		here := addrPort(s.socket.LocalAddr()).Addr()
 		egress.Addresses = []netip.Prefix{netip.PrefixFrom(here, here.BitLen())}
 	}
+	egress.Session = s.identity.Session(time.Now())
 	if s.identity.Account == nil {
 		return egress
 	}

@@ -150,7 +150,7 @@ func (f *forwarding) decide(ctx context.Context, r httpforward.Request) (v httpf
 		return v
 	}
 	// A connection is used again by its user alone, and not past a reload.
-	v.Key = strconv.FormatUint(one.policy.Generation, 36) + " " + one.identity.User
+	v.Key = strconv.FormatUint(one.policy.Generation, 36) + " " + one.identity.User + "\x00" + one.identity.Session(time.Now())
 	v.Dial = func(ctx context.Context, dest wire.Addr) (httpforward.Server, error) { return f.dial(ctx, one, dest) }
 	return v
 }

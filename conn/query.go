@@ -1,6 +1,8 @@
 package conn
 
 import (
+	"time"
+
 	"cleversocks/aclsvc"
 	"cleversocks/conn/upstream"
 	"cleversocks/conn/wire"
@@ -48,7 +50,7 @@ func (s *session) routeQuery(dest wire.Addr) upstream.Query {
 }
 
 func routeQuery(dest wire.Addr, q *aclsvc.Query) upstream.Query {
-	return upstream.Query{Dest: dest, User: q.Identity.User, Groups: q.Identity.Groups, Source: q.Source, Listener: q.Listener, Asked: q.Asked}
+	return upstream.Query{Dest: dest, User: q.Identity.User, Groups: q.Identity.Groups, Source: q.Source, Listener: q.Listener, Asked: q.Asked, Session: q.Identity.Session(time.Now())}
 }
 
 // askedFor is what the client asked for when it got dest by a search list; "" when

@@ -135,6 +135,7 @@ func (a *accounts) Prepare(_ context.Context, d *draft) (change, error) {
 		Authenticators: authenticators(cfg, users, a.guards.replays),
 		Accounts:       users.Account,
 		Out:            a.guards.out(),
+		Parameters:     cfg.Auth.UserParameters,
 		Throttle:       a.guards.Throttle,
 		Log:            a.log,
 		Outcomes:       a.metrics.Conn.Auth,

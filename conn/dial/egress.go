@@ -25,11 +25,14 @@ type Egress struct {
 	Interface string
 	// Mark is the SO_MARK of the sockets, for policy routing; 0: none.
 	Mark uint32
+	// Session chooses among Addresses in the place of chance, by Weight: the
+	// same one each time, on every replica. "": chance does.
+	Session string
 }
 
 // IsZero says that nothing is set.
 func (e Egress) IsZero() bool {
-	return len(e.Addresses) == 0 && e.Interface == "" && e.Mark == 0
+	return len(e.Addresses) == 0 && e.Interface == "" && e.Mark == 0 && e.Session == ""
 }
 
 // Or fills what e leaves open from more general settings.
@@ -39,6 +42,7 @@ func (e Egress) Or(general Egress) Egress {
 	}
 	e.Interface = cmp.Or(e.Interface, general.Interface)
 	e.Mark = cmp.Or(e.Mark, general.Mark)
+	e.Session = cmp.Or(e.Session, general.Session)
 	return e
 }
 
@@ -81,25 +85,29 @@ func (e Egress) pick(family resolver.Family) (src netip.Addr, ofPrefix bool) {
 	if len(fits) == 0 {
 		return netip.Addr{}, false
 	}
-	p := fits[0]
-	if len(fits) > 1 {
+	p, random := fits[0], func(noise []byte) { _, _ = crand.Read(noise) } // never fails: crypto/rand aborts the program
+	switch {
+	case e.Session != "":
+		p = heaviest(e.Session, fits)
+		random = noiseOf(e.Session, p)
+	case len(fits) > 1:
 		p = fits[rand.IntN(len(fits))] //nolint:gosec // spreads load, hides nothing
 	}
 	if p.IsSingleIP() {
 		return p.Addr().Unmap(), false
 	}
-	return randomOf(p), true
+	return randomOf(p, random), true
 }
 
-// randomOf is a random host address of a prefix. The first address, and for
+// randomOf is a host address of a prefix, made of random bytes. The first address, and for
 // IPv4 the last one, name the network itself (RFC 919, RFC 4291 §2.6.1) and
 // are left out, except in prefixes of two (RFC 3021, RFC 6164).
-func randomOf(p netip.Prefix) netip.Addr {
+func randomOf(p netip.Prefix, random func([]byte)) netip.Addr {
 	host := p.Addr().BitLen() - p.Bits()
 	raw := p.Masked().Addr().AsSlice()
 	for {
 		noise := make([]byte, len(raw))
-		_, _ = crand.Read(noise) // never fails: crypto/rand aborts the program
+		random(noise)
 		allZero, allOne := true, true
 		out := make([]byte, len(raw))
 		for i := range raw {

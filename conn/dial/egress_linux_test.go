@@ -1,6 +1,7 @@
 package dial
 
 import (
+	crand "crypto/rand"
 	"errors"
 	"net"
 	"net/netip"
@@ -161,7 +162,7 @@ func TestRandomOf(t *testing.T) {
 		size := rapid.SampledFrom([]int{4, 16}).Draw(t, "size")
 		addr, _ := netip.AddrFromSlice(rapid.SliceOfN(rapid.Byte(), size, size).Draw(t, "address"))
 		p := netip.PrefixFrom(addr, rapid.IntRange(0, size*8-1).Draw(t, "bits"))
-		got := randomOf(p)
+		got := randomOf(p, func(noise []byte) { _, _ = crand.Read(noise) })
 		if !p.Contains(got) {
 			t.Fatalf("%s is not in %s", got, p)
 		}

@@ -100,13 +100,14 @@ const maxTries = 3
 type ask func(ctx context.Context, p *prepared, hop Hop) *Error
 
 // through finds a member that answers. On success the member counts one
-// active tunnel more, which Info.Release takes back.
-func (p *Pool) through(ctx context.Context, want ask) (*prepared, Info, *Error) {
+// active tunnel more, which Info.Release takes back. A session is drawn to the
+// same member each time; "": the strategy chooses.
+func (p *Pool) through(ctx context.Context, session string, want ask) (*prepared, Info, *Error) {
 	var tried []*member
 	var first *Error
 	start := p.start()
 	for range maxTries {
-		m := p.pick(start, tried)
+		m := p.pick(session, start, tried)
 		if m == nil {
 			break
 		}
@@ -139,11 +140,11 @@ var errDrained = errors.New("an operator has drained every member")
 
 // connect reaches the first of dests that answers; they are one destination's
 // addresses, or its name.
-func (p *Pool) connect(ctx context.Context, dests []wire.Addr) (net.Conn, Info, error) {
+func (p *Pool) connect(ctx context.Context, session string, dests []wire.Addr) (net.Conn, Info, error) {
 	var first *Error
 	for _, dest := range dests {
 		var bound netip.AddrPort
-		got, info, fail := p.through(ctx, func(ctx context.Context, p *prepared, hop Hop) (fail *Error) {
+		got, info, fail := p.through(ctx, session, func(ctx context.Context, p *prepared, hop Hop) (fail *Error) {
 			bound, fail = request(ctx, p.conn, hop, dest)
 			return fail
 		})

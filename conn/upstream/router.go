@@ -38,6 +38,9 @@ type Query struct {
 	// Asked is the name as the client asked for it, where a search list made
 	// Dest's of it. If it is a single label, rules that name it match as well.
 	Asked string
+	// Session is what chooses a pool's member, the same one each time; "": the
+	// pool's strategy does.
+	Session string
 }
 
 // Route is where one request goes. The zero Route is Direct to nowhere.
@@ -49,6 +52,8 @@ type Route struct {
 	// of it is left open.
 	Egress dial.Egress
 	pool   *Pool
+	// session is the query's.
+	session string
 }
 
 // Compile checks everything, reads the members' files and makes the pools.
@@ -123,7 +128,7 @@ func (r *Router) Route(q Query) Route {
 	if r != nil {
 		for _, c := range r.rules {
 			if c.matches(q) {
-				return Route{Action: c.action, Dest: c.apply(q.Dest), Rule: c.label, Egress: c.egress, pool: c.pool}
+				return Route{Action: c.action, Dest: c.apply(q.Dest), Rule: c.label, Egress: c.egress, pool: c.pool, session: q.Session}
 			}
 		}
 	}
@@ -137,7 +142,7 @@ func (r *Router) RouteDatagrams(q Query) Route {
 	if r != nil {
 		for _, c := range r.rules {
 			if c.any && len(c.ports) == 0 && c.clients.match(&q) {
-				return Route{Action: c.action, Rule: c.label, Egress: c.egress, pool: c.pool}
+				return Route{Action: c.action, Rule: c.label, Egress: c.egress, pool: c.pool, session: q.Session}
 			}
 		}
 	}
@@ -165,5 +170,5 @@ func (r Route) Dial(ctx context.Context, dests ...wire.Addr) (net.Conn, Info, er
 	if r.pool == nil || len(dests) == 0 {
 		return nil, Info{}, &Error{Stage: "dial", Code: wire.ReplyGeneralFailure, Err: ErrNoAddress}
 	}
-	return r.pool.connect(ctx, dests)
+	return r.pool.connect(ctx, r.session, dests)
 }

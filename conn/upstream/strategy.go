@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+
+	"cleversocks/conn/dial"
 )
 
 // Strategy is how a pool chooses among the members that work.
@@ -36,7 +38,7 @@ func (p *Pool) start() uint64 {
 
 // pick chooses a member that was not tried yet. When all are down one is
 // tried all the same, and one only: better a slow failure than a certain one.
-func (p *Pool) pick(start uint64, tried []*member) *member {
+func (p *Pool) pick(session string, start uint64, tried []*member) *member {
 	n := uint64(len(p.members))
 	var best, fallback *member
 	for i := range n {
@@ -45,12 +47,12 @@ func (p *Pool) pick(start uint64, tried []*member) *member {
 			continue
 		}
 		if !m.usable() {
-			if fallback == nil && !m.isDrained() {
+			if !m.isDrained() && (fallback == nil || session != "" && p.better(session, m, fallback)) {
 				fallback = m
 			}
 			continue
 		}
-		if best == nil || p.better(m, best) {
+		if best == nil || p.better(session, m, best) {
 			best = m
 		}
 	}
@@ -60,8 +62,12 @@ func (p *Pool) pick(start uint64, tried []*member) *member {
 	return best
 }
 
-// better reports whether a is to be preferred to b, the first one found.
-func (p *Pool) better(a, b *member) bool {
+// better reports whether a is to be preferred to b, the first one found: by the
+// session's draw where there is a session, else by the strategy.
+func (p *Pool) better(session string, a, b *member) bool {
+	if session != "" {
+		return dial.Weight(session, a.label) > dial.Weight(session, b.label)
+	}
 	switch p.strategy {
 	case LeastConnections:
 		return a.metrics.Active.Load() < b.metrics.Active.Load()

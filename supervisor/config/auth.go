@@ -2,6 +2,8 @@ package config
 
 import (
 	"fmt"
+	"strings"
+	"unicode"
 
 	"cleversocks/authsvc"
 )
@@ -23,6 +25,7 @@ type Auth struct {
 	NoPasswordFrom  []Prefix // clients that need no password
 	Once            Once
 	SOCKS4Users     bool
+	UserParameters  string
 
 	// Credential is the one user, wherever it was written; nil: none.
 	Credential *Credential
@@ -98,6 +101,10 @@ func (a *Auth) ownKeys() []Key {
 			Name: "socks4_users", Value: &a.SOCKS4Users, Default: "false",
 			Doc: "Accepts a SOCKS4 user id as the name of a user that has no password. Nothing proves it: the client is believed. Without it, and where authentication is required, SOCKS4 clients are refused unless something else admits them.",
 		},
+		{
+			Name: "user_parameters", Value: &a.UserParameters, Default: "",
+			Doc: "What separates a user's name from parameters behind it, as `+` in `alice+session-x+ttl-10m`, who logs in as `alice`. `session` keeps all connections that name it on the same member of a pool, or the same source address of several or of a prefix: the same on every replica, by hashing, and another only for sessions whose member is gone. `ttl` has it change after a time. Empty: a name is a name.",
+		},
 	}
 }
 
@@ -121,6 +128,7 @@ func (c *Config) finishAuth(f *finisher) {
 			"nobody could log in: set auth.user and auth.password, auth.credentials_file, auth.users_file, a [[user]] or auth.gssapi.keytab")
 	}
 	c.needPassword(f)
+	c.finishParameters(f)
 	c.finishGSSAPI(f)
 	if key := "auth.once.max"; c.State.Directory != "" && c.Auth.Once.Enabled && c.Auth.Once.Max > authsvc.MaxSavedOnce {
 		f.add(c.origins[key], key, "must be at most %d with state.directory: the file there holds no more", authsvc.MaxSavedOnce)
@@ -128,6 +136,26 @@ func (c *Config) finishAuth(f *finisher) {
 	if c.origins[passwordKey].layer == fromFlag {
 		f.warn("-P shows the password to other users of this machine: rather use --credentials-file FILE (one user:password), " +
 			"CLEVERSOCKS_AUTH__PASSWORD in the environment, or auth.password_file")
+	}
+}
+
+// finishParameters judges the separator of parameters.
+func (c *Config) finishParameters(f *finisher) {
+	const key = "auth.user_parameters"
+	separator := c.Auth.UserParameters
+	switch {
+	case separator == "":
+		return
+	case len(separator) > 4 || strings.ContainsFunc(separator, func(r rune) bool {
+		return r <= ' ' || r > '~' || r == '-' || r == ':' || unicode.IsLetter(r) || unicode.IsDigit(r)
+	}):
+		f.add(c.originOf(key), key, "%q: want one to four printable characters that are neither letters, digits, spaces, colons nor dashes, as \"+\"", separator)
+		return
+	}
+	for i := range c.Users {
+		if user, p := authsvc.SplitParameters(c.Users[i].Name, separator); p != (authsvc.Parameters{}) {
+			f.add(c.originOf(element("user", i)), element("user", i)+".name", "%q would log in as %q: see %s", c.Users[i].Name, user, key)
+		}
 	}
 }
 
