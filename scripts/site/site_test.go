@@ -87,10 +87,10 @@ func parse(t *testing.T, name string) (links []string, ids map[string]bool) {
 	ids = map[string]bool{}
 	for n := range tree.Descendants() {
 		for _, a := range n.Attr {
-			switch {
-			case a.Key == "id":
+			switch a.Key {
+			case "id":
 				ids[a.Val] = true
-			case a.Key == "href" || a.Key == "src":
+			case "href", "src":
 				links = append(links, a.Val)
 			}
 		}
