@@ -88,6 +88,8 @@ func (d *driver) run(action handshake.Action) bool {
 			}
 		case handshake.Identify:
 			action = m.Identified(d.identify())
+		case handshake.Search:
+			action = m.Identified(d.search())
 		case handshake.Admit:
 			d.letIn()
 			action = m.Admitted()
@@ -172,13 +174,18 @@ func (d *driver) speaks(p wire.Protocol) {
 // identify finds out what is known of the client.
 func (d *driver) identify() handshake.Terms {
 	terms, identity := d.terms(d.ways[:0])
-	if !terms.Free && d.machine.WouldRefuse(&terms) {
-		if identity, terms.Free = d.freeElsewhere(); terms.Free {
-			terms.Named = true
-		}
-	}
 	if terms.Free {
 		d.identity = identity
+	}
+	return terms
+}
+
+// search finds out what other replicas know of a client that none here does.
+func (d *driver) search() handshake.Terms {
+	terms, _ := d.terms(d.ways[:0])
+	identity, known := d.freeElsewhere()
+	if known {
+		d.identity, terms.Free, terms.Named = identity, true, true
 	}
 	return terms
 }

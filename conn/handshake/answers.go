@@ -10,7 +10,6 @@ import (
 	"cleversocks/authsvc"
 	"cleversocks/conn/wire"
 	"cleversocks/conn/wire/httpproxy"
-	"cleversocks/conn/wire/socks5"
 )
 
 // answered checks that the driver answers what it was asked.
@@ -58,25 +57,9 @@ func (m *Machine) Written() Action {
 	return m.run()
 }
 
-// WouldRefuse reports, before Identified, that a client would be refused by
-// these terms because it has no credentials that anybody takes: the driver may
-// look further for who it is.
-func (m *Machine) WouldRefuse(t *Terms) bool {
-	switch {
-	case t.Free:
-		return false
-	case m.Protocol() == wire.SOCKS5:
-		return m.offered.Has(socks5.MethodNone) && t.method(m.offered) == socks5.MethodNoAcceptable
-	case m.Protocol() == wire.HTTP:
-		_, err := t.Login(m.http.given)
-		return err != nil
-	}
-	return m.userID == "" || !t.UserIDs
-}
-
-// Identified is the answer to Identify.
+// Identified is the answer to Identify and Search.
 func (m *Machine) Identified(t Terms) Action {
-	m.answered(Identify)
+	m.answeredEither(Identify, Search)
 	m.terms = t
 	return m.run()
 }

@@ -22,18 +22,19 @@ import (
 // driver answers a machine without a socket: what the client sends comes from a
 // list of segments, what the daemon decides from its fields.
 type driver struct {
-	options  Options
-	terms    Terms
-	wrong    error        // what Verify says; nil: right
-	reply    []byte       // the token that Verify gives with that
-	level    gssapi.Level // what Agree grants
-	noLevel  error        // what Agree says; nil: agreed
-	refused  *Failure     // what Decide says; nil: allowed
-	failed   *Failure     // what Dial says; nil: connected to bound
-	end      error        // of the client's bytes; nil: io.EOF
-	admitted int          // how often Admit was asked
-	max      int          // the most bytes that the machine has kept
-	sent     bytes.Buffer // to the client
+	options   Options
+	terms     Terms
+	elsewhere bool         // what Search says: another replica knows the client
+	wrong     error        // what Verify says; nil: right
+	reply     []byte       // the token that Verify gives with that
+	level     gssapi.Level // what Agree grants
+	noLevel   error        // what Agree says; nil: agreed
+	refused   *Failure     // what Decide says; nil: allowed
+	failed    *Failure     // what Dial says; nil: connected to bound
+	end       error        // of the client's bytes; nil: io.EOF
+	admitted  int          // how often Admit was asked
+	max       int          // the most bytes that the machine has kept
+	sent      bytes.Buffer // to the client
 }
 
 var bound = netip.MustParseAddrPort("192.0.2.1:4660")
@@ -89,6 +90,12 @@ func (d *driver) drive(m *Machine, segments ...[]byte) (trace []string) {
 			action = m.Written()
 		case Identify:
 			note("identify")
+			action = m.Identified(d.terms)
+		case Search:
+			note("search")
+			if d.terms.Free = d.elsewhere; d.elsewhere {
+				d.terms.Named = true
+			}
 			action = m.Identified(d.terms)
 		case Admit:
 			note("admit")

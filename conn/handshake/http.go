@@ -85,6 +85,7 @@ func (m *Machine) headRead() Action {
 	if err != nil {
 		return m.failHTTP(err)
 	}
+	m.searched = false
 	if m.http.given = nil; given {
 		m.http.given = &credentials
 	}
@@ -97,6 +98,8 @@ func (m *Machine) headRead() Action {
 func (m *Machine) login() Action {
 	credentials, err := m.terms.Login(m.http.given)
 	switch {
+	case err != nil && m.search((*Machine).login):
+		return Search
 	case err != nil && !m.http.last && staysFor407(m.http.head):
 		m.http.asked = true
 		m.http.head.Release()

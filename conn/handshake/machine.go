@@ -41,6 +41,7 @@ const (
 	Read                   // wait for bytes of the client's: Feed, or Lost
 	Write                  // send Output to the client: Written, or Lost
 	Identify               // say what is known of the client without a log-in: Identified
+	Search                 // ask others whether they know it, which would be refused: Identified
 	Admit                  // count a client that need not log in: Admitted
 	Verify                 // judge Attempt: Verified, or Denied
 	Agree                  // agree on the level of protection that Token asks for: Agreed, or Denied
@@ -61,7 +62,7 @@ const (
 // answers what it was not asked.
 func (a Action) String() string {
 	names := [...]string{
-		"go on", "read", "write", "identify", "admit", "verify", "agree", "protect", "decide", "dial", "explain",
+		"go on", "read", "write", "identify", "search", "admit", "verify", "agree", "protect", "decide", "dial", "explain",
 		"bind", "associate", "forward", "multiplex", "relay", "refuse",
 	}
 	if int(a) < len(names) {
@@ -97,14 +98,15 @@ type Machine struct {
 	out   []byte // what Write and Refuse send
 	small [64]byte
 
-	terms   Terms
-	offered socks5.Methods
-	attempt authsvc.Attempt
-	denied  error  // why the last Verify or Agree said no; nil: it did not
-	token   []byte // the client's, of GSSAPI
-	answer  []byte // to a token that was verified, or a level that was agreed on
-	protect bool   // the level protects
-	userID  string // of SOCKS4
+	terms    Terms
+	searched bool // others were asked for the client
+	offered  socks5.Methods
+	attempt  authsvc.Attempt
+	denied   error  // why the last Verify or Agree said no; nil: it did not
+	token    []byte // the client's, of GSSAPI
+	answer   []byte // to a token that was verified, or a level that was agreed on
+	protect  bool   // the level protects
+	userID   string // of SOCKS4
 
 	http    httpState
 	request wire.Request
@@ -186,8 +188,11 @@ func (m *Machine) run() Action {
 // ask gives the driver an action, and keeps what it fed.
 func (m *Machine) ask(a Action) Action {
 	m.asked = a
-	if len(m.in) == 0 && cap(m.kept) > maxKept {
+	switch {
+	case len(m.in) == 0 && cap(m.kept) > maxKept:
 		m.kept = nil // of a long token, or of more than one
+	case len(m.in) > 0 && len(m.in) == len(m.kept) && &m.in[0] == &m.kept[0]:
+		return a // there already: a long message may come a byte at a time
 	}
 	m.kept = append(m.kept[:0], m.in...)
 	m.in = m.kept
@@ -216,6 +221,16 @@ func (m *Machine) verify(c authsvc.Credentials, optional bool, next step) Action
 	m.attempt = authsvc.Attempt{Credentials: c, Optional: optional}
 	m.next = next
 	return Verify
+}
+
+// search has the driver ask others for a client that has not logged in and would
+// be refused; false: they were asked already.
+func (m *Machine) search(again step) bool {
+	if m.searched {
+		return false
+	}
+	m.searched, m.next = true, again
+	return true
 }
 
 // admit has the driver count the client before the next step.

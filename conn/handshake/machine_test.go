@@ -43,9 +43,13 @@ func socks5Conversations() map[string]conversation {
 		"5, a password that nobody asked for": {open, "\x05\x01\x02\x01\x01a\x00" + request5 + "ahead", append([]string{
 			"identify", `write "\x05\x02"`, "admit", `write "\x01\x00"`,
 		}, relay...)},
-		"5, no method": {withPasswords, "\x05\x02\x00\x80", []string{"identify", `write "\x05\xff"`, `refuse "", owed false: no acceptable`}},
-		"5, sealed":    {sealed, ticket + string(unwrapped([]byte(request5+"ahead"))), append(append(begun, "protect"), relay...)},
-		"5, level 0":   {bare, ticket + request5 + "ahead", append(begun, relay...)},
+		"5, no method": {withPasswords, "\x05\x01\x80", []string{"identify", `write "\x05\xff"`, `refuse "", owed false: no acceptable`}},
+		"5, known elsewhere": {with(withPasswords, func(d *driver) { d.elsewhere = true }), "\x05\x01\x00" + request5 + "ahead", append([]string{
+			"identify", "search", `write "\x05\x00"`, "admit",
+		}, relay...)},
+		"5, known nowhere": {withPasswords, "\x05\x01\x00", []string{"identify", "search", `write "\x05\xff"`, `refuse "", owed false: no acceptable`}},
+		"5, sealed":        {sealed, ticket + string(unwrapped([]byte(request5+"ahead"))), append(append(begun, "protect"), relay...)},
+		"5, level 0":       {bare, ticket + request5 + "ahead", append(begun, relay...)},
 		"5, a wrong ticket": {wrong, ticket, []string{
 			"identify", `write "\x05\x01"`, "verify token", `refuse "\x01\xff\x00\x00", owed false: authentication failed`,
 		}},
@@ -87,13 +91,14 @@ func socks4Conversations() map[string]conversation {
 		"4, a user id":               {closed, plain + "bob\x00ahead", append([]string{"identify", `verify id "bob", optional false`}, relay...)},
 		"4, a wrong user id":         {wrong(closed), plain + "bob\x00", []string{"identify", "verify", rejected + "owed true: authentication failed"}},
 		"4, a user id for nothing":   {wrong(asked), plain + "bob\x00ahead", append([]string{"identify", `verify id "bob", optional true`, "admit"}, relay...)},
-		"4, no user id":              {closed, plain + "\x00", []string{"identify", rejected + "owed true: no acceptable"}},
+		"4, no user id":              {closed, plain + "\x00", []string{"identify", "search", rejected + "owed true: no acceptable"}},
 		"4, UDP":                     {open, "\x04\x03\x01\xbb\xc0\x00\x02\x07\x00", []string{rejected + "owed true"}},
+		"4, known elsewhere":         {with(closed, func(d *driver) { d.elsewhere = true }), plain + "\x00ahead", append([]string{"identify", "search", "admit"}, relay...)},
 		"4, an endless user id":      {open, plain + strings.Repeat("u", 300), []string{rejected + "owed true"}},
 		"4, BIND":                    {open, "\x04\x02\x00\x00\xc0\x00\x02\x07\x00", []string{"identify", "admit", "decide socks4 bind", `bind; behind it ""`}},
 		"4, half a user id":          {open, plain + "me", []string{`refuse "", owed false: unexpected EOF`}},
 		"transparent":                {at, "ahead", []string{"identify", "admit", "decide transparent connect 192.0.2.7:443", "dial", `relay; behind it "ahead"`}},
-		"transparent, has to log in": {with(at, func(d *driver) { d.terms = Terms{} }), "", []string{"identify", `refuse "", owed true: no acceptable`}},
+		"transparent, has to log in": {with(at, func(d *driver) { d.terms = Terms{} }), "", []string{"identify", "search", `refuse "", owed true: no acceptable`}},
 	}
 }
 
@@ -113,10 +118,13 @@ func httpConversations() map[string]conversation {
 		"CONNECT":             {open, connect + "\r\nahead", append([]string{"identify", "admit"}, relay...)},
 		"CONNECT, a password": {withPasswords, connect + basic + "\r\nahead", append([]string{"identify", `verify "ann" "s3cret"`}, relay...)},
 		"CONNECT, asked first": {withPasswords, connect + "\r\n" + connect + basic + "\r\nahead", append([]string{
-			"identify", "write " + quoted(login), "identify", `verify "ann" "s3cret"`,
+			"identify", "search", "write " + quoted(login), "identify", `verify "ann" "s3cret"`,
 		}, relay...)},
-		"CONNECT, and leaves": {withPasswords, connect + "\r\n", []string{"identify", "write " + quoted(login), `refuse "", owed false: no credentials`}},
-		"CONNECT, HTTP/1.0":   {withPasswords, "CONNECT example.org:443 HTTP/1.0\r\n\r\n" + connect, []string{"identify", "refuse " + quoted(login)}},
+		"CONNECT, known elsewhere": {with(withPasswords, func(d *driver) { d.elsewhere = true }), connect + "\r\nahead", append([]string{
+			"identify", "search", "admit",
+		}, relay...)},
+		"CONNECT, and leaves": {withPasswords, connect + "\r\n", []string{"identify", "search", "write " + quoted(login), `refuse "", owed false: no credentials`}},
+		"CONNECT, HTTP/1.0":   {withPasswords, "CONNECT example.org:443 HTTP/1.0\r\n\r\n" + connect, []string{"identify", "search", "refuse " + quoted(login)}},
 		"CONNECT, wrong":      {wrong(errors.New("unknown")), connect + basic + "\r\n", []string{"identify", "verify", "refuse " + quoted(login)}},
 		"CONNECT, busy":       {wrong(authsvc.ErrBusy), connect + basic + "\r\n", []string{"identify", "verify", "refuse " + quoted("HTTP/1.1 503 ")}},
 		"CONNECT, a ticket": {with(withPasswords, func(d *driver) { d.reply = []byte("proof") }), connect + ticket + "\r\n", []string{
@@ -131,7 +139,7 @@ func httpConversations() map[string]conversation {
 		"no HTTP":               {open, "EHLO example.org\r\n", []string{"refuse " + quoted("HTTP/1.1 400 Bad Request")}},
 		"half a head":           {open, connect, []string{`refuse "", owed false: unexpected EOF`}},
 		"half a head, and time": {silent(open), connect, []string{"refuse " + quoted("HTTP/1.1 408 Request Timeout")}},
-		"asked, and silent":     {silent(withPasswords), connect + "\r\n", []string{"identify", "write", `refuse "", owed false: no credentials`}},
+		"asked, and silent":     {silent(withPasswords), connect + "\r\n", []string{"identify", "search", "write", `refuse "", owed false: no credentials`}},
 		"HTTP/2":                {open, http2.ClientPreface + "settings", []string{fmt.Sprintf("multiplex; behind it %q", http2.ClientPreface+"settings")}},
 		"HTTP/2 in HTTP/2":      {with(open, func(d *driver) { d.options.Inner = true }), http2.ClientPreface, []string{"refuse " + quoted("HTTP/1.1 400 Bad Request")}},
 		"nearly HTTP/2":         {open, "PRI http://example.org/ HTTP/1.1\r\nHost: example.org\r\n\r\n", []string{"identify", "admit", "forward PRI"}},

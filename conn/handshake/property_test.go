@@ -84,6 +84,7 @@ func fickle(bits uint16) *driver {
 	if has(11) {
 		d.failed = &Failure{Code: wire.ReplyHostUnreachable, HTTP: httpproxy.Refusal{Status: 502, Reason: "No."}}
 	}
+	d.elsewhere = has(13)
 	if has(12) {
 		d.options.Heads = httpproxy.NewBudget(headBudget, func() {})
 	}

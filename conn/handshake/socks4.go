@@ -52,10 +52,13 @@ func (m *Machine) userIDJudged() Action {
 // Nothing that it could have sent would have been right: no failed
 // authentication.
 func (m *Machine) unasked() Action {
-	if !m.terms.Free {
-		return m.failRequest(ErrNoMethod)
+	switch {
+	case m.terms.Free:
+		return m.admit((*Machine).decide)
+	case m.search((*Machine).unasked):
+		return Search
 	}
-	return m.admit((*Machine).decide)
+	return m.failRequest(ErrNoMethod)
 }
 
 // turned is a client that believes it speaks to its server: what it asked for

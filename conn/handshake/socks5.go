@@ -30,6 +30,9 @@ func (m *Machine) methods() Action {
 // choose answers with a method.
 func (m *Machine) choose() Action {
 	method := m.terms.method(m.offered)
+	if method == socks5.MethodNoAcceptable && m.offered.Has(socks5.MethodNone) && m.search((*Machine).choose) {
+		return Search
+	}
 	next := (*Machine).noMethod
 	switch method {
 	case socks5.MethodNone:
