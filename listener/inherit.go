@@ -1,6 +1,7 @@
 package listener
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -29,6 +30,9 @@ func (l *Listener) adopt(files []*os.File) error {
 			return fmt.Errorf("%T is no listener of ours", opened) // see Inherit
 		}
 		l.sockets = append(l.sockets, s)
+		if addrOf(s).IsValid() != addrOf(l.sockets[0]).IsValid() {
+			return errors.New("unix sockets and others were passed under one name: give them two, and a listener each")
+		}
 		if err := l.suit(s); err != nil {
 			return err
 		}
@@ -88,7 +92,7 @@ func unfitness(fd int) error {
 	switch kind {
 	case unix.SOCK_STREAM:
 	case unix.SOCK_DGRAM:
-		return fmt.Errorf("what was passed is a datagram socket, and not one that connections come to: ListenStream= in the socket unit, and not ListenDatagram=")
+		return errors.New("what was passed is a datagram socket, and not one that connections come to: ListenStream= in the socket unit, and not ListenDatagram=")
 	default:
 		return fmt.Errorf("what was passed is a socket of type %d, and not one that connections come to: ListenStream= in the socket unit", kind)
 	}
@@ -104,7 +108,7 @@ func unfitness(fd int) error {
 		return err
 	}
 	if listens == 0 {
-		return fmt.Errorf("what was passed is a connection, and not a socket that listens: Accept=no in the socket unit")
+		return errors.New("what was passed is a connection, and not a socket that listens: Accept=no in the socket unit")
 	}
 	return nil
 }

@@ -37,6 +37,12 @@ func newDaemon(set *vm.Set) Daemon {
 	return d
 }
 
+// Predecessors makes connections the gauge of those that processes of before
+// upgrades still have.
+func (d Daemon) Predecessors(connections func() int) {
+	d.set.NewGauge("cleversocks_predecessor_connections", func() float64 { return float64(connections()) })
+}
+
 // Loaded notes whether the configuration could be put in force: at the start,
 // and on each reload.
 func (d Daemon) Loaded(successful bool) {

@@ -91,6 +91,7 @@ var Table = []Family{
 	{"cleversocks_config_last_reload_successful", GaugeType, "1: the last attempt to load the configuration put it in force; 0: it failed, and the one before stays."},
 	{"cleversocks_reloads_total", CounterType, "Reloads of the configuration, by outcome."},
 	{"cleversocks_upgrades_total", CounterType, "Upgrades, by outcome, over all processes that handed over to this one."},
+	{"cleversocks_predecessor_connections", GaugeType, "Connections that processes of before upgrades still have."},
 	{"cleversocks_service_restarts_total", CounterType, "Restarts of a service after a failure, by service."},
 	{"cleversocks_log_lines_lost_total", CounterType, "Log lines that could not be written."},
 

@@ -75,6 +75,14 @@ func (es *elders) leave() {
 	}
 }
 
+// connections is how many they have.
+func (es *elders) connections() (n int) {
+	for _, e := range es.list() {
+		n += int(e.tunnels.Load())
+	}
+	return n
+}
+
 func (es *elders) gone(e *elder) {
 	e.Close()
 	es.mu.Lock()

@@ -26,6 +26,7 @@ type endpoint struct {
 	inherited *upgrade.Inherited // what this process was started with
 	socket    net.Listener       // nil: off
 	address   config.AdminAddress
+	file      *upgrade.FileID // of a unix socket; nil: there is none
 }
 
 // Prepare binds the endpoint, the first time, and counts its address among
@@ -114,6 +115,11 @@ func (e *endpoint) open(ctx context.Context, d *draft) (net.Listener, error) {
 
 func (e *endpoint) opens(at config.AdminAddress, socket net.Listener) net.Listener {
 	e.opened, e.at, e.address, e.socket = true, socket.Addr(), at, socket
+	if at.Socket != "" {
+		if info, err := os.Lstat(at.Socket); err == nil {
+			e.file = fileID(info)
+		}
+	}
 	return socket
 }
 

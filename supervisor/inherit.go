@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/thejerf/suture/v4"
@@ -113,16 +114,16 @@ func keyOf(s upgrade.Socket) listenerKey {
 
 // sameFile reports whether the path of a unix socket still leads to it.
 func sameFile(s upgrade.Socket) bool {
-	if s.File == nil {
+	path, isUnix := listener.UnixPath(s.Bound)
+	if !isUnix || strings.HasPrefix(path, "@") {
 		return true
 	}
-	path, _ := listener.UnixPath(s.Bound)
 	info, err := os.Lstat(path)
 	if err != nil {
 		return false
 	}
 	now := fileID(info)
-	return now != nil && *now == *s.File
+	return now != nil && s.File != nil && *now == *s.File
 }
 
 // fileID is a file's identity; nil: there is no file.
@@ -239,13 +240,8 @@ func (e *endpoint) passing() ([]upgrade.Passing, error) {
 		return nil, nil
 	}
 	as := upgrade.Socket{Role: upgrade.RoleAdmin, Address: e.address.String(), Bound: e.at.String()}
-	if path := e.address.Socket; path != "" {
-		as.Bound = e.address.String()
-		info, err := os.Lstat(path)
-		if err != nil {
-			return nil, nil //nolint:nilerr // somebody took the file away: the successor makes its own
-		}
-		as.File = fileID(info)
+	if e.address.Socket != "" {
+		as.Bound, as.File = e.address.String(), e.file
 	}
 	p, err := upgrade.Pass(as, conn)
 	if err != nil {
@@ -254,9 +250,12 @@ func (e *endpoint) passing() ([]upgrade.Passing, error) {
 	return []upgrade.Passing{p}, nil
 }
 
-// keepsFile says whether the file of a unix socket goes when it is closed here.
-func (e *endpoint) keepsFile(mine bool) {
-	if u, isUnix := e.socket.(*net.UnixListener); isUnix && e.address.Systemd == "" {
-		u.SetUnlinkOnClose(mine)
+// ownsFile says whether the file of a unix socket goes when it is closed here:
+// if it is still ours.
+func (e *endpoint) ownsFile(mine bool) {
+	u, isUnix := e.socket.(*net.UnixListener)
+	if !isUnix || e.address.Systemd != "" {
+		return
 	}
+	u.SetUnlinkOnClose(mine && sameFile(upgrade.Socket{Bound: e.address.String(), File: e.file}))
 }

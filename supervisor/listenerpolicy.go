@@ -74,5 +74,8 @@ func (c *socketChange) announceListener(ctx context.Context, key listenerKey) {
 	if key.name != "" {
 		attrs = append(attrs, slog.String("name", key.name))
 	}
+	if key.systemd() {
+		attrs = append(attrs, slog.Any("sockets", c.next[key].Addrs()))
+	}
 	c.of.log.LogAttrs(ctx, slog.LevelInfo, "proxy listens", attrs...)
 }

@@ -175,6 +175,9 @@ func (c *socketChange) explain(key listenerKey, err error) error {
 	if !errors.Is(err, syscall.EADDRINUSE) {
 		return err
 	}
+	if p := c.of.inherited.From(); p != nil && c.of.open == nil {
+		return fmt.Errorf("%w (the predecessor, process %d, may have it: what takes the place of one of its listeners needs a reload or a restart)", err, p.Hello.PID)
+	}
 	if own := c.holder(key.address); own != "" {
 		return fmt.Errorf("listener %s: %w by this daemon's own listener %s: a port on all addresses leaves none of them for another listener",
 			key.address, syscall.EADDRINUSE, own)
@@ -266,12 +269,12 @@ func (h *listenerHealth) ready() error {
 func (c *socketChange) Commit(ctx context.Context) {
 	for key, r := range c.next {
 		r.policy = c.policies[r.Name()]
-		if slices.Contains(c.added, key) {
-			continue
-		}
-		if was := r.Shards(); was != max(c.wanted[key].Shards, 1) {
+		if was := r.Shards(); was != max(c.wanted[key].Shards, 1) && !key.systemd() {
 			c.of.log.LogAttrs(ctx, slog.LevelWarn, "reuse_port has changed, which takes a restart: the listener keeps its accept sockets",
 				slog.String("address", r.Name()), slog.Int("sockets", was), slog.Int("reuse_port", c.wanted[key].Shards))
+		}
+		if slices.Contains(c.added, key) {
+			continue
 		}
 		if err := r.SetOptions(c.wanted[key]); err != nil {
 			c.of.log.LogAttrs(ctx, slog.LevelWarn, "socket options not set", slog.String("address", r.Name()), slog.Any("err", err))

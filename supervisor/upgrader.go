@@ -36,10 +36,12 @@ type upgrader struct {
 }
 
 func newUpgrader(d *daemon, m *metrics.Registry, c *core, sockets *listeners, status *endpoint) *upgrader {
+	predecessors := &elders{log: d.log, tree: d.tree, tables: c.guards.tables}
+	m.Daemon.Predecessors(predecessors.connections)
 	return &upgrader{
 		program: d.options.Program, log: d.log, metrics: m, panics: d.panics, notify: d.notify,
 		inherited: d.options.Inherited, listeners: sockets, endpoint: status, tables: c.guards.tables,
-		elders: &elders{log: d.log, tree: d.tree, tables: c.guards.tables},
+		elders: predecessors,
 		legacy: func(s *upgrade.Successor) {
 			d.tree.add(d.tree.core, &legacy{
 				log: d.log, successor: s, tables: c.guards.tables, active: c.group.Active,
@@ -163,7 +165,7 @@ func (u *upgrader) try(ctx context.Context) (*upgrade.Successor, error) {
 	if err := u.giveTurn(ctx, s, taken); err != nil {
 		return nil, err
 	}
-	u.endpoint.keepsFile(!adminTaken)
+	u.endpoint.ownsFile(!adminTaken)
 	u.elders.leave()
 	u.legacy(s)
 	return s, nil
@@ -240,7 +242,7 @@ func (d *daemon) takeOver(ctx context.Context, c *core) error {
 	}
 	if in.Predecessor == nil {
 		d.upgrader.listeners.own()
-		d.upgrader.endpoint.keepsFile(true)
+		d.upgrader.endpoint.ownsFile(true)
 		return nil
 	}
 	err = in.Predecessor.AwaitTurn(ctx, taken, func(s upgrade.State) error { return merge(c.guards.tables, s) })
@@ -251,7 +253,7 @@ func (d *daemon) takeOver(ctx context.Context, c *core) error {
 		t.Keep()
 	}
 	d.upgrader.listeners.own()
-	d.upgrader.endpoint.keepsFile(true)
+	d.upgrader.endpoint.ownsFile(true)
 	for outcome, n := range in.Predecessor.Hello.Counted {
 		d.upgrader.metrics.Daemon.Upgrades.Of(outcome).Add(int(n))
 	}

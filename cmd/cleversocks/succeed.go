@@ -77,7 +77,7 @@ func ownPath(called string) string {
 	if err != nil {
 		return running
 	}
-	first, err := os.Stat(path)
+	first, err := os.Stat(path) //nolint:gosec // it is looked at, and must be what runs
 	if err != nil {
 		return running
 	}

@@ -61,7 +61,7 @@ func (p *Predecessor) Listen(ctx context.Context, h Heard) error {
 		if err != nil {
 			return err
 		}
-		switch m.Kind { //nolint:exhaustive // it says no more by now
+		switch m.Kind {
 		case kindState:
 			err = stateOf(m, h.State)
 		case kindTunnels:

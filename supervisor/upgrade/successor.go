@@ -106,7 +106,7 @@ func (p Program) start(files []uintptr, environ []string) (*os.Process, error) {
 	if managed() {
 		attr.Sys.Cloneflags = unix.CLONE_PARENT
 	}
-	pid, err := syscall.ForkExec(p.Path, p.Visible(), attr)
+	pid, err := syscall.ForkExec(p.Path, p.Visible(), attr) //nolint:gosec // it is what this process runs
 	if err != nil {
 		return nil, err
 	}
@@ -216,7 +216,7 @@ func (s *Successor) Heed(ctx context.Context, take func(State) error, reopen fun
 		if err != nil {
 			return err
 		}
-		switch m.Kind { //nolint:exhaustive // it says no more by now
+		switch m.Kind {
 		case kindState:
 			err = stateOf(m, take)
 		case kindReopen:
