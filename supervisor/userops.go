@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"cleversocks/authsvc"
+	"cleversocks/metrics"
 	"cleversocks/metrics/admin"
 	"cleversocks/supervisor/config"
 )
@@ -305,4 +306,19 @@ func quotaOf(a *authsvc.Account) *admin.Quota {
 		return nil
 	}
 	return &admin.Quota{Limit: a.QuotaBytes, Remaining: a.QuotaBytes}
+}
+
+// Groups are the members of each group of the settings.
+func Groups(cfg *config.Config) (map[string][]string, error) {
+	users, err := authsvc.NewUsers(cfg.UserOptions(nil, &metrics.New().Auth))
+	if err != nil {
+		return nil, err
+	}
+	groups := make(map[string][]string)
+	users.Accounts(func(a *authsvc.Account) {
+		for _, g := range a.Groups {
+			groups[g] = append(groups[g], a.Name)
+		}
+	})
+	return groups, nil
 }

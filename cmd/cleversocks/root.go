@@ -56,7 +56,7 @@ func newRoot(ctx context.Context, a *app) *cobra.Command {
 	root.SetFlagErrorFunc(flagError)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
-	root.AddCommand(newCheck(ctx, a), newHealthcheck(ctx, a), newHash(a), newInit(a), newExplain(ctx, a), newTest(ctx, a), newVersion(a))
+	root.AddCommand(newCheck(ctx, a), newHealthcheck(ctx, a), newHash(a), newInit(a), newExplain(ctx, a), newTest(ctx, a), newLearn(ctx, a), newVersion(a))
 	root.AddGroup(&cobra.Group{ID: groupDaemon, Title: "To a running daemon:"})
 	root.AddCommand(commandsToDaemon(ctx, a)...)
 	return root
