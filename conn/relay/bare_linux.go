@@ -15,8 +15,9 @@ import (
 // gets conns again as long as it lasts.
 
 // bareAfter is the age at which a tunnel is one that lasts. Most are shorter:
-// they save the system calls.
-const bareAfter = time.Second
+// they save the system calls. Many that begin at once should not wait long: Go
+// never gives the state in its poller back to the system.
+const bareAfter = 250 * time.Millisecond
 
 // isBare says whether a descriptor of our own is all that there is of the end.
 func (e *end) isBare() bool { return e.conn == nil }
