@@ -1,0 +1,188 @@
+package conn
+
+import (
+	"errors"
+
+	"cleversocks/authsvc"
+	"cleversocks/authsvc/gssapi"
+	"cleversocks/conn/handshake"
+	"cleversocks/conn/wire"
+)
+
+// opening is a session up to its relay, as far as that is not about the client's
+// bytes: the machine of its handshake, and what the machine's actions mean here.
+// Whoever reads and writes embeds it; see driver.
+type opening struct {
+	*session
+	h       *Handler
+	machine handshake.Machine
+	grant   authsvc.Grant   // of a client that logged in
+	level   gssapi.Level    // what was agreed on by GSSAPI
+	ways    [2]authsvc.Kind // the memory of Terms.Ways
+	// resumed: the connection has served plain requests already.
+	resumed bool
+}
+
+// forget readies the opening for another session.
+func (o *opening) forget() {
+	o.machine.Reset()
+	o.session, o.h, o.resumed, o.grant, o.level = nil, nil, false, authsvc.Grant{}, 0
+}
+
+// act does what an action asks for, and gives the next one. Search, Verify,
+// Decide and Dial may block. ok is false for an action that is not here to be
+// done.
+func (o *opening) act(action handshake.Action) (next handshake.Action, ok bool) {
+	m := &o.machine
+	switch action {
+	case handshake.Identify:
+		return m.Identified(o.identify()), true
+	case handshake.Search:
+		return m.Identified(o.search()), true
+	case handshake.Admit:
+		o.letIn()
+		return m.Admitted(), true
+	case handshake.Verify:
+		return o.verify(), true
+	case handshake.Agree:
+		return o.agree(), true
+	case handshake.Decide:
+		return o.answer(o.decide(), m.Allowed), true
+	case handshake.Dial:
+		return o.answer(o.dial(), o.dialed), true
+	case handshake.Explain:
+		return o.explain(), true
+	default:
+		return action, false
+	}
+}
+
+// trace logs a step.
+func (o *opening) trace(action handshake.Action) {
+	if log := o.logger(o.h.log, levelTrace); log != nil {
+		log.Log(o.ctx, levelTrace, "handshake", "step", action.String(), "protocol", o.protocol.String())
+	}
+}
+
+// speaks notes what the client speaks.
+func (o *opening) speaks(p wire.Protocol) {
+	if p == o.protocol {
+		return
+	}
+	active := o.h.metrics.Conn.Active
+	active.Of(o.protocol.String()).Add(-1)
+	active.Of(p.String()).Add(1)
+	o.protocol = p
+}
+
+// identify finds out what is known of the client.
+func (o *opening) identify() handshake.Terms {
+	terms, identity := o.terms(o.ways[:0])
+	if terms.Free {
+		o.identity = identity
+	}
+	return terms
+}
+
+// search finds out what other replicas know of a client that none here does.
+func (o *opening) search() handshake.Terms {
+	terms, _ := o.terms(o.ways[:0])
+	identity, known := o.freeElsewhere()
+	if known {
+		o.identity, terms.Free, terms.Named = identity, true, true
+	}
+	return terms
+}
+
+// verify has the client's credentials judged.
+func (o *opening) verify() handshake.Action {
+	attempt := o.machine.Attempt()
+	grant, err := o.h.login.verify(o.session, attempt)
+	if _, isToken := attempt.Credentials.(authsvc.Token); isToken && err == nil && o.protocol == wire.SOCKS5 && grant.Security == nil {
+		err = handshake.ErrNoMethod // an authenticator of tokens without keys
+	}
+	if err != nil {
+		return o.machine.Denied(err)
+	}
+	o.grant = grant
+	return o.machine.Verified(grant.Reply)
+}
+
+// agree agrees on the protection of what follows.
+func (o *opening) agree() handshake.Action {
+	protection := o.policy.listener(o.listener).Protection
+	level, answer, err := protection.Agree(o.grant.Security, o.machine.Token())
+	if err != nil {
+		o.policy.Auth.Refused(o.ctx, o.machine.Attempt(), err)
+		return o.machine.Denied(errors.Join(handshake.ErrCredentials, err))
+	}
+	o.level = level
+	return o.machine.Agreed(answer, level != gssapi.LevelNone)
+}
+
+// decide asks the rules, and takes one of the user's connections.
+func (o *opening) decide() error {
+	if log := o.logger(o.h.log, levelTrace); log != nil {
+		log.Log(o.ctx, levelTrace, "request", "command", o.request.Command, "target", o.request.Dest)
+	}
+	if err := o.h.dialed.refuse(o.session); err != nil {
+		return err
+	}
+	if err := o.h.accounts.enter(o.session); err != nil {
+		return err
+	}
+	switch {
+	case o.request.Command == wire.CommandConnect:
+		return o.h.judge.name(o.session)
+	case o.request.Command == wire.CommandUDPAssociate && o.policy.UDP != nil,
+		o.request.Command == wire.CommandBind && o.policy.Bind != nil:
+		return o.h.judge.command(o.session)
+	}
+	return errCommand
+}
+
+// dial connects to where the request wants to go.
+func (o *opening) dial() error { return o.h.connector.connect(o.session, len(o.machine.Unread()) > 0) }
+
+// dialed is for a session that has its server.
+func (o *opening) dialed() handshake.Action {
+	o.h.dialed.addServer(o.session) // the request that comes back by it is later than the reply
+	o.h.replies.granted(o.session)
+	return o.machine.Dialed(o.boundAddress())
+}
+
+// answer goes on as a request did: with what its error means to the client, or
+// without one.
+func (o *opening) answer(err error, on func() handshake.Action) handshake.Action {
+	if err == nil {
+		return on()
+	}
+	return o.machine.Failed(o.told(o.h.replies.requestFailed(o.session, err)))
+}
+
+// explain says what an error of the handshake means.
+func (o *opening) explain() handshake.Action {
+	o.request = o.machine.Request()
+	meaning := o.h.replies.handshakeFailed(o.session, o.machine.Err(), o.machine.Owed())
+	if o.ctx.Err() != nil {
+		meaning.status = 0 // nobody reads it
+	}
+	return o.machine.Failed(o.told(meaning))
+}
+
+// told is what the client is told of an outcome.
+func (o *opening) told(meaning outcome) handshake.Failure {
+	f := handshake.Failure{Code: meaning.reply}
+	if o.protocol == wire.HTTP {
+		f.HTTP = o.httpRefusal(meaning)
+	}
+	return f
+}
+
+// requested is for a session that has its request, before the time of its
+// handshake is lifted.
+func (o *opening) requested() {
+	o.request = o.machine.Request()
+	o.h.deadlines.requested(o.session)
+	o.h.handshakes.requested(o.session)
+}
