@@ -208,3 +208,37 @@ func TestStatusPageWithManySessions(t *testing.T) {
 	b.shot("many")
 	t.Logf("10,000 sessions sorted and drawn in %.0f ms", took)
 }
+
+// An operator disables a user on the page, is asked first, and lets the user in
+// again. A user of the configuration has no button.
+func TestStatusPageUsers(t *testing.T) {
+	echo := echoServer(t, "127.0.0.1:0")
+	d := withUsers(t, filepath.Join(t.TempDir(), "users"), "bob:"+cheapHash(t, "x")+":quota = { bytes = \"1GiB\" }\n",
+		"allow_plain_passwords = true\n[[user]]\nname = \"toml\"\npassword = \"y\"\n")
+	bob := open(t, d, "bob", "x", echo)
+	b := browse(t, "http://"+d.admin+"/")
+	b.visible("#login")
+	b.press("#token", adminToken+"\r")
+	b.until(`$("users").textContent.includes("bobok1")`)
+	if n := ask[int](b, `document.querySelectorAll("#users button").length`); n != 1 {
+		t.Errorf("%d buttons", n)
+	}
+	b.shot("users")
+	b.do(chromedp.EmulateViewport(390, 844))
+	if wide := ask[int](b, `document.documentElement.scrollWidth`); wide > 390 {
+		t.Errorf("%d pixels wide on a phone of 390", wide)
+	}
+	b.shot("users-phone")
+	b.press(`#users button[aria-label="Disable bob"]`, "\r")
+	b.until(`$("ask").open && $("ask-text").textContent === "Disable bob and end 1 connections?"`)
+	b.press(`#ask button[value="yes"]`, "\r")
+	b.until(`$("message").textContent === "Disabled bob. 1 connections ended."`)
+	if _, err := bob.Read(make([]byte, 1)); err == nil || letsIn(t, d.address, "bob", "x") {
+		t.Error("bob goes on")
+	}
+	b.until(`$("users").textContent.includes("bobdisabled0")`)
+	b.press(`#users button[aria-label="Enable bob"]`, "\r")
+	b.press(`#ask button[value="yes"]`, "\r")
+	b.until(`$("users").textContent.includes("bobok0")`)
+	open(t, d, "bob", "x", echo)
+}

@@ -16,19 +16,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/crypto/bcrypt"
 )
-
-// hashed is a hash that costs little, for tests that log in often.
-func hashed(t *testing.T, password string) string {
-	t.Helper()
-	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(hash)
-}
 
 // withUsers starts a daemon with this users file.
 func withUsers(t *testing.T, path, content, more string) *daemon {
@@ -113,7 +101,7 @@ const noBans = "[limits]\nauth_failures = { max = 0 }\n"
 func TestUserAtRunTime(t *testing.T) {
 	echo := echoServer(t, "127.0.0.1:0")
 	path := filepath.Join(t.TempDir(), "users")
-	head := "# the office\nstays:" + hashed(t, "x") + "\n\n# guests\n"
+	head := "# the office\nstays:" + cheapHash(t, "x") + "\n\n# guests\n"
 	d := withUsers(t, path, head, noBans)
 	stays := open(t, d, "stays", "x", echo)
 	state := func(name string) string {
@@ -196,7 +184,7 @@ func open(t *testing.T, d *daemon, user, password string, to netip.AddrPort) *ne
 // went on for as long as it stayed connected (3x-ui#4119).
 func TestLimitsReachOpenTunnels(t *testing.T) {
 	echo := echoServer(t, "127.0.0.1:0")
-	d := withUsers(t, filepath.Join(t.TempDir(), "users"), "bob:"+hashed(t, "x")+"\n", noBans)
+	d := withUsers(t, filepath.Join(t.TempDir(), "users"), "bob:"+cheapHash(t, "x")+"\n", noBans)
 	bob := open(t, d, "bob", "x", echo)
 	if status, answer := d.ask("PATCH", "/api/v1/users/bob", object{"quota": object{"bytes": "100B"}, "max_connections": 1}); status != 200 {
 		t.Fatalf("%d %s", status, answer)
@@ -225,8 +213,8 @@ func TestLimitsReachOpenTunnels(t *testing.T) {
 // What cannot be done says why, and changes nothing.
 func TestUserRefusals(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "users")
-	content := "bob:" + hashed(t, "x") + "\n"
-	d := withUsers(t, path, content, noBans+"[acl]\nstrict = true\n[[acl.rule]]\nusers = [\"bob\"]\naction = \"deny\"\n[[user]]\nname = \"toml\"\npassword_hash = '"+hashed(t, "y")+"'\n")
+	content := "bob:" + cheapHash(t, "x") + "\n"
+	d := withUsers(t, path, content, noBans+"[acl]\nstrict = true\n[[acl.rule]]\nusers = [\"bob\"]\naction = \"deny\"\n[[user]]\nname = \"toml\"\npassword_hash = '"+cheapHash(t, "y")+"'\n")
 	for _, tt := range []struct {
 		method, path string
 		body         object
@@ -271,9 +259,9 @@ func TestUserRefusals(t *testing.T) {
 // in force with the next edit. One that is broken by hand is not made worse.
 func TestUsersFileEditedByHand(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "users")
-	first := "bob:" + hashed(t, "x") + "\n"
+	first := "bob:" + cheapHash(t, "x") + "\n"
 	d := withUsers(t, path, first, noBans)
-	rewrite(t, path, first+"# by hand\neve:"+hashed(t, "e")+":max_connections = 2\n")
+	rewrite(t, path, first+"# by hand\neve:"+cheapHash(t, "e")+":max_connections = 2\n")
 	d.mustUser("", "disable", "bob")
 	if got := fileHas(t, path); !strings.HasPrefix(got, "bob:!$2a$") || !strings.Contains(got, "\n# by hand\neve:$2a$") {
 		t.Errorf("the file: %s", got)
@@ -281,7 +269,7 @@ func TestUsersFileEditedByHand(t *testing.T) {
 	if !letsIn(t, d.address, "eve", "e") {
 		t.Error("eve is not known")
 	}
-	rewrite(t, path, first+"eve;"+hashed(t, "e")+"\n")
+	rewrite(t, path, first+"eve;"+cheapHash(t, "e")+"\n")
 	if status, answer := d.ask("PATCH", "/api/v1/users/bob", object{"disabled": true}); status != 500 || !strings.Contains(answer, "line 2: no colon") {
 		t.Errorf("%d %s", status, answer)
 	}
@@ -307,7 +295,7 @@ func TestUsersFileThatCannotBeWritten(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
 	path := filepath.Join(dir, "users")
-	content := "bob:" + hashed(t, "x") + "\n" + strings.Repeat("# much\n", 2000)
+	content := "bob:" + cheapHash(t, "x") + "\n" + strings.Repeat("# much\n", 2000)
 	d := withUsers(t, path, content, noBans)
 	intact := func(says string) {
 		t.Helper()
@@ -357,8 +345,8 @@ func TestUsersFileThatCannotBeWritten(t *testing.T) {
 // Many edits at once, by API and command, are all made, one after the other.
 func TestManyEditsAtOnce(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "users")
-	d := withUsers(t, path, "# none yet\nfirst:"+hashed(t, "x")+"\n", noBans)
-	hash := hashed(t, "y")
+	d := withUsers(t, path, "# none yet\nfirst:"+cheapHash(t, "x")+"\n", noBans)
+	hash := cheapHash(t, "y")
 	var all sync.WaitGroup
 	for i := range 20 {
 		all.Go(func() {

@@ -20,9 +20,9 @@ const age = s => s < 60 ? Math.floor(s) + "s" : s < 3600 ? Math.floor(s / 60) + 
   : s < 172800 ? Math.floor(s / 3600) + "h" + String(Math.floor(s / 60) % 60).padStart(2, "0") + "m" : Math.floor(s / 86400) + "d";
 
 let token = sessionStorage.getItem("token") || "", wanted = false;
-const ask = async (path, method = "GET") => {
+const ask = async (path, method = "GET", send) => {
   const headers = token ? { Authorization: "Bearer " + token } : {};
-  const answer = await fetch(path, { method, headers, cache: "no-store" });
+  const answer = await fetch(path, { method, headers, cache: "no-store", body: send && JSON.stringify(send) });
   if (answer.status === 401) { wanted = true; throw new Error("token"); }
   if (answer.status === 204) return null;
   const body = await answer.json();
@@ -129,11 +129,20 @@ $("pause").onclick = () => { paused = !paused; $("pause").setAttribute("aria-pre
 $("rows").onclick = e => {
   const row = e.target.closest("button") && e.target.closest(".row"), s = row && sessions.find(s => s.id === row.dataset.id);
   if (!s) return;
-  text("ask-text", "Close the connection of " + (s.user || s.client) + " to " + (s.target || "nowhere yet") + "?");
+  sure("Close the connection of " + (s.user || s.client) + " to " + (s.target || "nowhere yet") + "?", "Close it", async () => {
+    await ask("/api/v1/sessions/" + s.id, "DELETE");
+    return "Closed " + s.id + ".";
+  });
+};
+
+// sure does something once a person has said yes to it.
+const sure = (question, yes, run) => {
+  text("ask-text", question);
+  text("ask-yes", yes);
   $("ask").returnValue = "no";
   $("ask").onclose = async () => {
     if ($("ask").returnValue !== "yes") return;
-    try { await ask("/api/v1/sessions/" + s.id, "DELETE"); text("message", "Closed " + s.id + "."); } catch (err) { text("message", "Not closed: " + err.message); }
+    try { text("message", await run()); } catch (err) { text("message", "Not done: " + err.message); }
     due = 0;
     refresh();
   };
@@ -144,11 +153,20 @@ const table = (id, lines) => {
   const key = JSON.stringify(lines);
   if ($(id).dataset.key === key) return;
   $(id).dataset.key = key;
-  $(id).replaceChildren(...lines.map(cells => { const tr = make("tr"); cells.forEach(([v, c]) => tr.append(make("td", v, c ? { class: c } : {}))); return tr; }));
+  $(id).replaceChildren(...lines.map(cells => { const tr = make("tr"); cells.forEach(([v, c, press, label]) => {
+    const td = make("td", press ? undefined : v, c ? { class: c } : {});
+    if (press) { const b = make("button", v, { type: "button", "aria-label": label }); b.onclick = press; td.append(b); }
+    tr.append(td);
+  }); return tr; }));
 };
+// turn disables a user, which ends the user's connections, or takes that back.
+const turn = u => sure(u.disabled ? "Let " + u.name + " in again?" : "Disable " + u.name + " and end " + u.connections + " connections?", u.disabled ? "Enable" : "Disable", async () => {
+  const done = await ask("/api/v1/users/" + encodeURIComponent(u.name), "PATCH", { disabled: !u.disabled });
+  return (u.disabled ? "Enabled " : "Disabled ") + u.name + ". " + done.closed + " connections ended.";
+});
 const people = (users, upstreams, denials, bans, fleet) => {
   const share = u => (u.replicas || []).map(r => r.replica + " " + r.connections).join(", ");
-  table("users", users.slice(0, 500).map(u => [[u.name], [(u.fleet_connections ?? u.connections) + (u.max_connections ? "/" + u.max_connections : "") + (share(u) ? " (" + share(u) + ")" : ""), "n"], [size(u.bytes_in + u.bytes_out), "n"], [u.quota ? size(u.quota.remaining) : "–", "n"]]));
+  table("users", users.slice(0, 500).map(u => [[u.name], [u.state.replaceAll("_", " "), u.state === "ok" ? "" : "bad"], [(u.fleet_connections ?? u.connections) + (u.max_connections ? "/" + u.max_connections : "") + (share(u) ? " (" + share(u) + ")" : ""), "n"], [size(u.bytes_in + u.bytes_out), "n"], [u.quota ? size(u.quota.remaining) : "–", "n"], u.in_file ? [u.disabled ? "Enable" : "Disable", "n", () => turn(u), (u.disabled ? "Enable" : "Disable") + " " + u.name] : [""]]));
   table("upstreams", upstreams.flatMap(u => u.members.map(m => [[u.name + " " + m.name], [m.drained ? "drained" : m.up ? "up" : "down", m.up && !m.drained ? "good" : "bad"], [m.active, "n"], [m.latency_seconds ? (m.latency_seconds * 1000).toFixed(1) + " ms" : "–", "n"]])));
   table("bans", bans.slice(0, 500).map(b => [[b.source], [age((Date.parse(b.until) - Date.now()) / 1000), "n"], [b.level, "n"], [b.replica || "–"]]));
   $("bans-card").hidden = !bans.length;
