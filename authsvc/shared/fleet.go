@@ -18,7 +18,8 @@ type fleet struct {
 	mu      sync.Mutex
 	seen    [3]int        // how many replicas there were at the last beats, this one included
 	beaten  time.Duration // the last beat that was answered; 0: none was
-	settled time.Duration // from then on this replica has a floor of each user
+	joined  int64         // when this replica came, by the store's clock; 0: it has not
+	settled bool          // all others have beaten since: this replica has a floor of each user
 	changed chan struct{} // 1: beat now
 }
 
@@ -37,19 +38,19 @@ func (f *fleet) floor(s *Store, most int) int {
 	now := s.now()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.beaten == 0 || now > f.beaten+s.rhythm.lease || now < f.settled {
+	if !f.settled || now > f.beaten+s.rhythm.lease {
 		return 0
 	}
 	return most / 2 / max(slices.Max(f.seen[:]), 1)
 }
 
 // floorOfOthers is the floor that this replica reckons with, by the fewest that
-// there were lately.
-func (f *fleet) floorOfOthers(s *Store, most int) int {
-	now := s.now()
+// there were lately. While it does not know which floor the others go by, that is
+// the most which all of them together may have.
+func (f *fleet) floorOfOthers(most int) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if now < f.settled || f.beaten == 0 {
+	if !f.settled {
 		return most / 2
 	}
 	return most / 2 / max(slices.Min(f.seen[:]), 1)
@@ -76,22 +77,41 @@ func (f *fleet) kick() {
 
 // noted takes the answer to a beat that was sent at a time, and reports whether
 // the replica is new to the store.
-func (f *fleet) noted(r rhythm, sent time.Duration, count int, was bool) (isNew bool) {
+func (f *fleet) noted(r rhythm, sent time.Duration, got beatOfFleet) (isNew bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	count = max(count, 1)
-	switch {
-	case f.beaten == 0 && count == 1:
-		f.settled = 0 // there is nobody who would have to know
-		f.seen = [3]int{count, count, count}
-	case f.beaten == 0, sent > f.beaten+r.lease:
-		f.settled = sent + r.settling()
-		f.seen = [3]int{count, count, count}
-	default:
+	count := max(got.count, 1)
+	if f.joined == 0 || sent > f.beaten+r.lease {
+		// The others have not reckoned with it, or do no more.
+		f.joined, f.settled, f.seen = got.now, count == 1, [3]int{count, count, count}
+	} else {
 		f.seen[2], f.seen[1], f.seen[0] = f.seen[1], f.seen[0], count
+		f.settled = f.settled || got.ignorant == 0
 	}
 	f.beaten = max(sent, 1)
-	return !was
+	return !got.was
+}
+
+// beatOfFleet is the answer to a beat.
+type beatOfFleet struct {
+	count    int
+	was      bool  // on the list
+	now      int64 // ms of the store's clock
+	ignorant int   // others who have not beaten since this replica joined
+}
+
+// unsettled reports whether it is worth to ask soon whether all have beaten.
+func (f *fleet) unsettled() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.joined != 0 && !f.settled
+}
+
+// since is when this replica joined, by the store's clock; 0: it has not.
+func (f *fleet) since() int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.joined
 }
 
 // leastPause is the least time between two beats, however many replicas come
@@ -107,7 +127,11 @@ func (s *Store) keepLeases(ctx context.Context) error {
 		if !after(ctx, leastPause) {
 			return ctx.Err()
 		}
-		timer := time.NewTimer(s.rhythm.beat - leastPause - rand.N(s.rhythm.beat/10)) //nolint:gosec // spreads load, keeps no secret
+		pause := s.rhythm.beat - leastPause - rand.N(s.rhythm.beat/10) //nolint:gosec // spreads load, keeps no secret
+		if s.fleet.unsettled() {
+			pause = leastPause
+		}
+		timer := time.NewTimer(pause)
 		select {
 		case <-timer.C:
 		case <-s.fleet.changed:
@@ -132,7 +156,7 @@ func (s *Store) beatFleet(ctx context.Context, call caller) bool {
 	if err != nil {
 		about = []byte("{}") // its types are ours: it cannot be
 	}
-	args := append([]string{s.id, string(about), ms(s.rhythm.lease), ms(s.rhythm.forgotten)}, s.out.mine()...)
+	args := append([]string{s.id, string(about), ms(s.rhythm.lease), ms(s.rhythm.forgotten), itoa(s.fleet.since())}, s.out.mine()...)
 	keys := []string{s.keys.replicas(), s.keys.about(), s.keys.outUsers()}
 	ctx, cancel := context.WithTimeout(ctx, backgroundTimeout)
 	defer cancel()
@@ -144,12 +168,12 @@ func (s *Store) beatFleet(ctx context.Context, call caller) bool {
 		if err != nil {
 			return err
 		}
-		if len(list) != 4 {
+		if len(list) != 5 {
 			return errAnswer
 		}
-		n, err = numbers(list[:3])
+		n, err = numbers(list[:4])
 		var err2 error
-		out, err2 = list[3].AsStrSlice()
+		out, err2 = list[4].AsStrSlice()
 		return errors.Join(err, err2)
 	})
 	if err != nil {
@@ -161,7 +185,7 @@ func (s *Store) beatFleet(ctx context.Context, call caller) bool {
 	s.offset.Store(n[2] - asked.UnixMilli())
 	s.metrics.Replicas.Store(n[0])
 	s.takeOut(out)
-	if s.fleet.noted(s.rhythm, sent, int(n[0]), n[1] == 1) {
+	if s.fleet.noted(s.rhythm, sent, beatOfFleet{count: int(n[0]), was: n[1] == 1, now: n[2], ignorant: int(n[3])}) {
 		s.publish(event{Kind: eventJoin})
 		s.restate()
 	}

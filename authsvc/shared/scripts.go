@@ -72,7 +72,8 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 //
 // count is what it had, granted what it may have without asking, which is what
 // others have to reckon with. Where a user is not strict they reckon with a
-// floor for every replica besides, that it may use unasked. The field "!" says
+// floor for every replica besides, that it may use unasked: all floors together
+// are no more than half of the user's connections. The field "!" says
 // until when the user is strict: none may use its floor then. A call with a
 // sequence number that is not higher than the last one was overtaken, and has
 // no effect.
@@ -80,7 +81,7 @@ const reckon = `
 local me, seq, floor, replicas = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local strictUntil = tonumber(redis.call('HGET', KEYS[1], '!') or '0')
 local strict = strictUntil > now
-local reserved, counted, seen, overtaken = 0, 0, 0, false
+local granted, floors, counted, seen, overtaken = 0, 0, 0, 0, false
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
   local r = all[i]
@@ -94,16 +95,16 @@ for i = 1, #all, 2 do
       seen = seen + 1
       counted = counted + tonumber(c)
       g = tonumber(g)
-      if x == '0' and g < floor then g = floor end
-      reserved = reserved + g
+      granted = granted + g
+      if x == '0' and g < floor then floors = floors + floor - g end
     end
   end
 end
-if replicas - 1 > seen then reserved = reserved + (replicas - 1 - seen) * floor end
-local function keep(count, granted, life)
+if replicas - 1 > seen then floors = floors + (replicas - 1 - seen) * floor end
+local function keep(count, mine, life)
   local x = '0'
   if strict then x = '1' end
-  redis.call('HSET', KEYS[1], me, string.format('%d:%d:%d:%d:%s', count, now + life, granted, seq, x))
+  redis.call('HSET', KEYS[1], me, string.format('%d:%d:%d:%d:%s', count, now + life, mine, seq, x))
 end
 `
 
@@ -114,6 +115,7 @@ end
 var enterScript = newScript(clock + reckon + `
 if overtaken then return {'', 0, 0, 0, 0} end
 local held, most, life, ttl, wide = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
+local reserved = granted + math.min(floors, math.floor(most / 2))
 local from, distinct = {}, 0
 if wide > 0 then
   redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
@@ -139,7 +141,7 @@ for i = 10, #ARGV do
     end
   end
 end
-local granted, slack = count, 0
+local mine, slack = count, 0
 if most > 0 then
   if refused and reserved > counted then slack = 1 end
   if slack == 1 or (strict and 2 * (counted + count) >= most) then
@@ -148,15 +150,15 @@ if most > 0 then
     strictUntil = now + life
   elseif not strict and not refused then
     local ahead = math.floor(most / 8)
-    if 4 * (reserved + granted + ahead) <= 3 * most then granted = granted + ahead end
+    if 4 * (reserved + mine + ahead) <= 3 * most then mine = mine + ahead end
   end
 end
-keep(count, granted, life)
+keep(count, mine, life)
 redis.call('PEXPIRE', KEYS[1], ttl)
 if wide > 0 then redis.call('PEXPIRE', KEYS[2], ttl) end
 local left = 0
 if strict then left = strictUntil - now end
-return {table.concat(answers), granted, counted, left, slack}
+return {table.concat(answers), mine, counted, left, slack}
 `)
 
 // beatScript says what a replica holds of a user: the number of connections,
@@ -290,9 +292,11 @@ return 1
 
 // fleetScript is a replica's beat: it puts itself on the list, takes those off
 // that are forgotten, and answers how many live, whether it was there before,
-// the time, and the users that others have put out.
+// the time, how many of the others have not beaten since it joined, and the users
+// that others have put out.
 //
-// ARGV: id, about, lease, forgotten, and the users that it puts out itself.
+// ARGV: id, about, lease, forgotten, when it joined (0: now), and the users that
+// it puts out itself.
 var fleetScript = newScript(clock + `
 local me, life = ARGV[1], tonumber(ARGV[3])
 for _, old in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - tonumber(ARGV[4]))) do
@@ -305,7 +309,7 @@ redis.call('ZADD', KEYS[1], now, me)
 redis.call('HSET', KEYS[2], me, ARGV[2])
 redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now)
 local mine = {}
-for i = 5, #ARGV do
+for i = 6, #ARGV do
   mine[ARGV[i]] = true
   redis.call('ZADD', KEYS[3], now + life, ARGV[i] .. '|' .. me)
 end
@@ -318,7 +322,12 @@ for _, m in ipairs(redis.call('ZRANGE', KEYS[3], 0, -1)) do
     out[#out + 1] = m
   end
 end
-return {redis.call('ZCOUNT', KEYS[1], '(' .. (now - life), '+inf'), was, string.format('%d', now), out}
+local joined = tonumber(ARGV[5])
+if joined == 0 then joined = now end
+local live = '(' .. string.format('%d', now - life)
+local ignorant = redis.call('ZCOUNT', KEYS[1], live, string.format('%d', joined))
+if redis.call('ZSCORE', KEYS[1], me) == string.format('%d', joined) then ignorant = ignorant - 1 end
+return {redis.call('ZCOUNT', KEYS[1], live, '+inf'), was, string.format('%d', now), ignorant, out}
 `)
 
 // departScript takes a replica off the lists.

@@ -280,7 +280,7 @@ func (s *Store) asking(u *seat) scriptCall {
 	u.granted = min(u.granted, u.held)
 	return scriptCall{
 		keys: []string{s.keys.conns(u.user), s.keys.addresses(u.user)},
-		args: []string{s.id, itoa(u.seq), itoa(s.fleet.floorOfOthers(s, u.most)), itoa(s.fleet.count()), itoa(u.held)},
+		args: []string{s.id, itoa(u.seq), itoa(s.fleet.floorOfOthers(u.most)), itoa(s.fleet.count()), itoa(u.held)},
 	}
 }
 

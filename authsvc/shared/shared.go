@@ -39,10 +39,6 @@ type rhythm struct {
 // usual is the rhythm of all but tests.
 var usual = rhythm{beat: 3 * time.Second, lease: 10 * time.Second, forgotten: 30 * time.Second}
 
-// settling is how long a replica is counted before it counts on it: by then
-// each of the others has read the list of replicas twice.
-func (r rhythm) settling() time.Duration { return 2*r.beat + r.beat/2 }
-
 // keyLife is for a key that only leases are in.
 func (r rhythm) keyLife() time.Duration { return 6 * r.lease }
 

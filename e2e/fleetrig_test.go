@@ -1,0 +1,241 @@
+package e2e
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// store is a running redis-server, with a password.
+type store struct {
+	t       *testing.T
+	address string
+	dir     string
+	cmd     *exec.Cmd
+}
+
+const storePassword = "the store's password"
+
+// startStore runs one on an address, or reserves the address for a later start.
+func startStore(t *testing.T, now bool) *store {
+	t.Helper()
+	program(t, "redis-server", "redis-server")
+	s := &store{t: t, address: freeAddress(t), dir: t.TempDir()}
+	if now {
+		s.start()
+	}
+	t.Cleanup(s.kill)
+	return s
+}
+
+// freeAddress is one that nobody listens on.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func (s *store) start() {
+	s.t.Helper()
+	_, port, _ := net.SplitHostPort(s.address)
+	s.cmd = exec.Command("redis-server", "--bind", "127.0.0.1", "--port", port, "--save", "", "--appendonly", "no", "--dir", s.dir,
+		"--requirepass", storePassword, "--loglevel", "warning")
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := s.cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	eventually(s.t, "the store answers", func() bool { _, err := s.ask("PING"); return err == nil })
+}
+
+func (s *store) signal(sig syscall.Signal) {
+	s.t.Helper()
+	if err := s.cmd.Process.Signal(sig); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// kill ends it as the kernel would.
+func (s *store) kill() {
+	if s.cmd != nil {
+		_ = s.cmd.Process.Kill()
+		_ = s.cmd.Wait()
+		s.cmd = nil
+	}
+}
+
+// ask sends a command, in the protocol's inline form, and returns the elements
+// of its answer.
+func (s *store) ask(command string) ([]string, error) {
+	c, err := net.DialTimeout("tcp", s.address, time.Second)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(patience))
+	fmt.Fprintf(c, "AUTH \"%s\"\r\n%s\r\n", storePassword, command)
+	r := bufio.NewReader(c)
+	if first, err := r.ReadString('\n'); err != nil || first[0] != '+' {
+		return nil, fmt.Errorf("%w: %s", io.ErrUnexpectedEOF, first)
+	}
+	return readRESP(r)
+}
+
+// readRESP is an answer of RESP2, flat.
+func readRESP(r *bufio.Reader) ([]string, error) {
+	head, err := r.ReadString('\n')
+	if err != nil {
+		return nil, err
+	}
+	head = strings.TrimSpace(head)
+	n, _ := strconv.Atoi(head[1:])
+	switch head[0] {
+	case '-':
+		return nil, fmt.Errorf("the store says %s", head)
+	case '$':
+		if n < 0 {
+			return nil, nil
+		}
+		text := make([]byte, n+2)
+		if _, err := io.ReadFull(r, text); err != nil {
+			return nil, err
+		}
+		return []string{string(text[:n])}, nil
+	case '*':
+		var all []string
+		for range n {
+			one, err := readRESP(r)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, one...)
+		}
+		return all, nil
+	}
+	return []string{head[1:]}, nil
+}
+
+// sum is how many connections of a user the store knows.
+func (s *store) sum(user string) int {
+	all, err := s.ask("HGETALL cs:{u:" + user + "}:conns")
+	if err != nil {
+		return -1
+	}
+	sum := 0
+	for i := 0; i+1 < len(all); i += 2 {
+		var count, lease int64
+		if _, err := fmt.Sscanf(all[i+1], "%d:%d", &count, &lease); err == nil && time.Now().UnixMilli() < lease {
+			sum += int(count)
+		}
+	}
+	return sum
+}
+
+const fleetUsers = `
+[auth]
+allow_plain_passwords = true
+once = { enabled = true }
+[limits]
+auth_failures = { max = 3, window = "1m", ban = "10m", ban_max = "1h" }
+[[user]]
+name = "alice"
+password = "secret"
+max_connections = 10
+[[user]]
+name = "bob"
+password = "secret"
+quota = { bytes = "1MiB", period = "1h" }
+[[user]]
+name = "carol"
+password = "secret"
+max_addresses = 2
+[[user]]
+name = "dave"
+password = "secret"
+`
+
+// replica is a daemon of a fleet, whose settings can be rewritten.
+type replica struct {
+	*daemon
+	file, name string
+}
+
+// fleetSettings are a replica's.
+func fleetSettings(t *testing.T, storeAt, name, users string) string {
+	t.Helper()
+	return withAPI(t, users+fmt.Sprintf(`
+[shared_state]
+url = "redis://%s"
+password_file = '%s'
+replica = "%s"
+timeout = "100ms" # the race detector, and busy machines
+[[listener]]
+address = "127.0.0.1:0"
+`, storeAt, writeFile(t, "store.password", storePassword), name))
+}
+
+func startReplica(t *testing.T, storeAt, name, users string) *replica {
+	t.Helper()
+	file := writeFile(t, "cleversocks.toml", fleetSettings(t, storeAt, name, users))
+	return &replica{startProgram(t, "--config", file, "--log-format", "json"), file, name}
+}
+
+// startFleet starts replicas that know each other.
+func startFleet(t *testing.T, storeAt string, n int) []*replica {
+	t.Helper()
+	all := make([]*replica, n)
+	for i := range all {
+		all[i] = startReplica(t, storeAt, string(rune('a'+i)), fleetUsers)
+	}
+	for _, r := range all {
+		eventually(t, "all know each other", func() bool { return r.metric("cleversocks_shared_replicas") == strconv.Itoa(n) })
+	}
+	return all
+}
+
+// tunnel tries to have a user's tunnel to a target; nil: it was refused, by the
+// reply that is returned.
+func tunnel(t *testing.T, d *daemon, source, user string, to netip.AddrPort) (net.Conn, byte) {
+	t.Helper()
+	c := login(t, d.address, source, user, "secret")
+	if reply := request(t, c, 1, to); reply != succeeded {
+		c.Close()
+		return nil, reply
+	}
+	return c, succeeded
+}
+
+// mustTunnel is tunnel that has to succeed.
+func mustTunnel(t *testing.T, d *daemon, source, user string, to netip.AddrPort) net.Conn {
+	t.Helper()
+	c, reply := tunnel(t, d, source, user, to)
+	if c == nil {
+		t.Fatalf("%s is refused: reply %d", user, reply)
+	}
+	return c
+}
+
+// over waits for a tunnel's end.
+func over(t *testing.T, c net.Conn) {
+	t.Helper()
+	_ = c.SetReadDeadline(time.Now().Add(patience))
+	if n, err := c.Read(make([]byte, 1)); n > 0 || err == nil || isTimeout(err) {
+		t.Errorf("the tunnel goes on: %d, %v", n, err)
+	}
+}
+
+func isTimeout(err error) bool {
+	e, ok := err.(net.Error)
+	return ok && e.Timeout()
+}
