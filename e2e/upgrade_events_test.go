@@ -195,3 +195,45 @@ func unlessClosed(f func() error) func() error {
 		return nil
 	}
 }
+
+// What a process that drains still has is judged by the settings of now: a user
+// who is disabled, or whom a rule keeps from where a tunnel leads, is out there
+// too, by a reload and by an upgrade alike. Others go on.
+func TestPredecessorFollowsSettings(t *testing.T) {
+	echo := echoServer(t, "127.0.0.1:0")
+	settings := func(alice, rule string) string {
+		text := "[auth]\nallow_plain_passwords = true\n[reload]\nrevoke = true\n[acl]\nblock_private = false\n" + rule + "[[listener]]\naddress = \"127.0.0.1:0\"\n"
+		for _, name := range []string{"alice", "bob", "carol"} {
+			text += "[[user]]\nname = \"" + name + "\"\npassword = \"right\"\n"
+			if name == "alice" {
+				text += alice
+			}
+		}
+		return withAPI(t, text)
+	}
+	config := writeFile(t, "c.toml", settings("", ""))
+	d := lineageOf(startProgram(t, "--config", config, "--log-format", "json"))
+	tunnel := func(user string) net.Conn {
+		c := login(t, d.address, "127.0.0.1", user, "right")
+		if code := request(t, c, 1, echo); code != 0 {
+			t.Fatalf("reply %d", code)
+		}
+		_ = c.SetDeadline(time.Now().Add(patience))
+		return c
+	}
+	alice, bob, carol := tunnel("alice"), tunnel("bob"), tunnel("carol")
+	ended := func(what string, c net.Conn) {
+		t.Helper()
+		if _, err := c.Read(make([]byte, 1)); err == nil || os.IsTimeout(err) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	d.upgrade()
+	rewrite(t, config, settings("disabled = true\n", ""))
+	d.tell(syscall.SIGHUP)
+	ended("disabled by a reload", alice)
+	rewrite(t, config, settings("disabled = true\n", "[[acl.rule]]\naction = \"deny\"\nusers = [\"bob\"]\n"))
+	d.upgrade()
+	ended("denied by an upgrade", bob)
+	echoes(t, carol, "on")
+}

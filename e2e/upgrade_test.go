@@ -359,6 +359,7 @@ func TestUpgradePassesSecrets(t *testing.T) {
 		args      string
 	}{
 		{"flag", "NOTHING=", "-u alice -P sekret-1"},
+		{"upstream", "CLEVERSOCKS_AUTH__PASSWORD=sekret-1", "-u alice -f 192.0.2.99:80,x:sekret-2@192.0.2.98:1080,192.0.2.99:80"},
 		{"environment", "CLEVERSOCKS_AUTH__PASSWORD=sekret-1", "-u alice"},
 	} {
 		t.Run(way.name, func(t *testing.T) {
@@ -515,7 +516,7 @@ quota = { bytes = "100KiB", period = "720h" }
 func TestUpgradeKeepsUnixSockets(t *testing.T) {
 	dir := t.TempDir()
 	path, admin := filepath.Join(dir, "s"), filepath.Join(dir, "a")
-	config := writeFile(t, "c.toml", "[[listener]]\naddress = 'unix:"+path+"'\n[admin]\naddress = 'unix:"+admin+"'\n")
+	config := writeFile(t, "c.toml", "[[listener]]\naddress = 'unix:"+path+"'\n[[listener]]\naddress = 'unix:@cleversocks-upgrade'\n[admin]\naddress = 'unix:"+admin+"'\n")
 	d := lineageOf(startProgram(t, "--config", config, "--log-format", "json"))
 	get := func() error {
 		client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -546,6 +547,11 @@ func TestUpgradeKeepsUnixSockets(t *testing.T) {
 		send(t, c, 5, 1, 0)
 		if got := receive(t, c, 2); got[1] != 0 {
 			t.Errorf("%v", got)
+		}
+		c.Close()
+		c, err = net.Dial("unix", "@cleversocks-upgrade")
+		if err != nil {
+			t.Fatal(err)
 		}
 		c.Close()
 	}

@@ -118,6 +118,7 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	} else if err := p.Serving(); err != nil { // else it tells the service manager, being the main process
 		d.log.LogAttrs(ctx, slog.LevelWarn, "the predecessor is not there to hear that this process serves", slog.Any("err", err))
 	}
+	d.upgrader.elders.reload() // an upgrade is one
 	d.log.LogAttrs(ctx, slog.LevelDebug, "ready")
 	return d, nil
 }
@@ -230,6 +231,18 @@ func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim,
 		requests: make(chan request), signals: make(chan struct{}, 1), over: make(chan struct{}),
 		noted: operator.noteReload, rotate: d.reopenLogs, notify: d.notify,
 		people: &people{accounts: who, guards: c.guards, group: c.group, inForce: inForce, lapses: gone},
+	}
+	r.remains = []part{
+		who,
+		&rules{log: log, metrics: m, locals: c.locals},
+		c.guards,
+		onCommit(func(_ context.Context, next *draft) { c.group.SetPolicy(next.policy); d.config.Store(next.cfg) }),
+		inForce,
+		onCommit(func(ctx context.Context, _ *draft) {
+			c.group.EndLapsed()
+			revoke(ctx, c.group, log)
+			gone.reconsider()
+		}),
 	}
 	operator.reload, operator.edit, operator.hashing = r.Reload, r.editUsers, who.queue
 	d.upgrader = newUpgrader(d, m, c, sockets, status)

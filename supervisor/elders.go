@@ -109,10 +109,11 @@ func (es *elders) passing() ([]upgrade.Passing, error) {
 	return all, nil
 }
 
-// reopenLogs has them open their log files again, which were rotated.
-func (es *elders) reopenLogs() {
+// reload has them judge their connections by the settings as they are now, and
+// open their log files again: a service manager's signal comes here alone.
+func (es *elders) reload() {
 	for _, e := range es.list() {
-		_ = e.ReopenLogs() // one that has ended writes none
+		_ = e.Reload() // one that has ended has none
 	}
 }
 
@@ -175,7 +176,7 @@ type legacy struct {
 	successor *upgrade.Successor
 	tables    []authsvc.Table
 	active    func() int
-	reopen    func(context.Context)
+	reload    func(context.Context)
 }
 
 // String names the service.
@@ -194,7 +195,7 @@ const (
 func (l *legacy) Serve(ctx context.Context) error {
 	defer l.successor.Close()
 	scope, inner := task.New(ctx, nil, "legacy")
-	scope.Go(func() error { return l.successor.Heed(inner, l.follow, func() { l.reopen(inner) }) })
+	scope.Go(func() error { return l.successor.Heed(inner, l.follow, func() { l.reload(inner) }) })
 	scope.Go(func() error { return l.tell(inner) })
 	if err := scope.Wait(); errors.Is(err, upgrade.ErrGone) && ctx.Err() == nil {
 		l.log.LogAttrs(ctx, slog.LevelWarn, "the successor has ended; connections go on here", slog.Int("pid", l.successor.PID))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -197,6 +198,15 @@ func (ls *listeners) own() {
 	for _, r := range ls.open {
 		r.TakeBack()
 	}
+}
+
+// addresses are where the listeners are, or have been.
+func (ls *listeners) addresses() []netip.AddrPort {
+	var all []netip.AddrPort
+	for _, r := range ls.open {
+		all = append(all, r.Addrs()...)
+	}
+	return all
 }
 
 // exposed reports whether others than this machine reach the i-th listener.

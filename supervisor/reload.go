@@ -40,6 +40,7 @@ type reloader struct {
 	signals  chan struct{}         // 1: requests without a reply, which coalesce
 	noted    func(error)           // is told how each reload went
 	rotate   func(context.Context) // reopens the logs as they are; nil: there are none
+	remains  []part                // of a process that drains: who may go on, and where to
 }
 
 // request asks for work on the reloader's goroutine; the reply is given once and
@@ -107,6 +108,7 @@ func (r *reloader) Serve(ctx context.Context) error {
 func (r *reloader) reload(ctx context.Context) error {
 	r.notify.reloading(ctx, "reloading")
 	err := r.try(ctx)
+	r.upgrader.elders.reload()
 	if ctx.Err() == nil {
 		status := "serving"
 		if err != nil {
@@ -128,7 +130,6 @@ func (r *reloader) reload(ctx context.Context) error {
 		r.log.LogAttrs(ctx, slog.LevelError, "reload failed: the old configuration stays", slog.Any("err", err))
 		return err
 	}
-	r.upgrader.elders.reopenLogs() // a rotation's signal comes here alone
 	r.metrics.Daemon.Reloads.Of("ok").Inc()
 	r.noted(nil)
 	r.log.LogAttrs(ctx, slog.LevelInfo, "reloaded", slog.Uint64("generation", r.generated))
@@ -149,6 +150,24 @@ func (r *reloader) try(ctx context.Context) error {
 		r.log.LogAttrs(ctx, slog.LevelWarn, "this setting changed and needs a restart to take effect", slog.String("key", key))
 	}
 	return nil
+}
+
+// follow is a reload of a process that drains, whose successor was asked for
+// one: nothing is opened or accepted any more, but a user who was taken out, or
+// a rule, must not count in one process alone. It is called when Serve has
+// ended.
+func (r *reloader) follow(ctx context.Context) {
+	r.rotate(ctx)
+	cfg, err := await(ctx, r.panics, "reload", r.load)
+	if err == nil {
+		r.policies++
+		policy := *r.people.group.Policy()
+		policy.Generation, policy.Revoke = r.policies, cfg.Reload.Revoke
+		err = install(ctx, r.remains, &draft{cfg: cfg, old: r.installed, own: r.sockets.addresses(), policy: &policy}, r.panics)
+	}
+	if err != nil && ctx.Err() == nil {
+		r.log.LogAttrs(ctx, slog.LevelWarn, "draining: connections go on under the settings of before", slog.Any("err", err))
+	}
 }
 
 // install puts a configuration in force, or says why not; then nothing has

@@ -45,7 +45,7 @@ func newUpgrader(d *daemon, m *metrics.Registry, c *core, sockets *listeners, st
 		legacy: func(s *upgrade.Successor) {
 			d.tree.add(d.tree.core, &legacy{
 				log: d.log, successor: s, tables: c.guards.tables, active: c.group.Active,
-				reopen: d.reopenLogs,
+				reload: d.reloader.follow,
 			})
 		},
 		requests: make(chan upgradeRequest, 1), done: make(chan *upgrade.Successor, 1),

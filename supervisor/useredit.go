@@ -78,6 +78,7 @@ func (r *reloader) editUsers(ctx context.Context, e *userEdit) error {
 			}
 			if err == nil {
 				r.generated = policy.Generation
+				r.upgrader.elders.reload()
 			}
 			return err
 		}

@@ -3,6 +3,7 @@ package gssapi_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -362,5 +363,16 @@ func TestReplayByASuccessor(t *testing.T) {
 	_ = first.Serve(ctx)
 	if _, err := acceptor(t, kdc, gssapi.Options{Replays: cache()}).Authenticate(t.Context(), attempt(token)); reasonOf(err) != authsvc.ReasonReplay {
 		t.Errorf("the successor: %v", err)
+	}
+	passed, err := json.Marshal(first.Table().All())
+	if err != nil {
+		t.Fatal(err)
+	}
+	without := gssapi.KeepReplays(authsvc.StateOptions{Metrics: &metrics.New().Auth, Inherited: true})
+	if err := without.Table().Add(passed); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := acceptor(t, kdc, gssapi.Options{Replays: without}).Authenticate(t.Context(), attempt(token)); reasonOf(err) != authsvc.ReasonReplay {
+		t.Errorf("a successor without a directory: %v", err)
 	}
 }

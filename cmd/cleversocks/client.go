@@ -114,14 +114,17 @@ func (c *client) ask(ctx context.Context, method, path string, body, into any, s
 	if err = errors.Join(err, resp.Body.Close()); err != nil {
 		return fmt.Errorf("the daemon's answer: %w", err)
 	}
-	if c.json || into == nil {
-		if c.json && len(answer) > 0 {
-			_, err = (jsonLines{c.app.stdout}).Write(answer)
-		}
+	if c.json && len(answer) > 0 {
+		_, err = (jsonLines{c.app.stdout}).Write(answer)
+	}
+	if err != nil || into == nil {
 		return err
 	}
 	if err := json.Unmarshal(answer, into); err != nil {
 		return fmt.Errorf("the daemon's answer: %w", err)
+	}
+	if c.json {
+		return nil
 	}
 	table := tabwriter.NewWriter(c.app.stdout, 0, 8, 2, ' ', 0)
 	show(table)

@@ -336,7 +336,7 @@ func newDenials(ctx context.Context, c *client) *cobra.Command {
 func newReload(ctx context.Context, c *client) *cobra.Command {
 	return command("reload", "Has a running daemon read its settings again", "Has the daemon read its settings again, and says what came of it.", "  cleversocks reload", noArguments, func([]string) error {
 		var r admin.Reload
-		if err := c.ask(ctx, http.MethodPost, "/api/v1/reload", nil, &r, func(io.Writer) {}); err != nil || c.json {
+		if err := c.ask(ctx, http.MethodPost, "/api/v1/reload", nil, &r, func(io.Writer) {}); err != nil {
 			return err
 		}
 		if !r.OK {
@@ -365,7 +365,7 @@ what comes of it.`,
 					row(w, "upgraded", fmt.Sprintf("process %d serves", u.PID))
 				}
 			})
-			if err == nil && !u.OK && !c.json {
+			if err == nil && !u.OK {
 				return fmt.Errorf("no upgrade: %s", printable(u.Error))
 			}
 			return err

@@ -25,7 +25,7 @@ const (
 	kindState   kind = "state"
 	kindYours   kind = "yours"
 	kindServing kind = "serving"
-	kindReopen  kind = "reopen"  // your logs
+	kindReload  kind = "reload"  // the settings may have changed, and logs were rotated
 	kindTunnels kind = "tunnels" // that are still open
 )
 

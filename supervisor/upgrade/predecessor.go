@@ -91,8 +91,9 @@ func stateOf(m message, take func(State) error) error {
 // Tell passes on what counts in all.
 func (p *Predecessor) Tell(table string, entries any) error { return p.channel.tell(table, entries) }
 
-// ReopenLogs has it open its log files again, which were rotated.
-func (p *Predecessor) ReopenLogs() error { return p.channel.send(kindReopen, nil) }
+// Reload has it judge its connections by the settings as they are now, and open
+// its log files again, which may have been rotated.
+func (p *Predecessor) Reload() error { return p.channel.send(kindReload, nil) }
 
 // Passing is the channel as a descriptor for the next successor.
 func (p *Predecessor) Passing() (Passing, error) {

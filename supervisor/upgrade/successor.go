@@ -208,9 +208,9 @@ func (s *Successor) Kill(why error) error {
 }
 
 // Heed follows what the successor says while this process drains: what counts
-// in all, and that logs were rotated. It returns when the successor has ended,
+// in all, and that the settings may have changed. It returns when the successor has ended,
 // or ctx has.
-func (s *Successor) Heed(ctx context.Context, take func(State) error, reopen func()) error {
+func (s *Successor) Heed(ctx context.Context, take func(State) error, reload func()) error {
 	for {
 		m, err := s.channel.receive(ctx)
 		if err != nil {
@@ -219,8 +219,8 @@ func (s *Successor) Heed(ctx context.Context, take func(State) error, reopen fun
 		switch m.Kind {
 		case kindState:
 			err = stateOf(m, take)
-		case kindReopen:
-			reopen()
+		case kindReload:
+			reload()
 		default:
 		}
 		if err != nil {
