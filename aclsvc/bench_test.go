@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+
+	"cleversocks/conn/netaddr"
 )
 
 // bigPolicy is 100,000 CIDRs and 100,000 names: one list of both, or as many
@@ -29,12 +31,12 @@ func bigPolicy(tb testing.TB, perRule bool) *Policy {
 	o := Options{DefaultAllow: true, BlockPrivate: true}
 	if perRule {
 		for _, s := range to {
-			o.Rules = append(o.Rules, Rule{Action: "deny", To: []string{s}, Ports: []string{"1-1023"}})
+			o.Rules = append(o.Rules, Rule{Action: "deny", To: []string{s}, Ports: []netaddr.PortRange{{First: 1, Last: 1023}}})
 		}
 		return compile(tb, o)
 	}
 	o.Rules = []Rule{
-		{Action: "deny", Ports: []string{"25"}},
+		{Action: "deny", Ports: []netaddr.PortRange{{First: 25, Last: 25}}},
 		{Action: "deny", To: []string{"file:list"}},
 		{Action: "allow", To: []string{"10.0.0.0/8"}, Users: []string{"alice"}},
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/gaissmai/bart"
 
+	"cleversocks/conn/netaddr"
 	"cleversocks/conn/wire"
 )
 
@@ -19,11 +20,11 @@ type Rule struct {
 	Action string // "allow" or "deny"
 	Users  []string
 	Groups []string
-	From   []string // CIDRs and addresses of clients
+	From   []netip.Prefix // of clients
 	// Listeners are the names of those that clients came to.
 	Listeners []string
 	To        []string // CIDRs, addresses, ranges a-b, names, *.suffix, file:PATH
-	Ports     []string // "25", "465-587"
+	Ports     []netaddr.PortRange
 	Commands  []string // connect, udp, bind
 	Where     string   // "file:line"
 }
@@ -81,7 +82,7 @@ type rule struct {
 	groups   map[string]struct{}
 	from     *bart.Lite
 	doors    []string // listeners; none: all
-	ports    []portRange
+	ports    []netaddr.PortRange
 	commands uint8 // bit per wire.Command; 0: all
 	name     string
 	where    string
@@ -106,13 +107,13 @@ func Compile(o Options) (*Policy, error) {
 		onPanic:    o.OnPanic,
 	}
 	for _, l := range o.Listeners {
-		p.listeners = append(p.listeners, netip.AddrPortFrom(l.Addr().Unmap().WithZone(""), l.Port()))
+		p.listeners = append(p.listeners, netaddr.PlainPort(l))
 	}
 	for _, h := range o.Hosts {
 		p.hosts.Insert(h.Masked())
 	}
 	for _, a := range o.Advertised {
-		p.advertised = append(p.advertised, a.Unmap().WithZone(""))
+		p.advertised = append(p.advertised, netaddr.Plain(a))
 	}
 	b := newBuilder(&p.index, o.Open)
 	for i := range o.Rules {
@@ -139,14 +140,20 @@ func (p *Policy) compileRule(i int, in *Rule, b *builder) error {
 		return fmt.Errorf("action: %q: allow or deny", clip(in.Action))
 	}
 	for key, list := range map[string][]string{
-		"users": in.Users, "groups": in.Groups, "from": in.From, "listeners": in.Listeners, "to": in.To, "ports": in.Ports, "commands": in.Commands,
+		"users": in.Users, "groups": in.Groups, "listeners": in.Listeners, "to": in.To, "commands": in.Commands,
 	} {
-		if list != nil && len(list) == 0 {
-			return fmt.Errorf("%s: an empty list; leave the key out to match everything", key)
+		if isEmpty(list) {
+			return emptyList(key)
 		}
 		if slices.Contains(list, "") {
 			return fmt.Errorf("%s: an empty entry", key)
 		}
+	}
+	switch {
+	case isEmpty(in.From):
+		return emptyList("from")
+	case isEmpty(in.Ports):
+		return emptyList("ports")
 	}
 	r.everyone = len(in.Users) == 0 && len(in.Groups) == 0
 	r.anywhere = len(in.To) == 0
@@ -155,6 +162,13 @@ func (p *Policy) compileRule(i int, in *Rule, b *builder) error {
 		return faults
 	}
 	return nil
+}
+
+// isEmpty reports whether a list is there and holds nothing.
+func isEmpty[T any](list []T) bool { return list != nil && len(list) == 0 }
+
+func emptyList(key string) error {
+	return fmt.Errorf("%s: an empty list; leave the key out to match everything", key)
 }
 
 // ElementErrors is all that is wrong with the lists of a rule.
@@ -189,26 +203,13 @@ func (es ElementErrors) Unwrap() []error {
 
 // restrict reads what limits a rule besides users and destinations.
 func (r *rule) restrict(in *Rule) (wrong ElementErrors) {
-	for i, s := range in.From {
-		p, err := ParsePrefix(s)
-		if err != nil {
-			wrong = append(wrong, ElementError{"from", i, err})
-			continue
-		}
+	for _, p := range in.From {
 		if r.from == nil {
 			r.from = new(bart.Lite)
 		}
-		r.from.Insert(p)
+		r.from.Insert(netaddr.UnmapPrefix(p))
 	}
-	for i, s := range in.Ports {
-		ports, err := parsePorts(s)
-		if err != nil {
-			wrong = append(wrong, ElementError{"ports", i, err})
-			continue
-		}
-		r.ports = append(r.ports, ports)
-	}
-	r.ports = mergePorts(r.ports)
+	r.ports = mergePorts(slices.Clone(in.Ports))
 	for i, s := range in.Commands {
 		c, err := parseCommand(s)
 		if err != nil {
@@ -221,12 +222,12 @@ func (r *rule) restrict(in *Rule) (wrong ElementErrors) {
 }
 
 // mergePorts sorts and joins, so that there are never more than 32768.
-func mergePorts(in []portRange) []portRange {
-	slices.SortFunc(in, func(a, b portRange) int { return int(a.low) - int(b.low) })
+func mergePorts(in []netaddr.PortRange) []netaddr.PortRange {
+	slices.SortFunc(in, func(a, b netaddr.PortRange) int { return int(a.First) - int(b.First) })
 	out := in[:0]
 	for _, r := range in {
-		if n := len(out); n > 0 && int(r.low) <= int(out[n-1].high)+1 {
-			out[n-1].high = max(out[n-1].high, r.high)
+		if n := len(out); n > 0 && int(r.First) <= int(out[n-1].Last)+1 {
+			out[n-1].Last = max(out[n-1].Last, r.Last)
 			continue
 		}
 		out = append(out, r)
@@ -261,9 +262,9 @@ func (r *rule) hasPort(port uint16) bool {
 	for low < high {
 		mid := (low + high) / 2
 		switch {
-		case port < r.ports[mid].low:
+		case port < r.ports[mid].First:
 			high = mid
-		case port > r.ports[mid].high:
+		case port > r.ports[mid].Last:
 			low = mid + 1
 		default:
 			return true

@@ -4,9 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"strconv"
 	"strings"
 
+	"cleversocks/conn/netaddr"
 	"cleversocks/conn/wire"
 )
 
@@ -24,17 +24,17 @@ func parseEntry(s string) (entry, error) {
 	case s == "":
 		return entry{}, errors.New("empty entry")
 	case strings.Contains(s, "/"):
-		p, err := ParsePrefix(s)
+		p, err := netaddr.ParsePrefix(s)
 		return entry{prefixes: []netip.Prefix{p}}, err
 	}
-	if a, err := parseAddr(s); err == nil {
-		return entry{prefixes: []netip.Prefix{netip.PrefixFrom(a, a.BitLen())}}, nil
+	if a, err := netaddr.ParseAddr(s); err == nil {
+		return entry{prefixes: []netip.Prefix{netaddr.Single(a)}}, nil
 	} else if strings.ContainsAny(s, "%[]") {
 		return entry{}, err
 	}
 	if left, right, ok := strings.Cut(s, "-"); ok {
-		first, err1 := parseAddr(strings.TrimSpace(left))
-		last, err2 := parseAddr(strings.TrimSpace(right))
+		first, err1 := netaddr.ParseAddr(strings.TrimSpace(left))
+		last, err2 := netaddr.ParseAddr(strings.TrimSpace(right))
 		switch {
 		case err1 == nil && err2 == nil:
 			prefixes, err := rangePrefixes(first, last)
@@ -56,38 +56,6 @@ func parseEntry(s string) (entry, error) {
 	}
 	e.name = name
 	return e, nil
-}
-
-// ParsePrefix reads a CIDR or a single address. Host bits are dropped, and a
-// prefix of v4-mapped addresses becomes the IPv4 one, since addresses are
-// unmapped before they are compared.
-func ParsePrefix(s string) (netip.Prefix, error) {
-	if !strings.Contains(s, "/") {
-		a, err := parseAddr(s)
-		if err != nil {
-			return netip.Prefix{}, err
-		}
-		return netip.PrefixFrom(a, a.BitLen()), nil
-	}
-	p, err := netip.ParsePrefix(s)
-	if err != nil {
-		return netip.Prefix{}, fmt.Errorf("%q is not a CIDR", clip(s))
-	}
-	if a := p.Addr(); a.Is4In6() && p.Bits() >= 96 {
-		p = netip.PrefixFrom(a.Unmap(), p.Bits()-96)
-	}
-	return p.Masked(), nil
-}
-
-func parseAddr(s string) (netip.Addr, error) {
-	a, err := netip.ParseAddr(s)
-	if err != nil {
-		return a, fmt.Errorf("%q is not an address", clip(s))
-	}
-	if a.Zone() != "" {
-		return a, fmt.Errorf("%q: a zone means nothing here", clip(s))
-	}
-	return a.Unmap(), nil
 }
 
 // rangePrefixes splits first..last into the fewest prefixes, at most 254.
@@ -123,23 +91,6 @@ func lastOf(p netip.Prefix) netip.Addr {
 	}
 	a, _ := netip.AddrFromSlice(b)
 	return a
-}
-
-// portRange is inclusive at both ends.
-type portRange struct{ low, high uint16 }
-
-// parsePorts reads "25" or "465-587".
-func parsePorts(s string) (portRange, error) {
-	left, right, isRange := strings.Cut(s, "-")
-	if !isRange {
-		right = left
-	}
-	low, err1 := strconv.ParseUint(strings.TrimSpace(left), 10, 16)
-	high, err2 := strconv.ParseUint(strings.TrimSpace(right), 10, 16)
-	if err1 != nil || err2 != nil || low > high {
-		return portRange{}, fmt.Errorf("%q is neither a port (0 to 65535) nor a range like 465-587", clip(s))
-	}
-	return portRange{uint16(low), uint16(high)}, nil
 }
 
 // parseCommand reads the settings' name of a command.

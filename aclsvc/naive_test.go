@@ -4,13 +4,13 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
 
 	"cleversocks/authsvc"
+	"cleversocks/conn/netaddr"
 	"cleversocks/conn/wire"
 )
 
@@ -63,17 +63,11 @@ func naiveConcerns(r Rule, q *Query) bool {
 	}
 	from := r.From == nil
 	for _, s := range r.From {
-		from = from || netip.MustParsePrefix(s).Contains(q.Source)
+		from = from || s.Contains(q.Source)
 	}
 	ports := r.Ports == nil
 	for _, s := range r.Ports {
-		low, high, ok := strings.Cut(s, "-")
-		if !ok {
-			high = low
-		}
-		l, _ := strconv.Atoi(low)
-		h, _ := strconv.Atoi(high)
-		ports = ports || l <= int(q.Port) && int(q.Port) <= h
+		ports = ports || s.First <= q.Port && q.Port <= s.Last
 	}
 	commands := r.Commands == nil || slices.Contains(r.Commands, q.Command.String())
 	return who && from && ports && commands
@@ -125,7 +119,7 @@ var (
 	poolName = []string{"", "a.example", "x.b.example", "y.x.b.example", "example", "other"}
 )
 
-func someOf(t *rapid.T, label string, pool []string) []string {
+func someOf[T any](t *rapid.T, label string, pool []T) []T {
 	if rapid.Bool().Draw(t, label+" absent") {
 		return nil
 	}
@@ -144,8 +138,8 @@ func drawOptions(t *rapid.T) Options {
 			To:       someOf(t, "to", poolTo),
 			Users:    someOf(t, "users", []string{"alice", "bob"}),
 			Groups:   someOf(t, "groups", []string{"staff", "ops"}),
-			From:     someOf(t, "from", []string{"192.0.2.0/24", "2001:db8::/32", "0.0.0.0/0"}),
-			Ports:    someOf(t, "ports", []string{"80", "1-100", "443", "400-500", "80-90"}),
+			From:     someOf(t, "from", prefixes("192.0.2.0/24", "2001:db8::/32", "0.0.0.0/0")),
+			Ports:    someOf(t, "ports", []netaddr.PortRange{{First: 80, Last: 80}, {First: 1, Last: 100}, {First: 443, Last: 443}, {First: 400, Last: 500}, {First: 80, Last: 90}}),
 			Commands: someOf(t, "commands", []string{"connect", "udp", "bind"}),
 		})
 	}

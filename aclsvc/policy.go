@@ -3,6 +3,8 @@ package aclsvc
 import (
 	"net/netip"
 	"strings"
+
+	"cleversocks/conn/netaddr"
 )
 
 // Decide judges a request for one resolved address; q.Name is the name it was
@@ -96,7 +98,7 @@ type target struct {
 }
 
 func (p *Policy) target(addr netip.Addr, listener string) target {
-	outer := addr.Unmap().WithZone("")
+	outer := netaddr.Plain(addr)
 	inner, bits := p.unwrap(outer)
 	return target{outer, inner, bits, p.blocksFrom(listener) && p.isBlocked(outer, inner, bits)}
 }

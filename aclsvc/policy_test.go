@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"cleversocks/authsvc"
+	"cleversocks/conn/netaddr"
 	"cleversocks/conn/wire"
 )
 
@@ -26,10 +27,10 @@ func query(name string, port uint16) *Query {
 
 func TestDecide(t *testing.T) {
 	mixed := []Rule{
-		{Action: "deny", Ports: []string{"25", "465-587"}, Where: "c.toml:3"},
+		{Action: "deny", Ports: []netaddr.PortRange{{First: 25, Last: 25}, {First: 465, Last: 587}}, Where: "c.toml:3"},
 		{Action: "allow", To: []string{"10.1.0.0/16", "*.corp.example"}, Users: []string{"alice"}, Groups: []string{"staff"}, Where: "c.toml:5"},
 		{Action: "deny", To: []string{"203.0.113.5-203.0.113.9", "evil.example"}},
-		{Action: "allow", From: []string{"192.0.2.0/24"}, Commands: []string{"connect", "udp"}},
+		{Action: "allow", From: prefixes("192.0.2.0/24"), Commands: []string{"connect", "udp"}},
 	}
 	alice := authsvc.Identity{User: "alice"}
 	staff := authsvc.Identity{User: "bob", Groups: []string{"x", "staff"}}
@@ -214,7 +215,7 @@ func TestOwnPublicAddresses(t *testing.T) {
 	if d := compile(t, o).Decide(named, host); d.Allow {
 		t.Errorf("a name lifts it: %+v", d)
 	}
-	o.Rules = []Rule{{Action: "allow", To: []string{"93.184.216.34"}, Ports: []string{"443"}}}
+	o.Rules = []Rule{{Action: "allow", To: []string{"93.184.216.34"}, Ports: []netaddr.PortRange{{First: 443, Last: 443}}}}
 	if d := compile(t, o).Decide(named, host); !d.Allow {
 		t.Errorf("an address does not lift it: %+v", d)
 	}
@@ -298,9 +299,9 @@ func TestDecideUnknown(t *testing.T) {
 		"default deny":                {nil, false, "default"},
 		"all of the command":          {[]Rule{{Action: "deny", Commands: []string{"udp"}}}, true, "acl.rules[0]"},
 		"of another":                  {[]Rule{{Action: "deny", Commands: []string{"bind"}}}, true, ""},
-		"some ports":                  {[]Rule{{Action: "deny", Ports: []string{"25"}}}, true, ""},
+		"some ports":                  {[]Rule{{Action: "deny", Ports: []netaddr.PortRange{{First: 25, Last: 25}}}}, true, ""},
 		"somewhere":                   {[]Rule{{Action: "deny", To: []string{"10.0.0.0/8"}}}, true, ""},
-		"default deny, allowed a bit": {[]Rule{{Action: "allow", Ports: []string{"53"}}}, false, ""},
+		"default deny, allowed a bit": {[]Rule{{Action: "allow", Ports: []netaddr.PortRange{{First: 53, Last: 53}}}}, false, ""},
 		"denied after an allowance":   {[]Rule{{Action: "allow", To: []string{"192.0.2.1"}}, {Action: "deny"}}, true, ""},
 		"denied before it":            {[]Rule{{Action: "deny", Users: []string{"ann"}}, {Action: "allow"}}, true, "acl.rules[0]"},
 		"another user":                {[]Rule{{Action: "deny", Users: []string{"bob"}}}, true, ""},

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"net/netip"
 	"time"
+
+	"cleversocks/conn/netaddr"
 )
 
 // What follows is how the tables of this package are those of several replicas.
@@ -12,7 +14,7 @@ import (
 // and learns what the others have done. Package shared does that.
 
 // BanFleet carries a Throttle's changes to other replicas. Its methods do not
-// wait; sources are SourceKeys.
+// wait; sources are netaddr.SourceKeys.
 type BanFleet interface {
 	// Failed is a failed log-in, and the ban that it brought here; the zero Ban
 	// if it brought none.
@@ -30,7 +32,7 @@ func (t *Throttle) Join(f BanFleet) { t.fleet = f }
 // reports false if it changes nothing, or is of a source that nobody may ban.
 func (t *Throttle) Learn(b Ban) bool {
 	now, settings := time.Now(), t.settings.Load()
-	key := SourceKey(b.Source.Addr())
+	key := netaddr.SourceKey(b.Source.Addr())
 	if settings.Max <= 0 || settings.exempt.Contains(key) || !key.IsValid() || !now.Before(b.Until) {
 		return false
 	}

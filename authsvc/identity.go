@@ -62,7 +62,7 @@ type Account struct {
 	QuotaBytes     int64          // both ways together; 0: no quota
 	QuotaPeriod    time.Duration
 	Egress         []netip.Prefix // source addresses: one, or one of a prefix
-	MaxAddresses   int            // distinct sources at once, see SourceKey; 0: any number
+	MaxAddresses   int            // distinct sources at once, see netaddr.SourceKey; 0: any number
 	Validity       Validity
 	Note           string // an operator's own words
 	Where          string // "file:line" of the entry
@@ -86,26 +86,4 @@ func (a *Account) Removed() bool { return a.removed != nil && a.removed.Load() }
 func (a *Account) AllowsFrom(addr netip.Addr) bool {
 	addr = addr.WithZone("")
 	return len(a.From) == 0 || slices.ContainsFunc(a.From, func(p netip.Prefix) bool { return p.Contains(addr) })
-}
-
-// SourceKey is what limits, bans and queues count a client as: an IPv4 address
-// itself, an IPv6 address its /64, which one subscriber has whole.
-func SourceKey(addr netip.Addr) netip.Addr {
-	addr = addr.Unmap()
-	if addr.Is4() || !addr.IsValid() {
-		return addr
-	}
-	p, err := addr.WithZone("").Prefix(64)
-	if err != nil {
-		return addr
-	}
-	return p.Addr()
-}
-
-// SourcePrefix is a SourceKey as operators read it: a /32 or a /64.
-func SourcePrefix(key netip.Addr) netip.Prefix {
-	if key.Is4() {
-		return netip.PrefixFrom(key, 32)
-	}
-	return netip.PrefixFrom(key, 64)
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
+	"cleversocks/conn/netaddr"
 	"cleversocks/metrics"
 )
 
@@ -103,7 +104,7 @@ func (t *Once) changed() {
 
 // gone forgets what else is known of an address that has left the table.
 func (t *Once) gone(addr netip.Addr, _ *OnceEntry) {
-	source := SourceKey(addr)
+	source := netaddr.SourceKey(addr)
 	if list := t.hosts[source]; list != nil && list.Remove(addr) && list.Len() == 0 {
 		delete(t.hosts, source)
 	}
@@ -122,7 +123,7 @@ func (t *Once) insert(e *OnceEntry) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if e.Addr.Is6() && !t.entries.Contains(e.Addr) {
-		t.makeRoomFor(SourceKey(e.Addr), e.Addr)
+		t.makeRoomFor(netaddr.SourceKey(e.Addr), e.Addr)
 	}
 	if t.entries.Add(e.Addr, e) {
 		t.metrics.WhitelistEvicted.Of(metrics.EvictedFull).Inc()

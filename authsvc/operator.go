@@ -3,6 +3,8 @@ package authsvc
 import (
 	"net/netip"
 	"time"
+
+	"cleversocks/conn/netaddr"
 )
 
 // Impose bans the source of addr (unmapped) by hand, for as long as is asked
@@ -13,14 +15,14 @@ func (t *Throttle) Impose(addr netip.Addr, length time.Duration) (Ban, bool) {
 	if settings.Max <= 0 || settings.exempt.Contains(addr) {
 		return Ban{}, false
 	}
-	key, now := SourceKey(addr), time.Now()
+	key, now := netaddr.SourceKey(addr), time.Now()
 	s := t.shard(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	o := t.offender(s, key, now, settings)
 	t.ban(key, o, now, settings) // counts and saves
 	o.until = now.Add(min(length, settings.BanMax))
-	b := Ban{Source: SourcePrefix(key), Since: now, Until: o.until, Level: o.level}
+	b := Ban{Source: netaddr.SourcePrefix(key), Since: now, Until: o.until, Level: o.level}
 	if t.fleet != nil {
 		t.fleet.Imposed(b, settings.ThrottleOptions)
 	}

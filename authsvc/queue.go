@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+
+	"cleversocks/conn/netaddr"
 )
 
 // Queue runs the expensive checks, a few at a time, and takes the sources in
@@ -94,7 +96,7 @@ type waiter struct {
 // has none), and runs work, which takes that many bytes of memory. It returns ErrBusy or
 // ctx's error without having run it.
 func (q *Queue) Do(ctx context.Context, source netip.Addr, suspicion func() int, memory int64, work func()) error {
-	source = SourceKey(source)
+	source = netaddr.SourceKey(source)
 	w, err := q.enqueue(source, suspicion, memory)
 	if err != nil {
 		return err

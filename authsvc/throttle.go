@@ -13,6 +13,7 @@ import (
 
 	"github.com/gaissmai/bart"
 
+	"cleversocks/conn/netaddr"
 	"cleversocks/metrics"
 )
 
@@ -128,7 +129,7 @@ func (t *Throttle) Banned(addr netip.Addr) bool {
 	if settings.Max <= 0 || settings.exempt.Contains(addr) {
 		return false
 	}
-	key := SourceKey(addr)
+	key := netaddr.SourceKey(addr)
 	s := t.shard(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -183,7 +184,7 @@ func (t *Throttle) ban(key netip.Addr, o *offender, now time.Time, settings *thr
 		length *= 2
 	}
 	t.unban(o)
-	b := Ban{Source: SourcePrefix(key), Since: now, Until: now.Add(length), Level: o.level + 1, Failures: o.recent(now, settings)}
+	b := Ban{Source: netaddr.SourcePrefix(key), Since: now, Until: now.Add(length), Level: o.level + 1, Failures: o.recent(now, settings)}
 	o.failures, o.level, o.since, o.until, o.by = nil, b.Level, b.Since, b.Until, ""
 	t.bans.Add(1)
 	t.metrics.BansActive.Add(1)
@@ -284,7 +285,7 @@ func (t *Throttle) Bans() []Ban {
 		s.mu.Lock()
 		for key, o := range s.sources {
 			if o.banned(now, settings) {
-				out = append(out, Ban{Source: SourcePrefix(key), Since: o.since, Until: o.until, Level: o.level, Replica: o.by})
+				out = append(out, Ban{Source: netaddr.SourcePrefix(key), Since: o.since, Until: o.until, Level: o.level, Replica: o.by})
 			}
 		}
 		s.mu.Unlock()
@@ -299,14 +300,14 @@ func (t *Throttle) Bans() []Ban {
 // and reports whether it was banned here.
 func (t *Throttle) Lift(addr netip.Addr) bool {
 	if t.fleet != nil {
-		t.fleet.Lifted(SourceKey(addr))
+		t.fleet.Lifted(netaddr.SourceKey(addr))
 	}
 	return t.Forget(addr)
 }
 
 // Forget is Lift on this replica.
 func (t *Throttle) Forget(addr netip.Addr) bool {
-	key := SourceKey(addr)
+	key := netaddr.SourceKey(addr)
 	s := t.shard(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -413,7 +414,7 @@ func (t *Throttle) restore(payload []byte) error {
 		if !b.Source.IsValid() {
 			continue
 		}
-		key := SourceKey(b.Source)
+		key := netaddr.SourceKey(b.Source)
 		s := t.shard(key)
 		s.mu.Lock()
 		t.merge(s, key, b, now, settings)

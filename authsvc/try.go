@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"cleversocks/conn/netaddr"
 )
 
 const (
@@ -24,7 +26,7 @@ const (
 // its time. A nil Try is of a source that nothing is counted of.
 type Try struct {
 	throttle *Throttle
-	source   netip.Addr // a SourceKey
+	source   netip.Addr // a netaddr.SourceKey
 	tag      uint64     // of the credentials
 
 	// What follows is the shard's, until decided is closed.
@@ -64,7 +66,7 @@ func (t *Throttle) Begin(ctx context.Context, addr netip.Addr, tag uint64) (try 
 	if settings.Max <= 0 || settings.exempt.Contains(addr) {
 		return nil, Ban{}, nil
 	}
-	try = &Try{throttle: t, source: SourceKey(addr), tag: tag, decided: make(chan struct{})}
+	try = &Try{throttle: t, source: netaddr.SourceKey(addr), tag: tag, decided: make(chan struct{})}
 	s := t.shard(try.source)
 	s.mu.Lock()
 	now := time.Now()

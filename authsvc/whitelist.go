@@ -11,7 +11,7 @@ import (
 type Whitelist struct{ prefixes bart.Lite }
 
 // NewWhitelist makes the list. Prefixes of v4-mapped addresses are to be
-// IPv4 ones, as aclsvc.ParsePrefix makes them.
+// IPv4 ones, as netaddr.ParsePrefix makes them.
 func NewWhitelist(prefixes []netip.Prefix) *Whitelist {
 	w := new(Whitelist)
 	for _, p := range prefixes {

@@ -24,6 +24,7 @@ import (
 	"cleversocks/aclsvc/ratelimit"
 	"cleversocks/authsvc"
 	"cleversocks/conn/cause"
+	"cleversocks/conn/netaddr"
 	"cleversocks/conn/task"
 	"cleversocks/conn/wire"
 	"cleversocks/metrics"
@@ -31,9 +32,9 @@ import (
 
 // ServerOptions is what all BINDs share. Zero values are the defaults.
 type ServerOptions struct {
-	Disabled      bool           // refuse: reply 07
-	Ports         wire.PortRange // what is opened
-	AcceptTimeout time.Duration  // how long a peer is waited for. 0: 2 minutes
+	Disabled      bool              // refuse: reply 07
+	Ports         netaddr.PortRange // what is opened
+	AcceptTimeout time.Duration     // how long a peer is waited for. 0: 2 minutes
 	// AnyPeer accepts whoever connects and the rules allow. Otherwise the
 	// peer's address must be that of DST.ADDR; its port is its own business.
 	AnyPeer bool

@@ -15,6 +15,7 @@ import (
 	"cleversocks/aclsvc"
 	"cleversocks/authsvc"
 	"cleversocks/conn/cause"
+	"cleversocks/conn/netaddr"
 	"cleversocks/conn/task"
 	"cleversocks/conn/wire"
 	"cleversocks/metrics"
@@ -284,7 +285,7 @@ func TestRefusedAtOnce(t *testing.T) {
 		want    wire.ReplyCode
 	}{
 		{"disabled", ServerOptions{Disabled: true}, nil, wire.ReplyCommandNotSupported},
-		{"no port", ServerOptions{Ports: wire.PortRange{First: taken, Last: taken}}, nil, wire.ReplyGeneralFailure},
+		{"no port", ServerOptions{Ports: netaddr.PortRange{First: taken, Last: taken}}, nil, wire.ReplyGeneralFailure},
 		{"no such name", ServerOptions{}, func(s *Request) { s.Requested = wire.Addr{Name: "nowhere.example"} }, wire.ReplyHostUnreachable},
 	}
 	for _, tt := range tests {
@@ -301,7 +302,7 @@ func TestRefusedAtOnce(t *testing.T) {
 }
 
 func TestAdvertisedAddressPortRangeAndCap(t *testing.T) {
-	s := New(ServerOptions{Ports: wire.PortRange{First: 42000, Last: 42999}, MaxPerUser: 1})
+	s := New(ServerOptions{Ports: netaddr.PortRange{First: 42000, Last: 42999}, MaxPerUser: 1})
 	public := netip.MustParseAddr("203.0.113.7")
 	h := start(t, s, "127.0.0.1", func(s *Request) { s.Advertise = public })
 	at := h.reply(t).addr

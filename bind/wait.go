@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"cleversocks/conn/cause"
+	"cleversocks/conn/netaddr"
+	"cleversocks/conn/reset"
 	"cleversocks/conn/task"
 	"cleversocks/conn/wire"
 	"cleversocks/metrics"
@@ -44,9 +46,9 @@ type wait struct {
 func (w *wait) run(ctx context.Context, timeout time.Duration) Result {
 	defer func() { _ = w.listener.Close() }()
 	local := w.listener.Addr().(*net.TCPAddr).AddrPort()
-	w.bound = netip.AddrPortFrom(local.Addr().Unmap().WithZone(""), local.Port())
+	w.bound = netaddr.PlainPort(local)
 	if ip := w.request.Advertise; ip.IsValid() {
-		w.bound = netip.AddrPortFrom(ip.Unmap().WithZone(""), local.Port())
+		w.bound = netip.AddrPortFrom(netaddr.Plain(ip), local.Port())
 	}
 	_ = w.request.Control.SetReadDeadline(time.Time{}) // the handshake's
 	if err := w.request.Reply(wire.ReplySucceeded, w.bound); err != nil {
@@ -112,11 +114,10 @@ func (w *wait) acceptPeer(ctx context.Context) (*net.TCPConn, error) {
 		}
 		switch {
 		case err == nil:
-			if w.expects(addrOf(peer)) {
+			if w.expects(netaddr.PlainPort(netaddr.Of(peer.RemoteAddr()))) {
 				return peer, nil
 			}
-			_ = peer.SetLinger(0) // a reset: nothing is to be read here
-			_ = peer.Close()
+			reset.Close(peer) // nothing is to be read here
 		case errors.Is(err, syscall.ECONNABORTED):
 			// The peer gave up before it was accepted.
 		default:
@@ -148,7 +149,7 @@ func (w *wait) expects(peer netip.AddrPort) bool {
 
 // connected tells the client who is there.
 func (w *wait) connected(peer *net.TCPConn, early []byte) Result {
-	from := addrOf(peer)
+	from := netaddr.PlainPort(netaddr.Of(peer.RemoteAddr()))
 	r := Result{Peer: peer, PeerAddr: from, Judged: w.judged, Early: early, Bound: w.bound, Rule: w.rule, Reply: wire.ReplySucceeded}
 	if err := w.request.Reply(wire.ReplySucceeded, from); err != nil {
 		_ = peer.Close()
@@ -232,7 +233,7 @@ func expected(ctx context.Context, request *Request, o *ServerOptions) ([]netip.
 	}
 	peers := make([]netip.Addr, len(found))
 	for i, ip := range found {
-		peers[i] = ip.Unmap().WithZone("")
+		peers[i] = netaddr.Plain(ip)
 	}
 	return peers, nil
 }
@@ -240,7 +241,7 @@ func expected(ctx context.Context, request *Request, o *ServerOptions) ([]netip.
 // listen opens the port on the address that the client reached us at. Not
 // MPTCP, Go's default: plain peers gain nothing from it, and sandbox rules
 // for TCP do not see it.
-func listen(ctx context.Context, local netip.Addr, ports wire.PortRange) (*net.TCPListener, error) {
+func listen(ctx context.Context, local netip.Addr, ports netaddr.PortRange) (*net.TCPListener, error) {
 	network := "tcp6"
 	if local.Is4() {
 		network = "tcp4"
@@ -270,9 +271,4 @@ func localAddr(control Control) netip.Addr {
 		}
 	}
 	return netip.AddrFrom4([4]byte{127, 0, 0, 1})
-}
-
-func addrOf(peer *net.TCPConn) netip.AddrPort {
-	ap := peer.RemoteAddr().(*net.TCPAddr).AddrPort()
-	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
 }

@@ -13,6 +13,7 @@ import (
 	"cleversocks/authsvc"
 	"cleversocks/bind"
 	"cleversocks/conn/cause"
+	"cleversocks/conn/netaddr"
 	"cleversocks/conn/upstream"
 	"cleversocks/conn/wire"
 	"cleversocks/metrics"
@@ -42,7 +43,7 @@ func TestNothingGetsAroundForwardingRules(t *testing.T) {
 	routes := router(t,
 		upstream.Rule{To: []string{"*.onion"}, Upstream: "exit"},
 		upstream.Rule{To: []string{"192.0.2.0/24"}, Upstream: "reject"},
-		upstream.Rule{Ports: []upstream.Ports{{First: 25, Last: 25}}, Upstream: "reject"},
+		upstream.Rule{Ports: []netaddr.PortRange{{First: 25, Last: 25}}, Upstream: "reject"},
 		upstream.Rule{Users: []string{"alice"}, Upstream: "exit"},
 	)
 	literal, elsewhere := netip.MustParseAddr("192.0.2.9"), netip.MustParseAddr("203.0.113.1")

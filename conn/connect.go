@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"cleversocks/conn/dial"
+	"cleversocks/conn/netaddr"
 	"cleversocks/conn/task"
 	"cleversocks/conn/upstream"
 	"cleversocks/conn/wire"
@@ -63,12 +64,12 @@ func (c *connector) reach(ctx context.Context, s *session) error {
 		return err
 	}
 	s.server = server
-	s.hostIP = addrPort(server.RemoteAddr())
+	s.hostIP = netaddr.Of(server.RemoteAddr())
 	if route.Dest.IP.IsValid() {
 		s.hostIP = route.Dest.AddrPort() // what was judged; a translator may stand in between
 	}
 	s.noteRule(route.Dest)
-	s.local = addrPort(server.LocalAddr())
+	s.local = netaddr.Of(server.LocalAddr())
 	return nil
 }
 
@@ -154,7 +155,7 @@ func (s *session) egress() dial.Egress {
 	l := s.policy.listener(s.listener)
 	egress := l.Egress
 	if l.SameEgress {
-		here := addrPort(s.socket.LocalAddr()).Addr()
+		here := netaddr.Of(s.socket.LocalAddr()).Addr()
 		egress.Addresses = []netip.Prefix{netip.PrefixFrom(here, here.BitLen())}
 	}
 	egress.Session = s.identity.Session(time.Now())

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 
 	"cleversocks/authsvc"
+	"cleversocks/conn/reset"
 	"cleversocks/listener/proxyproto"
 	"cleversocks/metrics"
 )
@@ -161,16 +162,8 @@ func (d *doorkeeper) refuseBehind(s *session, refused *refusedBehind) bool {
 	if log := s.logger(d.log, slog.LevelDebug); log != nil {
 		log.Log(s.ctx, slog.LevelDebug, "refused behind a proxy", "reason", refused.reason)
 	}
-	resetSocket(s.socket)
+	reset.Close(s.socket)
 	return false
-}
-
-// resetSocket closes a socket so that its peer sees a reset.
-func resetSocket(c net.Conn) {
-	if tcp, ok := c.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0)
-	}
-	_ = c.Close()
 }
 
 // noted are a door's notes as a record has them.

@@ -8,8 +8,8 @@ import (
 	"sync"
 	"time"
 
-	"cleversocks/authsvc"
 	"cleversocks/conn/cause"
+	"cleversocks/conn/netaddr"
 	"cleversocks/conn/relay"
 	"cleversocks/metrics"
 )
@@ -59,7 +59,7 @@ type handshakeSource struct {
 
 // began is for a session that has its context, and shakes hands from now on.
 func (h *handshakes) began(s *session) {
-	key := authsvc.SourceKey(s.client.Addr())
+	key := netaddr.SourceKey(s.client.Addr())
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	of := h.sources[key]

@@ -12,6 +12,7 @@ import (
 	"cleversocks/conn/cause"
 	"cleversocks/conn/handshake"
 	"cleversocks/conn/httpforward"
+	"cleversocks/conn/netaddr"
 	"cleversocks/conn/relay"
 	"cleversocks/conn/task"
 	"cleversocks/conn/wire"
@@ -223,7 +224,7 @@ func (f *forwarding) dial(ctx context.Context, one *session, dest wire.Addr) (ht
 	}
 	c := &forwardConn{Conn: to.server, of: f.forwarder, route: to, meter: one.charge.meter(), closed: make(chan struct{})}
 	c.judged.Store(to.policy)
-	f.dialed.add(addrPort(to.server.LocalAddr()), dialedConn{to.server})
+	f.dialed.add(netaddr.Of(to.server.LocalAddr()), dialedConn{to.server})
 	f.servers.add(c)
 	c.judge() // a reload may have passed meanwhile
 	server := httpforward.Server{Conn: c}

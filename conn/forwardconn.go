@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"cleversocks/conn/netaddr"
 	"cleversocks/conn/relay"
 	"cleversocks/conn/upstream"
 )
@@ -29,7 +30,7 @@ type forwardConn struct {
 
 // Close ends it, and its place at an upstream.
 func (c *forwardConn) Close() error {
-	c.of.dialed.remove(addrPort(c.LocalAddr()), dialedConn{c.Conn})
+	c.of.dialed.remove(netaddr.Of(c.LocalAddr()), dialedConn{c.Conn})
 	c.of.servers.remove(c)
 	c.once.Do(func() { close(c.closed) })
 	if c.route.leaveUpstream != nil {

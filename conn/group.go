@@ -13,6 +13,7 @@ import (
 	"github.com/thejerf/suture/v4"
 
 	"cleversocks/conn/http2front"
+	"cleversocks/conn/netaddr"
 	"cleversocks/conn/relay"
 	"cleversocks/conn/task"
 	"cleversocks/conn/wire"
@@ -115,7 +116,7 @@ func (g *Group) Admit(c net.Conn, listener string) (refused string) {
 		socket:   c,
 		conn:     c,
 		listener: listener,
-		client:   addrPort(c.RemoteAddr()),
+		client:   netaddr.Of(c.RemoteAddr()),
 		started:  time.Now(),
 	}
 	if reason := g.handler.door.atAccept(s); reason != "" {

@@ -5,6 +5,8 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+
+	"cleversocks/conn/netaddr"
 )
 
 // errLoop is a connection of this daemon's that came back to it: by a packet
@@ -46,7 +48,7 @@ func (c dialedConn) control(f func(fd uintptr)) error {
 // addServer notes a session's connection to its destination, or to the first
 // hop.
 func (d *dialedEnds) addServer(s *session) {
-	s.dialedFrom = addrPort(s.server.LocalAddr())
+	s.dialedFrom = netaddr.Of(s.server.LocalAddr())
 	d.add(s.dialedFrom, s)
 }
 

@@ -19,6 +19,7 @@ import (
 	"cleversocks/bind"
 	"cleversocks/conn/cause"
 	"cleversocks/conn/dial"
+	"cleversocks/conn/netaddr"
 	"cleversocks/conn/upstream"
 	"cleversocks/conn/wire/httpproxy"
 	"cleversocks/metrics"
@@ -183,7 +184,7 @@ func TestPanicGivesHeadsBack(t *testing.T) {
 func TestPanicInTheEnd(t *testing.T) {
 	g, m, log := panicking(t)
 	_, server := pair(t, listen(t))
-	s := &session{conn: server, client: addrPort(server.RemoteAddr()), started: time.Now(), policy: g.Policy(), cause: cause.ClientClosed}
+	s := &session{conn: server, client: netaddr.Of(server.RemoteAddr()), started: time.Now(), policy: g.Policy(), cause: cause.ClientClosed}
 	if reason := g.handler.guards.enter(s) + g.add(s); reason != "" {
 		t.Fatal(reason)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/thejerf/suture/v4"
 
+	"cleversocks/conn/reset"
 	"cleversocks/metrics"
 )
 
@@ -121,7 +122,7 @@ func (s *Service) hand(c net.Conn) {
 	}
 	if reason := s.handler.Admit(c, s.listener); reason != "" {
 		s.refused.Of(reason).Inc()
-		reset(c)
+		reset.Close(c)
 	}
 }
 
@@ -152,7 +153,7 @@ func (e *exhaustion) wait(ctx context.Context, err error) {
 		}
 		s.accepted.Inc()
 		s.refused.Of(metrics.RefusedDescriptors).Inc()
-		reset(c)
+		reset.Close(c)
 		works = e.spare.reopen()
 	}
 	if now := time.Now(); e.logged.IsZero() || now.Sub(e.logged) >= time.Minute {
@@ -209,13 +210,4 @@ func (s *spare) accept(from socket) net.Conn {
 		return nil
 	}
 	return c
-}
-
-// reset closes a connection so that its client sees a reset at once. Unix
-// sockets have none: there it is an end, or a reset if the client has written.
-func reset(c net.Conn) {
-	if tcp, ok := c.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0)
-	}
-	c.Close()
 }

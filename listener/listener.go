@@ -23,6 +23,7 @@ import (
 	"syscall"
 	"time"
 
+	"cleversocks/conn/netaddr"
 	"cleversocks/listener/transparent"
 	"cleversocks/metrics"
 )
@@ -191,26 +192,17 @@ func network(address string) string {
 
 // Addr is the address that is really bound, of the first socket; invalid: a
 // unix socket's.
-func (l *Listener) Addr() netip.AddrPort { return addrOf(l.sockets[0]) }
+func (l *Listener) Addr() netip.AddrPort { return netaddr.Of(l.sockets[0].Addr()) }
 
 // Addrs are the addresses that are really bound, without unix sockets'.
 func (l *Listener) Addrs() []netip.AddrPort {
 	var all []netip.AddrPort
 	for _, s := range l.sockets {
-		if at := addrOf(s); at.IsValid() {
+		if at := netaddr.Of(s.Addr()); at.IsValid() {
 			all = append(all, at)
 		}
 	}
 	return all
-}
-
-func addrOf(s socket) netip.AddrPort {
-	tcp, ok := s.Addr().(*net.TCPAddr)
-	if !ok {
-		return netip.AddrPort{}
-	}
-	ap := tcp.AddrPort()
-	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
 
 // Name is how rules, logs and metrics call the listener: its name, or Address.

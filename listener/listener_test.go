@@ -16,6 +16,7 @@ import (
 	"github.com/thejerf/suture/v4"
 	"golang.org/x/sys/unix"
 
+	"cleversocks/conn/reset"
 	"cleversocks/metrics"
 )
 
@@ -270,7 +271,7 @@ func TestSpareDescriptor(t *testing.T) {
 	if c == nil || s.reopen() {
 		t.Fatalf("accepted %v; the spare is back while a connection has its place", c)
 	}
-	reset(c)
+	reset.Close(c)
 	if !s.reopen() {
 		t.Error("the spare is not back")
 	}

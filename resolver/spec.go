@@ -4,9 +4,9 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
-	"strconv"
 	"strings"
 
+	"cleversocks/conn/netaddr"
 	"cleversocks/conn/wire"
 )
 
@@ -57,11 +57,9 @@ func parseSpec(text string) (spec, error) {
 		return fail("more than a host, a port and a fragment")
 	}
 	if p := u.Port(); p != "" {
-		n, err := strconv.ParseUint(p, 10, 16)
-		if err != nil || n == 0 {
+		if s.port, err = netaddr.ParsePort(p); err != nil || s.port == 0 {
 			return fail("bad port")
 		}
-		s.port = uint16(n)
 	}
 	if addr, err := netip.ParseAddr(u.Hostname()); err == nil {
 		s.addrs, s.verify = []netip.Addr{addr.Unmap()}, addr.WithZone("").String()

@@ -5,17 +5,16 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/netip"
 	"net/url"
 	"os"
-	"strconv"
 	"strings"
 
 	"cleversocks/aclsvc"
 	"cleversocks/authsvc"
 	"cleversocks/conn"
 	"cleversocks/conn/dial"
+	"cleversocks/conn/netaddr"
 	"cleversocks/conn/relay"
 	"cleversocks/conn/upstream"
 	"cleversocks/conn/wire"
@@ -246,15 +245,11 @@ func (q Question) query() (aclsvc.Query, wire.Addr, error) {
 	if err != nil {
 		return aclsvc.Query{}, none, fmt.Errorf("from: %q is not an IP address", from)
 	}
-	host, portText, err := net.SplitHostPort(q.To)
+	host, port, err := netaddr.SplitHostPort(q.To)
 	if err != nil {
-		return aclsvc.Query{}, none, fmt.Errorf("to: %q is not HOST:PORT", q.To)
+		return aclsvc.Query{}, none, fmt.Errorf("to: %w", err)
 	}
-	port, err := strconv.ParseUint(portText, 10, 16)
-	if err != nil {
-		return aclsvc.Query{}, none, fmt.Errorf("to: port %q is not a number from 0 to 65535", portText)
-	}
-	dest, err := wire.ParseHost(host, uint16(port))
+	dest, err := wire.ParseHost(host, port)
 	if err != nil {
 		return aclsvc.Query{}, none, fmt.Errorf("to: %w", err)
 	}
@@ -264,7 +259,7 @@ func (q Question) query() (aclsvc.Query, wire.Addr, error) {
 		return aclsvc.Query{}, none, fmt.Errorf("command: %q is not connect, udp or bind", q.Command)
 	}
 	return aclsvc.Query{
-		Identity: authsvc.Identity{Method: authsvc.MethodNone}, Source: source.Unmap().WithZone(""),
+		Identity: authsvc.Identity{Method: authsvc.MethodNone}, Source: netaddr.Plain(source),
 		Command: command, Name: dest.Name, Port: dest.Port, Listener: q.Listener,
 	}, dest, nil
 }

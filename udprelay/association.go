@@ -15,6 +15,7 @@ import (
 
 	"cleversocks/aclsvc/ratelimit"
 	"cleversocks/conn/cause"
+	"cleversocks/conn/netaddr"
 	"cleversocks/conn/task"
 	"cleversocks/conn/wire"
 	"cleversocks/metrics"
@@ -64,7 +65,7 @@ type association struct {
 func newAssociation(r *Relay, s Request, o RelayOptions) *association {
 	return &association{
 		r: r, s: s, o: o, began: time.Now(),
-		clientIP: s.Client.Addr().Unmap().WithZone(""),
+		clientIP: netaddr.Plain(s.Client.Addr()),
 		seat:     ratelimit.SeatOf(s.Identity.User, s.Client.Addr()),
 		routes:   newRoutes(), names: newNames(), fragments: reassembler{budget: &r.fragments, full: r.metrics.Limits.Of(metrics.LimitFragments)},
 	}
@@ -88,7 +89,7 @@ func (a *association) listen(ctx context.Context) error {
 		return errors.Join(err, conn.Close())
 	}
 	bound := conn.LocalAddr().(*net.UDPAddr).AddrPort()
-	a.local = netip.AddrPortFrom(bound.Addr().Unmap().WithZone(""), bound.Port())
+	a.local = netaddr.PlainPort(bound)
 	if !a.clientIP.IsValid() {
 		a.clientIP = a.local.Addr()
 	}
@@ -105,7 +106,7 @@ func (a *association) start(ctx context.Context) {
 func (a *association) serve() Result {
 	bound := a.local
 	if a.s.Advertise.IsValid() {
-		bound = netip.AddrPortFrom(a.s.Advertise.Unmap().WithZone(""), bound.Port())
+		bound = netip.AddrPortFrom(netaddr.Plain(a.s.Advertise), bound.Port())
 	}
 	_ = a.s.Control.SetReadDeadline(time.Time{}) // the handshake's
 	err := a.s.Reply(wire.ReplySucceeded, bound)

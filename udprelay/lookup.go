@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"cleversocks/aclsvc/ratelimit"
+	"cleversocks/conn/netaddr"
 	"cleversocks/conn/wire"
 )
 
@@ -139,7 +140,7 @@ func (a *association) resolve(asked wire.Addr) (dest wire.Addr, ips []netip.Addr
 	dest.Port = 0
 	kept := make([]netip.Addr, 0, min(len(ips), addressesKept))
 	for _, ip := range ips[:min(len(ips), addressesKept)] {
-		kept = append(kept, ip.Unmap().WithZone(""))
+		kept = append(kept, netaddr.Plain(ip))
 	}
 	return dest, kept
 }

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"sync/atomic"
 	"time"
+
+	"cleversocks/conn/netaddr"
 )
 
 const (
@@ -222,7 +224,7 @@ func (a *association) socketFor(p *clientPort, ip netip.Addr, now int64) (*socke
 		return nil, failed
 	}
 	e.sock, e.retryAt = sock, 0
-	e.last = localOf(sock.conn)
+	e.last = netaddr.Of(sock.conn.LocalAddr())
 	if a.upstream == nil {
 		sock.reportErrors(family, func(at netip.AddrPort) { a.unreachable(p, at) })
 	}
@@ -263,9 +265,4 @@ func listenAny(ctx context.Context, network string, last netip.AddrPort) (*net.U
 		return nil, err
 	}
 	return pc.(*net.UDPConn), nil
-}
-
-func localOf(c *net.UDPConn) netip.AddrPort {
-	at := c.LocalAddr().(*net.UDPAddr).AddrPort()
-	return netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
 }

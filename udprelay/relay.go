@@ -28,6 +28,7 @@ import (
 
 	"cleversocks/aclsvc/ratelimit"
 	"cleversocks/conn/cause"
+	"cleversocks/conn/netaddr"
 	"cleversocks/conn/task"
 	"cleversocks/conn/wire"
 	"cleversocks/metrics"
@@ -45,8 +46,8 @@ const (
 
 // RelayOptions is what all associations share. Zero values are the defaults.
 type RelayOptions struct {
-	Disabled bool           // refuse: reply 07
-	Ports    wire.PortRange // for the sockets that clients send to
+	Disabled bool              // refuse: reply 07
+	Ports    netaddr.PortRange // for the sockets that clients send to
 	Filter   Filter
 	// FirstPortOnly makes the client port that speaks first the only one.
 	// Otherwise each port of the client's address is served, and has its own
@@ -230,7 +231,7 @@ func (r *Relay) takeExtra(most int) bool {
 // listenClient opens the socket that the client will send to, on the address
 // that it already reached us at (RFC 1928 §6: on multi-homed hosts any other
 // may not be reachable), with a port of the range.
-func listenClient(ctx context.Context, local netip.Addr, ports wire.PortRange) (*net.UDPConn, error) {
+func listenClient(ctx context.Context, local netip.Addr, ports netaddr.PortRange) (*net.UDPConn, error) {
 	network := "udp6"
 	if local.Is4() {
 		network = "udp4"

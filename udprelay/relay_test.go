@@ -13,6 +13,7 @@ import (
 
 	"cleversocks/aclsvc"
 	"cleversocks/conn/cause"
+	"cleversocks/conn/netaddr"
 	"cleversocks/conn/wire"
 	"cleversocks/metrics"
 )
@@ -247,7 +248,7 @@ func TestNeverADestination(t *testing.T) {
 
 func TestAdvertisedAddressAndPortRange(t *testing.T) {
 	public := netip.MustParseAddr("203.0.113.7")
-	h := associate(t, New(RelayOptions{Ports: wire.PortRange{First: 43000, Last: 43999}}), func(s *Request) { s.Advertise = public })
+	h := associate(t, New(RelayOptions{Ports: netaddr.PortRange{First: 43000, Last: 43999}}), func(s *Request) { s.Advertise = public })
 	if h.bound.Addr() != public || h.bound.Port() < 43000 || h.bound.Port() > 43999 {
 		t.Errorf("told %v", h.bound)
 	}
@@ -284,7 +285,7 @@ func TestRefusals(t *testing.T) {
 		want  wire.ReplyCode
 	}{
 		{"disabled", New(RelayOptions{Disabled: true}), "alice", wire.ReplyCommandNotSupported},
-		{"no port", New(RelayOptions{Ports: wire.PortRange{First: taken, Last: taken}}), "alice", wire.ReplyGeneralFailure},
+		{"no port", New(RelayOptions{Ports: netaddr.PortRange{First: taken, Last: taken}}), "alice", wire.ReplyGeneralFailure},
 		{"user's cap", full, "alice", wire.ReplyNotAllowed},
 		{"another user", full, "bob", wire.ReplySucceeded},
 		{"server's cap", crowded, "bob", wire.ReplyGeneralFailure},

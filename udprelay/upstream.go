@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 
+	"cleversocks/conn/netaddr"
 	"cleversocks/conn/wire"
 )
 
@@ -23,7 +24,7 @@ func (a *association) associate(ctx context.Context) (*upstream, error) {
 	if err != nil {
 		return nil, err
 	}
-	at := netip.AddrPortFrom(u.Relay.Addr().Unmap(), u.Relay.Port())
+	at := netaddr.Unmap(u.Relay)
 	return &upstream{to: endpointOf(at), at: at.Addr(), control: u.Control}, nil
 }
 

@@ -19,7 +19,7 @@ import (
 
 	"github.com/gaissmai/bart"
 
-	"cleversocks/authsvc"
+	"cleversocks/conn/netaddr"
 )
 
 // Verdict is what a Gate or Users say of a connection, or Seats of one more of
@@ -115,7 +115,7 @@ func (g *Gate) shard(key netip.Addr) *gateShard {
 func (g *Gate) Enter(addr netip.Addr) Verdict {
 	settings := g.settings.Load()
 	limited := settings.spacing > 0 && !settings.exempt.Contains(addr)
-	key := authsvc.SourceKey(addr)
+	key := netaddr.SourceKey(addr)
 	s := g.shard(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -131,7 +131,7 @@ func (g *Gate) Enter(addr netip.Addr) Verdict {
 
 // Leave ends a connection that was admitted.
 func (g *Gate) Leave(addr netip.Addr) {
-	key := authsvc.SourceKey(addr)
+	key := netaddr.SourceKey(addr)
 	s := g.shard(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()

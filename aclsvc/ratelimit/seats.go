@@ -4,7 +4,7 @@ import (
 	"net/netip"
 	"sync"
 
-	"cleversocks/authsvc"
+	"cleversocks/conn/netaddr"
 )
 
 // Seat is whom something counts for: a user, or the source of a client without
@@ -20,7 +20,7 @@ func SeatOf(user string, client netip.Addr) Seat {
 	if user != "" {
 		return Seat{user: user}
 	}
-	return Seat{source: authsvc.SourceKey(client.Unmap().WithZone(""))}
+	return Seat{source: netaddr.SourceKey(client)}
 }
 
 // Seats count how many of something each seat has, and all of them together.

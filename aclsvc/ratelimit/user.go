@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"cleversocks/authsvc"
+	"cleversocks/conn/netaddr"
 )
 
 // Users limits what each user's connections take together. Only users with an
@@ -22,7 +23,7 @@ type Users struct {
 // few milliseconds, and no longer.
 type Fleet interface {
 	// Enter asks for one more connection of a user from a source, an
-	// authsvc.SourceKey, and says TooMany, TooWide or Unknown if it may not
+	// netaddr.SourceKey, and says TooMany, TooWide or Unknown if it may not
 	// be; most and wide are as in Account. Who is Admitted owes it a Leave.
 	Enter(ctx context.Context, user string, source netip.Addr, most, wide int) Verdict
 	Leave(user string, source netip.Addr)
@@ -40,7 +41,7 @@ type User struct {
 	mu   sync.Mutex
 	open int
 	most int                // 0: any number
-	from map[netip.Addr]int // connections, by authsvc.SourceKey
+	from map[netip.Addr]int // connections, by netaddr.SourceKey
 	wide int                // how many of these there may be; 0: any number
 }
 
@@ -54,7 +55,7 @@ func (t *Users) Join(f Fleet) { t.fleet = f }
 // Whoever is Admitted gets a User, and owes it one Leave. An account of nil has
 // no limits, and gets a User of its own that nobody shares.
 func (t *Users) Enter(ctx context.Context, a *authsvc.Account, source netip.Addr) (*User, Verdict) {
-	key := authsvc.SourceKey(source)
+	key := netaddr.SourceKey(source)
 	if a == nil {
 		u := new(User)
 		return u, u.enter(key)
@@ -109,7 +110,7 @@ func (u *User) enter(key netip.Addr) Verdict {
 
 // Leave ends a connection from a source.
 func (u *User) Leave(source netip.Addr) {
-	key := authsvc.SourceKey(source)
+	key := netaddr.SourceKey(source)
 	u.leave(key)
 	if u.fleet != nil {
 		u.fleet.Leave(u.name, key)

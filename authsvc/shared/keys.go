@@ -7,8 +7,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"cleversocks/authsvc"
 )
 
 // keys are the names of what is stored. What stands in braces decides the shard
@@ -48,9 +46,6 @@ func tagged(name string) string {
 	}
 	return strings.NewReplacer("%", "%25", "{", "%7B", "}", "%7D").Replace(name)
 }
-
-// sourceKey is what failures count for.
-func sourceKey(addr netip.Addr) netip.Addr { return authsvc.SourceKey(addr) }
 
 // newID is the id of a process that calls itself name. A successor on the same
 // machine has another: both count while both have connections.

@@ -26,7 +26,7 @@ type seat struct {
 
 	mu      sync.Mutex
 	held    int                // connections here
-	sources map[netip.Addr]int // theirs, by authsvc.SourceKey
+	sources map[netip.Addr]int // theirs, by netaddr.SourceKey
 	most    int                // of the last connection's account
 	wide    int
 
@@ -76,7 +76,7 @@ func (s *Store) lockSeat(user string) *seat {
 	}
 }
 
-// Enter asks for one more connection of a user from a source (a SourceKey):
+// Enter asks for one more connection of a user from a source (a netaddr.SourceKey):
 // most and wide bound the connections and the sources that the user has in the
 // whole fleet; 0: any number. Admitted owes one Leave. It asks the store only
 // where the user has many, and returns within the budget of a call.

@@ -13,6 +13,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"cleversocks/authsvc"
+	"cleversocks/conn/netaddr"
 )
 
 // later are calls that nobody waits for: one after the other for a source, so
@@ -91,7 +92,7 @@ func (s *Store) Imposed(b authsvc.Ban, terms authsvc.ThrottleOptions) {
 }
 
 func (s *Store) fail(source netip.Addr, terms authsvc.ThrottleOptions, least int, wanted time.Duration) {
-	source = sourceKey(source)
+	source = netaddr.SourceKey(source)
 	keys := []string{s.keys.fail(source), s.keys.ban(source)}
 	args := []string{itoa(terms.Max), ms(terms.Window), ms(terms.Ban), ms(terms.BanMax), itoa(least), ms(wanted)}
 	s.do(source, "fail", func(ctx context.Context, c rueidis.Client) error {
@@ -133,14 +134,14 @@ func (s *Store) banned(source netip.Addr, data *banData) {
 		return
 	}
 	s.options.Throttle.Learn(authsvc.Ban{
-		Source: authsvc.SourcePrefix(sourceKey(source)), Since: s.ourTime(data.Since), Until: s.ourTime(data.Until),
+		Source: netaddr.SourcePrefix(netaddr.SourceKey(source)), Since: s.ourTime(data.Since), Until: s.ourTime(data.Until),
 		Level: data.Level, Replica: data.Replica,
 	})
 }
 
 // Lifted ends a ban for all replicas.
 func (s *Store) Lifted(source netip.Addr) {
-	source = sourceKey(source)
+	source = netaddr.SourceKey(source)
 	s.publish(event{Kind: eventUnban, Source: source})
 	s.do(source, "lift", func(ctx context.Context, c rueidis.Client) error {
 		if err := c.Do(ctx, c.B().Del().Key(s.keys.fail(source), s.keys.ban(source)).Build()).Error(); err != nil {

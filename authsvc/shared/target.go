@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"cleversocks/conn/netaddr"
 )
 
 // Target is where the store is and how to log in there. Make one with
@@ -125,7 +127,7 @@ func withPort(host, port string) (string, error) {
 	if err != nil {
 		name, given = strings.Trim(host, "[]"), port
 	}
-	if n, err := strconv.ParseUint(given, 10, 16); name == "" || err != nil || n == 0 {
+	if n, err := netaddr.ParsePort(given); name == "" || err != nil || n == 0 {
 		return "", ErrURL
 	}
 	return net.JoinHostPort(name, given), nil

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"cleversocks/conn/netaddr"
 	"cleversocks/conn/task"
 	"cleversocks/resolver"
 )
@@ -185,7 +186,7 @@ func (r *race) take(a answer) {
 	}
 	fresh := false
 	for _, addr := range a.addrs {
-		addr = addr.Unmap().WithZone("")
+		addr = netaddr.Plain(addr)
 		if r.known[addr] {
 			continue
 		}

@@ -3,6 +3,8 @@ package dial
 import (
 	"net/netip"
 	"sync"
+
+	"cleversocks/conn/netaddr"
 )
 
 // Spares are the descriptors that races may take beyond the one of their
@@ -15,12 +17,12 @@ type Spares struct {
 
 	mu      sync.Mutex
 	free    int
-	clients map[netip.Prefix]int // that hold some
+	clients map[netip.Addr]int // that hold some, by netaddr.SourceKey
 }
 
 // NewSpares makes so many. full hears of each that is refused; nil: nobody does.
 func NewSpares(n int, full func()) *Spares {
-	return &Spares{free: n, full: full, most: max(n/4, 1), clients: make(map[netip.Prefix]int)}
+	return &Spares{free: n, full: full, most: max(n/4, 1), clients: make(map[netip.Addr]int)}
 }
 
 // take is one more for a client, if there is one.
@@ -28,14 +30,14 @@ func (s *Spares) take(client netip.Addr) bool {
 	if s == nil {
 		return true
 	}
-	taken := s.tryTake(clientKey(client))
+	taken := s.tryTake(netaddr.SourceKey(client))
 	if !taken && s.full != nil {
 		s.full()
 	}
 	return taken
 }
 
-func (s *Spares) tryTake(key netip.Prefix) bool {
+func (s *Spares) tryTake(key netip.Addr) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.free == 0 || key.IsValid() && s.clients[key] >= s.most {
@@ -56,25 +58,11 @@ func (s *Spares) give(client netip.Addr) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.free++
-	key := clientKey(client)
+	key := netaddr.SourceKey(client)
 	if !key.IsValid() {
 		return
 	}
 	if s.clients[key]--; s.clients[key] == 0 {
 		delete(s.clients, key)
 	}
-}
-
-// clientKey is what counts as one client: an IPv4 address, or an IPv6 /64, of
-// which one subscriber has all addresses.
-func clientKey(client netip.Addr) netip.Prefix {
-	bits := 64
-	if client.Is4() {
-		bits = 32
-	}
-	key, err := client.Prefix(bits)
-	if err != nil {
-		return netip.Prefix{}
-	}
-	return key
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 
+	"cleversocks/conn/netaddr"
 	"cleversocks/conn/wire"
 )
 
@@ -57,7 +58,7 @@ func associate(ctx context.Context, p *prepared, hop Hop) (netip.AddrPort, *Erro
 	ip := bound.IP
 	if !ip.IsValid() && !bound.IsName() || ip.IsValid() && ip.IsUnspecified() {
 		// "Here", as many servers say: the address that we reached it at.
-		ip = addrPort(p.raw.RemoteAddr()).Addr()
+		ip = netaddr.Of(p.raw.RemoteAddr()).Addr()
 	}
 	if bound.Port == 0 || !ip.IsValid() {
 		return netip.AddrPort{}, hopError(hop, "request", fmt.Errorf("%w: no usable relay address", ErrRefused))

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 
+	"cleversocks/conn/netaddr"
 	"cleversocks/conn/wire"
 )
 
@@ -25,16 +26,7 @@ type prepared struct {
 
 func (p *prepared) close() { _ = p.raw.Close() }
 
-func (p *prepared) local() netip.AddrPort { return addrPort(p.raw.LocalAddr()) }
-
-func addrPort(a net.Addr) netip.AddrPort {
-	tcp, ok := a.(*net.TCPAddr)
-	if !ok {
-		return netip.AddrPort{}
-	}
-	ap := tcp.AddrPort()
-	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
-}
+func (p *prepared) local() netip.AddrPort { return netaddr.Of(p.raw.LocalAddr()) }
 
 // open goes through the chain up to a destination's request. When a first hop
 // with a name takes the connection on one address and fails there, its other

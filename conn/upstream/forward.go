@@ -7,6 +7,8 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+
+	"cleversocks/conn/netaddr"
 )
 
 // ParseForward reads microsocks' -f: "match:port,[user:pass@]upstream:port,
@@ -32,7 +34,7 @@ func ParseForward(spec, name string) (Upstream, Rule, error) {
 		rule.To = []string{host}
 	}
 	if port != 0 {
-		rule.Ports = []Ports{{First: port, Last: port}}
+		rule.Ports = []netaddr.PortRange{{First: port, Last: port}}
 	}
 	if _, err = parseRewrite(remote); err != nil {
 		return Upstream{}, Rule{}, fmt.Errorf("-f: remote: %w", err)

@@ -5,9 +5,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
-	"strconv"
 	"strings"
 
+	"cleversocks/conn/netaddr"
 	"cleversocks/conn/wire"
 )
 
@@ -79,11 +79,9 @@ func ParseHop(raw string) (Hop, error) {
 	h := Hop{scheme: u.Scheme, proto: s.proto, overTLS: s.overTLS}
 	port := s.port
 	if p := u.Port(); p != "" {
-		n, perr := strconv.ParseUint(p, 10, 16)
-		if perr != nil || n == 0 {
+		if port, err = netaddr.ParsePort(p); err != nil || port == 0 {
 			return Hop{}, fmt.Errorf("port %q is not one of 1 to 65535", p)
 		}
-		port = uint16(n)
 	}
 	if h.addr, err = wire.ParseHost(u.Hostname(), port); err != nil {
 		return Hop{}, err

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"cleversocks/conn/netaddr"
 	"cleversocks/conn/wire"
 	"cleversocks/metrics"
 )
@@ -112,7 +113,7 @@ func TestRouteDatagrams(t *testing.T) {
 		Dial: func(context.Context, wire.Addr) (*net.TCPConn, error) { return nil, errors.New("unused") },
 		Forward: []Rule{
 			{To: []string{"example.com"}, Upstream: "reject"},
-			{Ports: []Ports{{53, 53}}, Upstream: "reject"},
+			{Ports: []netaddr.PortRange{{First: 53, Last: 53}}, Upstream: "reject"},
 			{Users: []string{"alice"}, Upstream: "up"},
 			{Users: []string{"bob"}, To: []string{"*"}, Upstream: "reject"},
 		},

@@ -5,12 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"strconv"
+	"slices"
 	"strings"
 
 	"github.com/gaissmai/bart"
 
 	"cleversocks/conn/dial"
+	"cleversocks/conn/netaddr"
 	"cleversocks/conn/wire"
 )
 
@@ -23,7 +24,7 @@ type Rule struct {
 	// addresses and CIDRs ("10.0.0.0/8"), or "*". A destination given by
 	// name matches names only: it is not resolved to find out.
 	To    []string
-	Ports []Ports
+	Ports []netaddr.PortRange
 	// Users and Groups say together who: one of either is enough.
 	Users  []string
 	Groups []string
@@ -39,25 +40,6 @@ type Rule struct {
 	Egress dial.Egress
 }
 
-// Ports is a range of ports, both ends included.
-type Ports struct {
-	First, Last uint16
-}
-
-// ParsePorts reads "443" or "465-587".
-func ParsePorts(s string) (Ports, error) {
-	first, last, ranged := strings.Cut(s, "-")
-	if !ranged {
-		last = first
-	}
-	a, err := strconv.ParseUint(first, 10, 16)
-	b, err2 := strconv.ParseUint(last, 10, 16)
-	if err != nil || err2 != nil || a > b {
-		return Ports{}, fmt.Errorf("%q is no port and no range of ports", s)
-	}
-	return Ports{First: uint16(a), Last: uint16(b)}, nil
-}
-
 const (
 	toDirect = "direct"
 	toReject = "reject"
@@ -70,7 +52,7 @@ type rule struct {
 	names    map[string]struct{}
 	suffixes map[string]struct{} // without "*."
 	prefixes *bart.Lite
-	ports    []Ports
+	ports    []netaddr.PortRange
 	clients  clients
 	rewrite  wire.Addr // what is unset is kept
 	egress   dial.Egress
@@ -133,9 +115,9 @@ func (c *rule) addTo(to string) error {
 		return nil
 	}
 	if strings.Contains(to, "/") {
-		p, err := netip.ParsePrefix(to)
+		p, err := netaddr.ParsePrefix(to)
 		if err != nil {
-			return fmt.Errorf("%q is no CIDR", to)
+			return err
 		}
 		c.addPrefix(p)
 		return nil
@@ -148,7 +130,7 @@ func (c *rule) addTo(to string) error {
 		c.names = set(c.names, addr.Name)
 		return nil
 	}
-	c.addPrefix(netip.PrefixFrom(addr.IP, addr.IP.BitLen()))
+	c.addPrefix(netaddr.Single(addr.IP))
 	return nil
 }
 
@@ -164,10 +146,7 @@ func (c *rule) addPrefix(p netip.Prefix) {
 	if c.prefixes == nil {
 		c.prefixes = new(bart.Lite)
 	}
-	if p.Addr().Is4In6() && p.Bits() >= 96 {
-		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
-	}
-	c.prefixes.Insert(p.Masked())
+	c.prefixes.Insert(p)
 }
 
 func (c *rule) matches(q Query) bool {
@@ -175,12 +154,7 @@ func (c *rule) matches(q Query) bool {
 }
 
 func (c *rule) matchesPort(port uint16) bool {
-	for _, p := range c.ports {
-		if p.First <= port && port <= p.Last {
-			return true
-		}
-	}
-	return len(c.ports) == 0
+	return len(c.ports) == 0 || slices.ContainsFunc(c.ports, func(r netaddr.PortRange) bool { return r.Contains(port) })
 }
 
 // matchesLabel reports whether a single label is named. A name with dots is one
@@ -244,9 +218,9 @@ func splitHostPort(s string) (host string, port uint16, err error) {
 	if i < 0 {
 		return "", 0, errors.New("want host:port")
 	}
-	n, err := strconv.ParseUint(s[i+1:], 10, 16)
-	if err != nil {
+	port, err = netaddr.ParsePort(s[i+1:])
+	if err != nil { // which repeats what may be a part of a password
 		return "", 0, errors.New("the port is no number up to 65535")
 	}
-	return s[:i], uint16(n), nil
+	return s[:i], port, nil
 }

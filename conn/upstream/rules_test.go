@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"cleversocks/conn/netaddr"
 	"cleversocks/conn/wire"
 )
 
@@ -53,12 +54,12 @@ func TestParseHop(t *testing.T) {
 func TestRoute(t *testing.T) {
 	o := options(Upstream{Via: []string{"socks5://127.0.0.1:1"}})
 	o.Forward = []Rule{
-		{To: []string{"*.onion", "10.0.0.0/8", "exact.example", "2001:db8::/32", "192.0.2.9"}, Ports: []Ports{{443, 443}, {8000, 8099}}, Upstream: "up"},
+		{To: []string{"*.onion", "10.0.0.0/8", "exact.example", "2001:db8::/32", "192.0.2.9"}, Ports: []netaddr.PortRange{{First: 443, Last: 443}, {First: 8000, Last: 8099}}, Upstream: "up"},
 		{To: []string{"*.Example.ORG"}, Users: []string{"alice"}, Upstream: "direct", Rewrite: "other.example:8443"},
 		{To: []string{"blocked.example"}, Upstream: "reject"},
 		{To: []string{"keep.example"}, Upstream: "up", Rewrite: "*:81"},
 		{To: []string{"move.example"}, Upstream: "up", Rewrite: "[2001:db8::5]:0"},
-		{Ports: []Ports{{25, 25}}, Upstream: "reject"},
+		{Ports: []netaddr.PortRange{{First: 25, Last: 25}}, Upstream: "reject"},
 	}
 	r := compile(t, o)
 	tests := map[string]struct {
@@ -134,7 +135,7 @@ func TestCompileErrors(t *testing.T) {
 		"rule's target":  {func(o *Options) { o.Forward[0].Upstream = "down" }, "forward[0].upstream"},
 		"rule's name":    {func(o *Options) { o.Forward[0].To = []string{"a", "b c"} }, "forward[0].to[1]"},
 		"rule's CIDR":    {func(o *Options) { o.Forward[0].To = []string{"10.0.0/8"} }, "forward[0].to[0]"},
-		"rule's ports":   {func(o *Options) { o.Forward[0].Ports = []Ports{{2, 1}} }, "forward[0].ports[0]"},
+		"rule's ports":   {func(o *Options) { o.Forward[0].Ports = []netaddr.PortRange{{First: 2, Last: 1}} }, "forward[0].ports[0]"},
 		"rewrite":        {func(o *Options) { o.Forward[0].Rewrite = "nowhere" }, "forward[0].rewrite"},
 		"no dialer":      {func(o *Options) { o.Dial = nil }, "Dial"},
 	}
@@ -156,11 +157,11 @@ func TestParseForward(t *testing.T) {
 	}{
 		"example.org:443,proxy.example:1080,target.example:8443": {
 			"socks5://proxy.example:1080",
-			Rule{To: []string{"example.org"}, Ports: []Ports{{443, 443}}, Rewrite: "target.example:8443"},
+			Rule{To: []string{"example.org"}, Ports: []netaddr.PortRange{{First: 443, Last: 443}}, Rewrite: "target.example:8443"},
 		},
 		"*:0,al:p,a@s:s@192.0.2.1:1,*:0":  {"socks5://al:p,a%40s%3As@192.0.2.1:1", Rule{Rewrite: "*:0"}},
 		"0.0.0.0:0,[2001:db8::1]:1080,:0": {"socks5://[2001:db8::1]:1080", Rule{Rewrite: ":0"}},
-		":80,2001:db8::1:1080,::1:0":      {"socks5://[2001:db8::1]:1080", Rule{Ports: []Ports{{80, 80}}, Rewrite: "::1:0"}},
+		":80,2001:db8::1:1080,::1:0":      {"socks5://[2001:db8::1]:1080", Rule{Ports: []netaddr.PortRange{{First: 80, Last: 80}}, Rewrite: "::1:0"}},
 	}
 	for spec, want := range tests {
 		up, rule, err := ParseForward(spec, "-f 1")

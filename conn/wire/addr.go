@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/net/idna"
+
+	"cleversocks/conn/netaddr"
 )
 
 // Addr is a destination: a host, by address or by name, and a port. Exactly
@@ -30,7 +32,7 @@ const maxName = 253
 
 // FromAddrPort is the Addr of an address and port, unmapped.
 func FromAddrPort(ap netip.AddrPort) Addr {
-	return Addr{IP: ap.Addr().Unmap().WithZone(""), Port: ap.Port()}
+	return Addr{IP: netaddr.Plain(ap.Addr()), Port: ap.Port()}
 }
 
 // ParseHost reads the host that a client sent in name form. An IP literal,

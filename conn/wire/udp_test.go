@@ -3,7 +3,6 @@ package wire
 import (
 	"errors"
 	"net/netip"
-	"slices"
 	"testing"
 )
 
@@ -90,38 +89,4 @@ func FuzzUDPHeader(f *testing.F) {
 			t.Fatalf("%v became %v, %v", dest, got, err)
 		}
 	})
-}
-
-func TestPortRange(t *testing.T) {
-	for _, tt := range []struct {
-		in   string
-		want PortRange
-		ok   bool
-	}{
-		{"", PortRange{}, true},
-		{"40000", PortRange{40000, 40000}, true},
-		{"40000-40999", PortRange{40000, 40999}, true},
-		{"40000 - 40999", PortRange{40000, 40999}, true},
-		{"1-65535", PortRange{1, 65535}, true},
-		{"0-5", PortRange{}, false},
-		{"5-4", PortRange{}, false},
-		{"5-", PortRange{}, false},
-		{"x", PortRange{}, false},
-		{"70000", PortRange{}, false},
-	} {
-		got, err := ParsePortRange(tt.in)
-		if got != tt.want || (err == nil) != tt.ok {
-			t.Errorf("ParsePortRange(%q) = %v, %v", tt.in, got, err)
-		}
-	}
-}
-
-func TestPortRangeYieldsEachPortOnce(t *testing.T) {
-	got := slices.Sorted(PortRange{65530, 65535}.All())
-	if want := []uint16{65530, 65531, 65532, 65533, 65534, 65535}; !slices.Equal(got, want) {
-		t.Errorf("%v, want %v", got, want)
-	}
-	if got := slices.Collect(PortRange{}.All()); !slices.Equal(got, []uint16{0}) {
-		t.Errorf("the zero range yields %v", got)
-	}
 }

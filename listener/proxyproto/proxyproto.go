@@ -24,6 +24,8 @@ import (
 
 	"github.com/gaissmai/bart"
 	proxy "github.com/pires/go-proxyproto"
+
+	"cleversocks/conn/netaddr"
 )
 
 // Mode is the listener's setting proxy_protocol.
@@ -185,16 +187,11 @@ func parse(raw []byte) (Header, error) {
 	if !ok {
 		return h, nil
 	}
-	h.Client, h.Local = unmapped(client), unmapped(local)
+	h.Client, h.Local = netaddr.Of(client), netaddr.Of(local)
 	if !h.Client.Addr().IsValid() || h.Client.Addr().IsUnspecified() {
 		return Header{}, fmt.Errorf("%w: %s is no address of a client", ErrHeader, client)
 	}
 	return h, nil
-}
-
-func unmapped(a *net.TCPAddr) netip.AddrPort {
-	ap := a.AddrPort()
-	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
 
 // Append adds a header of version 1 or 2 that tells a server who the client is

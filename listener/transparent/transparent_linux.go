@@ -14,6 +14,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"cleversocks/conn/netaddr"
 )
 
 // Mode is how connections come to a listener.
@@ -39,7 +41,7 @@ func Destination(c net.Conn, mode Mode) (netip.AddrPort, error) {
 	if !ok {
 		return netip.AddrPort{}, fmt.Errorf("%w: it is no TCP connection", ErrNotTurned)
 	}
-	local := unmap(tcp.AddrPort())
+	local := netaddr.PlainPort(tcp.AddrPort())
 	if mode != Redirect {
 		return local, nil
 	}
@@ -87,7 +89,7 @@ func original(fd int, is4 bool) (netip.AddrPort, error) {
 		binary.NativeEndian.PutUint32(ip[:], info.Addr.Flowinfo)
 		return netip.AddrPortFrom(netip.AddrFrom4(ip), port), nil
 	}
-	return unmap(netip.AddrPortFrom(netip.AddrFrom16(info.Addr.Addr), port)), nil
+	return netaddr.PlainPort(netip.AddrPortFrom(netip.AddrFrom16(info.Addr.Addr), port)), nil
 }
 
 // SetOptions prepares a listening socket, before it is bound, for a mode.
@@ -103,8 +105,4 @@ func SetOptions(fd int, mode Mode) error {
 		return fmt.Errorf(`transparent = "tproxy" needs CAP_NET_ADMIN: %w`, err)
 	}
 	return err
-}
-
-func unmap(at netip.AddrPort) netip.AddrPort {
-	return netip.AddrPortFrom(at.Addr().Unmap().WithZone(""), at.Port())
 }

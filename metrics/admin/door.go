@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"cleversocks/conn/reset"
 )
 
 // MaxConnections is how many clients the endpoint serves at a time. They come
@@ -41,10 +43,7 @@ func (d *door) Accept() (net.Conn, error) {
 		if err != nil || d.enter(c) {
 			return c, err
 		}
-		if tcp, ok := c.(*net.TCPConn); ok {
-			_ = tcp.SetLinger(0) // a reset says more than an end of stream; nothing is lost by an error
-		}
-		_ = c.Close()
+		reset.Close(c)
 	}
 }
 

@@ -104,20 +104,9 @@ func (a *ACL) RuleOptions() []aclsvc.Rule {
 // option keeps what is nil nil: a list that is not there does not restrict.
 func (r *Rule) option() aclsvc.Rule {
 	return aclsvc.Rule{
-		Action: r.Action, Users: r.Users, Groups: r.Groups, From: texts(r.From), Listeners: r.Listeners, To: r.To,
-		Ports: texts(r.Ports), Commands: r.Commands, Where: r.Where,
+		Action: r.Action, Users: r.Users, Groups: r.Groups, From: Prefixes(r.From), Listeners: r.Listeners, To: r.To,
+		Ports: portRanges(r.Ports), Commands: r.Commands, Where: r.Where,
 	}
-}
-
-func texts[T fmt.Stringer](list []T) []string {
-	if list == nil {
-		return nil
-	}
-	out := make([]string, len(list))
-	for i, v := range list {
-		out[i] = v.String()
-	}
-	return out
 }
 
 // finishACL tries each rule by itself, the lists in files included.

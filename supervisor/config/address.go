@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+
+	"cleversocks/conn/netaddr"
 )
 
 // ListenAddress is where a socket listens: an address and a port, of which 0
@@ -79,7 +81,7 @@ func (a *ListenAddress) UnmarshalText(text []byte) error {
 	if err != nil {
 		return splitHint(s)
 	}
-	port, err := strconv.ParseUint(portText, 10, 16)
+	port, err := netaddr.ParsePort(portText)
 	if err != nil {
 		return fmt.Errorf("port %q: must be a number from 0 to 65535", clip(portText))
 	}
@@ -90,11 +92,11 @@ func (a *ListenAddress) UnmarshalText(text []byte) error {
 	ip, err := netip.ParseAddr(host)
 	switch {
 	case err == nil:
-		*a = ListenAddress{AddrPort: netip.AddrPortFrom(ip.Unmap(), uint16(port))}
+		*a = ListenAddress{AddrPort: netip.AddrPortFrom(ip.Unmap(), port)}
 	case !plausibleName(host):
 		return errNotAccepted
 	default:
-		*a = ListenAddress{Host: host, AddrPort: netip.AddrPortFrom(netip.Addr{}, uint16(port))}
+		*a = ListenAddress{Host: host, AddrPort: netip.AddrPortFrom(netip.Addr{}, port)}
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"cleversocks/authsvc"
+	"cleversocks/conn/netaddr"
 )
 
 // RangeLogins is one element of a listener's auth_from: how clients from a
@@ -72,7 +73,7 @@ func (l *Listener) KindsFrom() func(netip.Addr) []authsvc.Kind {
 	}
 	slices.SortStableFunc(rules, func(a, b rule) int { return b.from.Bits() - a.from.Bits() })
 	return func(client netip.Addr) []authsvc.Kind {
-		client = client.Unmap().WithZone("")
+		client = netaddr.Plain(client)
 		for _, r := range rules {
 			if r.from.Contains(client) {
 				return r.kinds

@@ -10,6 +10,8 @@ import (
 	"github.com/knadh/koanf/providers/confmap"
 	"github.com/knadh/koanf/providers/posflag"
 	"github.com/spf13/pflag"
+
+	"cleversocks/conn/netaddr"
 )
 
 // Flags that set more than one key, or part of one.
@@ -134,7 +136,7 @@ func (r *run) loadListenFlags(fs *pflag.FlagSet) {
 	if !changed(fs, listenFlag) {
 		o = flagOrigin(portFlag, "p")
 	}
-	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+	if _, err := netaddr.ParsePort(port); err != nil {
 		r.add(flagOrigin(portFlag, "p"), "", "must be a port from 0 to 65535, not %q", clip(port))
 		port = "0"
 	}

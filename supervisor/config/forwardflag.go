@@ -98,7 +98,7 @@ func forwardUpstream(u upstream.Upstream) Upstream {
 func forwardRule(r upstream.Rule) Forward {
 	out := Forward{To: r.To, Upstream: r.Upstream, Rewrite: r.Rewrite}
 	for _, p := range r.Ports {
-		out.Ports = append(out.Ports, PortRange{Low: p.First, High: p.Last})
+		out.Ports = append(out.Ports, PortRange{p})
 	}
 	return out
 }

@@ -2,7 +2,8 @@ package config
 
 import (
 	"net/netip"
-	"strings"
+
+	"cleversocks/conn/netaddr"
 )
 
 // Prefix is a range of addresses: "192.0.2.0/24", or a single address, which
@@ -25,23 +26,11 @@ func (p Prefix) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
 
 // UnmarshalText reads an address or a CIDR. IPv4-mapped IPv6 becomes IPv4.
 func (p *Prefix) UnmarshalText(text []byte) error {
-	if !strings.Contains(string(text), "/") {
-		ip, err := netip.ParseAddr(string(text))
-		if err != nil || ip.Zone() != "" {
-			return errNotAccepted
-		}
-		ip = ip.Unmap()
-		*p = Prefix{netip.PrefixFrom(ip, ip.BitLen())}
-		return nil
-	}
-	cidr, err := netip.ParsePrefix(string(text))
+	prefix, err := netaddr.ParsePrefix(string(text))
 	if err != nil {
 		return errNotAccepted
 	}
-	if cidr.Addr().Is4In6() && cidr.Bits() >= 96 {
-		cidr = netip.PrefixFrom(cidr.Addr().Unmap(), cidr.Bits()-96)
-	}
-	*p = Prefix{cidr.Masked()}
+	p.Prefix = prefix
 	return nil
 }
 

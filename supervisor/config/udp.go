@@ -1,13 +1,11 @@
 package config
 
-import "cleversocks/conn/wire"
-
 const udpDoc = "UDP ASSOCIATE of SOCKS5. A firewall has to let `udp.ports` in, a container has to publish them, and behind NAT `listener.advertise` has to be set: see [protocols.md](protocols.md). A reload changes associations that start from then on."
 
 // UDP is the [udp] section.
 type UDP struct {
 	Enabled         bool
-	Ports           Ports
+	Ports           OwnPorts
 	IdleTimeout     Duration
 	Filter          string // none, address or endpoint
 	ClientPorts     string // any or first
@@ -53,7 +51,7 @@ const bindDoc = "BIND of SOCKS5 and SOCKS4: the server connects to the client, a
 // Bind is the [bind] section.
 type Bind struct {
 	Enabled       bool
-	Ports         Ports
+	Ports         OwnPorts
 	AcceptTimeout Duration
 	AnyPeer       bool
 	MaxPerUser    int // 0: no bound
@@ -83,23 +81,3 @@ func (b *Bind) keys() []Key {
 		},
 	}
 }
-
-// Ports is a range of ports, written as "40000-40999", one port, or "" for
-// the system's choice.
-type Ports struct{ wire.PortRange }
-
-// MarshalText is the range as it is written.
-func (p Ports) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
-
-// UnmarshalText reads a range.
-func (p *Ports) UnmarshalText(text []byte) error {
-	r, err := wire.ParsePortRange(string(text))
-	if err != nil {
-		return errNotAccepted
-	}
-	p.PortRange = r
-	return nil
-}
-
-func (Ports) accepts() string { return `a range of ports such as "40000-40999", a port, or ""` }
-func (Ports) acceptsInteger() {}

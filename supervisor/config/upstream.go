@@ -132,12 +132,8 @@ func (w *Forward) keys() []Key {
 
 // options is the rule as its package takes it.
 func (w *Forward) options() upstream.Rule {
-	ports := make([]upstream.Ports, len(w.Ports))
-	for i, p := range w.Ports {
-		ports[i] = upstream.Ports{First: p.Low, Last: p.High}
-	}
 	return upstream.Rule{
-		To: w.To, Ports: ports, Users: w.Users, Groups: w.Groups, From: Prefixes(w.From), Listeners: w.Listeners, Upstream: w.Upstream, Rewrite: w.Rewrite, Egress: w.Egress.Options(),
+		To: w.To, Ports: portRanges(w.Ports), Users: w.Users, Groups: w.Groups, From: Prefixes(w.From), Listeners: w.Listeners, Upstream: w.Upstream, Rewrite: w.Rewrite, Egress: w.Egress.Options(),
 	}
 }
 

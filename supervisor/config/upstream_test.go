@@ -46,9 +46,9 @@ func TestRoutes(t *testing.T) {
 		"-f1[socks5://user:pa,ss@b.test:1]false030s", // ready for ParseHop
 		"-f2[socks5://c.test:2]false030s",
 		"exit[socks5://joe:s3cret@10.0.0.1:1080 https://10.0.0.2]true430s",
-		"[a.test][{80 80}][]-f1:0{[]  0}",
+		"[a.test][80][]-f1:0{[]  0}",
 		"[][][]-f2d.test:3{[]  0}",
-		"[*.onion 10.0.0.0/8][{443 443} {8000 8999}][alice]exitother.example:8443{[]  0}",
+		"[*.onion 10.0.0.0/8][443 8000-8999][alice]exitother.example:8443{[]  0}",
 		"[][][]direct{[192.0.2.1/32 2001:db8::/64]  7}",
 	}
 	for i := range got { // Sprint puts no space between a string and what follows it
@@ -128,7 +128,7 @@ func TestRouteProblems(t *testing.T) {
 		"warm":           {"[[upstream]]\nname='a'\nvia=['socks5://a']\npool={warm=65}", "c.toml:4:7: upstream[0].pool.warm: must be an integer, from 0 to 64"},
 		"no upstream":    {"[[forward]]\nto=['a']", "c.toml:1:3: forward[0].upstream: \"\" is no upstream's name"},
 		"unknown":        {"[[forward]]\nupstream='a'", "c.toml:2:1: forward[0].upstream: \"a\" is no upstream's name"},
-		"bad target":     {"[[forward]]\nupstream='direct'\nto=['a', '10.0.0.0/33']", "c.toml:3:1: forward[0].to[1]: \"10.0.0.0/33\" is no CIDR"},
+		"bad target":     {"[[forward]]\nupstream='direct'\nto=['a', '10.0.0.0/33']", "c.toml:3:1: forward[0].to[1]: \"10.0.0.0/33\" is not a CIDR"},
 		"bad port":       {"[[forward]]\nupstream='direct'\nports=[70000]", "c.toml:3:1: forward[0].ports: element 1: must be a port"},
 		"bad rewrite":    {"[[forward]]\nupstream='direct'\nrewrite='a'", "c.toml:3:1: forward[0].rewrite: want host:port"},
 		"shared egress":  {"[[upstream]]\nname='a'\nvia=['socks5://a']\n[[forward]]\nupstream='a'\negress={mark=1}", "c.toml:4:3: forward[0].egress:"},

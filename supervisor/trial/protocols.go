@@ -4,10 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"strconv"
 
+	"cleversocks/conn/netaddr"
 	"cleversocks/conn/wire"
 	"cleversocks/conn/wire/httpproxy"
 	"cleversocks/conn/wire/socks4"
@@ -188,13 +187,12 @@ func (t *trial) http() error {
 
 // ParseTarget reads HOST:PORT.
 func ParseTarget(text string) (wire.Addr, error) {
-	host, portText, err := net.SplitHostPort(text)
-	if err != nil {
-		return wire.Addr{}, fmt.Errorf("%q is not HOST:PORT", text)
+	host, port, err := netaddr.SplitHostPort(text)
+	switch {
+	case err != nil:
+		return wire.Addr{}, err
+	case port == 0:
+		return wire.Addr{}, errors.New("port 0 is none that anything listens at")
 	}
-	port, err := strconv.ParseUint(portText, 10, 16)
-	if err != nil || port == 0 {
-		return wire.Addr{}, fmt.Errorf("port %q is not a number from 1 to 65535", portText)
-	}
-	return wire.ParseHost(host, uint16(port))
+	return wire.ParseHost(host, port)
 }

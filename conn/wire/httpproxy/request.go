@@ -4,9 +4,9 @@ import (
 	"encoding/base64"
 	"net/netip"
 	"net/url"
-	"strconv"
 	"strings"
 
+	"cleversocks/conn/netaddr"
 	"cleversocks/conn/wire"
 )
 
@@ -118,11 +118,10 @@ func parseAuthority(s string, defaultPort uint16) (wire.Addr, error) {
 	}
 	number := defaultPort
 	if hasPort && (port != "" || defaultPort == 0) {
-		n, err := strconv.ParseUint(port, 10, 16)
-		if err != nil || strings.Trim(port, "0123456789") != "" {
+		var err error
+		if number, err = netaddr.ParsePort(port); err != nil {
 			return wire.Addr{}, badRequest("The target's port is no number up to 65535.")
 		}
-		number = uint16(n)
 	}
 	if number == 0 {
 		return wire.Addr{}, badRequest("The target has no port.")
