@@ -8,6 +8,7 @@ import (
 
 	"cleversocks/aclsvc"
 	"cleversocks/authsvc"
+	"cleversocks/conn/netaddr"
 	"cleversocks/conn/relay"
 	"cleversocks/conn/upstream"
 	"cleversocks/conn/wire"
@@ -88,7 +89,7 @@ func TestRefuses(t *testing.T) {
 		// the client had asked for, and cut the tunnel.
 		"rewritten, allowed as it is": {
 			alice, newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserOptions{account("alice")},
-				aclsvc.Rule{Action: "allow", To: []string{"203.0.113.1"}, Ports: []string{"8443"}}, byAddress),
+				aclsvc.Rule{Action: "allow", To: []string{"203.0.113.1"}, Ports: []netaddr.PortRange{{First: 8443, Last: 8443}}}, byAddress),
 			func(s *session) {
 				s.hostIP = netip.MustParseAddrPort("203.0.113.1:8443")
 				s.dest = wire.FromAddrPort(s.hostIP)
@@ -102,7 +103,7 @@ func TestRefuses(t *testing.T) {
 			}, "acl.rules[0]",
 		},
 		"bind, its peer denied": {
-			alice, newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserOptions{account("alice")}, aclsvc.Rule{Action: "deny", To: []string{"203.0.113.1"}, Ports: []string{"20"}}),
+			alice, newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserOptions{account("alice")}, aclsvc.Rule{Action: "deny", To: []string{"203.0.113.1"}, Ports: []netaddr.PortRange{{First: 20, Last: 20}}}),
 			func(s *session) {
 				s.hostIP = netip.MustParseAddrPort("203.0.113.1:20")
 				s.request = wire.Request{Command: wire.CommandBind, Dest: wire.Addr{Name: "ftp.test", Port: 21}}

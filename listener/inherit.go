@@ -9,6 +9,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"cleversocks/conn/netaddr"
 )
 
 // systemdPrefix begins the address of sockets that systemd opens.
@@ -30,7 +32,7 @@ func (l *Listener) adopt(files []*os.File) error {
 			return fmt.Errorf("%T is no listener of ours", opened) // see Inherit
 		}
 		l.sockets = append(l.sockets, s)
-		if addrOf(s).IsValid() != addrOf(l.sockets[0]).IsValid() {
+		if netaddr.Of(s.Addr()).IsValid() != netaddr.Of(l.sockets[0].Addr()).IsValid() {
 			return errors.New("unix sockets and others were passed under one name: give them two, and a listener each")
 		}
 		if err := l.suit(s); err != nil {
