@@ -54,7 +54,10 @@ type UsersOptions struct {
 	Before *Users
 	// Edited: nothing but File differs from Before's options, so that what has
 	// been read of attributes is still right.
-	Edited  bool
+	Edited bool
+	// Removes is the user whom the edit takes out of File. One of that name who
+	// is still there is another: sessions of before end. "": nobody.
+	Removes string
 	Metrics *metrics.Auth
 }
 
@@ -122,7 +125,7 @@ func NewUsers(o UsersOptions) (*Users, error) {
 		}
 		entry.stamp = entry.secret.stamp()
 		entry.removed = new(atomic.Bool)
-		if old := o.Before.Account(name); old != nil && !old.Removed() {
+		if old := o.Before.Account(name); old != nil && !old.Removed() && name != o.Removes {
 			entry.removed = old.removed
 		}
 	}

@@ -263,6 +263,14 @@ func TestRemovedUser(t *testing.T) {
 	if !first.Account("a").Removed() || !second.Account("a").Removed() || third.Account("a").Removed() {
 		t.Error("generations do not agree")
 	}
+	// The password goes, the entry in the settings stays: who logs in by it
+	// from then on, by a certificate for one, is not the one who was removed.
+	stays := newUsers(t, UsersOptions{Users: []UserOptions{{Account: Account{Name: "a"}}}, Before: third, Removes: "a"})
+	third.Remove("a")
+	if stays.Account("a").Removed() || !third.Account("a").Removed() {
+		t.Error("who stays is taken for who was removed")
+	}
+	third = newUsers(t, UsersOptions{File: file, Before: third})
 	a := NewAdmission(AdmissionOptions{Accounts: third.Account})
 	for gone, u := range map[bool]*Users{true: first, false: third} {
 		id, _ := u.Vouch("a")

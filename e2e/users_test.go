@@ -447,3 +447,64 @@ func roundTrip(proxy, user, password string, to netip.AddrPort) error {
 	}
 	return nil
 }
+
+// A removed user's UDP association ends like a tunnel does (3proxy#947), an
+// address that auth-once lets in goes with its user, and a name is bytes.
+func TestUsersTakeEverythingAlong(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "users")
+	hash := cheapHash(t, "x")
+	d := withUsers(t, path, "udp:"+hash+"\nonce:"+hash+"\na/b%2F \xff:"+hash+"\nlimits:"+hash+"\n",
+		"once = { enabled = true }\n[[user]]\nname = \"limits\"\nmax_connections = 3\n"+noBans)
+	association := login(t, d.address, "127.0.0.1", "udp", "x")
+	if code := request(t, association, 3, netip.MustParseAddrPort("0.0.0.0:0")); code != succeeded {
+		t.Fatalf("reply %d", code)
+	}
+	d.mustUser("", "remove", "udp")
+	if _, err := association.Read(make([]byte, 1)); err == nil {
+		t.Error("the association goes on")
+	}
+
+	free := func() bool { // without a password
+		c := dialProxyFrom(t, d.address, "127.0.0.7")
+		defer c.Close()
+		send(t, c, 5, 1, 0)
+		return receive(t, c, 2)[1] == 0
+	}
+	login(t, d.address, "127.0.0.7", "once", "x")
+	if !free() {
+		t.Fatal("auth-once does not let in")
+	}
+	d.mustUser("", "disable", "once")
+	if free() {
+		t.Error("the address of a disabled user is let in")
+	}
+	d.mustUser("", "enable", "once")
+	d.mustUser("y\n", "passwd", "once")
+	if free() {
+		t.Error("the address outlives the password")
+	}
+
+	d.mustUser("", "disable", "a/b%2F \xff")
+	if got := fileHas(t, path); !strings.Contains(got, "a/b%2F \xff:!$2a$") || letsIn(t, d.address, "a/b%2F \xff", "x") {
+		t.Errorf("the file: %q", got)
+	}
+
+	// The password is in the file, the limits are in the configuration.
+	if status, answer := d.ask("PATCH", "/api/v1/users/limits", object{"max_connections": 9}); status != 409 || !strings.Contains(answer, "cleversocks.toml:") {
+		t.Errorf("%d %s", status, answer)
+	}
+	d.mustUser("z\n", "passwd", "limits")
+	d.mustUser("", "disable", "limits")
+	d.mustUser("", "enable", "limits")
+	if !letsIn(t, d.address, "limits", "z") {
+		t.Error("not let in")
+	}
+	d.mustUser("", "remove", "limits") // its password alone
+	if letsIn(t, d.address, "limits", "z") {
+		t.Error("let in without a password")
+	}
+	d.mustUser("w\n", "add", "limits")
+	if !letsIn(t, d.address, "limits", "w") {
+		t.Error("not let in again")
+	}
+}

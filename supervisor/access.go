@@ -117,7 +117,7 @@ func (a *accounts) Prepare(_ context.Context, d *draft) (change, error) {
 	o := cfg.UserOptions(a.queue, &a.metrics.Auth)
 	o.Before = a.users
 	if d.edited != nil {
-		o.Edited = true
+		o.Edited, o.Removes = true, d.removes
 		o.Open = func(string) (io.ReadCloser, error) {
 			return textfile.Wrap(io.NopCloser(bytes.NewReader(d.edited))), nil
 		}

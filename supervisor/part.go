@@ -40,7 +40,8 @@ type draft struct {
 	users   *authsvc.Users   // also where there are none, for the limits
 	// edited is what the users file is about to hold, when nothing but the
 	// accounts changes; nil: it is read.
-	edited []byte
+	edited  []byte
+	removes string // the user whom that takes out; "": nobody
 	// policy is what connections will see. Each part fills in its fields.
 	policy *conn.Policy
 }

@@ -107,6 +107,7 @@ func (f *editedFile) open(ctx context.Context, d *draft) (change, error) {
 		return f, errEmptied
 	}
 	edited, err := f.edit.change(document.Content)
+	d.removes = f.edit.removes
 	d.edited = append([]byte{}, edited...) // not nil, even if it is empty
 	return f, err
 }

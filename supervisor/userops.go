@@ -39,7 +39,7 @@ func (o *operator) addUser(ctx context.Context, u admin.NewUser) (admin.UserChan
 	if u.Password == nil && u.PasswordHash == nil {
 		return none, admin.BadInput("password: give one, or password_hash")
 	}
-	change, err := o.lineChange(ctx, u.UserChange)
+	change, err := o.lineChange(ctx, u.Name, u.UserChange)
 	if err != nil {
 		return none, err
 	}
@@ -63,7 +63,7 @@ func (o *operator) changeUser(ctx context.Context, name string, c admin.UserChan
 	if err := o.editable(name); err != nil {
 		return admin.UserChanged{}, err
 	}
-	change, err := o.lineChange(ctx, c)
+	change, err := o.lineChange(ctx, name, c)
 	if err != nil {
 		return admin.UserChanged{}, err
 	}
@@ -137,9 +137,9 @@ func editError(err error) error {
 // errAttributes is wrapped by what is wrong with limits.
 var errAttributes = errors.New("limits")
 
-// lineChange turns what is asked for into a change of a line. A password is
-// hashed here, in turn with those that are checked.
-func (o *operator) lineChange(ctx context.Context, c admin.UserChange) (func(*authsvc.UserLine) error, error) {
+// lineChange turns what is asked for into a change of a user's line. A password
+// is hashed here, in turn with those that are checked.
+func (o *operator) lineChange(ctx context.Context, name string, c admin.UserChange) (func(*authsvc.UserLine) error, error) {
 	hash, err := o.hashOf(ctx, c)
 	if err != nil {
 		return nil, err
@@ -147,6 +147,10 @@ func (o *operator) lineChange(ctx context.Context, c admin.UserChange) (func(*au
 	set, err := attributesOf(c.UserLimits)
 	if err != nil {
 		return nil, err
+	}
+	a := o.users.Load().Account(name)
+	if a != nil && len(set)+len(c.Unset) > 0 && !strings.HasPrefix(a.Where, o.config().Auth.UsersFile+":") {
+		return nil, admin.Conflict(fmt.Sprintf("the limits of user %q are in %s, which is for you to edit: change them there, and reload", text(name), a.Where))
 	}
 	for _, name := range c.Unset {
 		if !slices.Contains(config.AttributeNames(), name) {
