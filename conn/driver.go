@@ -19,16 +19,19 @@ import (
 // It ends before the relay starts, so that an idle tunnel does not hold it.
 type driver struct {
 	opening
-	// in is what the machine is fed from, and what those read from who take over
-	// from it.
-	in *bufio.Reader
+	buf [handshakeBuffer]byte // of one read
+	in  *bufio.Reader         // of those who serve the connection's requests; nil: none do
 	// release gives the connection up to a command that ends with the
 	// session's context by itself.
 	release func() bool
 }
 
-// handshakeBuffer is what a handshake reads at a time, in bytes.
-const handshakeBuffer = 4096
+// handshakeBuffer is what a handshake reads at a time, in bytes. Nearly all there
+// is to read is shorter, and a client that says nothing holds it.
+const handshakeBuffer = 1024
+
+// requestBuffer is what is read ahead of requests of HTTP, in bytes.
+const requestBuffer = 4096
 
 // lastWords is how long the answer to a client takes at most whose handshake
 // has failed, be its time over or not.
@@ -38,7 +41,7 @@ const lastWords = time.Second
 func (h *Handler) newDriver(s *session) *driver {
 	d, ok := h.drivers.Get().(*driver)
 	if !ok {
-		d = &driver{in: bufio.NewReaderSize(nil, handshakeBuffer)}
+		d = new(driver)
 	}
 	d.session, d.h = s, h
 	return d
@@ -48,14 +51,16 @@ func (h *Handler) newDriver(s *session) *driver {
 func (d *driver) put() {
 	h := d.h
 	d.forget()
-	d.in.Reset(nil)
-	d.release = nil
+	if d.in != nil {
+		d.in.Reset(nil)
+		h.readers.Put(d.in)
+	}
+	d.in, d.release = nil, nil
 	h.drivers.Put(d)
 }
 
 // begin starts the machine.
 func (d *driver) begin(o handshake.Options) handshake.Action {
-	d.in.Reset(d.conn)
 	action := d.machine.Begin(o)
 	d.speaks(d.machine.Protocol())
 	return action
@@ -132,13 +137,12 @@ func (d *driver) end(action handshake.Action) bool {
 
 // read feeds the machine what comes.
 func (d *driver) read() handshake.Action {
-	if _, err := d.in.Peek(1); err != nil {
+	n, err := d.conn.Read(d.buf[:])
+	if n == 0 && err != nil {
 		return d.machine.Lost(err)
 	}
 	d.stage.CompareAndSwap(stageSilent, stageTalking)
-	b, _ := d.in.Peek(d.in.Buffered())
-	action := d.machine.Feed(b)
-	_, _ = d.in.Discard(len(b))
+	action := d.machine.Feed(d.buf[:n])
 	d.speaks(d.machine.Protocol())
 	return action
 }
@@ -146,7 +150,6 @@ func (d *driver) read() handshake.Action {
 // protect wraps the session's connection, with what has been read of it ahead.
 func (d *driver) protect() {
 	d.conn = gssapi.NewConn(d.conn, d.ahead(), d.grant.Security, d.level)
-	d.in.Reset(d.conn)
 }
 
 // ahead is the session's connection behind what the machine has been fed of it
@@ -201,7 +204,10 @@ func (d *driver) connected() bool {
 
 // passAhead gives the server what the client sent ahead, and then more.
 func (d *driver) passAhead(more []byte) bool {
-	read, _ := d.in.Peek(d.in.Buffered())
+	var read []byte
+	if d.in != nil {
+		read, _ = d.in.Peek(d.in.Buffered())
+	}
 	for _, ahead := range [...][]byte{d.machine.Unread(), read, more} {
 		if len(ahead) == 0 {
 			continue
@@ -221,6 +227,7 @@ func (d *driver) passAhead(more []byte) bool {
 // here on.
 func (d *driver) reader() *bufio.Reader {
 	n := len(d.machine.Unread())
+	d.in, _ = d.h.readers.Get().(*bufio.Reader)
 	d.in.Reset(d.ahead())
 	_, _ = d.in.Peek(n) // all of it is buffered from here on
 	return d.in

@@ -7,6 +7,7 @@
 package conn
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"log/slog"
@@ -37,6 +38,7 @@ type Handler struct {
 	draining context.Context //nolint:containedctx // an event, not a scope
 
 	drivers    sync.Pool // of *driver
+	readers    sync.Pool // of *bufio.Reader
 	deadlines  deadlines
 	handshakes handshakes
 	watch      clientWatch
@@ -61,6 +63,7 @@ const HeadBudget = 16 << 20
 func newHandler(draining context.Context, o Options, tasks *task.Scope) *Handler {
 	h := &Handler{
 		log: o.Log, metrics: o.Metrics, panics: o.Panics, guards: o.Guards.orNone(o.Metrics), access: o.Access, draining: draining,
+		readers: sync.Pool{New: func() any { return bufio.NewReaderSize(nil, requestBuffer) }},
 		heads:   httpproxy.NewBudget(HeadBudget, o.Metrics.Limits.Of(metrics.LimitHTTPHeads).Inc),
 		watch:   clientWatch{tasks: tasks},
 		login:   login{log: o.Log},
