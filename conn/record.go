@@ -41,7 +41,6 @@ type Record struct {
 
 	Started   time.Time
 	Handshake bool   // nothing but the client is known yet
-	where     string // of the rule that refused it
 	Notes     string // of the listener's door: what a load balancer told
 }
 
@@ -50,7 +49,7 @@ func (s *session) record() *Record {
 	r := s.progress()
 	r.Cause, r.Reply, r.Replied, r.Err = s.cause, s.code, s.replied, s.err
 	if denied, ok := errors.AsType[*deniedError](s.err); ok {
-		r.Rule, r.where = denied.rule, denied.where
+		r.Rule = denied.rule
 	}
 	return r
 }

@@ -2,6 +2,7 @@ package conn
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 
 	"cleversocks/conn/cause"
@@ -75,10 +76,13 @@ func (a *AccessLog) opened(s *session) {
 }
 
 // Denied is where the rule stands that refused the request ("file:line", or ""
-// when it has no line), and whether rules refused it.
+// when it has no line), and whether rules refused it. A log-in that failed and a
+// limit that was met are denied too, and by no rule: what strangers ask for is
+// nothing to make rules of.
 func (r *Record) Denied() (where string, denied bool) {
-	if r.Cause != cause.Denied {
+	refused, ok := errors.AsType[*deniedError](r.Err)
+	if !ok || r.Cause != cause.Denied {
 		return "", false
 	}
-	return r.where, true
+	return refused.where, true
 }

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -134,6 +135,13 @@ func TestAPI(t *testing.T) {
 	}
 	if code := readReply(t, c); code != 2 {
 		t.Errorf("reply %d", code)
+	}
+	// A stranger's guess under her name is no denial by a rule: it stood in the
+	// list with a rule that would let her go where the stranger wanted to.
+	guess := dialProxyFrom(t, d.address, "127.0.0.2")
+	send(t, guess, []byte("CONNECT 127.0.0.9:81 HTTP/1.1\r\nProxy-Authorization: Basic "+base64.StdEncoding.EncodeToString([]byte("alice:guess"))+"\r\n\r\n")...)
+	if r := d.record("127.0.0.9:81"); r["cause"] != "denied" {
+		t.Errorf("a guess: %v", r)
 	}
 	var denials []object
 	eventually(t, "the denial is listed", func() bool { d.call("GET", "/api/v1/denials", nil, &denials); return len(denials) == 1 })

@@ -155,6 +155,25 @@ func TestSecondSignalEndsAtOnce(t *testing.T) {
 	}
 }
 
+// An orchestrator that has asked for a drain still sends its signal: it must not
+// cut what drains. Only a second one does.
+func TestSignalAfterAskedDrain(t *testing.T) {
+	echo := echoServer(t, "127.0.0.1:0")
+	d := start(t, withAPI(t, "[drain]\ntimeout = \"1h\"\n"))
+	c, _ := connect(t, d.address, echo)
+	if got := d.call("POST", "/api/v1/drain", nil, nil); got != 204 {
+		t.Fatalf("drain: %d", got)
+	}
+	d.waitMessage("draining")
+	d.signal(syscall.SIGTERM)
+	d.waitMessage("stopping already; another signal ends it at once")
+	echoes(t, c, "the tunnel lives on")
+	c.Close()
+	if code := d.exitCode(); code != 0 {
+		t.Errorf("exit status %d", code)
+	}
+}
+
 func TestExitWhenIdle(t *testing.T) {
 	echo := echoServer(t, "127.0.0.1:0")
 	d := start(t, "", "-t", "1")

@@ -153,6 +153,11 @@ func (d *daemon) stop(ctx context.Context, signals <-chan os.Signal, signalled t
 				d.log.LogAttrs(ctx, slog.LevelWarn, "draining: the log was reopened; nothing else is reloaded any more")
 			case s == syscall.SIGUSR2:
 				d.log.LogAttrs(ctx, slog.LevelWarn, "no upgrade: this process stops")
+			case signalled.IsZero():
+				// A stop that was asked for by the API goes on: orchestrators drain
+				// first, and signal afterwards as always.
+				signalled = time.Now()
+				d.log.LogAttrs(ctx, slog.LevelInfo, "stopping already; another signal ends it at once", slog.String("signal", s.String()))
 			case time.Since(signalled) >= echo:
 				return ErrInterrupted
 			default:

@@ -104,16 +104,18 @@ func scriptOf(t *testing.T, b block) string {
 		return fileScript("/tmp/prometheus.yml", b.text) + "promtool check config --syntax-only /tmp/prometheus.yml\n"
 	case "haproxy":
 		return fileScript("/tmp/haproxy.cfg", b.text) + "haproxy -c -f /tmp/haproxy.cfg\n"
+	case "json":
+		return fileScript("/tmp/block.json", b.text) + "/usr/bin/python3 -m json.tool /tmp/block.json > /dev/null\n"
 	case "python":
 		return "usual\n" + fileScript("/tmp/block.py", b.text) + "/usr/bin/python3 /tmp/block.py\n"
-	case "text", "ini", "bat":
+	case "text", "ini", "bat", "powershell":
 		for line := range strings.Lines(b.text) {
 			if strings.HasPrefix(line, "cleversocks ") {
 				t.Errorf("%s:%d: a command of ours that nobody runs: %s", b.page, b.line, line)
 			}
 		}
 	default:
-		t.Errorf("%s:%d: a block of language %q: say sh, toml, yaml, haproxy, python; ini and bat for files and commands of others; text for what is only read",
+		t.Errorf("%s:%d: a block of language %q: say sh, toml, yaml, haproxy, python; ini, bat, powershell for files and commands of others; text for what is only read",
 			b.page, b.line, b.language)
 	}
 	return ""

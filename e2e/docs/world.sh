@@ -10,7 +10,8 @@ mount -t proc proc /proc
 cp -a /etc "$SCRATCH/etc"
 mount --bind "$SCRATCH/etc" /etc
 for dir in /var/lib /var/log /run; do mount -t tmpfs tmpfs $dir; done
-mkdir -p /run/netns /var/lib/cleversocks
+mkdir -p /run/netns /var/lib/cleversocks /var/log/cleversocks
+ln -s ../cleversocks.log /var/log/cleversocks/access.log
 rm -rf /etc/cleversocks
 cp -a "$WORLD/cleversocks" /etc/cleversocks
 cp "$WORLD/hosts" /etc/hosts
@@ -112,6 +113,12 @@ realm() {
 	log_in() { echo secret | kinit alice > /dev/null 2>&1; }
 	until_true log_in
 }
+# systemctl reload cleversocks: there is no systemd in here.
+systemctl() {
+	[ "$1" = reload ] && kill -HUP $(pidof cleversocks)
+}
+# journalctl: what the daemon has logged.
+journalctl() { cat /var/log/cleversocks.log; }
 # What an administrator does from elsewhere is done on the spot here.
 kadmin() { kadmin.local "$@"; }
 

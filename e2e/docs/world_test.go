@@ -30,6 +30,7 @@ const (
 	worldConfig = `
 [log]
 output = "/var/log/cleversocks.log"
+format = "json"
 [[listener]]
 address = "127.0.0.1:1080"
 [[listener]]
@@ -111,6 +112,7 @@ func makeWorld(t *testing.T) *world {
 	w.write(t, "cleversocks/users", "alice:"+hash("secret")+"\n")
 	w.write(t, "cleversocks/password", "secret\n")
 	w.write(t, "cleversocks/token", "an-operators-token-for-the-tests\n")
+	w.write(t, "cleversocks/redis.password", "secret\n")
 	w.write(t, "cleversocks/members.txt", "socks5://10.0.0.1:1080\nsocks5://10.0.0.2:1080\n")
 	w.write(t, "cleversocks/denied.txt", "203.0.113.0/24\n*.denied.example\n")
 	w.write(t, "krb5.conf", worldRealm)
