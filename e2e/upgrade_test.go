@@ -103,6 +103,7 @@ func runs(pid int) bool {
 // load is a steady load of short connections, each of which must succeed.
 type load struct {
 	made, failed atomic.Int64
+	slowest      atomic.Int64 // nanoseconds
 	first        atomic.Pointer[string]
 	stop         chan struct{}
 	running      sync.WaitGroup
@@ -113,7 +114,14 @@ func startLoad(interval time.Duration, kinds ...func() error) *load {
 	l := &load{stop: make(chan struct{})}
 	one := func(kind func() error) {
 		l.made.Add(1)
-		if err := kind(); err != nil {
+		begun := time.Now()
+		err := kind()
+		for took := int64(time.Since(begun)); ; {
+			if most := l.slowest.Load(); took <= most || l.slowest.CompareAndSwap(most, took) {
+				break
+			}
+		}
+		if err != nil {
 			text := err.Error()
 			l.first.CompareAndSwap(nil, &text)
 			l.failed.Add(1)
@@ -239,7 +247,8 @@ address = "127.0.0.1:0"
 	}
 	took := time.Since(begun)
 	l.end(t)
-	t.Logf("%d connections in %s, %.0f a second, 10 upgrades, 10 reloads", l.made.Load(), took, float64(l.made.Load())/took.Seconds())
+	t.Logf("%d connections in %s, %.0f a second, 10 upgrades, 10 reloads; the slowest took %s",
+		l.made.Load(), took, float64(l.made.Load())/took.Seconds(), time.Duration(l.slowest.Load()))
 	if again := d.all("proxy listens"); len(again) != 44 || again[40].text("address") != shards || again[41].text("address") != socks {
 		t.Errorf("%d lines, the last %v", len(again), again[len(again)-4:])
 	}

@@ -129,7 +129,10 @@ func parse(environ []string, pid int) (passed, error) {
 		return passed{}, nil
 	}
 	if !successor {
-		pidText, _ := get("LISTEN_PID")
+		pidText, given := get("LISTEN_PID")
+		if !given { // sd_listen_fds takes nothing then, too
+			return passed{why: "LISTEN_PID is not set, which says for which process they are"}, nil
+		}
 		meant, err := strconv.Atoi(pidText)
 		if err != nil {
 			return passed{}, fmt.Errorf("LISTEN_FDS is set, and LISTEN_PID=%q is no process id", pidText)
