@@ -119,7 +119,7 @@ func TestCommandsRepliesAreExact(t *testing.T) {
 	policy := *g.Policy()
 	policy.ACL = acl
 	policy.UDP, policy.Bind = udprelay.New(udprelay.RelayOptions{}), bind.New(bind.ServerOptions{})
-	policy.AssociateVia = func(upstream.Query) func(context.Context) (udprelay.Upstream, error) {
+	policy.AssociateVia = func(upstream.Query, upstream.Origin) func(context.Context) (udprelay.Upstream, error) {
 		return func(context.Context) (udprelay.Upstream, error) {
 			return udprelay.Upstream{}, &upstream.Error{Code: wire.ReplyTTLExpired, Err: context.DeadlineExceeded}
 		}

@@ -13,7 +13,7 @@ func (c *commands) bind(d *driver) bool {
 	s := d.session
 	d.release() // from here on the wait ends with the context by itself, and answers
 	result := s.policy.Bind.Serve(s.ctx, bind.Request{
-		Control: s.conn, Client: s.client, Requested: s.request.Dest, Identity: s.identity,
+		Control: s.forCommand(), Client: s.client, Requested: s.request.Dest, Identity: s.identity,
 		Advertise: s.advertised(),
 		Decide:    c.judge.decideNow(s),
 		Complete:  c.judge.completeNow(s),

@@ -3,6 +3,8 @@ package conn
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -54,6 +56,7 @@ func (c *connector) reach(ctx context.Context, s *session) error {
 		return err
 	}
 	s.dest = route.Dest
+	route = route.For(s.origin())
 	if route.Action == upstream.Via {
 		return c.reachVia(ctx, s, route)
 	}
@@ -70,6 +73,21 @@ func (c *connector) reach(ctx context.Context, s *session) error {
 	}
 	s.noteRule(route.Dest)
 	s.local = netaddr.Of(server.LocalAddr())
+	return s.announce(server, route)
+}
+
+// announce tells a destination who the client is, where a rule wants that. The
+// few bytes fit into an empty socket buffer: this cannot block.
+func (s *session) announce(server net.Conn, route upstream.Route) error {
+	header, err := route.Header()
+	if err == nil && len(header) > 0 {
+		_, err = server.Write(header)
+	}
+	if err != nil {
+		s.server = nil
+		_ = server.Close()
+		return fmt.Errorf("PROXY header: %w", err)
+	}
 	return nil
 }
 
@@ -155,7 +173,7 @@ func (s *session) egress() dial.Egress {
 	l := s.policy.listener(s.listener)
 	egress := l.Egress
 	if l.SameEgress {
-		here := netaddr.Of(s.socket.LocalAddr()).Addr()
+		here := s.here()
 		egress.Addresses = []netip.Prefix{netip.PrefixFrom(here, here.BitLen())}
 	}
 	egress.Session = s.identity.Session(time.Now())

@@ -31,6 +31,9 @@ type Entrance struct {
 	Conn net.Conn
 	// Client is whom limits, rules and records mean, unmapped.
 	Client netip.AddrPort
+	// Local is where the client connected to, as the peer said that passes its
+	// connection on; not valid: at the socket's own address.
+	Local netip.AddrPort
 	// Peer is who a client without an address is: "unix:uid=1000".
 	Peer string
 	// ClientKnown says that Client is the real one, where the listener's Forwards
@@ -104,7 +107,7 @@ func (d *doorkeeper) pass(s *session) error {
 		}
 		s.conn, s.peer = e.Conn, e.Peer
 		if e.ClientKnown && s.forwarded {
-			s.client, s.forwarded = e.Client, false
+			s.client, s.reachedAt, s.forwarded = e.Client, e.Local, false
 			if l := s.policy.listener(s.listener); l.Allows != nil && !l.Allows(s.client.Addr()) {
 				return &refusedBehind{metrics.RefusedSource}
 			}
@@ -146,7 +149,7 @@ func BehindProxies(policy *proxyproto.Policy, m *metrics.Registry) Step {
 		}
 		m.Listener.ProxyHeaders.Of("ok").Inc()
 		if header.Client.IsValid() {
-			e.Client = header.Client
+			e.Client, e.Local = header.Client, header.Local
 		}
 		for _, tlv := range header.TLVs {
 			e.Notes = append(e.Notes, tlv.Name+"="+tlv.Value)

@@ -286,7 +286,7 @@ func (s *session) forwardOutcome(o httpforward.Outcome) outcome {
 // fork is a session of its own for one request of s's connection.
 func (s *session) fork() *session {
 	return &session{
-		id: s.id, socket: s.socket, conn: s.conn, vouched: s.vouched, notes: s.notes, listener: s.listener, client: s.client, peer: s.peer, started: time.Now(),
+		id: s.id, socket: s.socket, conn: s.conn, vouched: s.vouched, notes: s.notes, listener: s.listener, client: s.client, reachedAt: s.reachedAt, peer: s.peer, started: time.Now(),
 		ctx: s.ctx, cancel: s.cancel, policy: s.policy, protocol: s.protocol, identity: s.identity,
 	}
 }

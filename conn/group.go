@@ -147,7 +147,7 @@ func (g *Group) begin(s *session, before func()) {
 // connection: it counts for its source and in all, and has a record.
 func (g *Group) admitStream(of *session, c http2front.Stream) (refused string) {
 	s := &session{
-		id: g.nextID.Add(1), socket: c, conn: c, inner: true, listener: of.listener, client: of.client, peer: of.peer,
+		id: g.nextID.Add(1), socket: c, conn: c, inner: true, listener: of.listener, client: of.client, reachedAt: of.reachedAt, peer: of.peer,
 		vouched: of.vouched, notes: append(slices.Clone(of.notes), "http2"), started: time.Now(),
 	}
 	if reason := g.handler.guards.enter(s); reason != "" {

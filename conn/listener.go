@@ -6,7 +6,6 @@ import (
 	"cleversocks/authsvc"
 	"cleversocks/authsvc/gssapi"
 	"cleversocks/conn/dial"
-	"cleversocks/conn/netaddr"
 	"cleversocks/listener/transparent"
 )
 
@@ -67,7 +66,7 @@ func (p *Policy) listener(name string) Listener {
 // invalid. One of the other family would name a socket that is not there.
 func (s *session) advertised() netip.Addr {
 	advertise := s.policy.listener(s.listener).Advertise
-	if !advertise.IsValid() || advertise.Unmap().Is4() != netaddr.Of(s.socket.LocalAddr()).Addr().Is4() {
+	if !advertise.IsValid() || advertise.Unmap().Is4() != s.here().Is4() {
 		return netip.Addr{}
 	}
 	return advertise

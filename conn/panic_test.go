@@ -114,7 +114,7 @@ func TestPanicInEachStage(t *testing.T) {
 		"look-up":        {request(1, name), nil},
 		"BIND":           {request(2, name), nil},
 		"association": {request(3, "\x01\x00\x00\x00\x00\x00\x00"), func(p *Policy, _ *faultyUsers) {
-			p.AssociateVia = func(upstream.Query) func(context.Context) (udprelay.Upstream, error) {
+			p.AssociateVia = func(upstream.Query, upstream.Origin) func(context.Context) (udprelay.Upstream, error) {
 				panic("association")
 			}
 		}},

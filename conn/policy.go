@@ -36,7 +36,7 @@ type Policy struct {
 	// AssociateVia says how a client's datagrams reach an upstream: nil, or a
 	// nil result, that they leave from here. An association has no one
 	// destination, so the client alone decides.
-	AssociateVia func(upstream.Query) func(context.Context) (udprelay.Upstream, error)
+	AssociateVia func(upstream.Query, upstream.Origin) func(context.Context) (udprelay.Upstream, error)
 }
 
 // Timeouts bound the phases of a connection.

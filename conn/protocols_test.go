@@ -128,7 +128,7 @@ func TestAssociateVia(t *testing.T) {
 	asked := make(chan netip.Addr, 1)
 	policy := *g.Policy()
 	policy.UDP = udprelay.New(udprelay.RelayOptions{})
-	policy.AssociateVia = func(q upstream.Query) func(context.Context) (udprelay.Upstream, error) {
+	policy.AssociateVia = func(q upstream.Query, _ upstream.Origin) func(context.Context) (udprelay.Upstream, error) {
 		asked <- q.Source
 		return func(context.Context) (udprelay.Upstream, error) {
 			return udprelay.Upstream{Relay: relay.LocalAddr().(*net.UDPAddr).AddrPort(), Control: ours}, nil

@@ -30,6 +30,9 @@ type session struct {
 	listener string
 	client   netip.AddrPort // unmapped; not valid on a unix socket
 	peer     string         // names a client without an address: see caller
+	// reachedAt is where the client connected to, as a PROXY header said; not
+	// valid: at the socket's own address. See origin and here.
+	reachedAt netip.AddrPort
 	// forwarded says that the peer may pass on other clients' connections, and
 	// that the door has not told yet whose this one is. The limits by source wait
 	// until then.

@@ -37,7 +37,7 @@ func (c *commands) associate(s *session) {
 		protect = wrapped.Datagrams()
 	}
 	result := s.policy.UDP.Serve(s.ctx, udprelay.Request{
-		ID: s.ID(), Control: s.conn, Client: s.client, Requested: s.request.Dest, Identity: s.identity,
+		ID: s.ID(), Control: s.forCommand(), Client: s.client, Requested: s.request.Dest, Identity: s.identity,
 		Advertise:  s.advertised(),
 		Decide:     c.judge.decideNow(s),
 		Generation: func() uint64 { return c.judge.current.Load().Generation },
@@ -90,7 +90,7 @@ func (s *session) associateVia() func(context.Context) (udprelay.Upstream, error
 		return nil
 	}
 	s.upstream = s.policy.Routes.RouteDatagrams(s.routeQuery(wire.Addr{})).Upstream()
-	return s.policy.AssociateVia(s.routeQuery(wire.Addr{}))
+	return s.policy.AssociateVia(s.routeQuery(wire.Addr{}), s.origin())
 }
 
 func (s *session) replySOCKS5(code wire.ReplyCode, bound netip.AddrPort) error {

@@ -14,9 +14,9 @@ import (
 // may not go it (astray). Where a rule leads to an
 // upstream that carries none, or rejects, the association is refused: its
 // datagrams must not leave another way.
-func AssociateVia(router *upstream.Router) func(upstream.Query) func(context.Context) (udprelay.Upstream, error) {
-	return func(q upstream.Query) func(context.Context) (udprelay.Upstream, error) {
-		route := router.RouteDatagrams(q)
+func AssociateVia(router *upstream.Router) func(upstream.Query, upstream.Origin) func(context.Context) (udprelay.Upstream, error) {
+	return func(q upstream.Query, from upstream.Origin) func(context.Context) (udprelay.Upstream, error) {
+		route := router.RouteDatagrams(q).For(from)
 		switch route.Action {
 		case upstream.Reject:
 			return func(context.Context) (udprelay.Upstream, error) {

@@ -33,7 +33,7 @@ func (r Route) Associate(ctx context.Context) (control net.Conn, relay netip.Add
 			Upstream: r.Upstream(), Stage: "request", Code: wire.ReplyCommandNotSupported, Err: ErrNoUDP,
 		}
 	}
-	got, info, fail := r.pool.through(ctx, r.session, func(ctx context.Context, p *prepared, hop Hop) (fail *Error) {
+	got, info, fail := r.pool.through(ctx, r.by, func(ctx context.Context, p *prepared, hop Hop) (fail *Error) {
 		relay, fail = associate(ctx, p, hop)
 		return fail
 	})

@@ -30,10 +30,10 @@ func (p *prepared) local() netip.AddrPort { return netaddr.Of(p.raw.LocalAddr())
 
 // open goes through the chain up to a destination's request. When a first hop
 // with a name takes the connection on one address and fails there, its other
-// addresses are tried.
-func (c *connector) open(ctx context.Context, hops chain) (*prepared, *Error) {
+// addresses are tried. The first hop gets the header ahead of all else.
+func (c *connector) open(ctx context.Context, hops chain, header []byte) (*prepared, *Error) {
 	first := hops[0]
-	p, fail := c.openAt(ctx, hops, first.addr)
+	p, fail := c.openAt(ctx, hops, first.addr, header)
 	if fail == nil || !first.addr.IsName() || c.resolve == nil || fail.Hop != first.String() || fail.Stage == "dial" {
 		return p, fail
 	}
@@ -45,7 +45,7 @@ func (c *connector) open(ctx context.Context, hops chain) (*prepared, *Error) {
 		if ctx.Err() != nil {
 			break
 		}
-		if p, again := c.openAt(ctx, hops, wire.Addr{IP: ip.Unmap(), Port: first.addr.Port}); again == nil {
+		if p, again := c.openAt(ctx, hops, wire.Addr{IP: ip.Unmap(), Port: first.addr.Port}, header); again == nil {
 			return p, nil
 		}
 	}
@@ -55,7 +55,7 @@ func (c *connector) open(ctx context.Context, hops chain) (*prepared, *Error) {
 // maxAddresses bounds the addresses of one hop that are tried one by one.
 const maxAddresses = 16
 
-func (c *connector) openAt(ctx context.Context, hops chain, at wire.Addr) (_ *prepared, fail *Error) {
+func (c *connector) openAt(ctx context.Context, hops chain, at wire.Addr, header []byte) (_ *prepared, fail *Error) {
 	raw, err := c.dial(ctx, at)
 	if err != nil {
 		return nil, hopError(hops[0], "dial", err)
@@ -66,6 +66,12 @@ func (c *connector) openAt(ctx context.Context, hops chain, at wire.Addr) (_ *pr
 			p.close()
 		}
 	}()
+	// A few bytes, for which a new socket always has room: this cannot block.
+	if len(header) > 0 {
+		if _, err := raw.Write(header); err != nil {
+			return nil, hopError(hops[0], "PROXY header", err)
+		}
+	}
 	for i, hop := range hops {
 		if i > 0 {
 			if _, fail := request(ctx, p.conn, hops[i-1], hop.addr); fail != nil {

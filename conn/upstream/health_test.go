@@ -71,7 +71,7 @@ func TestWarmPoolIsProbed(t *testing.T) {
 	})
 }
 
-func (f *farm) open(ctx context.Context, hops chain) (*prepared, *Error) {
+func (f *farm) open(ctx context.Context, hops chain, _ []byte) (*prepared, *Error) {
 	host := hops[0].addr.Name
 	f.mu.Lock()
 	f.opened[host]++
@@ -103,7 +103,7 @@ func (f *farm) count(host string) int {
 // get goes through the pool as a request would, up to the last hop's word.
 func (f *farm) get(t *testing.T) (Info, *Error) {
 	t.Helper()
-	_, info, fail := f.through(t.Context(), "", func(context.Context, *prepared, Hop) *Error { return nil })
+	_, info, fail := f.through(t.Context(), asker{}, func(context.Context, *prepared, Hop) *Error { return nil })
 	return info, fail
 }
 
@@ -300,7 +300,7 @@ func TestDestinationIsNoFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFarm(t, RoundRobin, "a")
 		for range 10 {
-			_, _, fail := f.through(t.Context(), "", func(_ context.Context, _ *prepared, hop Hop) *Error {
+			_, _, fail := f.through(t.Context(), asker{}, func(_ context.Context, _ *prepared, hop Hop) *Error {
 				return replyError(hop, wire.ReplyConnectionRefused)
 			})
 			if fail == nil || fail.Code != wire.ReplyConnectionRefused {

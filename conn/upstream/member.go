@@ -7,18 +7,21 @@ import (
 	"sync"
 	"time"
 
+	"cleversocks/listener/proxyproto"
 	"cleversocks/metrics"
 )
 
 // member is one way through a pool.
 type member struct {
-	label   string // unique in its pool, without credentials
-	hops    chain
-	health  Health
-	timeout time.Duration // of one handshake for a client
-	open    func(ctx context.Context, hops chain) (*prepared, *Error)
-	log     *slog.Logger
-	metrics *metrics.UpstreamMember
+	label  string // unique in its pool, without credentials
+	hops   chain
+	health Health
+	// sendProxy is the header for the first hop.
+	sendProxy proxyproto.Send
+	timeout   time.Duration // of one handshake for a client
+	open      func(ctx context.Context, hops chain, header []byte) (*prepared, *Error)
+	log       *slog.Logger
+	metrics   *metrics.UpstreamMember
 	*state
 	shelf *shelf
 	kick  chan struct{} // asks watch for a probe at once
@@ -149,7 +152,7 @@ func (m *member) probeSoon() {
 // reach gets an answer from the last hop, over a warm connection if there is
 // one. A warm one that breaks at its use is replaced by a fresh one: between
 // the look at it and the request the hop may have closed it.
-func (m *member) reach(ctx context.Context, want ask) (_ *prepared, warm bool, _ *Error) {
+func (m *member) reach(ctx context.Context, from Origin, want ask) (_ *prepared, warm bool, _ *Error) {
 	if p := m.shelf.take(); p != nil {
 		fail := want(ctx, p, m.last())
 		if fail == nil {
@@ -162,7 +165,7 @@ func (m *member) reach(ctx context.Context, want ask) (_ *prepared, warm bool, _
 		}
 	}
 	opening, cancel := context.WithTimeout(ctx, m.timeout)
-	p, fail := m.fresh(opening)
+	p, fail := m.fresh(opening, from)
 	cancel()
 	if fail != nil {
 		// A client that went away is not the member's failure. Whatever the
@@ -197,9 +200,13 @@ func (m *member) met(ctx context.Context, fail *Error) {
 }
 
 // fresh opens a connection and notes that it worked.
-func (m *member) fresh(ctx context.Context) (*prepared, *Error) {
+func (m *member) fresh(ctx context.Context, from Origin) (*prepared, *Error) {
+	header, err := m.sendProxy.Header(from.Client, from.Local)
+	if err != nil {
+		return nil, hopError(m.hops[0], "dial", err)
+	}
 	start := time.Now()
-	p, fail := m.open(ctx, m.hops)
+	p, fail := m.open(ctx, m.hops, header)
 	if fail == nil {
 		m.worked(time.Since(start))
 	}

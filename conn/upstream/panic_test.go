@@ -13,7 +13,7 @@ func TestMemberPanics(t *testing.T) {
 	r := compile(t, options(Upstream{Members: []string{"socks5://" + dead(t), "socks5://" + dead(t)}}))
 	pool := r.Pools()[0]
 	for i, m := range pool.members {
-		m.open = func(context.Context, chain) (*prepared, *Error) {
+		m.open = func(context.Context, chain, []byte) (*prepared, *Error) {
 			if i == 0 {
 				panic("a defect")
 			}

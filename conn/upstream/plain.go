@@ -34,7 +34,7 @@ func (r Route) DialPlain(ctx context.Context, dests ...wire.Addr) (net.Conn, Inf
 	}
 	asked := false
 	bound := Info{Dest: dests[0]}
-	got, info, fail := r.pool.through(ctx, r.session, func(ctx context.Context, p *prepared, hop Hop) (fail *Error) {
+	got, info, fail := r.pool.through(ctx, r.by, func(ctx context.Context, p *prepared, hop Hop) (fail *Error) {
 		if asked = hop.proto != protoHTTP; !asked {
 			return nil
 		}

@@ -43,6 +43,9 @@ func newPlan(path string, u Upstream) (*plan, *ConfigError) {
 	if u.Warm.Size < 0 || u.Warm.Size > MaxWarm {
 		return nil, &ConfigError{path + ".pool.warm", fmt.Errorf("%d: want 0 to %d", u.Warm.Size, MaxWarm)}
 	}
+	if u.SendProxy.On() && u.Warm.Size > 0 {
+		return nil, &ConfigError{path + ".pool.warm", errors.New("excludes send_proxy: a connection that is kept ready has no client yet whom the header could name")}
+	}
 	p := &plan{upstream: u}
 	var problem *ConfigError
 	switch {
@@ -124,7 +127,7 @@ func (p *plan) label() {
 func (p *plan) same(q *plan) bool {
 	a, b := p.upstream, q.upstream
 	return a.Name == b.Name && a.ResolveLocally == b.ResolveLocally && a.Strategy == b.Strategy &&
-		a.Health == b.Health && a.Warm == b.Warm && (len(a.Via) > 0) == (len(b.Via) > 0) &&
+		a.Health == b.Health && a.Warm == b.Warm && a.SendProxy == b.SendProxy && (len(a.Via) > 0) == (len(b.Via) > 0) &&
 		slices.EqualFunc(p.chains, q.chains, chain.same)
 }
 
@@ -136,7 +139,7 @@ func newPool(o *Options, plan *plan) *Pool {
 	open := (&connector{dial: o.Dial, resolve: o.Resolve, tls: o.TLS}).open
 	for i, c := range plan.chains {
 		m := &member{
-			label: plan.labels[i], hops: c, health: u.Health, timeout: share(o.ConnectTimeout, len(plan.chains)), open: open,
+			label: plan.labels[i], hops: c, health: u.Health, sendProxy: u.SendProxy, timeout: share(o.ConnectTimeout, len(plan.chains)), open: open,
 			log:     o.Logger.With(slog.String("upstream", u.Name)),
 			metrics: o.Metrics.Member(u.Name, plan.labels[i]),
 			kick:    make(chan struct{}, 1),

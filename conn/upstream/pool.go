@@ -102,16 +102,16 @@ type ask func(ctx context.Context, p *prepared, hop Hop) *Error
 // through finds a member that answers. On success the member counts one
 // active tunnel more, which Info.Release takes back. A session is drawn to the
 // same member each time; "": the strategy chooses.
-func (p *Pool) through(ctx context.Context, session string, want ask) (*prepared, Info, *Error) {
+func (p *Pool) through(ctx context.Context, by asker, want ask) (*prepared, Info, *Error) {
 	var tried []*member
 	var first *Error
 	start := p.start()
 	for range maxTries {
-		m := p.pick(session, start, tried)
+		m := p.pick(by.session, start, tried)
 		if m == nil {
 			break
 		}
-		got, warm, fail := m.reach(ctx, want)
+		got, warm, fail := m.reach(ctx, by.from, want)
 		if fail == nil {
 			m.metrics.Active.Add(1)
 			release := sync.OnceFunc(func() { m.metrics.Active.Add(-1) })
@@ -140,11 +140,11 @@ var errDrained = errors.New("an operator has drained every member")
 
 // connect reaches the first of dests that answers; they are one destination's
 // addresses, or its name.
-func (p *Pool) connect(ctx context.Context, session string, dests []wire.Addr) (net.Conn, Info, error) {
+func (p *Pool) connect(ctx context.Context, by asker, dests []wire.Addr) (net.Conn, Info, error) {
 	var first *Error
 	for _, dest := range dests {
 		var bound netip.AddrPort
-		got, info, fail := p.through(ctx, session, func(ctx context.Context, p *prepared, hop Hop) (fail *Error) {
+		got, info, fail := p.through(ctx, by, func(ctx context.Context, p *prepared, hop Hop) (fail *Error) {
 			bound, fail = request(ctx, p.conn, hop, dest)
 			return fail
 		})

@@ -8,6 +8,7 @@ import (
 
 	"cleversocks/conn/dial"
 	"cleversocks/conn/wire"
+	"cleversocks/listener/proxyproto"
 )
 
 // Action is what a rule wants done.
@@ -51,10 +52,34 @@ type Route struct {
 	// Egress is how the rule wants a Direct connection to leave; what is zero
 	// of it is left open.
 	Egress dial.Egress
-	pool   *Pool
-	// session is the query's.
-	session string
+	// sendProxy is the header that a Direct connection's destination gets.
+	sendProxy proxyproto.Send
+	by        asker
+	pool      *Pool
 }
+
+// Origin is whose connection is passed on, for PROXY headers. The zero one is
+// nobody's that has an address: our own, or that of a client on a unix socket.
+type Origin struct {
+	Client netip.AddrPort
+	Local  netip.AddrPort // where the client connected to
+}
+
+// asker is on whose behalf a route is taken.
+type asker struct {
+	session string // the query's
+	from    Origin
+}
+
+// For is the route as one client takes it.
+func (r Route) For(from Origin) Route {
+	r.by.from = from
+	return r
+}
+
+// Header is what the destination of a Direct connection gets ahead of what the
+// client sends, by its rule; nil: nothing.
+func (r Route) Header() ([]byte, error) { return r.sendProxy.Header(r.by.from.Client, r.by.from.Local) }
 
 // Compile checks everything, reads the members' files and makes the pools.
 // Errors are *ConfigError, joined. The new pools do nothing yet: run each as
@@ -128,7 +153,10 @@ func (r *Router) Route(q Query) Route {
 	if r != nil {
 		for _, c := range r.rules {
 			if c.matches(q) {
-				return Route{Action: c.action, Dest: c.apply(q.Dest), Rule: c.label, Egress: c.egress, pool: c.pool, session: q.Session}
+				return Route{
+					Action: c.action, Dest: c.apply(q.Dest), Rule: c.label, Egress: c.egress, sendProxy: c.sendProxy,
+					pool: c.pool, by: asker{session: q.Session},
+				}
 			}
 		}
 	}
@@ -142,7 +170,7 @@ func (r *Router) RouteDatagrams(q Query) Route {
 	if r != nil {
 		for _, c := range r.rules {
 			if c.any && len(c.ports) == 0 && c.clients.match(&q) {
-				return Route{Action: c.action, Rule: c.label, Egress: c.egress, pool: c.pool, session: q.Session}
+				return Route{Action: c.action, Rule: c.label, Egress: c.egress, pool: c.pool, by: asker{session: q.Session}}
 			}
 		}
 	}
@@ -170,5 +198,5 @@ func (r Route) Dial(ctx context.Context, dests ...wire.Addr) (net.Conn, Info, er
 	if r.pool == nil || len(dests) == 0 {
 		return nil, Info{}, &Error{Stage: "dial", Code: wire.ReplyGeneralFailure, Err: ErrNoAddress}
 	}
-	return r.pool.connect(ctx, r.session, dests)
+	return r.pool.connect(ctx, r.by, dests)
 }

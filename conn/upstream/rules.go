@@ -13,6 +13,7 @@ import (
 	"cleversocks/conn/dial"
 	"cleversocks/conn/netaddr"
 	"cleversocks/conn/wire"
+	"cleversocks/listener/proxyproto"
 )
 
 // Rule sends matching destinations through an upstream. An empty list
@@ -38,6 +39,8 @@ type Rule struct {
 	Rewrite string
 	// Egress is how connections leave, for "direct".
 	Egress dial.Egress
+	// SendProxy is the header that destinations get, for "direct".
+	SendProxy proxyproto.Send
 }
 
 const (
@@ -56,12 +59,14 @@ type rule struct {
 	clients  clients
 	rewrite  wire.Addr // what is unset is kept
 	egress   dial.Egress
-	action   Action
-	pool     *Pool
+	// sendProxy is the header for destinations.
+	sendProxy proxyproto.Send
+	action    Action
+	pool      *Pool
 }
 
 func compileRule(index int, r Rule, pools map[string]*Pool) (*rule, *ConfigError) {
-	c := &rule{label: cmp.Or(r.Label, fmt.Sprintf("forward[%d]", index)), any: len(r.To) == 0, ports: r.Ports, egress: r.Egress}
+	c := &rule{label: cmp.Or(r.Label, fmt.Sprintf("forward[%d]", index)), any: len(r.To) == 0, ports: r.Ports, egress: r.Egress, sendProxy: r.SendProxy}
 	fail := func(field string, err error) (*rule, *ConfigError) {
 		return nil, &ConfigError{c.label + "." + field, err}
 	}
@@ -94,6 +99,9 @@ func compileRule(index int, r Rule, pools map[string]*Pool) (*rule, *ConfigError
 	}
 	if c.action != Direct && !r.Egress.IsZero() {
 		return fail("egress", errors.New(`only a rule with upstream = "direct" has one: an upstream's connections are shared`))
+	}
+	if c.action != Direct && r.SendProxy.On() {
+		return fail("send_proxy", errors.New(`only a rule with upstream = "direct" has one, for the destination; the first hop of an upstream gets a header by send_proxy in [[upstream]]`))
 	}
 	if c.action == Reject && r.Rewrite != "" {
 		return fail("rewrite", errors.New("nothing is asked for by a rule that rejects"))

@@ -11,6 +11,7 @@ import (
 
 	"cleversocks/conn/netaddr"
 	"cleversocks/conn/wire"
+	"cleversocks/listener/proxyproto"
 )
 
 func TestParseHop(t *testing.T) {
@@ -120,24 +121,26 @@ func TestCompileErrors(t *testing.T) {
 		change func(*Options)
 		want   string
 	}{
-		"no name":        {func(o *Options) { o.Upstreams[0].Name = "" }, "upstream[0].name"},
-		"reserved name":  {func(o *Options) { o.Upstreams[0].Name = "direct" }, "upstream[0].name"},
-		"name twice":     {func(o *Options) { o.Upstreams = append(o.Upstreams, o.Upstreams[0]) }, "upstream[1].name"},
-		"nothing":        {func(o *Options) { o.Upstreams[0].Via = nil }, "upstream[0].via"},
-		"both":           {func(o *Options) { o.Upstreams[0].Members = o.Upstreams[0].Via }, "upstream[0].via"},
-		"bad hop":        {func(o *Options) { o.Upstreams[0].Via = []string{"socks5://a:1", "x://b"} }, "upstream[0].via[1]"},
-		"socks4 name":    {func(o *Options) { o.Upstreams[0].Via = []string{"socks4://a:1"} }, "upstream[0].via"},
-		"socks4 to name": {func(o *Options) { o.Upstreams[0].Via = []string{"socks4://a:1", "socks5://b:1"} }, "upstream[0].via[1]"},
-		"strategy":       {func(o *Options) { o.Upstreams[0].Strategy = "best" }, "upstream[0].strategy"},
-		"warm":           {func(o *Options) { o.Upstreams[0].Warm.Size = MaxWarm + 1 }, "upstream[0].pool.warm"},
-		"too many hops":  {func(o *Options) { o.Upstreams[0].Via = make([]string, maxHops+1) }, "upstream[0].via"},
-		"no file":        {func(o *Options) { o.Upstreams[0] = Upstream{Name: "up", Members: []string{"file:/nonexistent/x"}} }, "upstream[0].members[0]"},
-		"rule's target":  {func(o *Options) { o.Forward[0].Upstream = "down" }, "forward[0].upstream"},
-		"rule's name":    {func(o *Options) { o.Forward[0].To = []string{"a", "b c"} }, "forward[0].to[1]"},
-		"rule's CIDR":    {func(o *Options) { o.Forward[0].To = []string{"10.0.0/8"} }, "forward[0].to[0]"},
-		"rule's ports":   {func(o *Options) { o.Forward[0].Ports = []netaddr.PortRange{{First: 2, Last: 1}} }, "forward[0].ports[0]"},
-		"rewrite":        {func(o *Options) { o.Forward[0].Rewrite = "nowhere" }, "forward[0].rewrite"},
-		"no dialer":      {func(o *Options) { o.Dial = nil }, "Dial"},
+		"no name":           {func(o *Options) { o.Upstreams[0].Name = "" }, "upstream[0].name"},
+		"reserved name":     {func(o *Options) { o.Upstreams[0].Name = "direct" }, "upstream[0].name"},
+		"name twice":        {func(o *Options) { o.Upstreams = append(o.Upstreams, o.Upstreams[0]) }, "upstream[1].name"},
+		"nothing":           {func(o *Options) { o.Upstreams[0].Via = nil }, "upstream[0].via"},
+		"both":              {func(o *Options) { o.Upstreams[0].Members = o.Upstreams[0].Via }, "upstream[0].via"},
+		"bad hop":           {func(o *Options) { o.Upstreams[0].Via = []string{"socks5://a:1", "x://b"} }, "upstream[0].via[1]"},
+		"socks4 name":       {func(o *Options) { o.Upstreams[0].Via = []string{"socks4://a:1"} }, "upstream[0].via"},
+		"socks4 to name":    {func(o *Options) { o.Upstreams[0].Via = []string{"socks4://a:1", "socks5://b:1"} }, "upstream[0].via[1]"},
+		"strategy":          {func(o *Options) { o.Upstreams[0].Strategy = "best" }, "upstream[0].strategy"},
+		"warm":              {func(o *Options) { o.Upstreams[0].Warm.Size = MaxWarm + 1 }, "upstream[0].pool.warm"},
+		"too many hops":     {func(o *Options) { o.Upstreams[0].Via = make([]string, maxHops+1) }, "upstream[0].via"},
+		"no file":           {func(o *Options) { o.Upstreams[0] = Upstream{Name: "up", Members: []string{"file:/nonexistent/x"}} }, "upstream[0].members[0]"},
+		"rule's target":     {func(o *Options) { o.Forward[0].Upstream = "down" }, "forward[0].upstream"},
+		"rule's name":       {func(o *Options) { o.Forward[0].To = []string{"a", "b c"} }, "forward[0].to[1]"},
+		"rule's CIDR":       {func(o *Options) { o.Forward[0].To = []string{"10.0.0/8"} }, "forward[0].to[0]"},
+		"rule's ports":      {func(o *Options) { o.Forward[0].Ports = []netaddr.PortRange{{First: 2, Last: 1}} }, "forward[0].ports[0]"},
+		"rewrite":           {func(o *Options) { o.Forward[0].Rewrite = "nowhere" }, "forward[0].rewrite"},
+		"header for nobody": {func(o *Options) { o.Upstreams[0].SendProxy, o.Upstreams[0].Warm.Size = proxyproto.SendV2, 1 }, "upstream[0].pool.warm"},
+		"rule's header":     {func(o *Options) { o.Forward[0].SendProxy = proxyproto.SendV1 }, "forward[0].send_proxy"},
+		"no dialer":         {func(o *Options) { o.Dial = nil }, "Dial"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -11,7 +11,7 @@ import (
 func TestSessionKeepsItsMember(t *testing.T) {
 	f := newFarm(t, LeastConnections, "a", "b", "c", "d")
 	where := func(session string) string {
-		_, info, fail := f.through(t.Context(), session, func(context.Context, *prepared, Hop) *Error { return nil })
+		_, info, fail := f.through(t.Context(), asker{session: session}, func(context.Context, *prepared, Hop) *Error { return nil })
 		if fail != nil {
 			t.Fatal(fail)
 		}

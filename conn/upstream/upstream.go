@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"cleversocks/conn/wire"
+	"cleversocks/listener/proxyproto"
 	"cleversocks/metrics"
 )
 
@@ -70,6 +71,9 @@ type Upstream struct {
 	Strategy       Strategy
 	Health         Health
 	Warm           Warm
+	// SendProxy is the header that the first hop gets ahead of everything, TLS
+	// included. It names the client, so that no connection can be kept warm.
+	SendProxy proxyproto.Send
 }
 
 // Health says how members are watched.

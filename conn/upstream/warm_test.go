@@ -144,7 +144,7 @@ func TestShelfIsBounded(t *testing.T) {
 	_ = r
 	m.shelf.openUp()
 	for range 3 {
-		p, fail := m.fresh(t.Context())
+		p, fail := m.fresh(t.Context(), Origin{})
 		if fail != nil {
 			t.Fatal(fail)
 		}

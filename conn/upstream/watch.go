@@ -76,7 +76,7 @@ func (m *member) unkick() {
 func (m *member) probe(ctx context.Context) {
 	bounded, cancel := context.WithTimeout(ctx, m.health.Timeout)
 	defer cancel()
-	p, fail := m.fresh(bounded)
+	p, fail := m.fresh(bounded, Origin{})
 	switch {
 	case fail == nil:
 		m.shelf.put(p)

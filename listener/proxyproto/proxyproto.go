@@ -193,27 +193,3 @@ func parse(raw []byte) (Header, error) {
 	}
 	return h, nil
 }
-
-// Append adds a header of version 1 or 2 that tells a server who the client is
-// and where it connected to. Without both addresses it says so, in the words
-// of the protocol: UNKNOWN, or LOCAL.
-func Append(dst []byte, version int, client, local netip.AddrPort) ([]byte, error) {
-	if !client.IsValid() || !local.IsValid() {
-		client, local = netip.AddrPort{}, netip.AddrPort{}
-	}
-	header := proxy.HeaderProxyFromAddrs(byte(version), tcpAddr(client), tcpAddr(local))
-	raw, err := header.Format()
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrHeader, err)
-	}
-	return append(dst, raw...), nil
-}
-
-// tcpAddr is the address as the library takes it; nil for the zero one. A zone
-// is of no use to another host.
-func tcpAddr(a netip.AddrPort) net.Addr {
-	if !a.IsValid() {
-		return nil
-	}
-	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(a.Addr().WithZone(""), a.Port()))
-}

@@ -224,6 +224,9 @@ func TestAppend(t *testing.T) {
 		{1, client4, local4, "PROXY TCP4 192.0.2.7 198.51.100.1 50000 1080\r\n"},
 		{1, client6, local6, "PROXY TCP6 2001:db8::7 2001:db8::1 50000 1080\r\n"},
 		{1, netip.AddrPort{}, local4, "PROXY UNKNOWN\r\n"},
+		{1, client4, local6, "PROXY UNKNOWN\r\n"},
+		{1, netip.MustParseAddrPort("[::ffff:192.0.2.7]:50000"), local4, "PROXY TCP4 192.0.2.7 198.51.100.1 50000 1080\r\n"},
+		{1, netip.MustParseAddrPort("[fe80::1%eth0]:1"), local6, "PROXY TCP6 fe80::1 2001:db8::1 1 1080\r\n"},
 		{2, netip.AddrPort{}, local4, string(proxy.SIGV2) + "\x20\x00\x00\x00"},
 	} {
 		got, err := Append(nil, tt.version, tt.client, tt.local)

@@ -96,7 +96,11 @@ func forwardUpstream(u upstream.Upstream) Upstream {
 
 // forwardRule is the [[forward]] that a -f means.
 func forwardRule(r upstream.Rule) Forward {
-	out := Forward{To: r.To, Upstream: r.Upstream, Rewrite: r.Rewrite}
+	var out Forward
+	for _, k := range out.keys() {
+		_ = k.set(k.Default, true) // as above
+	}
+	out.To, out.Upstream, out.Rewrite = r.To, r.Upstream, r.Rewrite
 	for _, p := range r.Ports {
 		out.Ports = append(out.Ports, PortRange{p})
 	}

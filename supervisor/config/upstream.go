@@ -8,6 +8,7 @@ import (
 
 	"cleversocks/conn/dial"
 	"cleversocks/conn/upstream"
+	"cleversocks/listener/proxyproto"
 )
 
 const upstreamDoc = "A way out through other proxies: a chain of them (via), or a pool of interchangeable ones (members). [[forward]] rules lead to it."
@@ -21,6 +22,8 @@ type Upstream struct {
 	Pool     UpstreamPool
 	Strategy string
 	Health   UpstreamHealth
+	// SendProxy is off, v1 or v2.
+	SendProxy string
 }
 
 // UpstreamPool is how many connections are kept ready.
@@ -53,6 +56,10 @@ func (u *Upstream) keys() []Key {
 		{
 			Name: "resolve", Value: &u.Resolve, Default: "remote", Choices: []string{"remote", "local"},
 			Doc: "Who resolves names: the last proxy (remote; then [acl] judges the name alone), or this daemon (local; then the addresses are judged, and sent).",
+		},
+		{
+			Name: "send_proxy", Value: &u.SendProxy, Default: "off", Choices: []string{"off", "v1", "v2"},
+			Doc: "Tells the first proxy who the client is and where it connected to, by a PROXY header of version 1 or 2 ahead of everything, TLS included. It must expect one: `accept-proxy` in haproxy. Connections are then not kept ready (pool.warm): each is one client's.",
 		},
 		{
 			Name: "pool.warm", Value: &u.Pool.Warm, Default: "0", Min: "0", Max: "64",
@@ -90,6 +97,7 @@ func (u *Upstream) options() upstream.Upstream {
 		Strategy:       upstream.Strategy(u.Strategy),
 		Health:         upstream.Health{Interval: u.Health.Interval.D(), Timeout: u.Health.Timeout.D(), Failures: u.Health.Failures},
 		Warm:           upstream.Warm{Size: u.Pool.Warm, MaxIdle: u.Pool.MaxIdle.D()},
+		SendProxy:      proxyproto.Send(u.SendProxy),
 	}
 }
 
@@ -105,7 +113,8 @@ type Forward struct {
 	Listeners []string
 	Upstream  string // a name, "direct" or "reject"
 	Rewrite   string // host:port
-	Egress    Egress // of a rule that leads direct
+	SendProxy string // off, v1 or v2, of a rule that leads direct
+	Egress    Egress // likewise
 }
 
 func (w *Forward) keys() []Key {
@@ -127,6 +136,10 @@ func (w *Forward) keys() []Key {
 			Name: "rewrite", Value: &w.Rewrite, Default: "",
 			Doc: "The `host:port` that is asked for instead. An empty host or `*` keeps the host, port 0 keeps the port. [acl] judges both the old and the new target.",
 		},
+		{
+			Name: "send_proxy", Value: &w.SendProxy, Default: "off", Choices: []string{"off", "v1", "v2"},
+			Doc: "Tells the target itself who the client is, by a PROXY header of version 1 or 2 ahead of the client's bytes, for upstream = \"direct\". Targets that expect none take it for garbage. UDP and BIND have none.",
+		},
 	}, w.Egress.exceptions("How connections of this rule leave, for upstream = \"direct\".")...)
 }
 
@@ -134,6 +147,7 @@ func (w *Forward) keys() []Key {
 func (w *Forward) options() upstream.Rule {
 	return upstream.Rule{
 		To: w.To, Ports: portRanges(w.Ports), Users: w.Users, Groups: w.Groups, From: Prefixes(w.From), Listeners: w.Listeners, Upstream: w.Upstream, Rewrite: w.Rewrite, Egress: w.Egress.Options(),
+		SendProxy: proxyproto.Send(w.SendProxy),
 	}
 }
 
