@@ -16,20 +16,13 @@ var (
 	ErrUserName   = errors.New("a users file cannot hold this name")
 )
 
-// UserLine is a user of a users file. Its hash keeps it out of logs: it prints
-// as the name.
+// UserLine is a user of a users file.
 type UserLine struct {
 	Name       string
 	Hash       string // argon2id or bcrypt
 	Disabled   bool
 	Attributes string // of UsersOptions.Attributes; "": none
 }
-
-// String is the name.
-func (l UserLine) String() string { return l.Name }
-
-// GoString is the name.
-func (l UserLine) GoString() string { return l.Name }
 
 func (l *UserLine) bytes() []byte {
 	text := l.Name + ":"
