@@ -1,25 +1,10 @@
 package aclsvc
 
 import (
-	"fmt"
 	"net/netip"
 
 	"github.com/gaissmai/bart"
 )
-
-// ResolveBlockPrivate is the acl.block_private in force: "true", "false", or
-// "auto", which is true once there is a rule.
-func ResolveBlockPrivate(setting string, rules int) (bool, error) {
-	switch setting {
-	case "true":
-		return true, nil
-	case "false":
-		return false, nil
-	case "auto", "":
-		return rules > 0, nil
-	}
-	return false, fmt.Errorf("acl.block_private: %q: true, false or auto", clip(setting))
-}
 
 // special is a range of addresses with a meaning of its own.
 type special struct {

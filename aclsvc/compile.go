@@ -33,7 +33,7 @@ type Rule struct {
 type Options struct {
 	Rules        []Rule
 	DefaultAllow bool // when no rule matches
-	BlockPrivate bool // see ResolveBlockPrivate
+	BlockPrivate bool // acl.block_private in force
 	// BlockPrivateAt has another answer for some listeners, by name.
 	BlockPrivateAt map[string]bool
 	ReportOnly     bool // allow what the rules deny, and say so in the Decision

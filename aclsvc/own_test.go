@@ -66,24 +66,3 @@ func TestLocalsFollowTheHost(t *testing.T) {
 		}
 	})
 }
-
-func TestResolveBlockPrivate(t *testing.T) {
-	tests := []struct {
-		setting string
-		rules   int
-		want    bool
-		ok      bool
-	}{
-		{"auto", 0, false, true},
-		{"auto", 1, true, true},
-		{"", 1, true, true},
-		{"true", 0, true, true},
-		{"false", 3, false, true},
-		{"yes", 0, false, false},
-	}
-	for _, tt := range tests {
-		if got, err := ResolveBlockPrivate(tt.setting, tt.rules); got != tt.want || (err == nil) != tt.ok {
-			t.Errorf("%q with %d rules: %v, %v", tt.setting, tt.rules, got, err)
-		}
-	}
-}

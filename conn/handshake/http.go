@@ -160,7 +160,7 @@ func (m *Machine) httpLost(err error) Action {
 // httpReply tells a client how its CONNECT ended.
 func httpReply(b []byte, m *Machine, code wire.ReplyCode, _ netip.AddrPort) []byte {
 	if code == wire.ReplySucceeded {
-		return httpproxy.AppendEstablishedWith(b, httpproxy.NegotiateField(m.answer))
+		return httpproxy.AppendEstablished(b, httpproxy.NegotiateField(m.answer))
 	}
 	return m.failure.HTTP.Append(b, http.MethodConnect)
 }

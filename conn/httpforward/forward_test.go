@@ -154,7 +154,7 @@ func TestConnectAfterGet(t *testing.T) {
 		t.Fatal(err)
 	}
 	first, rest, ok := strings.Cut(string(out), "page")
-	if !ok || !strings.HasPrefix(first, "HTTP/1.1 200 OK") || rest != string(httpproxy.AppendEstablished(nil))+"hello" {
+	if !ok || !strings.HasPrefix(first, "HTTP/1.1 200 OK") || rest != string(httpproxy.AppendEstablished(nil, ""))+"hello" {
 		t.Errorf("%q", out)
 	}
 	if end := <-g.ends; end.Next == nil || end.Next.Target != "example.org:443" || end.Requests != 1 {
@@ -205,7 +205,7 @@ func TestEnds(t *testing.T) {
 		_, _ = io.WriteString(theirs, "GET "+hang+"/ HTTP/1.1\r\nHost: a\r\n\r\n")
 		go func() { <-here; cancel() }()
 		r := bufio.NewReader(ours)
-		head, err := httpproxy.ReadHead(r)
+		head, err := new(httpproxy.HeadReader).Read(r)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -84,7 +84,7 @@ func (g *rig) note(o httpforward.Outcome) {
 func (g *rig) handle(ctx context.Context, c net.Conn) {
 	defer func() { _ = c.Close() }()
 	r := bufio.NewReader(c)
-	head, err := httpproxy.ReadHead(r)
+	head, err := new(httpproxy.HeadReader).Read(r)
 	if err != nil {
 		return
 	}
@@ -93,7 +93,7 @@ func (g *rig) handle(ctx context.Context, c net.Conn) {
 		g.join(c, r, end.Upgrade)
 	}
 	if end.Next != nil {
-		_, _ = c.Write(httpproxy.AppendEstablished(nil))
+		_, _ = c.Write(httpproxy.AppendEstablished(nil, ""))
 		_, _ = io.Copy(c, r) // the tunnel: an echo
 	}
 	g.ends <- end

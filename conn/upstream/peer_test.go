@@ -194,7 +194,7 @@ func readSOCKS4(r *bufio.Reader) (socks4.Request, error) {
 func (p *proxy) http(c net.Conn) {
 	p.accepted.Add(1)
 	r := bufio.NewReader(c)
-	head, err := httpproxy.ReadHead(r)
+	head, err := new(httpproxy.HeadReader).Read(r)
 	if err != nil {
 		return
 	}
@@ -208,7 +208,7 @@ func (p *proxy) http(c net.Conn) {
 		_, _ = c.Write(httpproxy.AppendAuthRequired(nil, httpproxy.Challenges{httpproxy.Basic("test")}, false))
 		return
 	}
-	p.tunnel(c, r, req.Dest.String(), httpproxy.AppendEstablished(nil), httpproxy.AppendError(nil, 503, "no", false))
+	p.tunnel(c, r, req.Dest.String(), httpproxy.AppendEstablished(nil, ""), httpproxy.AppendError(nil, 503, "no", false))
 }
 
 func readTestRequest(r *bufio.Reader) (dest string, cmd byte, err error) {

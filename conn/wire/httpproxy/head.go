@@ -3,17 +3,16 @@
 // that goes to an upstream. It is stricter than RFC 9112 lets a recipient be
 // wherever leniency lets two parsers disagree (§11.2, request smuggling).
 //
-//	head, err := httpproxy.ReadHead(r)
+//	head, err := new(httpproxy.HeadReader).Read(r)
 //	if se, ok := errors.AsType[*httpproxy.StatusError](err); ok {
 //		conn.Write(httpproxy.AppendError(nil, se.Status, se.Reason, false))
 //	}
 //	req, err := head.Request() // for CONNECT
 //	...
-//	conn.Write(httpproxy.AppendEstablished(nil))
+//	conn.Write(httpproxy.AppendEstablished(nil, ""))
 package httpproxy
 
 import (
-	"bufio"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -66,11 +65,6 @@ func (h *Head) Get(name string) (string, bool) {
 	}
 	return "", false
 }
-
-// ReadHead reads one head and not a byte behind it. A client that closes
-// before its first byte is io.EOF; a head that breaks a rule is a
-// *StatusError; anything else is the reader's own error.
-func ReadHead(r *bufio.Reader) (*Head, error) { return new(HeadReader).Read(r) }
 
 // parse takes the lines behind the first one apart, the empty one included.
 func (h *Head) parse(text string) error {

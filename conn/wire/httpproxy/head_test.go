@@ -72,7 +72,7 @@ func TestReadHeadRefuses(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			_, err := httpproxy.ReadHead(bufio.NewReaderSize(strings.NewReader(tt.in), 16))
+			_, err := new(httpproxy.HeadReader).Read(bufio.NewReaderSize(strings.NewReader(tt.in), 16))
 			if got := status(err); !reflect.DeepEqual(got, tt.want) {
 				t.Errorf("status %d (%v), want %d", got, err, tt.want)
 			}
@@ -83,7 +83,7 @@ func TestReadHeadRefuses(t *testing.T) {
 func TestReadHead(t *testing.T) {
 	const in = "\r\nPOST http://a/ HTTP/1.1\r\nHost: a\r\nX-Empty:\r\ncontent-length:  3 \r\n\r\nabcNEXT"
 	r := bufio.NewReader(strings.NewReader(in))
-	h, err := httpproxy.ReadHead(r)
+	h, err := new(httpproxy.HeadReader).Read(r)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,10 +101,10 @@ func TestReadHead(t *testing.T) {
 }
 
 func TestReadHeadEnds(t *testing.T) {
-	if _, err := httpproxy.ReadHead(bufio.NewReader(strings.NewReader(""))); !errors.Is(err, io.EOF) {
+	if _, err := new(httpproxy.HeadReader).Read(bufio.NewReader(strings.NewReader(""))); !errors.Is(err, io.EOF) {
 		t.Errorf("no byte: %v", err)
 	}
-	if _, err := httpproxy.ReadHead(bufio.NewReader(strings.NewReader("GET http"))); !errors.Is(err, io.ErrUnexpectedEOF) {
+	if _, err := new(httpproxy.HeadReader).Read(bufio.NewReader(strings.NewReader("GET http"))); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("half a head: %v", err)
 	}
 }
@@ -167,7 +167,7 @@ func TestRequest(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			h, err := httpproxy.ReadHead(bufio.NewReader(strings.NewReader(tt.line + " HTTP/1.1\r\nHost: x\r\n\r\n")))
+			h, err := new(httpproxy.HeadReader).Read(bufio.NewReader(strings.NewReader(tt.line + " HTTP/1.1\r\nHost: x\r\n\r\n")))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -231,7 +231,7 @@ func TestSegmentation(t *testing.T) {
 			in = in[n:]
 		}
 		r := bufio.NewReaderSize(io.MultiReader(cuts...), 16)
-		h, err := httpproxy.ReadHead(r)
+		h, err := new(httpproxy.HeadReader).Read(r)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -253,7 +253,7 @@ func FuzzReadHead(f *testing.F) {
 	f.Add([]byte("CONNECT example.org:443 HTTP/1.1\r\nHost: a\r\nProxy-Authorization: Basic YTpi\r\n\r\nrest"))
 	f.Add([]byte("POST http://a/ HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"))
 	f.Fuzz(func(t *testing.T, in []byte) {
-		h, err := httpproxy.ReadHead(bufio.NewReader(bytes.NewReader(in)))
+		h, err := new(httpproxy.HeadReader).Read(bufio.NewReader(bytes.NewReader(in)))
 		if err != nil {
 			return
 		}

@@ -9,13 +9,10 @@ import (
 	"cleversocks/conn/wire"
 )
 
-// AppendEstablished appends the head of the answer to a CONNECT that worked.
-// Write it in one call: some clients (PySocks) read it with one recv.
-func AppendEstablished(b []byte) []byte { return AppendEstablishedWith(b, "") }
-
-// AppendEstablishedWith is AppendEstablished with fields, each with its line's
-// end.
-func AppendEstablishedWith(b []byte, fields string) []byte {
+// AppendEstablished appends the head of the answer to a CONNECT that worked, with
+// fields, each with its line's end. Write it in one call: some clients (PySocks)
+// read it with one recv.
+func AppendEstablished(b []byte, fields string) []byte {
 	b = append(b, "HTTP/1.1 200 Connection established\r\n"...)
 	return append(append(b, fields...), "\r\n"...)
 }

@@ -53,7 +53,7 @@ func TestResponsesParse(t *testing.T) {
 }
 
 func TestEstablished(t *testing.T) {
-	r := bytes.NewReader(httpproxy.AppendEstablished(nil))
+	r := bytes.NewReader(httpproxy.AppendEstablished(nil, ""))
 	if status, err := httpproxy.ReadConnectReply(r); status != http.StatusOK || err != nil || r.Len() != 0 {
 		t.Errorf("%d, %v, %d bytes left", status, err, r.Len())
 	}
