@@ -21,6 +21,7 @@ import (
 // added here, and they follow what counts in all.
 type elders struct {
 	log    *slog.Logger
+	panics *task.Reporter
 	tree   *tree
 	tables []authsvc.Table
 
@@ -126,7 +127,7 @@ const totalsInterval = 100 * time.Millisecond
 
 // Serve listens until the predecessor has ended, or ctx has.
 func (e *elder) Serve(ctx context.Context) error {
-	scope, ctx := task.New(ctx, nil, "predecessor")
+	scope, ctx := task.New(ctx, e.of.panics, "predecessor")
 	scope.Go(func() error {
 		return e.Listen(ctx, upgrade.Heard{
 			State:   func(s upgrade.State) error { return merge(e.of.tables, s) },
@@ -173,6 +174,7 @@ func (e *elder) tellTotals(ctx context.Context) error {
 // It ends behind the last connection.
 type legacy struct {
 	log       *slog.Logger
+	panics    *task.Reporter
 	successor *upgrade.Successor
 	tables    []authsvc.Table
 	active    func() int
@@ -194,7 +196,7 @@ const (
 // Serve tells until ctx ends, and once more then.
 func (l *legacy) Serve(ctx context.Context) error {
 	defer l.successor.Close()
-	scope, inner := task.New(ctx, nil, "legacy")
+	scope, inner := task.New(ctx, l.panics, "legacy")
 	scope.Go(func() error { return l.successor.Heed(inner, l.follow, func() { l.reload(inner) }) })
 	scope.Go(func() error { return l.tell(inner) })
 	if err := scope.Wait(); errors.Is(err, upgrade.ErrGone) && ctx.Err() == nil {

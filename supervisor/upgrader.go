@@ -36,7 +36,7 @@ type upgrader struct {
 }
 
 func newUpgrader(d *daemon, m *metrics.Registry, c *core, sockets *listeners, status *endpoint) *upgrader {
-	predecessors := &elders{log: d.log, tree: d.tree, tables: c.guards.tables}
+	predecessors := &elders{log: d.log, panics: d.panics, tree: d.tree, tables: c.guards.tables}
 	m.Daemon.Predecessors(predecessors.connections)
 	return &upgrader{
 		program: d.options.Program, log: d.log, metrics: m, panics: d.panics, notify: d.notify,
@@ -44,7 +44,7 @@ func newUpgrader(d *daemon, m *metrics.Registry, c *core, sockets *listeners, st
 		elders: predecessors,
 		legacy: func(s *upgrade.Successor) {
 			d.tree.add(d.tree.core, &legacy{
-				log: d.log, successor: s, tables: c.guards.tables, active: c.group.Active,
+				log: d.log, panics: d.panics, successor: s, tables: c.guards.tables, active: c.group.Active,
 				reload: d.reloader.follow,
 			})
 		},

@@ -11,7 +11,8 @@ var places = []string{
 	// What it needs.
 	"dial", "look-up", "dns", "dns query", "dns probe", "dns refresh",
 	// The daemon.
-	"start", "service", "reload", "users", "shutdown", "admin", "log",
+	"start", "service", "reload", "users", "shutdown", "upgrade", "predecessor", "legacy", "retire",
+	"shared", "admin", "log",
 }
 
 // Places are the values that the panic counter's label may have.

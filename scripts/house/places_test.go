@@ -21,7 +21,7 @@ var placed = map[string]int{
 // nobody had added the scope's name to the label's values.
 func TestPanicsHavePlaces(t *testing.T) {
 	known, used := task.Places(), make(map[string]bool)
-	for _, files := range productFiles(t) {
+	for _, files := range productFiles(t, notTheProduct...) {
 		for path, file := range files {
 			for _, where := range placesIn(file) {
 				if used[where] = true; !slices.Contains(known, where) {
