@@ -55,7 +55,9 @@ func unfit(ctx context.Context, cfg, old *config.Config) (found faults) {
 		found.add("relay.congestion", listener.CheckCongestion(cfg.Relay.Congestion))
 	}
 	found.add("log.output", checkLogFile(cfg.Log.Output))
-	found.add("log.access_output", checkLogFile(cfg.Log.AccessOutput))
+	if _, ok := cfg.Log.Collector(); !ok { // which may come later than we
+		found.add("log.access_output", checkLogFile(cfg.Log.AccessOutput))
+	}
 	if old == nil || old.State.Directory != cfg.State.Directory {
 		found.add("state.directory", checkDirectory(cfg.State.Directory))
 	}

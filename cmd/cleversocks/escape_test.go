@@ -39,7 +39,7 @@ func TestLogsEscapeWhatStrangersChose(t *testing.T) {
 	for _, format := range []string{"text", "json", "tint"} {
 		for _, text := range hostile() {
 			out := openGate()
-			l := newLogs(out, nil)
+			l := newLogs(t.Context(), out, nil)
 			l.colour = format == "tint"
 			name := format
 			if name == "tint" {
@@ -81,7 +81,7 @@ func obeyed(r rune) bool { return !unicode.IsPrint(r) }
 // What JSON says stays the same, only its spelling changes.
 func TestJSONLinesKeepTheirMeaning(t *testing.T) {
 	out := openGate()
-	l := newLogs(out, nil)
+	l := newLogs(t.Context(), out, nil)
 	text := "a\x7fb\u009bc\U000e0001dé€"
 	slog.New(l.handler("json", l.stderr, slog.LevelInfo)).Info("x", "user", text)
 	l.Close()

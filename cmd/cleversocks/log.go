@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
+	"cleversocks/cmd/cleversocks/collector"
 	"cleversocks/supervisor"
 	"cleversocks/supervisor/config"
 )
@@ -32,6 +35,7 @@ const stderrOutput = "stderr"
 // they write. What they do changes with Prepare; loggers that were handed out,
 // and those derived from them, follow. A write never blocks: see sink.
 type logs struct {
+	ctx            context.Context //nolint:containedctx // the life of collectors, which goes on where loggers have no context
 	logger, access *swapHandler
 	stderr         *sink
 	colour         bool          // stderr is a terminal that likes colour
@@ -47,8 +51,9 @@ type logs struct {
 
 // newLogs writes to stderr as the defaults say, until a change is committed. The caller
 // closes it.
-func newLogs(stderr io.Writer, environ []string) *logs {
+func newLogs(ctx context.Context, stderr io.Writer, environ []string) *logs {
 	l := &logs{
+		ctx:    ctx,
 		logger: newSwapHandler(slog.DiscardHandler),
 		access: newSwapHandler(slog.DiscardHandler),
 		colour: isTerminal(stderr) && !noColour(environ),
@@ -71,9 +76,14 @@ func (l *logs) Access() *slog.Logger { return slog.New(l.access) }
 // Prepare opens the files that c names. On an error, which wraps
 // config.ErrInvalid and names the key, nothing has changed.
 func (l *logs) Prepare(c config.Log) (supervisor.LogChange, error) {
-	opened := make(map[string]*os.File)
+	opened := make(map[string]io.WriteCloser)
+	collected, toCollector := c.Collector()
 	for _, o := range []struct{ key, path string }{{"log.output", c.Output}, {"log.access_output", accessOutput(c)}} {
 		if o.path == stderrOutput || opened[o.path] != nil {
+			continue
+		}
+		if toCollector && o.path == accessOutput(c) {
+			opened[o.path] = l.collector(collected, c.Format == "json")
 			continue
 		}
 		f, err := openLog(o.path)
@@ -90,7 +100,7 @@ func (l *logs) Prepare(c config.Log) (supervisor.LogChange, error) {
 type logChange struct {
 	of       *logs
 	settings config.Log
-	opened   map[string]*os.File // by path
+	opened   map[string]io.WriteCloser // by path
 }
 
 // Rollback closes the files. The loggers write where they did.
@@ -115,7 +125,7 @@ func (c *logChange) Commit() {
 	l.main.Store(l.sink(s.Output))
 	l.level.Set(levelOf(s.Level))
 	l.logger.swap(l.handler(s.Format, l.sink(s.Output), &l.level))
-	l.access.swap(l.handler(s.Format, l.sink(accessOutput(s)), slog.LevelInfo))
+	l.access.swap(l.handler(accessFormat(s), l.sink(accessOutput(s)), slog.LevelInfo))
 	for _, gone := range old {
 		gone.close()
 	}
@@ -179,11 +189,29 @@ func (l *logs) end(lines uint64) {
 	l.Logger().Warn("log lines were lost", "lines", lines)
 }
 
+// accessOutput names where access records go: a file's path, or a collector's
+// setting, with the format that it was made for.
 func accessOutput(c config.Log) string {
-	if c.AccessOutput == "" {
-		return c.Output
+	if _, ok := c.Collector(); ok {
+		return c.AccessOutput + " " + c.Format
 	}
-	return c.AccessOutput
+	return cmp.Or(c.AccessOutput, c.Output)
+}
+
+// accessFormat is the format of access records' lines: journald's fields are
+// made of JSON.
+func accessFormat(c config.Log) string {
+	if collected, ok := c.Collector(); ok && collected.Journald {
+		return "json"
+	}
+	return c.Format
+}
+
+// collector makes what sends access records to where a setting says.
+func (l *logs) collector(c config.Collector, json bool) *collector.Collector {
+	return collector.New(l.ctx, collector.Options{
+		Network: c.Network, Address: c.Address, Journald: c.Journald, Facility: c.Facility, Old: c.Old, JSON: json, Log: l.Logger(),
+	})
 }
 
 // openLog opens a file for appending. Not blocking: a named pipe that nobody
@@ -204,7 +232,7 @@ func openLog(path string) (*os.File, error) {
 	return f, err
 }
 
-func closeAll(files map[string]*os.File) {
+func closeAll(files map[string]io.WriteCloser) {
 	for _, f := range files {
 		_ = f.Close() // nothing was written
 	}

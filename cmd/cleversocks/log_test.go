@@ -168,7 +168,7 @@ func TestApply(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			g := openGate()
-			l := newLogs(g, nil)
+			l := newLogs(t.Context(), g, nil)
 			logger := l.Logger().With("id", 7)
 			tt.log.Output = stderrOutput
 			if err := applyTo(l, tt.log); err != nil {
@@ -199,7 +199,7 @@ func TestApplyReopens(t *testing.T) {
 	dir := t.TempDir()
 	path, access := filepath.Join(dir, "log"), filepath.Join(dir, "access")
 	c := config.Log{Level: "info", Format: "text", Output: path, Access: "all", AccessOutput: access}
-	l := newLogs(openGate(), nil)
+	l := newLogs(t.Context(), openGate(), nil)
 	apply := func(c config.Log) {
 		t.Helper()
 		if err := applyTo(l, c); err != nil {
@@ -253,7 +253,7 @@ func TestLossIsSeen(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			stderr := openGate()
-			l := newLogs(stderr, nil)
+			l := newLogs(t.Context(), stderr, nil)
 			if err := applyTo(l, config.Log{Level: "info", Format: "text", Output: tt.output, Access: "all", AccessOutput: tt.access}); err != nil {
 				t.Fatal(err)
 			}
@@ -276,7 +276,7 @@ func TestLossIsSeen(t *testing.T) {
 // loss, through a handler that was locked.
 func TestLossEverywhere(t *testing.T) {
 	stuck := &gate{open: make(chan struct{})}
-	l := newLogs(stuck, nil)
+	l := newLogs(t.Context(), stuck, nil)
 	file := newSink(stuck, l)
 	l.main.Store(file)
 	l.logger.swap(l.handler("text", file, slog.LevelInfo))

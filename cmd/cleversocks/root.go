@@ -94,7 +94,7 @@ func (a *app) daemon(ctx context.Context, loader *config.Loader, successor upgra
 	// Go ends a process that writes to a standard error which nobody reads any
 	// more. The sink counts such lines as lost, and the daemon lives on.
 	signal.Ignore(syscall.SIGPIPE)
-	logs := newLogs(a.stderr, a.environ)
+	logs := newLogs(ctx, a.stderr, a.environ)
 	defer logs.Close()
 	defer golog.To(ctx, logs.Logger())()
 	return a.serve(ctx, supervisor.Options{

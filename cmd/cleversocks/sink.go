@@ -83,10 +83,21 @@ func (s *sink) tell(lines uint64, first bool, why error) {
 	}
 }
 
+// reopener is an output that opens itself again. What waits in it is not lost by that.
+type reopener interface {
+	io.Closer
+	Reopen()
+}
+
 // reopen makes the sink write to next from now on and close what it wrote to.
 func (s *sink) reopen(next io.WriteCloser) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if r, ok := s.out.(reopener); ok {
+		_ = next.Close() // the one of before goes on
+		r.Reopen()
+		return
+	}
 	if s.next != nil {
 		_ = s.next.Close() // nothing was written to it
 	}
@@ -106,6 +117,12 @@ func (s *sink) close() {
 	select {
 	case <-s.done:
 	case <-timeout.C:
+		s.mu.Lock()
+		out, waits := s.out.(reopener)
+		s.mu.Unlock()
+		if waits {
+			_ = out.Close() // it does not try any more
+		}
 	}
 }
 

@@ -1,7 +1,5 @@
 package config
 
-import "strings"
-
 const logDoc = "What is written, how and where. SIGHUP applies a change and reopens the files."
 
 // Log is the [log] section.
@@ -10,7 +8,7 @@ type Log struct {
 	Format       string   // auto, text or json
 	Output       string   // "stderr" or a file
 	Access       string   // all, denied or off
-	AccessOutput string   // a file; "": Output
+	AccessOutput string   // a file or a collector; "": Output
 	Interim      Duration // between records of a live connection; 0: none
 }
 
@@ -37,7 +35,7 @@ func (l *Log) keys() []Key {
 		},
 		{
 			Name: "access_output", Value: &l.AccessOutput, Default: "",
-			Doc: "A file of its own for access records. Empty: they go where the log goes.",
+			Doc: "Where access records go, if not where the log goes: the path of a file; `syslog:` (the machine's /dev/log), `syslog:udp://host:514` or `syslog:tcp://host:601`; `journald`. See docs/logging.md.",
 		},
 		{
 			Name: "interim", Value: &l.Interim, Default: "0s",
@@ -52,12 +50,16 @@ const LogStdout = "stdout"
 // finishLog knows the words that are no file names.
 func (c *Config) finishLog(f *finisher) {
 	for key, output := range map[string]*string{"log.output": &c.Log.Output, "log.access_output": &c.Log.AccessOutput} {
-		word, _, _ := strings.Cut(*output, ":")
-		switch word {
-		case "-":
+		if *output == "-" {
 			*output = LogStdout
-		case "syslog", "journald":
-			f.add(c.originOf(key), key, "%q is no file name, and not in this version: write ./%s for a file of that name", clip(*output), clip(*output))
+		}
+		if !isCollector(*output) {
+			continue
+		}
+		if key == "log.output" {
+			f.add(c.originOf(key), key, "%q is no file name, and takes access records alone (log.access_output): write ./%s for a file of that name", clip(*output), clip(*output))
+		} else if _, err := parseCollector(*output); err != nil {
+			f.add(c.originOf(key), key, "%q: %v; write ./%s for a file of that name", clip(*output), err, clip(*output))
 		}
 	}
 }
