@@ -41,7 +41,7 @@ var bound = netip.MustParseAddrPort("192.0.2.1:4660")
 
 // open is a driver that lets everybody in and connects everywhere.
 func open() *driver {
-	return &driver{options: Options{Spoken: []wire.Protocol{wire.SOCKS5, wire.SOCKS4, wire.HTTP}}, terms: Terms{Free: true}}
+	return &driver{options: Options{Spoken: Spoken()}, terms: Terms{Free: true}}
 }
 
 // withPasswords is a driver whose clients need one of two kinds of credentials.

@@ -15,7 +15,7 @@ func TestParsePrefix(t *testing.T) {
 		{"2001:db8::1/32", "2001:db8::/32", ""},
 		{"::ffff:192.0.2.1", "192.0.2.1/32", ""},
 		{"::ffff:192.0.2.1/120", "192.0.2.0/24", ""},
-		{"::ffff:0:0/90", "::/90", ""}, // wider than IPv4: it stays what it says
+		{"::ffff:0:0/90", "::ffc0:0:0/90", ""}, // wider than IPv4: it stays what it says
 		{"10.0.0/8", "", `"10.0.0/8" is not a CIDR`},
 		{"10.0.0", "", `"10.0.0" is not an address`},
 		{"fe80::1%eth0", "", "a zone means nothing here"},
