@@ -3,6 +3,7 @@ package conn
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -20,6 +21,7 @@ import (
 	"cleversocks/conn/cause"
 	"cleversocks/conn/dial"
 	"cleversocks/conn/netaddr"
+	"cleversocks/conn/relay"
 	"cleversocks/conn/upstream"
 	"cleversocks/conn/wire/httpproxy"
 	"cleversocks/metrics"
@@ -205,6 +207,114 @@ func TestPanicInTheEnd(t *testing.T) {
 	}
 }
 
+// TestPanicInALiveRelay: a defect in what moves or counts a tunnel's bytes ends
+// that tunnel with both its sides, whoever drives it, and nothing else: another
+// tunnel of the same user moves on, and the user's place is free again.
+func TestPanicInALiveRelay(t *testing.T) {
+	pools := relay.NewPools(relay.PoolOptions{Reactors: 1})
+	ctx, cancel := context.WithCancel(t.Context())
+	var served sync.WaitGroup
+	for _, r := range pools.Reactors() {
+		served.Go(func() { _ = r.Serve(ctx) })
+	}
+	defer served.Wait()
+	defer cancel()
+	for driver, options := range map[string]relay.Options{"reactor": {Pools: pools}, "goroutine": {}} {
+		t.Run(driver, func(t *testing.T) {
+			g, m := newTestGroup(t, true)
+			log := new(loggedLines)
+			g.handler.panics.Log = slog.New(slog.NewTextHandler(log, nil))
+			users := &faultyUsers{account: &authsvc.Account{Name: "u", MaxConnections: 2}}
+			policy := *g.Policy()
+			policy.Relay = options
+			policy.Relay.Metrics = &m.Relay
+			policy.Auth = authsvc.NewAdmission(authsvc.AdmissionOptions{Required: true, Authenticators: []authsvc.Authenticator{users}})
+			g.SetPolicy(&policy)
+			counts := m.Users.Of("u")
+			counts.BytesIn = nil // to be dereferenced when the client's first bytes are counted
+
+			l := listen(t)
+			healthy, itsServer := tunnelTo(t, g, l)
+			faulty, server := tunnelTo(t, g, l)
+			if _, err := faulty.Write([]byte("x")); err != nil {
+				t.Fatal(err)
+			}
+			for side, c := range map[string]net.Conn{"client": faulty, "server": server} {
+				if _, err := io.Copy(io.Discard, c); isTimeout(err) {
+					t.Errorf("the %s's side is open still", side)
+				}
+			}
+			awaitSessions(t, g, 1)
+			if n := m.Conn.Panics.Of("relay").Get(); n != 1 || panicsOf(m) != 1 {
+				t.Errorf("counted %d panics of relays, %d in all", n, panicsOf(m))
+			}
+			if !strings.Contains(log.String(), "where=relay") || !strings.Contains(log.String(), "stack=") {
+				t.Errorf("log: %s", log)
+			}
+			if n := m.Relay.End.Of(cause.Error).Get(); n != 1 {
+				t.Errorf("%d relays ended with an error", n)
+			}
+			if n := counts.Active.Load(); n != 1 {
+				t.Errorf("the user has %d connections, want one", n)
+			}
+			if _, err := itsServer.Write([]byte("still here")); err != nil {
+				t.Fatal(err)
+			}
+			got := make([]byte, len("still here"))
+			if _, err := io.ReadFull(healthy, got); err != nil || string(got) != "still here" {
+				t.Errorf("the other tunnel moves %q, %v", got, err)
+			}
+			tunnelTo(t, g, l) // the user may have two: the place is free
+		})
+	}
+}
+
+// tunnelTo opens a tunnel of user u to a listener.
+func tunnelTo(t *testing.T, g *Group, l *net.TCPListener) (client, server *net.TCPConn) {
+	t.Helper()
+	client, door := pair(t, listen(t))
+	t.Cleanup(func() { client.Close() })
+	if reason := g.Admit(door, "test"); reason != "" {
+		t.Fatalf("refused: %s", reason)
+	}
+	to := l.Addr().(*net.TCPAddr).AddrPort()
+	request := append([]byte("\x05\x01\x02\x01\x01u\x01p\x05\x01\x00\x01\x7f\x00\x00\x01"), byte(to.Port()>>8), byte(to.Port()))
+	if _, err := client.Write(request); err != nil {
+		t.Fatal(err)
+	}
+	_ = l.SetDeadline(time.Now().Add(patience))
+	server, err := l.AcceptTCP()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { server.Close() })
+	_ = server.SetDeadline(time.Now().Add(patience))
+	reply := make([]byte, 2+2+10)
+	if _, err := io.ReadFull(client, reply); err != nil || reply[5] != 0 {
+		t.Fatalf("answered % x, %v", reply, err)
+	}
+	return client, server
+}
+
+// awaitSessions waits until there are so many connections.
+func awaitSessions(t *testing.T, g *Group, n int) {
+	t.Helper()
+	late := time.After(patience)
+	for g.Active() != n {
+		select {
+		case <-g.Changed():
+		case <-time.After(10 * time.Millisecond):
+		case <-late:
+			t.Fatalf("%d connections, want %d", g.Active(), n)
+		}
+	}
+}
+
+func isTimeout(err error) bool {
+	ne, ok := errors.AsType[net.Error](err)
+	return ok && ne.Timeout()
+}
+
 func panicsOf(m *metrics.Registry) (n uint64) {
 	m.Conn.Panics.Each(func(_ string, of uint64) { n += of })
 	return n
@@ -213,13 +323,5 @@ func panicsOf(m *metrics.Registry) (n uint64) {
 // awaitIdle waits until all connections have ended.
 func awaitIdle(t *testing.T, g *Group) {
 	t.Helper()
-	late := time.After(patience)
-	for g.Active() > 0 {
-		select {
-		case <-g.Changed():
-		case <-time.After(10 * time.Millisecond):
-		case <-late:
-			t.Fatalf("%d connections do not end", g.Active())
-		}
-	}
+	awaitSessions(t, g, 0)
 }

@@ -114,15 +114,21 @@ func (s *Service) takeQueued() {
 }
 
 // hand gives a connection to the handler, or resets and counts it: a client
-// past a limit must not hang in the backlog.
+// past a limit must not hang in the backlog, nor one that the handler panicked on.
 func (s *Service) hand(c net.Conn) {
+	taken := false
+	defer func() {
+		if !taken {
+			reset.Close(c)
+		}
+	}()
 	s.accepted.Inc()
 	if tcp, ok := c.(*net.TCPConn); ok && !s.noDelay.Load() {
 		_ = tcp.SetNoDelay(false) // Go turns it on for every connection
 	}
-	if reason := s.handler.Admit(c, s.listener); reason != "" {
+	reason := s.handler.Admit(c, s.listener)
+	if taken = reason == ""; !taken {
 		s.refused.Of(reason).Inc()
-		reset.Close(c)
 	}
 }
 
