@@ -114,6 +114,7 @@ func TestHistoriesOfSeats(t *testing.T) {
 // runHistory has clients come and go at all replicas, and one replica die in the
 // middle of it, in every other history.
 func runHistory(t *testing.T, h *history, seed uint64) {
+	t.Helper()
 	_, url := fake(t)
 	all := joinAll(t, url, historyReplicas)
 	dying := make(chan struct{})
