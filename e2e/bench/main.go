@@ -8,6 +8,7 @@
 //	go run ./e2e/bench -proxy 'mine=/usr/bin/mine -listen {host}:{port}'
 //	PEERS='mine=./start-mine.sh' go run ./e2e/bench   # the script gets host and port
 //	go run ./e2e/bench -write docs/benchmarks.md
+//	go run ./e2e/bench -fleet                 # replicas with and without a shared state
 //
 // It makes a network namespace of its own with reno as congestion control: the
 // pacing of bbr on loopback hides what a proxy costs. The proxies take turns,
@@ -39,6 +40,7 @@ type options struct {
 	only       string
 	measure    string
 	write      string
+	fleet      bool
 	extra      []string
 }
 
@@ -54,6 +56,7 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.only, "only", "", "names of the proxies to measure, comma-separated; empty: all")
 	f.StringVar(&o.measure, "measure", "", "start of the names of the measurements, comma-separated; empty: all")
 	f.StringVar(&o.write, "write", "", "also write the table to this file")
+	f.BoolVar(&o.fleet, "fleet", false, "measure replicas with and without a shared state, in the place of all else")
 	f.Func("proxy", "another proxy, as name=command with {host} and {port}; repeatable", func(s string) error {
 		if name, command, ok := strings.Cut(s, "="); !ok || name == "" || command == "" {
 			return errors.New("want name=command")
@@ -141,6 +144,9 @@ func start(ctx context.Context, o options) error {
 func measureAll(ctx context.Context, o options, dir string) error {
 	if err := setUpNetwork(o.congestion); err != nil {
 		return err
+	}
+	if o.fleet {
+		return measureFleet(ctx, o, dir)
 	}
 	proxies, err := choose(o, dir)
 	if err != nil {
