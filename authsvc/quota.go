@@ -35,7 +35,8 @@ type Usage struct {
 	// elsewhere is the part of used that other replicas have moved, or that was
 	// saved: the rest is this process's own.
 	elsewhere int64
-	unshared  bool // the fleet should hear of it, or it of the fleet
+	told      int64     // of this process's own, to the fleet
+	toldAt    time.Time // zero: the fleet should hear of it, or it of the fleet
 }
 
 // UsageReport is a user's count at one moment.
@@ -67,7 +68,7 @@ func (q *Quotas) Of(a *Account) *Usage {
 	if u.limit == 0 && a.QuotaPeriod > 0 { // later ones come by Set
 		u.limit, u.period = a.QuotaBytes, a.QuotaPeriod
 	}
-	u.unshared = true
+	u.toldAt = time.Time{}
 	u.mu.Unlock()
 	return u
 }
@@ -133,7 +134,6 @@ func (u *Usage) Moved(n int64) bool {
 		}
 		u.used += n
 		u.untold += n
-		u.unshared = true
 		u.dirty()
 	}
 	return u.used < u.limit
@@ -303,23 +303,52 @@ type Share struct {
 	Period time.Duration
 }
 
-// Shares are the users' parts that have changed, or that are wanted, since the
-// last call; all of those with a quota, if all is true.
-func (q *Quotas) Shares(all bool) []Share {
+// How often a fleet hears of a user who moves bytes: as often as needed for no
+// more than a second's traffic to pass beyond a quota, and less while it is far.
+const (
+	shareNear = time.Second
+	shareFar  = 3 * time.Second
+	// farQuota is the least quota that can be far from its end.
+	farQuota = 1 << 30
+)
+
+// Shares are the users' parts that a fleet of some replicas should hear of now;
+// with all, those of everybody who has moved anything.
+func (q *Quotas) Shares(all bool, replicas int) []Share {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now := time.Now()
 	var out []Share
 	for name, u := range q.users {
 		u.mu.Lock()
-		if u.limit > 0 && (u.unshared || all) {
+		if u.limit > 0 {
 			u.roll(now)
-			u.unshared = false
-			out = append(out, Share{User: name, Begin: u.start, Own: u.used - u.elsewhere, Period: u.period})
+			if own := u.used - u.elsewhere; all && own > 0 || u.due(now, own, replicas) {
+				u.told, u.toldAt = own, now
+				out = append(out, Share{User: name, Begin: u.start, Own: own, Period: u.period})
+			}
 		}
 		u.mu.Unlock()
 	}
 	return out
+}
+
+// due reports whether the fleet should hear of what this process has moved: at
+// once if, were all replicas to do as much unheard, a quarter of what is left
+// would go by it.
+func (u *Usage) due(now time.Time, own int64, replicas int) bool {
+	if u.toldAt.IsZero() {
+		return true
+	}
+	moved, left := own-u.told, u.limit-u.used
+	if moved == 0 {
+		return false
+	}
+	pause := shareFar
+	if left < u.limit/10 || u.limit < farQuota {
+		pause = shareNear
+	}
+	return moved < 0 || moved*4*int64(replicas) >= left || now.Sub(u.toldAt) >= pause
 }
 
 // Want has the next Shares name these users, whom nobody may have asked for.
@@ -350,6 +379,6 @@ func (q *Quotas) Learn(s Share, begin time.Time, elsewhere, own int64, told bool
 func (q *Quotas) Unshared(user string) {
 	u := q.usage(user)
 	u.mu.Lock()
-	u.unshared = true
+	u.toldAt = time.Time{}
 	u.mu.Unlock()
 }

@@ -188,6 +188,7 @@ func (s *Store) beatFleet(ctx context.Context, call caller) bool {
 	if s.fleet.noted(s.rhythm, sent, beatOfFleet{count: int(n[0]), was: n[1] == 1, now: n[2], ignorant: int(n[3])}) {
 		s.publish(event{Kind: eventJoin})
 		s.restate()
+		s.syncQuotas(ctx, true)
 	}
 	return true
 }

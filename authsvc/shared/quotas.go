@@ -13,7 +13,6 @@ import (
 // The rhythm of quotas: who moves bytes is told half a second later at most.
 const (
 	quotaTick  = 500 * time.Millisecond
-	quotaRound = 6 // ticks between two looks at all users with a quota
 	quotaBatch = 128
 )
 
@@ -24,7 +23,7 @@ func (s *Store) keepQuotas(ctx context.Context) error {
 		if s.health.isDown() {
 			continue
 		}
-		s.syncQuotas(ctx, tick%quotaRound == 0)
+		s.syncQuotas(ctx, false)
 		if tick%int(showEvery/quotaTick) == 0 {
 			s.showUsage(ctx)
 		}
@@ -32,12 +31,12 @@ func (s *Store) keepQuotas(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// syncQuotas tells the parts that have changed, or all.
+// syncQuotas tells the parts that are due, or all.
 func (s *Store) syncQuotas(ctx context.Context, all bool) {
 	if s.options.Quotas == nil {
 		return
 	}
-	shares := s.options.Quotas.Shares(all)
+	shares := s.options.Quotas.Shares(all, s.fleet.count())
 	for len(shares) > 0 {
 		n := min(len(shares), quotaBatch)
 		if s.syncShares(ctx, shares[:n]) != nil {
@@ -98,7 +97,7 @@ func (s *Store) foldQuotas(ctx context.Context) {
 	}
 	s.syncQuotas(ctx, true)
 	var calls []scriptCall
-	for _, share := range s.options.Quotas.Shares(true) {
+	for _, share := range s.options.Quotas.Shares(true, s.fleet.count()) {
 		if share.Own > 0 {
 			calls = append(calls, scriptCall{keys: []string{s.keys.period(share.User)}, args: []string{s.id}})
 		}

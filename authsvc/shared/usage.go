@@ -47,7 +47,7 @@ func (s *Store) showUsage(ctx context.Context) {
 		return // its types are ours: it cannot be
 	}
 	s.usage.mu.Lock()
-	same := s.usage.last == string(text) && s.now() < s.usage.at+s.rhythm.lease/2
+	same := s.usage.last == string(text) && s.now() < s.usage.at+s.rhythm.lease/2 || s.now() < s.usage.at+s.showPause()
 	s.usage.mu.Unlock()
 	if same {
 		return
@@ -55,7 +55,7 @@ func (s *Store) showUsage(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, backgroundTimeout)
 	defer cancel()
 	if s.call(ctx, "usage", func(ctx context.Context, c rueidis.Client) error {
-		return c.Do(ctx, c.B().Set().Key(s.keys.usage(s.id)).Value(string(text)).Px(s.rhythm.lease+s.rhythm.beat).Build()).Error()
+		return c.Do(ctx, c.B().Set().Key(s.keys.usage(s.id)).Value(string(text)).Px(s.rhythm.lease+s.rhythm.beat+s.showPause()).Build()).Error()
 	}) == nil {
 		s.usage.mu.Lock()
 		s.usage.last, s.usage.at = string(text), s.now()
@@ -63,8 +63,14 @@ func (s *Store) showUsage(ctx context.Context) {
 	}
 }
 
-// showEvery is how old what others see may be.
+// showEvery is how old what others see may be, in a small fleet.
 const showEvery = time.Second
+
+// showPause is the same in this fleet: all its replicas together write no more
+// than fifty of these a second.
+func (s *Store) showPause() time.Duration {
+	return max(showEvery/2, time.Duration(s.fleet.count())*20*time.Millisecond)
+}
 
 func decodeUsage(text string) map[string]int {
 	var list []shownUser

@@ -27,7 +27,6 @@ var update = flag.Bool("update", false, "write the reference documents anew")
 func TestReference(t *testing.T) {
 	root := newRoot(t.Context(), &app{stdout: io.Discard, stderr: io.Discard})
 	root.DisableAutoGenTag = true
-	root.Version = ""
 	root.InitDefaultCompletionCmd() // which Execute would add
 	want := map[string]func(io.Writer) error{
 		"configuration.md":        config.WriteReference,

@@ -42,7 +42,6 @@ func newRoot(ctx context.Context, a *app) *cobra.Command {
 		Use:           "cleversocks [flags]",
 		Short:         "A SOCKS proxy daemon",
 		Long:          about,
-		Version:       buildVersion().String(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          noArguments,
@@ -50,9 +49,16 @@ func newRoot(ctx context.Context, a *app) *cobra.Command {
 	root.SetContext(ctx)
 	successor := a.successor()
 	sources := a.addConfigFlags(root)
-	root.RunE = func(*cobra.Command, []string) error { return a.daemon(ctx, sources(), successor) }
-	root.Flags().BoolP("version", "V", false, "Prints the version and exits")
-	root.SetVersionTemplate("{{.Version}}\n")
+	// Not root.Version: a template of its own would have the linker keep every
+	// method of every type, which is a third of the program.
+	version := root.Flags().BoolP("version", "V", false, "Prints the version and exits")
+	root.RunE = func(*cobra.Command, []string) error {
+		if *version {
+			_, err := fmt.Fprintln(a.stdout, buildVersion())
+			return err
+		}
+		return a.daemon(ctx, sources(), successor)
+	}
 	root.SetFlagErrorFunc(flagError)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
