@@ -81,8 +81,11 @@ func TestOnceExpiresAndRevokes(t *testing.T) {
 			t.Error("in past its time")
 		}
 		pass(2 * saveInterval)
-		if once.entries.Len() != 0 || m.WhitelistEvicted.Of(metrics.EvictedExpired).Get() != 1 || m.WhitelistSize.Load() != 0 {
-			t.Errorf("the sweep left %d", once.entries.Len())
+		once.mu.Lock()
+		left := once.entries.Len()
+		once.mu.Unlock()
+		if left != 0 || m.WhitelistEvicted.Of(metrics.EvictedExpired).Get() != 1 || m.WhitelistSize.Load() != 0 {
+			t.Errorf("the sweep left %d", left)
 		}
 		cancel()
 		if err := <-done; !errors.Is(err, context.Canceled) {

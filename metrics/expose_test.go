@@ -24,6 +24,7 @@ func full() *Registry {
 	m.Daemon.BuildInfo("1", "c", "go1")
 	m.Daemon.LogLost(func() uint64 { return 0 })
 	m.Daemon.Restarts("resolver")
+	m.Daemon.Predecessors(func() int { return 0 })
 	return m
 }
 
