@@ -368,3 +368,14 @@ func (a *Admission) holds(id Identity, source netip.Addr) (Identity, error) {
 	now.Method, now.By, now.Parameters = id.Method, by, id.Parameters
 	return now, err
 }
+
+// Configured says which settings of [auth] are there, even if empty.
+type Configured struct {
+	User, UsersFile, NoPasswordFrom, Once, GSSAPI, ClientCA bool
+}
+
+// Required is auth.required = "auto": a proxy that was meant to ask never
+// opens because a file or a list became empty.
+func (c Configured) Required() bool {
+	return c.User || c.UsersFile || c.NoPasswordFrom || c.Once || c.GSSAPI || c.ClientCA
+}

@@ -113,7 +113,7 @@ func TestFree(t *testing.T) {
 
 // A session that was open before a reload: is it still one that would be let in?
 func TestHolds(t *testing.T) {
-	old := newUsers(t, UsersOptions{Users: []UserOptions{
+	old := newUsers(t, UsersOptions{Users: []UserEntry{
 		{Account: Account{Name: "same", Groups: []string{"then"}}, PasswordHash: cheap("p", 8)},
 		{Account: Account{Name: "changed"}, PasswordHash: cheap("p", 8)},
 		{Account: Account{Name: "plain"}, Password: "p"},
@@ -121,7 +121,7 @@ func TestHolds(t *testing.T) {
 		{Account: Account{Name: "gone"}, Password: "p"},
 		{Account: Account{Name: "moved"}, Password: "p"},
 	}, AllowPlain: true})
-	now := newUsers(t, UsersOptions{Users: []UserOptions{
+	now := newUsers(t, UsersOptions{Users: []UserEntry{
 		{Account: Account{Name: "same", Groups: []string{"now"}}, PasswordHash: old.byName["same"].secret.phc()},
 		{Account: Account{Name: "changed"}, PasswordHash: cheap("q", 8)},
 		{Account: Account{Name: "plain"}, Password: "p"},

@@ -36,7 +36,7 @@ func flood(u *Users, sources int) (stop func()) {
 
 func floodUsers(tb testing.TB) *Users {
 	tb.Helper()
-	u := newUsers(tb, UsersOptions{Users: []UserOptions{{Account: Account{Name: "alice"}, PasswordHash: Hash([]byte("right"))}}})
+	u := newUsers(tb, UsersOptions{Users: []UserEntry{{Account: Account{Name: "alice"}, PasswordHash: Hash([]byte("right"))}}})
 	if _, err := u.Verify(tb.Context(), home, []byte("alice"), []byte("right")); err != nil {
 		tb.Fatal(err)
 	}
@@ -47,7 +47,7 @@ func floodUsers(tb testing.TB) *Users {
 // the queue.
 func TestRememberedPassTheFlood(t *testing.T) {
 	u := newUsers(t, UsersOptions{
-		Users: []UserOptions{{Account: Account{Name: "alice"}, PasswordHash: cheap("right", 8)}},
+		Users: []UserEntry{{Account: Account{Name: "alice"}, PasswordHash: cheap("right", 8)}},
 		Queue: NewQueue(QueueOptions{Concurrency: 1, Waiting: 2}),
 	})
 	if _, err := u.Verify(t.Context(), home, []byte("alice"), []byte("right")); err != nil {

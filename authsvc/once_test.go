@@ -132,7 +132,7 @@ func pass(d time.Duration) {
 // somebody knew it: over a reload, and over a restart by the state file.
 func TestOnceEndsWithThePassword(t *testing.T) {
 	hashed := func(password string) *Users {
-		return newUsers(t, UsersOptions{Users: []UserOptions{{Account: Account{Name: "alice"}, PasswordHash: cheap(password, 8)}}})
+		return newUsers(t, UsersOptions{Users: []UserEntry{{Account: Account{Name: "alice"}, PasswordHash: cheap(password, 8)}}})
 	}
 	plain := func(password string) *Users {
 		return newUsers(t, UsersOptions{User: "alice", Password: password})

@@ -94,8 +94,8 @@ func TestHashesAreNoPasswords(t *testing.T) {
 	} {
 		for where, o := range map[string]UsersOptions{
 			"file":  {File: writeFile(t, "a:"+value+"\n"), AllowPlain: true},
-			"entry": {Users: []UserOptions{{Account: Account{Name: "a"}, Password: value}}, AllowPlain: true},
-			"hash":  {Users: []UserOptions{{Account: Account{Name: "a"}, PasswordHash: value}}},
+			"entry": {Users: []UserEntry{{Account: Account{Name: "a"}, Password: value}}, AllowPlain: true},
+			"hash":  {Users: []UserEntry{{Account: Account{Name: "a"}, PasswordHash: value}}},
 			"-P":    {User: "a", Password: value},
 		} {
 			_, err := NewUsers(o)
@@ -113,7 +113,7 @@ func TestHashesAreNoPasswords(t *testing.T) {
 
 // A hash of the empty password, made elsewhere, let in with none.
 func TestEmptyPasswordIsNobodys(t *testing.T) {
-	u := newUsers(t, UsersOptions{Users: []UserOptions{{Account: Account{Name: "a"}, PasswordHash: cheap("", 8)}}})
+	u := newUsers(t, UsersOptions{Users: []UserEntry{{Account: Account{Name: "a"}, PasswordHash: cheap("", 8)}}})
 	if _, err := u.Verify(t.Context(), home, []byte("a"), nil); !errors.Is(err, ErrCredentials) {
 		t.Errorf("let in: %v", err)
 	}

@@ -39,14 +39,14 @@ func TestQuotaLiftedDuringAHandshake(t *testing.T) {
 	q, _ := newQuotas("", nil)
 	open := q.Of(alice)
 	open.Moved(alice.QuotaBytes)
-	lifted := UserOptions{Account: Account{Name: alice.Name}}
-	q.Set(newUsers(t, UsersOptions{Users: []UserOptions{lifted}}))
+	lifted := UserEntry{Account: Account{Name: alice.Name}}
+	q.Set(newUsers(t, UsersOptions{Users: []UserEntry{lifted}}))
 	if !q.Of(alice).Moved(1) || !open.Moved(1) {
 		t.Error("the old quota is back")
 	}
 	lifted.Account = *alice
 	lifted.QuotaBytes *= 3
-	q.Set(newUsers(t, UsersOptions{Users: []UserOptions{lifted}}))
+	q.Set(newUsers(t, UsersOptions{Users: []UserEntry{lifted}}))
 	if late := q.Of(alice); late != open || !late.Moved(1) {
 		t.Error("the new quota does not count")
 	}
@@ -113,7 +113,7 @@ func TestQuotaChangesOnReload(t *testing.T) {
 	}
 	more := *alice
 	more.QuotaBytes = 2000
-	q.Set(newUsers(t, UsersOptions{Users: []UserOptions{{Account: more}}}))
+	q.Set(newUsers(t, UsersOptions{Users: []UserEntry{{Account: more}}}))
 	q.Of(alice) // a connection that loaded its settings before
 	if !u.Moved(999) || u.Moved(1) {
 		t.Error("the open connection keeps the old quota")

@@ -211,7 +211,7 @@ func TestGuessesFromManySources(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		th, _ := newThrottle(fiveAMinute, "")
 		u := newUsers(t, UsersOptions{
-			Users: []UserOptions{{Account: Account{Name: "alice"}, PasswordHash: cheap("right", 8)}},
+			Users: []UserEntry{{Account: Account{Name: "alice"}, PasswordHash: cheap("right", 8)}},
 			Queue: NewQueue(QueueOptions{Concurrency: 1}),
 		})
 		a, log := guessing(u, th)

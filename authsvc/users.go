@@ -22,8 +22,8 @@ const rememberedMost = 10_000
 // maxPassword bounds what is hashed; RFC 1929 has 255, HTTP Basic more.
 const maxPassword = 1024
 
-// UserOptions is one [[user]].
-type UserOptions struct {
+// UserEntry is one [[user]].
+type UserEntry struct {
 	Account
 	PasswordHash string // argon2id or bcrypt
 	Password     string // plain; needs AllowPlain
@@ -31,7 +31,7 @@ type UserOptions struct {
 
 // UsersOptions is everything that Users are made of.
 type UsersOptions struct {
-	Users []UserOptions
+	Users []UserEntry
 	// Defaults are the limits of users who have no entry in Users.
 	Defaults Account
 	File     string // users_file; "" for none
@@ -163,7 +163,7 @@ func newKey() []byte {
 	return key
 }
 
-func (u *Users) addEntry(i int, o *UserOptions, allowPlain bool) error {
+func (u *Users) addEntry(i int, o *UserEntry, allowPlain bool) error {
 	at := fmt.Sprintf("user[%d]", i)
 	if o.Where != "" {
 		at = o.Where + ": " + at
@@ -422,56 +422,9 @@ func (u *Users) Account(name string) *Account {
 	return nil
 }
 
-// UserIDs lets SOCKS4 clients in as the user whose name they give, if that
-// user has no password. Nothing proves the name.
-type UserIDs struct{ users *Users }
-
-// NewUserIDs makes the authenticator of these users.
-func NewUserIDs(users *Users) UserIDs { return UserIDs{users} }
-
-// Method is MethodSOCKS4.
-func (UserIDs) Method() Method { return MethodSOCKS4 }
-
-// Accepts SOCKS4 user ids.
-func (UserIDs) Accepts(k Kind) bool { return k == KindUserID }
-
-// Authenticate looks the name up.
-func (i UserIDs) Authenticate(_ context.Context, a *Attempt) (Grant, error) {
-	id, err := i.Holds(Identity{User: a.Credentials.Name(), Method: MethodSOCKS4}, a.Source)
-	if err != nil {
-		return Grant{}, err
-	}
-	return Grant{Identity: id}, nil
-}
-
-// Holds refuses a user who is gone, has a password now, or may not come from
-// there.
-func (i UserIDs) Holds(id Identity, source netip.Addr) (Identity, error) {
-	entry := i.users.byName[id.User]
-	if entry == nil {
-		return Identity{}, ErrCredentials
-	}
-	now := entry.identity(id.Method)
-	if entry.secret != nil || !entry.AllowsFrom(source) {
-		return now, ErrCredentials
-	}
-	return now, nil
-}
-
 // Accounts calls f for every user's account.
 func (u *Users) Accounts(f func(*Account)) {
 	for _, entry := range u.byName {
 		f(&entry.Account)
 	}
-}
-
-// Configured says which settings of [auth] are there, even if empty.
-type Configured struct {
-	User, UsersFile, NoPasswordFrom, Once, GSSAPI, ClientCA bool
-}
-
-// Required is auth.required = "auto": a proxy that was meant to ask never
-// opens because a file or a list became empty.
-func (c Configured) Required() bool {
-	return c.User || c.UsersFile || c.NoPasswordFrom || c.Once || c.GSSAPI || c.ClientCA
 }

@@ -60,7 +60,7 @@ func mixedUsers(tb testing.TB) *Users {
 	tb.Helper()
 	file := writeFile(tb, "# users\n\narg:"+cheap("one", 8)+"\r\nbc:"+bcryptOf(tb, "two")+"\nraw\xff: pl:ain\xfe \nattrs:"+cheap("five", 8)+"\n")
 	return newUsers(tb, UsersOptions{
-		Users: []UserOptions{
+		Users: []UserEntry{
 			{Account: Account{Name: "alice", Groups: []string{"staff"}, From: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}}, PasswordHash: cheap("three", 16)},
 			{Account: Account{Name: "nopass"}},
 			{Account: Account{Name: "attrs", MaxConnections: 5}},
@@ -133,7 +133,7 @@ func TestFailuresCostTheSame(t *testing.T) {
 
 func TestSuccessIsRemembered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		u := newUsers(t, UsersOptions{Users: []UserOptions{{Account: Account{Name: "a"}, PasswordHash: cheap("p", 8)}}})
+		u := newUsers(t, UsersOptions{Users: []UserEntry{{Account: Account{Name: "a"}, PasswordHash: cheap("p", 8)}}})
 		verify := func(password string) uint64 {
 			before := u.metrics.Hashed.Get()
 			_, err := u.Verify(t.Context(), home, []byte("a"), []byte(password))
@@ -191,10 +191,10 @@ func TestUsersErrors(t *testing.T) {
 		{"long line", UsersOptions{File: writeFile(t, "a:"+strings.Repeat(hidden, 2000)), AllowPlain: true}, "line 1: longer"},
 		{"no file", UsersOptions{File: "/nonexistent/users"}, "no such file"},
 		{"a directory", UsersOptions{File: t.TempDir()}, "not a regular file"},
-		{"plain entry", UsersOptions{Users: []UserOptions{{Account: Account{Name: "a", Where: "c.toml:3"}, Password: hidden}}}, "c.toml:3: user[0].password: a plain password needs"},
-		{"twice in the settings", UsersOptions{Users: []UserOptions{{Account: Account{Name: "a"}}, {Account: Account{Name: "a"}}}}, "user[1].name: user \"a\" is there already (user[0])"},
-		{"single twice", UsersOptions{Users: []UserOptions{{Account: Account{Name: "a"}, PasswordHash: cheap("x", 8)}}, User: "a", Password: hidden}, "auth.user: user \"a\" has a password"},
-		{"bad hash", UsersOptions{Users: []UserOptions{{Account: Account{Name: "a"}, PasswordHash: hidden}}}, "user[0].password_hash: neither"},
+		{"plain entry", UsersOptions{Users: []UserEntry{{Account: Account{Name: "a", Where: "c.toml:3"}, Password: hidden}}}, "c.toml:3: user[0].password: a plain password needs"},
+		{"twice in the settings", UsersOptions{Users: []UserEntry{{Account: Account{Name: "a"}}, {Account: Account{Name: "a"}}}}, "user[1].name: user \"a\" is there already (user[0])"},
+		{"single twice", UsersOptions{Users: []UserEntry{{Account: Account{Name: "a"}, PasswordHash: cheap("x", 8)}}, User: "a", Password: hidden}, "auth.user: user \"a\" has a password"},
+		{"bad hash", UsersOptions{Users: []UserEntry{{Account: Account{Name: "a"}, PasswordHash: hidden}}}, "user[0].password_hash: neither"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -265,7 +265,7 @@ func TestRemovedUser(t *testing.T) {
 	}
 	// The password goes, the entry in the settings stays: who logs in by it
 	// from then on, by a certificate for one, is not the one who was removed.
-	stays := newUsers(t, UsersOptions{Users: []UserOptions{{Account: Account{Name: "a"}}}, Before: third, Removes: "a"})
+	stays := newUsers(t, UsersOptions{Users: []UserEntry{{Account: Account{Name: "a"}}}, Before: third, Removes: "a"})
 	third.Remove("a")
 	if stays.Account("a").Removed() || !third.Account("a").Removed() {
 		t.Error("who stays is taken for who was removed")
@@ -293,7 +293,7 @@ func TestMarkedLines(t *testing.T) {
 	if _, err := NewUsers(UsersOptions{Queue: NewQueue(QueueOptions{}), File: writeFile(t, "a:"+cheap("x", 8)+":note = 1\n")}); err == nil {
 		t.Error("attributes that nobody reads")
 	}
-	limits := []UserOptions{{Account: Account{Name: "a", Where: "c.toml:3"}}}
+	limits := []UserEntry{{Account: Account{Name: "a", Where: "c.toml:3"}}}
 	_, err := NewUsers(UsersOptions{Queue: NewQueue(QueueOptions{}), Users: limits, File: writeFile(t, "a:"+cheap("x", 8)+":note = 1\n")})
 	if err == nil || !strings.Contains(err.Error(), `line 1: user "a" has attributes here and limits in c.toml:3`) {
 		t.Errorf("%v", err)

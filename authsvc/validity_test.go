@@ -50,8 +50,8 @@ func TestHours(t *testing.T) {
 func TestLapsedUserIsRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := metrics.New()
-		entry := UserOptions{Account: Account{Name: "alice", Validity: Validity{Until: time.Now().Add(time.Hour)}}, Password: "right"}
-		users, err := NewUsers(UsersOptions{Users: []UserOptions{entry}, AllowPlain: true, Queue: NewQueue(QueueOptions{}), Metrics: &m.Auth})
+		entry := UserEntry{Account: Account{Name: "alice", Validity: Validity{Until: time.Now().Add(time.Hour)}}, Password: "right"}
+		users, err := NewUsers(UsersOptions{Users: []UserEntry{entry}, AllowPlain: true, Queue: NewQueue(QueueOptions{}), Metrics: &m.Auth})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -169,7 +169,7 @@ func TestRefusedPlainRequests(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			g, m := newTestGroup(t, true)
 			policy := *g.Policy()
-			made := newPolicy(t, authsvc.AdmissionOptions{Required: true}, []authsvc.UserOptions{limited}, tt.rules...)
+			made := newPolicy(t, authsvc.AdmissionOptions{Required: true}, []authsvc.UserEntry{limited}, tt.rules...)
 			policy.Auth, policy.ACL = made.Auth, made.ACL
 			g.SetPolicy(&policy)
 			tt.before(g)
@@ -244,7 +244,7 @@ func TestPanicsEndOnePlainRequest(t *testing.T) {
 			g, m := newTestGroup(t, true)
 			alice := account("alice")
 			policy := *g.Policy()
-			policy.Auth = newPolicy(t, authsvc.AdmissionOptions{Required: true}, []authsvc.UserOptions{alice}).Auth
+			policy.Auth = newPolicy(t, authsvc.AdmissionOptions{Required: true}, []authsvc.UserEntry{alice}).Auth
 			breaks(&policy)
 			g.SetPolicy(&policy)
 			records := NewAccessLog(slog.New(slog.DiscardHandler), m)

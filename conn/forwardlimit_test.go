@@ -24,7 +24,7 @@ func TestKeptConnectionsCountForTheirUser(t *testing.T) {
 	alice := account("alice")
 	alice.MaxConnections = 2
 	policy := *g.Policy()
-	policy.Auth = newPolicy(t, authsvc.AdmissionOptions{Required: true}, []authsvc.UserOptions{alice}).Auth
+	policy.Auth = newPolicy(t, authsvc.AdmissionOptions{Required: true}, []authsvc.UserEntry{alice}).Auth
 	g.SetPolicy(&policy)
 	records := NewAccessLog(slog.New(slog.DiscardHandler), m)
 	g.recordIn(records)

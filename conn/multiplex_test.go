@@ -123,7 +123,7 @@ func TestTunnelsInOneConnection(t *testing.T) {
 func TestRefusalsOnStreams(t *testing.T) {
 	g, _ := newTestGroup(t, true)
 	policy := *g.Policy()
-	made := newPolicy(t, authsvc.AdmissionOptions{Required: true}, []authsvc.UserOptions{account("alice")}, aclsvc.Rule{Action: "deny", To: []string{"192.0.2.1"}})
+	made := newPolicy(t, authsvc.AdmissionOptions{Required: true}, []authsvc.UserEntry{account("alice")}, aclsvc.Rule{Action: "deny", To: []string{"192.0.2.1"}})
 	policy.Auth, policy.ACL = made.Auth, made.ACL
 	g.SetPolicy(&policy)
 	c := multiplexed(t, g)

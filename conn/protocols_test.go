@@ -61,7 +61,7 @@ func TestSOCKS4UserID(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			g, m := newTestGroup(t, true)
 			users, err := authsvc.NewUsers(authsvc.UsersOptions{
-				Users: []authsvc.UserOptions{{Account: authsvc.Account{Name: "bob"}}},
+				Users: []authsvc.UserEntry{{Account: authsvc.Account{Name: "bob"}}},
 				User:  "ann", Password: "s3cret", Metrics: &m.Auth,
 			})
 			if err != nil {

@@ -16,7 +16,7 @@ import (
 )
 
 // newPolicy has the users and rules of a new configuration.
-func newPolicy(t *testing.T, auth authsvc.AdmissionOptions, users []authsvc.UserOptions, rules ...aclsvc.Rule) *Policy {
+func newPolicy(t *testing.T, auth authsvc.AdmissionOptions, users []authsvc.UserEntry, rules ...aclsvc.Rule) *Policy {
 	t.Helper()
 	acl, err := aclsvc.Compile(aclsvc.Options{DefaultAllow: true, Rules: rules})
 	if err != nil {
@@ -34,8 +34,8 @@ func newPolicy(t *testing.T, auth authsvc.AdmissionOptions, users []authsvc.User
 	return &Policy{Auth: authsvc.NewAdmission(auth), ACL: acl, Revoke: true}
 }
 
-func account(name string, groups ...string) authsvc.UserOptions {
-	return authsvc.UserOptions{Account: authsvc.Account{Name: name, Groups: groups}, Password: "x"}
+func account(name string, groups ...string) authsvc.UserEntry {
+	return authsvc.UserEntry{Account: authsvc.Account{Name: name, Groups: groups}, Password: "x"}
 }
 
 func TestRefuses(t *testing.T) {
@@ -52,7 +52,7 @@ func TestRefuses(t *testing.T) {
 	}}
 	byAddress := aclsvc.Rule{Action: "deny", To: []string{"203.0.113.0/24"}, Where: "f:3"}
 	byName := aclsvc.Rule{Action: "deny", To: []string{"*.example.com"}, Where: "f:4"}
-	rejecting := newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserOptions{account("alice")})
+	rejecting := newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserEntry{account("alice")})
 	rejecting.Routes = router(t, upstream.Rule{Users: []string{"alice"}, Upstream: "reject"})
 	for name, tt := range map[string]struct {
 		identity authsvc.Identity
@@ -64,31 +64,31 @@ func TestRefuses(t *testing.T) {
 		"a password is asked for now": {authsvc.Identity{Method: authsvc.MethodNone}, newPolicy(t, authsvc.AdmissionOptions{Required: true}, nil), nil, string(authsvc.ReasonRequired)},
 		"off the whitelist":           {authsvc.Identity{Method: authsvc.MethodWhitelist}, newPolicy(t, authsvc.AdmissionOptions{Required: true}, nil), nil, string(authsvc.ReasonRequired)},
 		"still on the whitelist":      {authsvc.Identity{Method: authsvc.MethodWhitelist}, newPolicy(t, authsvc.AdmissionOptions{Required: true, Whitelist: whitelist}, nil), nil, ""},
-		"user stays":                  {alice, newPolicy(t, authsvc.AdmissionOptions{Required: true}, []authsvc.UserOptions{account("alice")}), nil, ""},
-		"user gone":                   {alice, newPolicy(t, authsvc.AdmissionOptions{Required: true}, []authsvc.UserOptions{account("bob")}), nil, string(authsvc.ReasonUser)},
+		"user stays":                  {alice, newPolicy(t, authsvc.AdmissionOptions{Required: true}, []authsvc.UserEntry{account("alice")}), nil, ""},
+		"user gone":                   {alice, newPolicy(t, authsvc.AdmissionOptions{Required: true}, []authsvc.UserEntry{account("bob")}), nil, string(authsvc.ReasonUser)},
 		"all users gone":              {alice, newPolicy(t, authsvc.AdmissionOptions{Required: true}, nil), nil, string(authsvc.ReasonUser)},
-		"user may not come from here": {alice, newPolicy(t, authsvc.AdmissionOptions{Required: true}, []authsvc.UserOptions{away}), nil, string(authsvc.ReasonUser)},
-		"auth-once goes on":           {once, newPolicy(t, authsvc.AdmissionOptions{Required: true, Once: table}, []authsvc.UserOptions{account("alice")}), nil, ""},
-		"auth-once is off":            {once, newPolicy(t, authsvc.AdmissionOptions{Required: true}, []authsvc.UserOptions{account("alice")}), nil, string(authsvc.ReasonRequired)},
-		"auth-once, user gone":        {once, newPolicy(t, authsvc.AdmissionOptions{Required: true, Once: table}, []authsvc.UserOptions{account("bob")}), nil, string(authsvc.ReasonUser)},
-		"address denied":              {alice, newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserOptions{account("alice")}, byAddress), nil, "acl.rules[0]"},
-		"name denied":                 {alice, newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserOptions{account("alice")}, byName), nil, "acl.rules[0]"},
+		"user may not come from here": {alice, newPolicy(t, authsvc.AdmissionOptions{Required: true}, []authsvc.UserEntry{away}), nil, string(authsvc.ReasonUser)},
+		"auth-once goes on":           {once, newPolicy(t, authsvc.AdmissionOptions{Required: true, Once: table}, []authsvc.UserEntry{account("alice")}), nil, ""},
+		"auth-once is off":            {once, newPolicy(t, authsvc.AdmissionOptions{Required: true}, []authsvc.UserEntry{account("alice")}), nil, string(authsvc.ReasonRequired)},
+		"auth-once, user gone":        {once, newPolicy(t, authsvc.AdmissionOptions{Required: true, Once: table}, []authsvc.UserEntry{account("bob")}), nil, string(authsvc.ReasonUser)},
+		"address denied":              {alice, newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserEntry{account("alice")}, byAddress), nil, "acl.rules[0]"},
+		"name denied":                 {alice, newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserEntry{account("alice")}, byName), nil, "acl.rules[0]"},
 		"allowed by a new group": {
-			alice, newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserOptions{account("alice", "staff")}, aclsvc.Rule{Action: "allow", Groups: []string{"staff"}}, byName), nil, "",
+			alice, newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserEntry{account("alice", "staff")}, aclsvc.Rule{Action: "allow", Groups: []string{"staff"}}, byName), nil, "",
 		},
 		"resolved by an upstream": {
-			alice, newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserOptions{account("alice")}, byAddress),
+			alice, newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserEntry{account("alice")}, byAddress),
 			func(s *session) { s.hostIP, s.upstream = netip.AddrPort{}, "exit" }, "",
 		},
 		"resolved by an upstream, name denied": {
-			alice, newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserOptions{account("alice")}, byName),
+			alice, newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserEntry{account("alice")}, byName),
 			func(s *session) { s.hostIP, s.upstream = netip.AddrPort{}, "exit" }, "acl.rules[0]",
 		},
 		// A rule sends www.example.com:443 to an inner host that is allowed by
 		// its port. A reload judged that host with the port and the name that
 		// the client had asked for, and cut the tunnel.
 		"rewritten, allowed as it is": {
-			alice, newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserOptions{account("alice")},
+			alice, newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserEntry{account("alice")},
 				aclsvc.Rule{Action: "allow", To: []string{"203.0.113.1"}, Ports: []netaddr.PortRange{{First: 8443, Last: 8443}}}, byAddress),
 			func(s *session) {
 				s.hostIP = netip.MustParseAddrPort("203.0.113.1:8443")
@@ -96,14 +96,14 @@ func TestRefuses(t *testing.T) {
 			}, "",
 		},
 		"rewritten to a name that is denied": {
-			alice, newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserOptions{account("alice")}, byName),
+			alice, newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserEntry{account("alice")}, byName),
 			func(s *session) {
 				s.hostIP, s.request.Dest = netip.AddrPort{}, wire.Addr{Name: "public.test", Port: 443}
 				s.dest = wire.Addr{Name: "inner.example.com", Port: 443}
 			}, "acl.rules[0]",
 		},
 		"bind, its peer denied": {
-			alice, newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserOptions{account("alice")}, aclsvc.Rule{Action: "deny", To: []string{"203.0.113.1"}, Ports: []netaddr.PortRange{{First: 20, Last: 20}}}),
+			alice, newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserEntry{account("alice")}, aclsvc.Rule{Action: "deny", To: []string{"203.0.113.1"}, Ports: []netaddr.PortRange{{First: 20, Last: 20}}}),
 			func(s *session) {
 				s.hostIP = netip.MustParseAddrPort("203.0.113.1:20")
 				s.request = wire.Request{Command: wire.CommandBind, Dest: wire.Addr{Name: "ftp.test", Port: 21}}
@@ -111,7 +111,7 @@ func TestRefuses(t *testing.T) {
 			}, "acl.rules[0]",
 		},
 		"bind, its peer allowed by name": {
-			alice, newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserOptions{account("alice")}, aclsvc.Rule{Action: "allow", To: []string{"ftp.test"}}, byAddress),
+			alice, newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserEntry{account("alice")}, aclsvc.Rule{Action: "allow", To: []string{"ftp.test"}}, byAddress),
 			func(s *session) {
 				s.hostIP = netip.MustParseAddrPort("203.0.113.1:20")
 				s.request = wire.Request{Command: wire.CommandBind, Dest: wire.Addr{Name: "ftp.test", Port: 21}}
@@ -119,13 +119,13 @@ func TestRefuses(t *testing.T) {
 			}, "",
 		},
 		"association, whatever the client's address": {
-			alice, newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserOptions{account("alice")}, byAddress),
+			alice, newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserEntry{account("alice")}, byAddress),
 			func(s *session) {
 				s.hostIP, s.request = netip.AddrPort{}, wire.Request{Command: wire.CommandUDPAssociate}
 			}, "",
 		},
 		"association, command denied": {
-			alice, newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserOptions{account("alice")}, aclsvc.Rule{Action: "deny", Commands: []string{"udp"}}),
+			alice, newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserEntry{account("alice")}, aclsvc.Rule{Action: "deny", Commands: []string{"udp"}}),
 			func(s *session) {
 				s.hostIP, s.request = netip.AddrPort{}, wire.Request{Command: wire.CommandUDPAssociate}
 			}, "acl.rules[0]",

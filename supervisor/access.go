@@ -114,7 +114,7 @@ var errEmptied = errors.New("auth.users_file: it had users and has none now, whi
 // nobody logs in as one of them then.
 func (a *accounts) Prepare(_ context.Context, d *draft) (change, error) {
 	cfg := d.cfg
-	o := cfg.UserOptions(a.queue, &a.metrics.Auth)
+	o := cfg.UsersOptions(a.queue, &a.metrics.Auth)
 	o.Before = a.users
 	if d.edited != nil {
 		o.Edited, o.Removes = true, d.removes

@@ -17,8 +17,8 @@ import (
 func TestLapsesLookAtEachBoundary(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begin := time.Now()
-		entry := authsvc.UserOptions{Account: authsvc.Account{Name: "alice", Validity: authsvc.Validity{Until: begin.Add(90 * time.Second)}}}
-		users, err := authsvc.NewUsers(authsvc.UsersOptions{Users: []authsvc.UserOptions{entry}, Metrics: &metrics.New().Auth})
+		entry := authsvc.UserEntry{Account: authsvc.Account{Name: "alice", Validity: authsvc.Validity{Until: begin.Add(90 * time.Second)}}}
+		users, err := authsvc.NewUsers(authsvc.UsersOptions{Users: []authsvc.UserEntry{entry}, Metrics: &metrics.New().Auth})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -314,7 +314,7 @@ func quotaOf(a *authsvc.Account) *admin.Quota {
 
 // Groups are the members of each group of the settings.
 func Groups(cfg *config.Config) (map[string][]string, error) {
-	users, err := authsvc.NewUsers(cfg.UserOptions(nil, &metrics.New().Auth))
+	users, err := authsvc.NewUsers(cfg.UsersOptions(nil, &metrics.New().Auth))
 	if err != nil {
 		return nil, err
 	}

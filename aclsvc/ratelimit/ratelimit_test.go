@@ -193,7 +193,7 @@ func TestLimitsChangeOnReload(t *testing.T) {
 	u, _ := users.Enter(t.Context(), &authsvc.Account{Name: "alice", Up: 1}, home)
 	gone, _ := users.Enter(t.Context(), &authsvc.Account{Name: "gone"}, home)
 	gone.Leave(home)
-	next, err := authsvc.NewUsers(authsvc.UsersOptions{Users: []authsvc.UserOptions{{Account: authsvc.Account{Name: "alice", MaxConnections: 1}}}})
+	next, err := authsvc.NewUsers(authsvc.UsersOptions{Users: []authsvc.UserEntry{{Account: authsvc.Account{Name: "alice", MaxConnections: 1}}}})
 	if err != nil {
 		t.Fatal(err)
 	}

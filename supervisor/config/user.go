@@ -130,11 +130,11 @@ func (c *Config) finishUsers(f *finisher) {
 		return
 	}
 	good := true
-	options := c.UserOptions(nil, &metrics.New().Auth)
+	options := c.UsersOptions(nil, &metrics.New().Auth)
 	for i, u := range options.Users {
 		u.Where = "" // the message has it already
 		alone := options
-		alone.Users, alone.File, alone.User = []authsvc.UserOptions{u}, "", ""
+		alone.Users, alone.File, alone.User = []authsvc.UserEntry{u}, "", ""
 		if _, err := authsvc.NewUsers(alone); err != nil {
 			good = false
 			c.addAt(f, strings.Replace(err.Error(), "user[0]", fmt.Sprintf("user[%d]", i), 1), "user")
@@ -206,8 +206,8 @@ func (u *User) readPassword(f *finisher, c *Config, at string) {
 	}
 }
 
-// UserOptions are all users of the settings, for authsvc.NewUsers.
-func (c *Config) UserOptions(q *authsvc.Queue, m *metrics.Auth) authsvc.UsersOptions {
+// UsersOptions are all users of the settings, for authsvc.NewUsers.
+func (c *Config) UsersOptions(q *authsvc.Queue, m *metrics.Auth) authsvc.UsersOptions {
 	o := authsvc.UsersOptions{
 		Defaults: c.UserDefaults.account(),
 		File:     c.Auth.UsersFile, AllowPlain: c.Auth.AllowPlain, Attributes: c.account, Queue: q, Metrics: m,
@@ -220,7 +220,7 @@ func (c *Config) UserOptions(q *authsvc.Queue, m *metrics.Auth) authsvc.UsersOpt
 		u := &c.Users[i]
 		account := u.account()
 		c.withDefaults(&account, func(key string) bool { return c.isSet(element("user", i) + "." + key) })
-		o.Users = append(o.Users, authsvc.UserOptions{
+		o.Users = append(o.Users, authsvc.UserEntry{
 			Account: account, PasswordHash: u.PasswordHash.Reveal(), Password: u.Password.Reveal(),
 		})
 	}

@@ -23,7 +23,7 @@ hours = ["mon-fri 08:00-18:00 Europe/Berlin"]
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := cfg.UserOptions(nil, nil)
+	o := cfg.UsersOptions(nil, nil)
 	a := o.Users[0]
 	if a.MaxConnections != 0 || a.Up != 1<<20 || o.Defaults.MaxConnections != 7 {
 		t.Errorf("limits %+v", a.Account)
