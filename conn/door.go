@@ -73,6 +73,7 @@ type doorkeeper struct {
 	guards     *Guards
 	handshakes *handshakes
 	login      *login
+	access     *AccessLog
 }
 
 // atAccept asks whether a connection is let in as far as its socket tells; the
@@ -159,9 +160,10 @@ func BehindProxies(policy *proxyproto.Policy, m *metrics.Registry) Step {
 }
 
 // refuseBehind ends a connection as the listener does with one that it refuses:
-// reset and counted, with no record.
+// reset and counted, with a record as such a one has.
 func (d *doorkeeper) refuseBehind(s *session, refused *refusedBehind) bool {
 	d.metrics.Refused.Of(refused.reason).Inc()
+	d.access.refused(s.client, s.listener, refused.reason)
 	if log := s.logger(d.log, slog.LevelDebug); log != nil {
 		log.Log(s.ctx, slog.LevelDebug, "refused behind a proxy", "reason", refused.reason)
 	}

@@ -120,10 +120,12 @@ func (g *Group) Admit(c net.Conn, listener string) (refused string) {
 		started:  time.Now(),
 	}
 	if reason := g.handler.door.atAccept(s); reason != "" {
+		g.access.refused(s.client, listener, reason)
 		return reason
 	}
 	if reason := g.add(s); reason != "" {
 		g.handler.guards.leave(s)
+		g.access.refused(s.client, listener, reason)
 		return reason
 	}
 	g.begin(s, nil)
@@ -151,10 +153,12 @@ func (g *Group) admitStream(of *session, c http2front.Stream) (refused string) {
 		vouched: of.vouched, notes: append(slices.Clone(of.notes), "http2"), started: time.Now(),
 	}
 	if reason := g.handler.guards.enter(s); reason != "" {
+		g.access.refused(s.client, s.listener, reason)
 		return reason
 	}
 	if reason := g.add(s); reason != "" {
 		g.handler.guards.leave(s)
+		g.access.refused(s.client, s.listener, reason)
 		return reason
 	}
 	g.begin(s, func() {

@@ -70,10 +70,10 @@ func newHandler(draining context.Context, o Options, tasks *task.Scope) *Handler
 		replies: replies{log: o.Log, metrics: &o.Metrics.Conn},
 	}
 	h.judge = judge{log: o.Log, current: &h.policy}
-	h.door = doorkeeper{log: o.Log, metrics: &o.Metrics.Listener, current: &h.policy, guards: &h.guards, handshakes: &h.handshakes, login: &h.login}
+	h.door = doorkeeper{log: o.Log, metrics: &o.Metrics.Listener, current: &h.policy, guards: &h.guards, handshakes: &h.handshakes, login: &h.login, access: o.Access}
 	h.accounts = accounts{judge: &h.judge, guards: &h.guards, metrics: o.Metrics.Users}
 	h.connector = connector{judge: &h.judge, watch: &h.watch, panics: o.Panics}
-	h.commands = commands{judge: &h.judge, replies: &h.replies, panics: o.Panics, quotaExceeded: o.Metrics.Auth.QuotaExceeded}
+	h.commands = commands{access: o.Access, judge: &h.judge, replies: &h.replies, panics: o.Panics, quotaExceeded: o.Metrics.Auth.QuotaExceeded}
 	h.plain = forwarder{
 		login: &h.login, judge: &h.judge, accounts: &h.accounts, connector: &h.connector, replies: &h.replies,
 		watch: &h.watch, dialed: &h.dialed, access: o.Access, metrics: o.Metrics, panics: o.Panics, draining: draining, heads: h.heads,

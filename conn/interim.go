@@ -81,7 +81,12 @@ func (a *AccessLog) LogInterim(r *Record) {
 
 // message is what the line says.
 func (r *Record) message() string {
-	if r.Interim {
+	switch {
+	case r.refusal != nil:
+		return r.refusal.message()
+	case r.flow != nil:
+		return "datagrams"
+	case r.Interim:
 		return "connection goes on"
 	}
 	return "connection"

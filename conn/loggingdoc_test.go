@@ -3,6 +3,7 @@ package conn
 import (
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"cleversocks/conn/cause"
 	"cleversocks/conn/handshake"
 	"cleversocks/conn/wire"
+	"cleversocks/udprelay"
 )
 
 // docs/logging.md has every field of a record and every cause.
@@ -24,7 +26,9 @@ func TestLoggingReference(t *testing.T) {
 		Target: wire.Addr{Name: "a.test", Port: 1}, Host: at, Local: at, Notes: "tls", Upstream: "up", Rule: "default", Duration: time.Second,
 		Cause: "error", Replied: true, Err: os.ErrClosed,
 	}
-	for _, a := range r.attrs() {
+	refused := Record{refusal: &refusal{key: refusalKey{reason: "limit"}, count: 1}}
+	datagrams := Record{Client: at, flow: &udprelay.Flow{At: at}}
+	for _, a := range slices.Concat(r.attrs(), refused.attrs(), datagrams.attrs()) {
 		if !strings.Contains(string(text), "`"+a.Key+"`") {
 			t.Errorf("the field %s is not described", a.Key)
 		}

@@ -11,6 +11,7 @@ import (
 	"cleversocks/conn/cause"
 	"cleversocks/conn/wire"
 	"cleversocks/metrics"
+	"cleversocks/udprelay"
 )
 
 // Record says everything about one connection, once it has ended.
@@ -42,6 +43,9 @@ type Record struct {
 	Started   time.Time
 	Handshake bool   // nothing but the client is known yet
 	Notes     string // of the listener's door: what a load balancer told
+
+	refusal *refusal       // it was never served
+	flow    *udprelay.Flow // this is about what an association moved to and from one destination
 }
 
 // record is what there is to say of a session that has ended.
@@ -74,6 +78,12 @@ func (r *Record) Caller() string { return caller(r.Client, r.Peer) }
 // attrs are the record's fields, by the names that people depend on. What a
 // connection never came to have is left out.
 func (r *Record) attrs() []slog.Attr {
+	switch {
+	case r.refusal != nil:
+		return r.refusal.attrs()
+	case r.flow != nil:
+		return r.flowAttrs()
+	}
 	attrs := make([]slog.Attr, 0, 22)
 	add := func(a slog.Attr) { attrs = append(attrs, a) }
 	text := func(key, value string) {
@@ -138,12 +148,13 @@ const accessQueue = 4096
 // AccessLog writes the records of ended connections, one after the other, so
 // that a slow disk delays the log and no connection.
 type AccessLog struct {
-	log     *slog.Logger
-	mode    atomic.Value // AccessMode
-	queue   chan *Record
-	dropped *metrics.Counter
-	watcher func(*Record)
-	wanted  func() bool
+	log      *slog.Logger
+	mode     atomic.Value // AccessMode
+	queue    chan *Record
+	dropped  *metrics.Counter
+	watcher  func(*Record)
+	refusals refusals
+	wanted   func() bool
 }
 
 // NewAccessLog makes the writer. Records are lost, and counted, when nobody
@@ -169,7 +180,7 @@ func (a *AccessLog) keeps(why string) bool {
 	case AccessOff:
 		return false
 	case AccessDenied:
-		return why == cause.Denied
+		return why == cause.Denied || why == cause.Refused
 	}
 	return true
 }
@@ -192,16 +203,21 @@ func (a *AccessLog) enqueue(r *Record) {
 
 // Serve writes records until ctx ends, and then those that still wait.
 func (a *AccessLog) Serve(ctx context.Context) error {
+	counts := time.NewTicker(refusalInterval)
+	defer counts.Stop()
 	for {
 		select {
 		case r := <-a.queue:
 			a.write(ctx, r)
+		case <-counts.C:
+			a.writeRefusals(ctx)
 		case <-ctx.Done():
 			for {
 				select {
 				case r := <-a.queue:
 					a.write(ctx, r)
 				default:
+					a.writeRefusals(ctx)
 					return ctx.Err()
 				}
 			}
@@ -209,8 +225,15 @@ func (a *AccessLog) Serve(ctx context.Context) error {
 	}
 }
 
+// writeRefusals writes how many were refused since the last time.
+func (a *AccessLog) writeRefusals(ctx context.Context) {
+	for _, r := range a.refusals.take() {
+		a.write(ctx, &Record{Cause: cause.Refused, refusal: r})
+	}
+}
+
 func (a *AccessLog) write(ctx context.Context, r *Record) {
-	if a.watcher != nil && !r.Interim {
+	if a.watcher != nil && !r.Interim && r.refusal == nil && r.flow == nil {
 		a.watcher(r)
 	}
 	if !r.Opened && (r.Interim || a.keeps(r.Cause)) {

@@ -19,6 +19,7 @@ import (
 type commands struct {
 	judge         *judge
 	replies       *replies
+	access        *AccessLog
 	panics        *task.Reporter
 	quotaExceeded *metrics.Counter
 }
@@ -57,7 +58,7 @@ func (c *commands) associate(s *session) {
 			egress := s.policy.Routes.RouteDatagrams(s.routeQuery(wire.Addr{})).Egress
 			return s.policy.Dialer.ListenUDP(ctx, network, egress.Or(s.egress()), last)
 		},
-		Upstream: s.associateVia(), ReplyCode: replyCode,
+		Upstream: s.associateVia(), ReplyCode: replyCode, Flow: c.flows(s),
 	})
 	s.counters.In.Store(result.BytesIn)
 	s.counters.Out.Store(result.BytesOut)
@@ -70,6 +71,15 @@ func (c *commands) associate(s *session) {
 		c.quotaExceeded.Inc()
 	}
 	c.replies.metrics.Requests.Of(s.request.Command.String(), s.code.String()).Inc()
+}
+
+// flows takes what each destination of an association has moved; nil: nobody
+// wants to know.
+func (c *commands) flows(s *session) func(*udprelay.Flow) {
+	if !c.access.keepsFlows() {
+		return nil
+	}
+	return func(f *udprelay.Flow) { c.access.flow(s, f) }
 }
 
 // countDatagram keeps the live counts of an association; what was not sent

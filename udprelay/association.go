@@ -57,6 +57,7 @@ type association struct {
 
 	routes    routes
 	names     names
+	flows     flows
 	fragments reassembler
 
 	bytes, datagrams [2]atomic.Int64
@@ -66,6 +67,7 @@ func newAssociation(r *Relay, s Request, o RelayOptions) *association {
 	return &association{
 		r: r, s: s, o: o, began: time.Now(),
 		clientIP: netaddr.Plain(s.Client.Addr()),
+		flows:    flows{tell: s.Flow, idle: int64(o.IdleTimeout)},
 		seat:     ratelimit.SeatOf(s.Identity.User, s.Client.Addr()),
 		routes:   newRoutes(), names: newNames(), fragments: reassembler{budget: &r.fragments, full: r.metrics.Limits.Of(metrics.LimitFragments)},
 	}
@@ -168,6 +170,7 @@ func (a *association) shut(cause error) {
 		a.giveBack(p, len(p.sockets()))
 	}
 	a.fragments.close()
+	a.flows.end()
 	_ = a.s.Control.SetReadDeadline(time.Time{})
 }
 

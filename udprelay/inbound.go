@@ -25,6 +25,7 @@ type inbound struct {
 	port *clientPort
 	what outcome // relayed, or why port is nil
 
+	run  run // of one flow
 	out  *sendQueue
 	sock *socket // what out is for
 }
@@ -52,6 +53,7 @@ func (p *inbound) handle(b *batch, n int) {
 		}
 	}
 	p.flush()
+	p.run.settle(FromClient, p.now)
 	a.account(FromClient, &p.tally, p.bytes)
 	p.tally, p.bytes, p.out, p.sock, p.target, p.port = tally{}, 0, nil, nil, target{}, nil
 }
@@ -134,6 +136,7 @@ func (p *inbound) send(payload []byte) {
 		p.sock = t.sock
 	}
 	p.port.moved.Store(p.now)
+	p.run.add(t.flow, FromClient, len(payload), p.now)
 	for range 2 { // the second time into an empty queue, which has room
 		var head []byte
 		if p.a.upstream != nil {

@@ -162,6 +162,9 @@ func (a *association) deliver(p *clientPort, t target, payload []byte) {
 			what = failed
 		} else {
 			sent = len(payload)
+			var one run
+			one.add(t.flow, FromClient, sent, a.now())
+			one.settle(FromClient, a.now())
 			p.moved.Store(a.now())
 		}
 	}

@@ -222,7 +222,7 @@ func TestUnwrap(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			head, payload, ok := unwrap(nil, []byte(tt.in))
+			head, payload, _, ok := unwrap(nil, []byte(tt.in))
 			if got := string(head) + string(payload); ok != tt.ok || got != tt.want {
 				t.Errorf("%q, %v; want %q, %v", got, ok, tt.want, tt.ok)
 			}

@@ -1,6 +1,10 @@
 package udprelay
 
-import "cleversocks/conn/wire"
+import (
+	"net/netip"
+
+	"cleversocks/conn/wire"
+)
 
 // outbound is the pump from one family's destinations to one of the client's
 // ports: it filters, puts the header on and sends. It belongs to one goroutine.
@@ -12,6 +16,8 @@ type outbound struct {
 	now   int64
 	out   *sendQueue
 	to    *endpoint // the client's port
+	run   run       // of one flow
+	flow  *flow     // of from; nil: nobody counts
 
 	// The last sender of this batch, and what the filter said of it.
 	from endpoint
@@ -31,7 +37,10 @@ func (p *outbound) handle(b *batch, n int) {
 		from, data, size := b.datagram(i)
 		if from != p.from {
 			p.from = from
-			p.what = p.returns(&from)
+			p.what, p.flow = p.returns(&from), nil
+			if p.what == relayed && a.upstream == nil {
+				p.flow = a.flows.from(from.addrPort(), false, p.now)
+			}
 		}
 		for {
 			one := data[:min(size, len(data))]
@@ -43,6 +52,7 @@ func (p *outbound) handle(b *batch, n int) {
 		}
 	}
 	p.flush()
+	p.run.settle(ToClient, p.now)
 	if p.tally[relayed] > 0 {
 		p.port.moved.Store(p.now)
 	}
@@ -73,19 +83,23 @@ func (p *outbound) datagram(from *endpoint, b []byte) {
 		room = p.out.arena.room()
 	}
 	var head []byte
+	flow := p.flow
 	if p.a.upstream == nil {
 		head = wire.AppendUDPReplyHeader(room, from.addrPort())
 	} else {
 		var ok bool
-		if head, b, ok = unwrap(room, b); !ok {
+		var sender netip.AddrPort
+		if head, b, sender, ok = unwrap(room, b); !ok {
 			p.tally[malformed]++
 			return
 		}
+		flow = p.a.flows.from(sender, true, p.now)
 	}
 	if what := p.a.metered(ToClient, len(b)); what != relayed {
 		p.tally[what]++
 		return
 	}
+	p.run.add(flow, ToClient, len(b), p.now)
 	if p.a.s.Protect != nil {
 		p.protected(head, b)
 		return

@@ -167,6 +167,7 @@ func (a *association) restPorts() {
 		case <-a.routes.opened:
 			timer.Reset(a.o.IdleTimeout)
 		case <-timer.C:
+			a.flows.rested(a.now())
 			if left := a.restNow(a.now()); left > 0 {
 				timer.Reset(left)
 			}

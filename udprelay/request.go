@@ -64,6 +64,9 @@ type Request struct {
 	// Protect, if not nil, wraps what goes to the client and unwraps what comes
 	// from it, header and payload. It is called from several goroutines.
 	Protect Protection
+	// Flow, if not nil, is told what each destination has moved, when it is idle
+	// and at the end. It must not block.
+	Flow func(*Flow)
 	// ReplyCode maps an error of Upstream. Nil: general failure.
 	ReplyCode func(error) wire.ReplyCode
 }

@@ -84,6 +84,7 @@ type target struct {
 	port uint16
 	// keep: a copy is kept until an answer shows that the address is alive.
 	keep bool
+	flow *flow // nil: nobody counts
 }
 
 // refresh drops remembered decisions when the rules have changed, and judges
@@ -181,7 +182,7 @@ func (a *association) routeAddr(p *clientPort, n *name, dest wire.Addr, ip netip
 	a.routes.mu.Lock()
 	a.routes.sent.put(a.pathKey(p, at), way, now)
 	a.routes.mu.Unlock()
-	return target{what: relayed, to: endpointOf(at), sock: sock, name: n, port: dest.Port}
+	return target{what: relayed, to: endpointOf(at), sock: sock, name: n, port: dest.Port, flow: a.flows.to(dest, at, now)}
 }
 
 // pathKey is what two sources share if the filter takes one for the other.

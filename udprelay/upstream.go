@@ -125,24 +125,24 @@ func (a *association) routeThrough(p *clientPort, n *name, dest wire.Addr, now i
 	if sock, what = a.socketFor(p, u.at, now); what != relayed {
 		return target{what: what}
 	}
-	return target{what: relayed, to: u.to, sock: sock, dest: dest}
+	return target{what: relayed, to: u.to, sock: sock, dest: dest, flow: a.flows.to(dest, netip.AddrPort{}, now)}
 }
 
 // unwrap splits an upstream's reply into payload and a header for the client,
 // built in room. A reply that names its source by a domain is no use to a
 // client; a literal in a domain's place is read as the address it is.
-func unwrap(room, b []byte) (head, payload []byte, ok bool) {
+func unwrap(room, b []byte) (head, payload []byte, from netip.AddrPort, ok bool) {
 	h, n, err := wire.ParseUDPHeader(b)
 	if err != nil || h.Frag != 0 {
-		return nil, nil, false
+		return nil, nil, from, false
 	}
-	from := netip.AddrPortFrom(h.Dest.IP, h.Dest.Port)
+	from = netip.AddrPortFrom(h.Dest.IP, h.Dest.Port)
 	if !h.Dest.IP.IsValid() {
 		addr, err := h.Dest.Addr()
 		if err != nil || addr.IsName() {
-			return nil, nil, false
+			return nil, nil, from, false
 		}
 		from = addr.AddrPort()
 	}
-	return wire.AppendUDPReplyHeader(room, from), b[n:], true
+	return wire.AppendUDPReplyHeader(room, from), b[n:], from, true
 }

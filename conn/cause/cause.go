@@ -20,6 +20,7 @@ const (
 	DialFailed       = "dial_failed"       // its destination was not reached
 	HandshakeFailed  = "handshake_failed"  // the client's bytes made no request
 	HandshakeTimeout = "handshake_timeout" // the client's request came too late, or not at all
+	Refused          = "refused"           // at accept: a limit, a ban, a list; it was never served
 	Error            = "error"             // anything else; the record's "err" says what
 )
 
@@ -32,5 +33,5 @@ func Tunnel() []string { return slices.Clone(tunnel) }
 
 // All are the causes that a record may have.
 func All() []string {
-	return append(Tunnel(), Denied, DialFailed, HandshakeFailed, HandshakeTimeout)
+	return append(Tunnel(), Denied, DialFailed, HandshakeFailed, HandshakeTimeout, Refused)
 }

@@ -7,6 +7,8 @@ import (
 	"net/url"
 	"path/filepath"
 	"strings"
+
+	"cleversocks/conn/netaddr"
 )
 
 // Collector is a program that takes access records, by syslog or by journald's
@@ -133,7 +135,7 @@ func hostPort(host, port string) (string, error) {
 	if u.Port() != "" {
 		port = u.Port()
 	}
-	if n, err := net.LookupPort("tcp", port); err != nil || n == 0 {
+	if n, err := netaddr.ParsePort(port); err != nil || n == 0 {
 		return "", fmt.Errorf("%q is no port", clip(port))
 	}
 	return net.JoinHostPort(u.Hostname(), port), nil
