@@ -53,6 +53,8 @@ func (s *session) closeRefused() {
 		s.server.Close()
 	}
 	switch {
+	case s.toldByTLS:
+		closePolitely(s.conn)
 	case s.cause == cause.ServerReset, s.protocol == wire.Transparent:
 		relay.Reset(s.ctx, s.conn) // to a transparent one: what it tried to reach is not there
 	case atDoor(s.err):

@@ -199,7 +199,10 @@ func (d *driver) connected() bool {
 		return d.clientLost(errLoop)
 	}
 	d.replied = true
-	return d.passAhead(nil)
+	if mode := d.policy.listener(d.listener).SNI; mode != SNIOff && !d.sniffTunnel(mode) {
+		return false
+	}
+	return d.passAhead(d.first)
 }
 
 // passAhead gives the server what the client sent ahead, and then more.

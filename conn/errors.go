@@ -32,9 +32,13 @@ var (
 type deniedError struct {
 	rule  string
 	where string // "file:line" of the rule, if it is one
+	why   error  // says more; may be nil
 }
 
 func (e *deniedError) Error() string {
+	if e.why != nil {
+		return "denied by " + e.rule + ": " + e.why.Error()
+	}
 	if e.where != "" {
 		return "denied by " + e.rule + " (" + e.where + ")"
 	}

@@ -123,6 +123,12 @@ func (h *Handler) establish(s *session) (ok bool) {
 		h.replies.handshakeFailed(s, err, false)
 		return false
 	}
+	if turned.IsValid() {
+		if err := d.sniffAhead(l, turned); err != nil {
+			h.replies.handshakeFailed(s, err, false)
+			return false
+		}
+	}
 	return d.run(d.begin(handshake.Options{Spoken: l.Protocols, Transparent: turned, Inner: s.inner, Heads: h.heads}))
 }
 

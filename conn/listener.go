@@ -45,6 +45,8 @@ type Listener struct {
 	// Transparent is for connections that a packet filter turns here; no
 	// protocol is spoken then.
 	Transparent transparent.Mode
+	// SNI is what is made of the name in what clients say first.
+	SNI SNI
 }
 
 // byListener is the rule that a record names where a listener is not for this

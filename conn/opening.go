@@ -19,6 +19,7 @@ type opening struct {
 	grant   authsvc.Grant   // of a client that logged in
 	level   gssapi.Level    // what was agreed on by GSSAPI
 	ways    [2]authsvc.Kind // the memory of Terms.Ways
+	hearing
 	// resumed: the connection has served plain requests already.
 	resumed bool
 }
@@ -26,6 +27,7 @@ type opening struct {
 // forget readies the opening for another session.
 func (o *opening) forget() {
 	o.machine.Reset()
+	o.hearing.forget()
 	o.session, o.h, o.resumed, o.grant, o.level = nil, nil, false, authsvc.Grant{}, 0
 }
 
@@ -142,7 +144,9 @@ func (o *opening) decide() error {
 }
 
 // dial connects to where the request wants to go.
-func (o *opening) dial() error { return o.h.connector.connect(o.session, len(o.machine.Unread()) > 0) }
+func (o *opening) dial() error {
+	return o.h.connector.connect(o.session, len(o.machine.Unread())+len(o.first) > 0)
+}
 
 // dialed is for a session that has its server.
 func (o *opening) dialed() handshake.Action {

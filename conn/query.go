@@ -1,6 +1,7 @@
 package conn
 
 import (
+	"cmp"
 	"time"
 
 	"cleversocks/aclsvc"
@@ -17,7 +18,7 @@ func (s *session) query() aclsvc.Query {
 		Source:   s.client.Addr(),
 		Listener: s.listener,
 		Command:  s.request.Command,
-		Name:     s.request.Dest.Name,
+		Name:     cmp.Or(s.request.Dest.Name, s.sniffed),
 		Port:     s.request.Dest.Port,
 	}
 }
@@ -38,6 +39,9 @@ func (s *session) queryNow(p *Policy) aclsvc.Query {
 func (s *session) queryFor(dest wire.Addr) aclsvc.Query {
 	q := s.query()
 	q.Name, q.Port = dest.Name, dest.Port
+	if dest == s.request.Dest && !dest.IsName() {
+		q.Name = s.sniffed
+	}
 	q.Asked = s.askedFor(dest)
 	return q
 }
@@ -50,7 +54,11 @@ func (s *session) routeQuery(dest wire.Addr) upstream.Query {
 }
 
 func routeQuery(dest wire.Addr, q *aclsvc.Query) upstream.Query {
-	return upstream.Query{Dest: dest, User: q.Identity.User, Groups: q.Identity.Groups, Source: q.Source, Listener: q.Listener, Asked: q.Asked, Session: q.Identity.Session(time.Now())}
+	sniffed := ""
+	if !dest.IsName() {
+		sniffed = q.Name
+	}
+	return upstream.Query{Sniffed: sniffed, Dest: dest, User: q.Identity.User, Groups: q.Identity.Groups, Source: q.Source, Listener: q.Listener, Asked: q.Asked, Session: q.Identity.Session(time.Now())}
 }
 
 // askedFor is what the client asked for when it got dest by a search list; "" when

@@ -26,6 +26,7 @@ type Record struct {
 	Command  wire.Command
 	Method   string         // of a plain HTTP request
 	Target   wire.Addr      // as requested
+	Sniffed  string         // the name that the client said first
 	Host     netip.AddrPort // as dialed
 	Local    netip.AddrPort // our end of that
 	Upstream string
@@ -65,7 +66,7 @@ func (s *session) progress() *Record {
 		ID: s.ID(), Listener: s.listener, Client: s.client, Peer: s.peer,
 		User: s.identity.User, Auth: string(s.identity.Method),
 		Notes:    noted(s.notes),
-		Protocol: s.protocol, Command: s.request.Command, Method: s.method, Target: s.request.Dest,
+		Protocol: s.protocol, Command: s.request.Command, Method: s.method, Target: s.request.Dest, Sniffed: s.sniffed,
 		Host: s.hostIP, Local: s.local, Upstream: s.upstream, Rule: s.rule,
 		BytesIn: s.counters.In.Load(), BytesOut: s.counters.Out.Load(),
 		Duration: time.Since(s.started), Started: s.started,
@@ -109,6 +110,7 @@ func (r *Record) attrs() []slog.Attr {
 	if r.Target.IsName() || r.Target.IP.IsValid() {
 		text("target", r.Target.String())
 	}
+	text("sni", r.Sniffed)
 	address("host_ip", r.Host)
 	address("local", r.Local)
 	text("door", r.Notes)

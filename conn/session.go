@@ -41,6 +41,7 @@ type session struct {
 	inner     bool // this is a stream of an HTTP/2 connection, which has passed the door
 	revocable bool // tells reloads to look at the session; the group's mutex guards it
 	replied   bool
+	toldByTLS bool // a refused client has TLS's own word for it
 	code      wire.ReplyCode
 	vouched   *authsvc.Identity // is who the client is, if the door knows
 	notes     []string          // are the door's, for the record
@@ -76,6 +77,9 @@ type session struct {
 	// to in absolute-form; nil: it goes to its server.
 	method string
 	parent *upstream.Parent
+	// sniffed is the name of the server in what the client said first; "": none,
+	// or nobody looks.
+	sniffed string
 	// leaveUpstream tells an upstream's pool that the tunnel has ended; nil: none
 	// is in use.
 	leaveUpstream func()

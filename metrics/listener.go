@@ -22,6 +22,7 @@ type Listener struct {
 	Refused      CounterVec
 	ProxyHeaders CounterVec // PROXY headers of trusted peers, by outcome
 	TLS          CounterVec // TLS handshakes, by outcome
+	SNI          CounterVec // what clients said first, by outcome
 }
 
 func newListener(set *vm.Set) Listener {
@@ -31,6 +32,8 @@ func newListener(set *vm.Set) Listener {
 			RefusedLimit, RefusedIPLimit, RefusedRate, RefusedBanned, RefusedDraining, RefusedDescriptors, RefusedSource, RefusedSilent),
 		ProxyHeaders: newCounterVec(set, "cleversocks_proxy_headers_total", "outcome", "ok", "absent", "malformed"),
 		TLS:          newCounterVec(set, "cleversocks_tls_handshakes_total", "outcome", "ok", "resumed", "failed", "refused"),
+		SNI: newCounterVec(set, "cleversocks_sni_total", "outcome",
+			"named", "unnamed", "mismatch", "denied", "malformed", "unfinished"),
 	}
 }
 

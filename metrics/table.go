@@ -28,6 +28,7 @@ var Table = []Family{
 	{"cleversocks_connections_active", GaugeType, "Connections being served, by protocol."},
 	{"cleversocks_proxy_headers_total", CounterType, "PROXY protocol headers of connections that may bring one, by outcome."},
 	{"cleversocks_tls_handshakes_total", CounterType, "TLS handshakes with clients, by outcome."},
+	{"cleversocks_sni_total", CounterType, "Tunnels whose client's first words were looked at for a server's name, by outcome."},
 	{"cleversocks_handshakes_total", CounterType, "Handshakes that ended, by protocol and outcome."},
 	{"cleversocks_requests_total", CounterType, "Requests answered, by command and reply."},
 	{"cleversocks_requests_refused_total", CounterType, "Requests that policy refused, by reason."},

@@ -19,6 +19,7 @@ func listenerPolicy(l config.Listener) conn.Listener {
 	policy := conn.Listener{
 		Advertise: l.Advertise.Addr, SameEgress: l.SameEgress(), Egress: dial.Egress{Addresses: l.EgressRanges()},
 		MayLogIn: named(l.Users, l.Groups), Auth: l.Kinds(), AuthFrom: l.KindsFrom(), Protection: l.Protection, Transparent: transparentMode(l),
+		SNI: map[string]conn.SNI{"log": conn.SNILog, "match": conn.SNIMatch}[l.SNI],
 	}
 	if allowed := config.Prefixes(l.AllowFrom); len(allowed) > 0 {
 		policy.Allows = authsvc.NewWhitelist(allowed).Contains

@@ -39,6 +39,9 @@ type Query struct {
 	// Asked is the name as the client asked for it, where a search list made
 	// Dest's of it. If it is a single label, rules that name it match as well.
 	Asked string
+	// Sniffed is the name that a client said first whose Dest is an address; "":
+	// none. Rules match it as well, and where they lead the address is asked for.
+	Sniffed string
 	// Session is what chooses a pool's member, the same one each time; "": the
 	// pool's strategy does.
 	Session string

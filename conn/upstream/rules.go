@@ -158,7 +158,7 @@ func (c *rule) addPrefix(p netip.Prefix) {
 }
 
 func (c *rule) matches(q Query) bool {
-	return c.clients.match(&q) && c.matchesPort(q.Dest.Port) && (c.matchesHost(q.Dest) || c.matchesLabel(q.Asked))
+	return c.clients.match(&q) && c.matchesPort(q.Dest.Port) && (c.matchesHost(q.Dest) || c.matchesLabel(q.Asked) || q.Sniffed != "" && c.matchesHost(wire.Addr{Name: q.Sniffed}))
 }
 
 func (c *rule) matchesPort(port uint16) bool {

@@ -34,6 +34,8 @@ type Listener struct {
 	Protection       gssapi.Protection // what both mean
 	// Transparent is off, redirect or tproxy.
 	Transparent string
+	// SNI is off, log or match.
+	SNI string
 
 	Name         string   // "": the address
 	AllowFrom    []Prefix // who may connect at all; empty: everybody
@@ -82,6 +84,10 @@ func (l *Listener) keys() []Key {
 		{
 			Name: "transparent", Value: &l.Transparent, Default: "off", Choices: []string{"off", "redirect", "tproxy"},
 			Doc: "For connections that nftables turns here, whose clients know of no proxy: by `redirect`, or by `tproxy`, which needs CAP_NET_ADMIN. No protocol is spoken then, and clients cannot log in. See [transparent.md](transparent.md).",
+		},
+		{
+			Name: "sni", Value: &l.SNI, Default: "off", Choices: []string{"off", "log", "match"},
+			Doc: "Whether the name is read that clients of TLS say first, inside of their tunnels (on transparent listeners the Host of plain HTTP as well). `log`: records have it, and rules judge it with the address that was asked for. `match`: it must also be the name that was asked for, or one of that address; this stops domain fronting. A client may lie, and an encrypted hello shows its outer name. See [doors.md](doors.md#names-inside-tls).",
 		},
 		{
 			Name: "reuse_port", Value: &l.ReusePort, Default: "1", Min: "1", Max: "64",
