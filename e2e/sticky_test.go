@@ -48,11 +48,13 @@ func TestStickyExits(t *testing.T) {
 	who := whoServer(t)
 	a, b := start(t, stickySettings), start(t, stickySettings)
 	exit := func(d *daemon, user string) string {
-		c, err := bufio.NewReader(mustTunnel(t, d, "127.0.0.1", user, who)).ReadString('\n')
+		c := mustTunnel(t, d, "127.0.0.1", user, who)
+		defer c.Close()
+		line, err := bufio.NewReader(c).ReadString('\n')
 		if err != nil {
 			t.Fatal(err)
 		}
-		return strings.TrimSpace(c)
+		return strings.TrimSpace(line)
 	}
 	seen := make(map[string]bool)
 	for i := range 8 {
@@ -68,12 +70,12 @@ func TestStickyExits(t *testing.T) {
 	if len(seen) < 5 {
 		t.Errorf("eight sessions leave from %d addresses", len(seen))
 	}
-	any := make(map[string]bool)
+	anywhere := make(map[string]bool)
 	for range 8 {
-		any[exit(a, "alice")] = true
+		anywhere[exit(a, "alice")] = true
 	}
-	if len(any) < 3 {
-		t.Errorf("without a session there are %d addresses", len(any))
+	if len(anywhere) < 3 {
+		t.Errorf("without a session there are %d addresses", len(anywhere))
 	}
 	if r := a.record(who.String()); r.text("user") != "alice" {
 		t.Errorf("the record names %s", r.text("user"))
