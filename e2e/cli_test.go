@@ -124,9 +124,9 @@ func TestAdminOnAUnixSocket(t *testing.T) {
 		if out, err := second.CombinedOutput(); err == nil || !strings.Contains(string(out), "another daemon answers there") {
 			t.Errorf("a second daemon: %v, %s", err, out)
 		}
-		if err := d.cmd.Process.Kill(); err != nil {
+		if err := d.Cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
-		<-d.exited
+		<-d.Exited
 	}
 }

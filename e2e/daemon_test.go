@@ -1,45 +1,30 @@
 package e2e
 
 import (
-	"bufio"
-	"bytes"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
+
+	"cleversocks/e2e/process"
 )
 
-// patience bounds every wait: it is how long a broken program holds a test
-// up, never how long a working one takes.
-const patience = 20 * time.Second
+// patience bounds every wait.
+const patience = process.Patience
 
 // line is one line of the daemon's JSON log.
 type line map[string]any
 
 func (l line) text(key string) string { return fmt.Sprint(l[key]) }
 
-// daemon is a running program under test.
+// daemon is a running program under test, with what these tests ask of one.
 type daemon struct {
-	t      *testing.T
-	cmd    *exec.Cmd
-	exited chan struct{}
-	err    error // of Wait, once exited is closed
-
-	mu    sync.Mutex
-	lines []line
-	raw   bytes.Buffer
-	more  chan struct{} // closed and made anew with every line
-
+	*process.Process
+	t       *testing.T
 	address string // of the first proxy listener
 	admin   string
 }
@@ -67,96 +52,18 @@ func startProgram(t *testing.T, args ...string) *daemon {
 
 func startCommand(t *testing.T, cmd *exec.Cmd) *daemon {
 	t.Helper()
-	d := &daemon{t: t, cmd: cmd, exited: make(chan struct{}), more: make(chan struct{})}
-	d.cmd.Env = append(append(os.Environ(), d.cmd.Env...), "GORACE=halt_on_error=0 exitcode=66 atexit_sleep_ms=0", "CLEVERSOCKS_LOG__LEVEL=debug")
-	stderr, err := d.cmd.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := d.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		defer close(d.exited)
-		d.read(stderr)
-		d.err = d.cmd.Wait()
-	}()
-	t.Cleanup(d.finish)
-	d.address = d.waitLine("msg", "proxy listens").text("address")
-	d.waitLine("msg", "ready")
-	d.admin = d.seen("admin endpoint listens").text("address")
-	return d
+	cmd.Env = append(append(os.Environ(), cmd.Env...), "GORACE=halt_on_error=0 exitcode=66 atexit_sleep_ms=0", "CLEVERSOCKS_LOG__LEVEL=debug")
+	p := process.Start(t, cmd)
+	p.AwaitReady()
+	return &daemon{Process: p, t: t, address: p.Address, admin: p.Admin}
 }
 
-func (d *daemon) read(r io.Reader) {
-	scanner := bufio.NewScanner(r)
-	scanner.Buffer(nil, 1<<20)
-	for scanner.Scan() {
-		l := line{}
-		if json.Unmarshal(scanner.Bytes(), &l) != nil {
-			l = line{"msg": scanner.Text()}
-		}
-		d.mu.Lock()
-		d.lines = append(d.lines, l)
-		d.raw.Write(scanner.Bytes())
-		d.raw.WriteByte('\n')
-		close(d.more)
-		d.more = make(chan struct{})
-		d.mu.Unlock()
-	}
-}
-
-// finish stops the program if it still runs.
-func (d *daemon) finish() {
-	select {
-	case <-d.exited:
-	default:
-		_ = d.cmd.Process.Signal(syscall.SIGTERM)
-		select {
-		case <-d.exited:
-		case <-time.After(patience):
-			_ = d.cmd.Process.Signal(syscall.SIGQUIT)
-			<-d.exited
-			d.t.Errorf("the program did not stop")
-		}
-	}
-	log := d.log()
-	if strings.Contains(log, "DATA RACE") || strings.Contains(log, "panic") {
-		d.t.Errorf("a race or a panic in the program's log")
-	}
-	if d.t.Failed() {
-		d.t.Logf("the program's log:\n%s", log)
-	}
-}
-
-func (d *daemon) log() string {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.raw.String()
-}
+func (d *daemon) log() string { return d.Log() }
 
 // find waits for a line that fits, from the start of the log on.
 func (d *daemon) find(what string, fits func(line) bool) line {
 	d.t.Helper()
-	deadline := time.After(patience)
-	for seen := 0; ; {
-		d.mu.Lock()
-		lines, more := d.lines[seen:], d.more
-		seen = len(d.lines)
-		d.mu.Unlock()
-		for _, l := range lines {
-			if fits(l) {
-				return l
-			}
-		}
-		select {
-		case <-more:
-		case <-d.exited:
-			d.t.Fatalf("the program ended (%v) without a line %s:\n%s", d.err, what, d.log())
-		case <-deadline:
-			d.t.Fatalf("no line %s:\n%s", what, d.log())
-		}
-	}
+	return line(d.Find(what, func(l process.Line) bool { return fits(line(l)) }))
 }
 
 func (d *daemon) waitLine(key, value string) line {
@@ -172,11 +79,9 @@ func (d *daemon) waitMessage(text string) line {
 
 // seen is the line with this message, or nil if there was none up to now.
 func (d *daemon) seen(msg string) line {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, l := range d.lines {
+	for _, l := range d.Lines() {
 		if l["msg"] == msg {
-			return l
+			return line(l)
 		}
 	}
 	return nil
@@ -190,38 +95,19 @@ func (d *daemon) record(target string) line {
 
 func (d *daemon) signal(s os.Signal) {
 	d.t.Helper()
-	if err := d.cmd.Process.Signal(s); err != nil {
-		d.t.Fatal(err)
-	}
+	d.Signal(s)
 }
 
 // exitCode waits for the program's end.
 func (d *daemon) exitCode() int {
 	d.t.Helper()
-	select {
-	case <-d.exited:
-	case <-time.After(patience):
-		d.t.Fatal("the program does not end")
-	}
-	if exit, ok := errors.AsType[*exec.ExitError](d.err); ok {
-		return exit.ExitCode()
-	}
-	return 0
+	return d.ExitCode()
 }
 
 // get asks the admin endpoint.
 func (d *daemon) get(path string) (status int, body string) {
 	d.t.Helper()
-	resp, err := http.Get("http://" + d.admin + path)
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	return resp.StatusCode, string(b)
+	return d.Get(path)
 }
 
 // metric is the value of one series, "" when there is none.
@@ -265,7 +151,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 
 func (d *daemon) descriptors() int {
 	d.t.Helper()
-	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", d.cmd.Process.Pid))
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", d.Cmd.Process.Pid))
 	if err != nil {
 		d.t.Fatal(err)
 	}

@@ -86,7 +86,7 @@ block_private = false
 			echoes(t, c, "served")
 			c.Close()
 		}
-		if open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", d.cmd.Process.Pid)); err != nil || len(open) > 400 {
+		if open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", d.Cmd.Process.Pid)); err != nil || len(open) > 400 {
 			t.Errorf("%d descriptors are open: %v", len(open), err)
 		} else {
 			t.Logf("%d requests for names of %s: %d descriptors", tt.count, tt.domain, len(open))

@@ -247,8 +247,8 @@ func TestFleetWithoutItsStore(t *testing.T) {
 		t.Errorf("%d lines for three outages:\n%s", n, b.log())
 	}
 	// A replica that dies frees what it held: three of seven are b's.
-	_ = b.cmd.Process.Kill()
-	<-b.exited
+	_ = b.Cmd.Process.Kill()
+	<-b.Exited
 	held := 4
 	eventually(t, "what b held is free", func() bool {
 		if c, _ := tunnel(t, a.daemon, "127.0.0.1", "alice", echo); c != nil {

@@ -171,8 +171,8 @@ func (c *chaos) slow(ms int) {
 func (c *chaos) replace(r *replica) {
 	c.t.Helper()
 	c.note("kill %s", r.name)
-	_ = r.cmd.Process.Kill()
-	<-r.exited
+	_ = r.Cmd.Process.Kill()
+	<-r.Exited
 	c.open = slices.DeleteFunc(c.open, func(h chaosTunnel) bool { return h.replica == r })
 	// What it had not told anybody yet is gone with it.
 	c.bans = slices.DeleteFunc(c.bans, func(b ban) bool { return b.by == r })

@@ -142,9 +142,9 @@ func TestSecondSignalEndsAtOnce(t *testing.T) {
 	d.waitMessage("draining")
 	// What comes within half a second is the same signal.
 	eventually(t, "it ends", func() bool {
-		_ = d.cmd.Process.Signal(syscall.SIGINT)
+		_ = d.Cmd.Process.Signal(syscall.SIGINT)
 		select {
-		case <-d.exited:
+		case <-d.Exited:
 			return true
 		default:
 			return false
@@ -284,7 +284,7 @@ func TestPasswordIsScrubbedFromTheArguments(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := start(t, "", append([]string{"-u", "alice"}, args...)...)
-			cmdline, err := os.ReadFile("/proc/" + strconv.Itoa(d.cmd.Process.Pid) + "/cmdline")
+			cmdline, err := os.ReadFile("/proc/" + strconv.Itoa(d.Cmd.Process.Pid) + "/cmdline")
 			if err != nil || strings.Contains(string(cmdline), "s3cret") {
 				t.Errorf("%q, %v", cmdline, err)
 			}

@@ -330,11 +330,9 @@ func TestHTTPConnectionServesManyRequests(t *testing.T) {
 	if l := d.record(echo.String()); l.text("bytes_in") != "18" || l.text("bytes_out") != "18" || l.text("user") != "ann" {
 		t.Errorf("the tunnel's record: %v", l)
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
 	plain := 0
-	for _, l := range d.lines {
-		if l["msg"] == "connection" && l.text("target") == host && l.text("reply") == "succeeded" && l.text("host_ip") == host {
+	for _, l := range d.Lines() {
+		if l["msg"] == "connection" && l.Text("target") == host && l.Text("reply") == "succeeded" && l.Text("host_ip") == host {
 			plain++
 		}
 	}

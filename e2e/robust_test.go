@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os/exec"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -138,9 +139,7 @@ func TestOutOfDescriptors(t *testing.T) {
 		if c, err := net.Dial("tcp", d.address); err == nil { // it may be reset already
 			open = append(open, c)
 		}
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		return bytes.Contains(d.raw.Bytes(), []byte("cannot accept"))
+		return strings.Contains(d.log(), "cannot accept")
 	})
 	for _, c := range open {
 		c.Close()

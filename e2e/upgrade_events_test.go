@@ -120,7 +120,7 @@ func TestRotationReachesPredecessors(t *testing.T) {
 	d.await("reloaded", 1)
 	// The predecessor says nothing of it, but has the new file open.
 	eventually(t, "the predecessor has the new file", func() bool {
-		links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", d.cmd.Process.Pid))
+		links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", d.Cmd.Process.Pid))
 		for _, l := range links {
 			if to, _ := os.Readlink(l); to == path {
 				return true

@@ -34,19 +34,17 @@ type lineage struct {
 // lineageOf follows a daemon over its upgrades, and ends the last one with the
 // test.
 func lineageOf(d *daemon) *lineage {
-	l := &lineage{daemon: d, pid: d.cmd.Process.Pid}
+	l := &lineage{daemon: d, pid: d.Cmd.Process.Pid}
 	d.t.Cleanup(func() { _ = syscall.Kill(l.pid, syscall.SIGTERM) })
 	return l
 }
 
 // all are the lines with this message.
 func (l *lineage) all(msg string) []line {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	var found []line
-	for _, one := range l.lines {
+	for _, one := range l.Lines() {
 		if one["msg"] == msg {
-			found = append(found, one)
+			found = append(found, line(one))
 		}
 	}
 	return found
@@ -401,7 +399,7 @@ func TestUpgradePassesSecrets(t *testing.T) {
 func TestNoUpgradeAsPID1(t *testing.T) {
 	unshare := program(t, "unshare", "util-linux")
 	d := start1(t, unshare)
-	child := strings.TrimSpace(readText(t, fmt.Sprintf("/proc/%d/task/%d/children", d.cmd.Process.Pid, d.cmd.Process.Pid)))
+	child := strings.TrimSpace(readText(t, fmt.Sprintf("/proc/%d/task/%d/children", d.Cmd.Process.Pid, d.Cmd.Process.Pid)))
 	pid, err := strconv.Atoi(child)
 	if err != nil {
 		t.Fatal(err)

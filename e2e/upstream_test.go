@@ -175,7 +175,7 @@ func TestForwardFlag(t *testing.T) {
 	if got := d.record("refused.test:80"); got.text("upstream") != "-f2" || got.text("reply") != "general_failure" {
 		t.Errorf("record %v", got)
 	}
-	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", d.cmd.Process.Pid))
+	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", d.Cmd.Process.Pid))
 	if err != nil || strings.Contains(string(cmdline), "s3cret") {
 		t.Errorf("the command line shows the password: %q, %v", cmdline, err)
 	}

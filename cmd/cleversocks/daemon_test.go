@@ -1,12 +1,9 @@
 package main
 
 import (
-	"bufio"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,131 +12,41 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"cleversocks/e2e/process"
 )
 
-// patience is how long a broken daemon holds a test up.
-const patience = 20 * time.Second
+// patience bounds every wait.
+const patience = process.Patience
 
-// process is the daemon on loopback, with its log.
-type process struct {
-	t       *testing.T
-	cmd     *exec.Cmd
-	stderr  *os.File
-	lines   chan map[string]any // all of it
-	proxy   string
-	admin   string
-	exited  chan struct{}
-	waitErr error
+// running is the daemon on loopback.
+type running struct {
+	*process.Process
+	t *testing.T
 }
 
 // launch starts the daemon on free ports.
-func launch(t *testing.T, args ...string) *process {
+func launch(t *testing.T, args ...string) *running {
 	t.Helper()
 	p := prepare(t, args...)
-	p.proxy = fmt.Sprint(p.wait("proxy listens")["address"])
-	p.admin = fmt.Sprint(p.wait("admin endpoint listens")["address"])
-	p.wait("ready")
+	p.AwaitReady()
 	return p
 }
 
 // prepare starts the daemon, and does not wait until it is ready.
-func prepare(t *testing.T, args ...string) *process {
+func prepare(t *testing.T, args ...string) *running {
 	t.Helper()
-	read, write, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &process{t: t, stderr: read, lines: make(chan map[string]any, 10_000), exited: make(chan struct{})}
-	p.cmd = exec.Command("cleversocks", append([]string{"--admin", "127.0.0.1:0", "--log-format", "json", "--log-level", "debug"}, args...)...)
-	p.cmd.Env = append(os.Environ(), "GORACE="+promptExit)
-	p.cmd.Stderr = write
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	_ = write.Close()
-	go p.read()
-	go func() {
-		defer close(p.exited)
-		p.waitErr = p.cmd.Wait()
-	}()
-	t.Cleanup(func() {
-		_ = p.cmd.Process.Kill()
-		<-p.exited
-		_ = read.Close()
-	})
-	return p
-}
-
-func (p *process) read() {
-	defer close(p.lines)
-	for s := bufio.NewScanner(p.stderr); s.Scan(); {
-		line := make(map[string]any)
-		if json.Unmarshal(s.Bytes(), &line) != nil {
-			line["msg"] = s.Text()
-		}
-		p.lines <- line
-	}
-}
-
-// wait is the next line whose message contains text.
-func (p *process) wait(text string) map[string]any {
-	p.t.Helper()
-	var seen []any
-	timeout := time.After(patience)
-	for {
-		select {
-		case line, ok := <-p.lines:
-			if ok && strings.Contains(fmt.Sprint(line["msg"]), text) {
-				return line
-			}
-			if seen = append(seen, line); ok {
-				continue
-			}
-		case <-timeout:
-		}
-		p.t.Fatalf("no line %q in\n%v", text, seen)
-	}
-}
-
-func (p *process) signal(s os.Signal) {
-	p.t.Helper()
-	if err := p.cmd.Process.Signal(s); err != nil {
-		p.t.Fatal(err)
-	}
-}
-
-// exit waits for the end, and is the exit status.
-func (p *process) exit() int {
-	p.t.Helper()
-	select {
-	case <-p.exited:
-	case <-time.After(patience):
-		p.t.Fatal("it does not end")
-	}
-	return p.cmd.ProcessState.ExitCode()
-}
-
-// get is the body of a page of the admin endpoint.
-func (p *process) get(path string) string {
-	p.t.Helper()
-	resp, err := http.Get("http://" + p.admin + path)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	return string(body)
+	cmd := exec.Command("cleversocks", append([]string{"--admin", "127.0.0.1:0", "--log-format", "json", "--log-level", "debug"}, args...)...)
+	cmd.Env = append(os.Environ(), "GORACE="+promptExit)
+	return &running{process.Start(t, cmd), t}
 }
 
 // eventually asks the admin endpoint until a page has the pattern.
-func (p *process) eventually(path, pattern string) {
+func (p *running) eventually(path, pattern string) {
 	p.t.Helper()
 	want := regexp.MustCompile(pattern)
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
-		if want.MatchString(p.get(path)) {
+		if _, page := p.Get(path); want.MatchString(page) {
 			return
 		}
 		pause := time.NewTimer(10 * time.Millisecond)
@@ -150,14 +57,14 @@ func (p *process) eventually(path, pattern string) {
 
 // tunnel opens a CONNECT through the daemon to something that listens and
 // never speaks.
-func (p *process) tunnel() *net.TCPConn {
+func (p *running) tunnel() *net.TCPConn {
 	p.t.Helper()
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		p.t.Fatal(err)
 	}
 	p.t.Cleanup(func() { silent.Close() })
-	c, err := net.Dial("tcp", p.proxy)
+	c, err := net.Dial("tcp", p.Address)
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -181,13 +88,13 @@ func (p *process) tunnel() *net.TCPConn {
 // proxy. Its lines are lost and counted.
 func TestLogReaderLeaves(t *testing.T) {
 	p := launch(t, "-p", "0")
-	_ = p.stderr.Close()
+	p.HangUp()
 	c := p.tunnel()
 	_ = c.SetLinger(0)
 	c.Close() // the reset ends the tunnel, which leaves a record
 	p.eventually("/metrics", `(?m)^cleversocks_log_lines_lost_total [1-9]`)
 	p.tunnel()
-	p.signal(syscall.SIGKILL)
+	p.Signal(syscall.SIGKILL)
 }
 
 // TestCongestionThatCannotWork: a reload took a name that the kernel does not
@@ -202,15 +109,15 @@ func TestCongestionThatCannotWork(t *testing.T) {
 	}
 	write("nonsense")
 	p := prepare(t, "-p", "0", "--config", path)
-	p.wait("relay.congestion")
-	if code := p.exit(); code != exitInvalid {
+	p.Next("relay.congestion")
+	if code := p.ExitCode(); code != exitInvalid {
 		t.Errorf("exit status %d", code)
 	}
 	write("")
 	p = launch(t, "-p", "0", "--config", path)
 	write("nonsense")
-	p.signal(syscall.SIGHUP)
-	if failed := p.wait("reload failed"); !strings.Contains(fmt.Sprint(failed["err"]), "relay.congestion") {
+	p.Signal(syscall.SIGHUP)
+	if failed := p.Next("reload failed"); !strings.Contains(fmt.Sprint(failed["err"]), "relay.congestion") {
 		t.Errorf("the error does not name the key: %v", failed)
 	}
 	p.tunnel()
@@ -221,14 +128,14 @@ func TestCongestionThatCannotWork(t *testing.T) {
 func TestOneStopSignalTwice(t *testing.T) {
 	p := launch(t, "-p", "0")
 	c := p.tunnel()
-	p.signal(syscall.SIGTERM)
-	p.signal(syscall.SIGINT)
-	p.wait("taken for the same stop signal")
-	p.signal(syscall.SIGHUP)
-	p.wait("draining: the log was reopened") // and not dropped without a line
+	p.Signal(syscall.SIGTERM)
+	p.Signal(syscall.SIGINT)
+	p.Next("taken for the same stop signal")
+	p.Signal(syscall.SIGHUP)
+	p.Next("draining: the log was reopened") // and not dropped without a line
 	_ = c.SetLinger(0)
 	c.Close()
-	if code := p.exit(); code != exitDrained {
+	if code := p.ExitCode(); code != exitDrained {
 		t.Errorf("exit status %d", code)
 	}
 }
@@ -246,9 +153,9 @@ func TestSignalDuringStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer write.Close()
-	p.signal(syscall.SIGTERM)
-	p.wait("while it was starting")
-	if code := p.exit(); code != exitFailed {
+	p.Signal(syscall.SIGTERM)
+	p.Next("while it was starting")
+	if code := p.ExitCode(); code != exitFailed {
 		t.Errorf("exit status %d", code)
 	}
 }
@@ -273,16 +180,16 @@ func TestReloadOverlapsStop(t *testing.T) {
 	if err := os.WriteFile(path, []byte(text+"[[listener]]\naddress = '"+added+"'\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p.signal(syscall.SIGHUP)
-	p.signal(syscall.SIGTERM)
-	p.wait("draining")
+	p.Signal(syscall.SIGHUP)
+	p.Signal(syscall.SIGTERM)
+	p.Next("draining")
 	if late, err := net.Dial("tcp", added); err == nil {
 		late.Close()
 		t.Error("the new listener is open while the daemon drains")
 	}
 	_ = c.SetLinger(0)
 	c.Close()
-	if code := p.exit(); code != exitDrained {
+	if code := p.ExitCode(); code != exitDrained {
 		t.Errorf("exit status %d", code)
 	}
 }
@@ -296,10 +203,10 @@ func TestMetricsFromTheStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := launch(t, "-p", "0", "--config", path)
-	page := p.get("/metrics")
+	_, page := p.Get("/metrics")
 	for _, series := range []string{
 		`cleversocks_service_restarts_total{service="reloader"} 0`,
-		`cleversocks_service_restarts_total{service="listener ` + p.proxy + `"} 0`,
+		`cleversocks_service_restarts_total{service="listener ` + p.Address + `"} 0`,
 		`cleversocks_upstream_up{upstream="far",`,
 		`cleversocks_upstream_failures_total{upstream="far",`,
 	} {
@@ -313,13 +220,13 @@ func TestMetricsFromTheStart(t *testing.T) {
 // a source address that no interface has was accepted without a word.
 func TestWarningsAboutAddresses(t *testing.T) {
 	p := launch(t, "-i", "0.0.0.0", "-p", "0", "-b", "203.0.113.77", "-b", "127.0.0.9")
-	p.signal(syscall.SIGHUP)
+	p.Signal(syscall.SIGHUP)
 	var warnings []string
 	for range 2 { // of the reload; those of the start were read by launch
-		warnings = append(warnings, fmt.Sprint(p.wait("configuration")["warning"]))
+		warnings = append(warnings, fmt.Sprint(p.Next("configuration")["warning"]))
 	}
 	all := strings.Join(warnings, "\n")
-	if !strings.Contains(all, "no authentication on "+p.proxy) || !strings.Contains(all, "source address 203.0.113.77") {
+	if !strings.Contains(all, "no authentication on "+p.Address) || !strings.Contains(all, "source address 203.0.113.77") {
 		t.Error(all)
 	}
 }
@@ -335,8 +242,8 @@ func TestAdminBehindOwnListener(t *testing.T) {
 	free.Close()
 	_, port, _ := net.SplitHostPort(admin)
 	p := prepare(t, "-i", "0.0.0.0", "-p", port, "--admin", admin)
-	p.wait("own listener 0.0.0.0:" + port)
-	if code := p.exit(); code != exitFailed {
+	p.Next("own listener 0.0.0.0:" + port)
+	if code := p.ExitCode(); code != exitFailed {
 		t.Errorf("exit status %d", code)
 	}
 }
