@@ -79,7 +79,7 @@ func formatValue(v reflect.Value) string {
 		if err != nil {
 			return `""`
 		}
-		return quoteTOML(string(text))
+		return QuoteTOML(string(text))
 	}
 	switch v.Kind() {
 	case reflect.Bool:
@@ -93,13 +93,13 @@ func formatValue(v reflect.Value) string {
 		}
 		return "[" + strings.Join(items, ", ") + "]"
 	default:
-		return quoteTOML(v.String())
+		return QuoteTOML(v.String())
 	}
 }
 
-// quoteTOML writes a basic string. Bytes that are not UTF-8, which TOML can't
+// QuoteTOML writes a basic string. Bytes that are not UTF-8, which TOML can't
 // hold, become U+FFFD.
-func quoteTOML(s string) string {
+func QuoteTOML(s string) string {
 	var b strings.Builder
 	b.WriteByte('"')
 	for _, r := range s {

@@ -263,7 +263,7 @@ func (u *UsersByUID) UnmarshalText(text []byte) error {
 func (u UsersByUID) formatTOML() string {
 	var items []string
 	for _, uid := range slices.Sorted(maps.Keys(u)) {
-		items = append(items, fmt.Sprintf("%d = %s", uid, quoteTOML(u[uid])))
+		items = append(items, fmt.Sprintf("%d = %s", uid, QuoteTOML(u[uid])))
 	}
 	if len(items) == 0 {
 		return "{}"

@@ -5,6 +5,8 @@ import (
 	"io"
 	"strings"
 	"time"
+
+	"cleversocks/supervisor/config"
 )
 
 // WriteTOML writes rules for a person to review, in the form of the settings.
@@ -56,7 +58,7 @@ func (r *Rule) write(b *strings.Builder) {
 		if d.Name != "" {
 			note += ", asked for as " + d.Name + ": block_private yields to an address alone"
 		}
-		fmt.Fprintf(b, "  %s,  # %s\n", quote(d.Host), note)
+		fmt.Fprintf(b, "  %s,  # %s\n", config.QuoteTOML(d.Host), note)
 	}
 	fmt.Fprintf(b, "]\nports = [%s]\ncommands = [%s]\n", portList(r.Ports), quoted(r.Commands))
 }
@@ -83,26 +85,7 @@ func portList(ports []uint16) string {
 func quoted(list []string) string {
 	texts := make([]string, len(list))
 	for i, s := range list {
-		texts[i] = quote(s)
+		texts[i] = config.QuoteTOML(s)
 	}
 	return strings.Join(texts, ", ")
-}
-
-// quote writes a basic string of TOML.
-func quote(s string) string {
-	var b strings.Builder
-	b.WriteByte('"')
-	for _, r := range s {
-		switch {
-		case r == '"' || r == '\\':
-			b.WriteByte('\\')
-			b.WriteRune(r)
-		case r < ' ' || r == 0x7f:
-			fmt.Fprintf(&b, `\u%04X`, r)
-		default:
-			b.WriteRune(r)
-		}
-	}
-	b.WriteByte('"')
-	return b.String()
 }

@@ -125,21 +125,31 @@ func (hr *HeadReader) takeLine(b []byte) (line []byte, n int, err error) {
 }
 
 // nextLine reads one more line into buf, its end included, and returns it.
-func (hr *HeadReader) nextLine(r *bufio.Reader) ([]byte, error) {
+func (hr *HeadReader) nextLine(r *bufio.Reader) (line []byte, err error) {
+	err = hr.feed(r, func(b []byte) (n int, done bool, err error) {
+		line, n, err = hr.takeLine(b)
+		return n, line != nil, err
+	})
+	return line, err
+}
+
+// feed gives take what the reader holds, and again what comes, until it is done
+// or fails. It says how many bytes it took.
+func (hr *HeadReader) feed(r *bufio.Reader, take func(b []byte) (n int, done bool, err error)) error {
 	for {
 		b, err := buffered(r)
 		switch {
 		case errors.Is(err, io.EOF) && hr.Started():
-			return nil, io.ErrUnexpectedEOF
+			return io.ErrUnexpectedEOF
 		case err != nil:
-			return nil, err
+			return err
 		}
-		line, n, err := hr.takeLine(b)
+		n, done, err := take(b)
 		if _, discarded := r.Discard(n); err == nil {
 			err = discarded
 		}
-		if line != nil || err != nil {
-			return line, err
+		if done || err != nil {
+			return err
 		}
 	}
 }
@@ -219,21 +229,10 @@ func (hr *HeadReader) whole() (*Head, error) {
 // Read reads a request's head. A client that closes before its first byte is
 // io.EOF; a head that breaks a rule is a *StatusError; anything else is the
 // reader's own error. It may be called again after a time-out.
-func (hr *HeadReader) Read(r *bufio.Reader) (*Head, error) {
-	for {
-		b, err := buffered(r)
-		switch {
-		case errors.Is(err, io.EOF) && hr.Started():
-			return nil, io.ErrUnexpectedEOF
-		case err != nil:
-			return nil, err
-		}
-		h, n, err := hr.Feed(b)
-		if _, discarded := r.Discard(n); err == nil {
-			err = discarded
-		}
-		if h != nil || err != nil {
-			return h, err
-		}
-	}
+func (hr *HeadReader) Read(r *bufio.Reader) (h *Head, err error) {
+	err = hr.feed(r, func(b []byte) (n int, done bool, err error) {
+		h, n, err = hr.Feed(b)
+		return n, h != nil, err
+	})
+	return h, err
 }
