@@ -130,7 +130,7 @@ func rooms(t *testing.T) map[string]bool {
 		t.Fatal("ARCHITECTURE.md has no rooms")
 	}
 	drawn := make(map[string]bool)
-	inText := regexp.MustCompile(`\b([a-z0-9]+)/(?:\s|$|,|\.)`)
+	inText := regexp.MustCompile(`\b([a-z0-9]+)/(?:\s|$|,|;|\.)`)
 	above, last := "", ""
 	for line := range strings.Lines(tree) {
 		name, said := "", line
