@@ -14,11 +14,9 @@ import (
 
 // OverTLS shakes hands. A verified client certificate becomes credentials.
 func OverTLS(door *tlsconf.Door, m *metrics.Registry) Step {
-	return func(_ context.Context, e *Entrance) error {
+	return func(ctx context.Context, e *Entrance) error {
 		c := tls.Server(e.Conn, door.Config())
-		// The session's deadline and its end bound the handshake. With a context
-		// of its own it would take one more goroutine to do the same.
-		if err := c.Handshake(); err != nil { //nolint:noctx // see above
+		if err := shake(ctx, c, door.Waits()); err != nil {
 			m.Listener.TLS.Of(tlsOutcome(err)).Inc()
 			return err
 		}
@@ -37,6 +35,16 @@ func OverTLS(door *tlsconf.Door, m *metrics.Registry) Step {
 		}
 		return nil
 	}
+}
+
+// shake is a handshake. The session's deadline and its end bound what it reads
+// and writes; a context does the same at the price of one more goroutine, and is
+// for a handshake that may wait for something else.
+func shake(ctx context.Context, c *tls.Conn, waits bool) error {
+	if waits {
+		return c.HandshakeContext(ctx)
+	}
+	return c.Handshake() //nolint:noctx // see above
 }
 
 // tlsOutcome tells a client that has no acceptable certificate from one that

@@ -153,7 +153,7 @@ func newCore(ctx context.Context, d *daemon, m *metrics.Registry, cfg *config.Co
 	access := conn.NewAccessLog(d.options.Access, m)
 	g := newGuards(ctx, cfg, d.log, m, d.options.Inherited.From() != nil)
 	return &core{
-		tls: tlsconf.NewKeeper(d.log), locals: locals, resolver: names, access: access, guards: g,
+		tls: tlsconf.NewKeeper(d.log, d.panics), locals: locals, resolver: names, access: access, guards: g,
 		pools: relay.NewPools(relay.PoolOptions{Pipes: descriptorBudget().pipes, Full: m.Limits.Of(metrics.LimitPipes).Inc}),
 		group: conn.NewGroup(ctx, conn.Options{
 			Log: d.log, Metrics: m, Access: access, Guards: g.Guards, Panics: d.panics,

@@ -220,7 +220,7 @@ func oneConnection(ctx context.Context, p *instance, s *server) error {
 }
 
 // useOnce sends a byte there and back, and may close the connection.
-func useOnce(c *net.TCPConn, end bool) error {
+func useOnce(c net.Conn, end bool) error {
 	b := []byte{1}
 	_, err := c.Write(b)
 	if err == nil {
@@ -271,18 +271,19 @@ func idle(ctx context.Context, o options, p *instance) ([]value, error) {
 	if err != nil {
 		return nil, err
 	}
-	each := func(a, b int64) float64 { return float64(b-a) / float64(len(conns)) }
+	return append(perRelay("idle", before, after, len(conns)), value{"idle.resident", float64(before.user) / (1 << 20)}), nil
+}
+
+// perRelay is what each of n relays adds to what a proxy holds.
+func perRelay(name string, before, after footprint, n int) []value {
+	each := func(a, b int64) float64 { return float64(b-a) / float64(n) }
 	user := each(before.user, after.user) / 1024
-	values := []value{
-		{"idle.user", user},
-		{"idle.fds", each(before.descriptors, after.descriptors)},
-		{"idle.resident", float64(before.user) / (1 << 20)},
-	}
+	values := []value{{name + ".user", user}, {name + ".fds", each(before.descriptors, after.descriptors)}}
 	if before.kernel >= 0 {
 		kernel := each(before.kernel, after.kernel) / 1024
-		values = append(values, value{"idle.kernel", kernel}, value{"idle.memory", user + kernel})
+		values = append(values, value{name + ".kernel", kernel}, value{name + ".memory", user + kernel})
 	}
-	return values, nil
+	return values
 }
 
 // dialMany opens n connections through the proxy. On an error it returns none.

@@ -177,6 +177,9 @@ func measureAll(ctx context.Context, o options, dir string) error {
 
 // turn measures one thing at one freshly started proxy.
 func turn(ctx context.Context, o options, m measurement, p proxy) ([]value, error) {
+	if m.carries == overTLS && p.tls != nil {
+		p = *p.tls
+	}
 	running, err := p.start(ctx)
 	if err != nil {
 		return nil, err

@@ -17,10 +17,12 @@ import (
 	"time"
 )
 
-// The proxies that the ratios refer to: a plain loop of reads and writes.
+// The proxies that the ratios refer to: a plain loop of reads and writes, and
+// for TLS the one that most people would take.
 const (
 	yardstick    = "iocopy"
 	udpYardstick = "udpplain"
+	tlsYardstick = "haproxy"
 )
 
 // carries is what a proxy can do, and what a measurement needs.
@@ -29,12 +31,16 @@ type carries uint8
 const (
 	overTCP carries = 1 << iota
 	overUDP
+	overTLS // from the client to the proxy
 )
 
 // yardstick is the proxy that ratios refer to.
 func (c carries) yardstick() string {
-	if c&overUDP != 0 {
+	switch {
+	case c&overUDP != 0:
 		return udpYardstick
+	case c&overTLS != 0:
+		return tlsYardstick
 	}
 	return yardstick
 }
@@ -42,9 +48,11 @@ func (c carries) yardstick() string {
 // proxy is a program that can be measured.
 type proxy struct {
 	name    string
-	command []string                                     // {host}, {port} and {config} are filled in
-	config  func(host string, port int) (content string) // nil: none
+	command []string                         // {host}, {port}, {config} and {dir} are filled in
+	config  func(*instance) (content string) // nil: none
 	carries carries
+	socks   bool   // it speaks SOCKS, and has no destination of its own
+	tls     *proxy // how it is started for TLS; nil: as ever
 }
 
 // build makes the proxies that come from this module.
@@ -69,11 +77,15 @@ func choose(o options, dir string) ([]proxy, error) {
 		ours = filepath.Join(dir, "cleversocks")
 	}
 	all := []proxy{
-		{name: "cleversocks", command: []string{ours, "-q", "-i", "{host}", "-p", "{port}"}, carries: overTCP | overUDP},
+		{name: "cleversocks", command: []string{ours, "-q", "-i", "{host}", "-p", "{port}"}, carries: overTCP | overUDP | overTLS, tls: &proxy{
+			command: []string{ours, "-q", "-i", "{host}", "-p", "{port}", "--tls-cert", "{dir}/cert", "--tls-key", "{dir}/key"}, socks: true,
+		}},
 		{name: yardstick, command: []string{filepath.Join(dir, yardstick), "-listen", "{host}:{port}"}, carries: overTCP},
 		{name: udpYardstick, command: []string{filepath.Join(dir, udpYardstick), "{host}:{port}"}, carries: overUDP},
 		{name: "microsocks", command: []string{"microsocks", "-i", "{host}", "-p", "{port}"}, carries: overTCP},
 		{name: "danted", command: []string{"danted", "-f", "{config}"}, config: danteConfig, carries: overTCP | overUDP},
+		{name: tlsYardstick, command: []string{"haproxy", "-db", "-f", "{config}"}, config: haproxyConfig, carries: overTLS},
+		{name: "stunnel", command: []string{"stunnel4", "{config}"}, config: stunnelConfig, carries: overTLS},
 	}
 	for _, extra := range o.extra {
 		name, command, _ := strings.Cut(extra, "=")
@@ -96,9 +108,10 @@ func choose(o options, dir string) ([]proxy, error) {
 	return chosen, nil
 }
 
-func danteConfig(host string, port int) string {
+func danteConfig(i *instance) string {
+	host, port, _ := net.SplitHostPort(i.address)
 	return fmt.Sprintf(`logoutput: /dev/null
-internal: %s port = %d
+internal: %s port = %s
 external: %s
 socksmethod: none
 clientmethod: none
@@ -112,10 +125,25 @@ socks pass { from: 0.0.0.0/0 to: 0.0.0.0/0 }
 // instance is a running proxy.
 type instance struct {
 	address string
-	usage   *usage
-	cmd     *exec.Cmd
-	output  *os.File // what the proxy says
-	dir     string
+	// backend is where the destination is of proxies that must know it when they
+	// start. The measurement serves there.
+	backend     string
+	speaksSOCKS bool
+	usage       *usage
+	cmd         *exec.Cmd
+	output      *os.File // what the proxy says
+	dir         string
+}
+
+// prepare makes the files that the proxy needs.
+func (p proxy) prepare(i *instance, config string) (err error) {
+	if i.output, err = os.Create(filepath.Join(i.dir, "output")); err != nil {
+		return err
+	}
+	if err = writeIdentity(i.dir); err != nil || p.config == nil {
+		return err
+	}
+	return os.WriteFile(config, []byte(p.config(i)), 0o600)
 }
 
 // start runs the proxy in groups of its own and waits until it accepts.
@@ -125,20 +153,19 @@ func (p proxy) start(ctx context.Context) (*instance, error) {
 	if err != nil {
 		return nil, err
 	}
-	i := &instance{address: net.JoinHostPort(host, strconv.Itoa(port))}
+	backend, err := freePort(ctx, host)
+	if err != nil {
+		return nil, err
+	}
+	i := &instance{address: net.JoinHostPort(host, strconv.Itoa(port)), backend: net.JoinHostPort(host, strconv.Itoa(backend)), speaksSOCKS: p.socks}
 	if i.dir, err = os.MkdirTemp("", "cleversocks-bench-"); err != nil {
 		return nil, err
 	}
-	if i.output, err = os.Create(filepath.Join(i.dir, "output")); err != nil {
+	config := filepath.Join(i.dir, "config")
+	if err := p.prepare(i, config); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(i.dir))
 	}
-	config := filepath.Join(i.dir, "config")
-	if p.config != nil {
-		if err = os.WriteFile(config, []byte(p.config(host, port)), 0o600); err != nil {
-			return nil, errors.Join(err, os.RemoveAll(i.dir))
-		}
-	}
-	fill := strings.NewReplacer("{host}", host, "{port}", strconv.Itoa(port), "{config}", config)
+	fill := strings.NewReplacer("{host}", host, "{port}", strconv.Itoa(port), "{config}", config, "{dir}", i.dir)
 	args := make([]string, len(p.command))
 	for n, arg := range p.command {
 		args[n] = fill.Replace(arg)

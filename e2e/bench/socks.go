@@ -30,7 +30,7 @@ func dial(ctx context.Context, proxy string, target *net.TCPAddr) (*net.TCPConn,
 	return c, nil
 }
 
-func connect(c *net.TCPConn, target *net.TCPAddr) error {
+func connect(c net.Conn, target *net.TCPAddr) error {
 	if err := c.SetDeadline(time.Now().Add(dialTimeout)); err != nil {
 		return err
 	}
@@ -65,8 +65,15 @@ type server struct {
 }
 
 // serve accepts and runs handle for each connection until close.
-func serve(handle func(*net.TCPConn)) (*server, error) {
-	l, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+func serve(handle func(*net.TCPConn)) (*server, error) { return serveAt("127.0.0.1:0", handle) }
+
+// serveAt is serve at an address that somebody knows already.
+func serveAt(address string, handle func(*net.TCPConn)) (*server, error) {
+	at, err := net.ResolveTCPAddr("tcp4", address)
+	if err != nil {
+		return nil, err
+	}
+	l, err := net.ListenTCP("tcp4", at)
 	if err != nil {
 		return nil, err
 	}

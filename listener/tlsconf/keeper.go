@@ -7,7 +7,7 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/crypto/acme/autocert"
+	"cleversocks/conn/task"
 )
 
 // watchEvery is how often the files are looked at: a stat call for each.
@@ -17,16 +17,20 @@ const watchEvery = 2 * time.Second
 // change, and changes the keys of the session tickets that they share.
 type Keeper struct {
 	log     *slog.Logger
+	panics  *task.Reporter
 	tickets *tickets
 
-	mu       sync.Mutex
-	doors    map[*Door]fileStates // and what was complained of; nil: nothing
-	managers map[string]*autocert.Manager
+	mu      sync.Mutex
+	doors   map[*Door]fileStates // and what was complained of; nil: nothing
+	issuers map[string]*issuer
 }
 
 // NewKeeper makes a keeper without doors.
-func NewKeeper(log *slog.Logger) *Keeper {
-	return &Keeper{log: log, tickets: newTickets(), doors: make(map[*Door]fileStates), managers: make(map[string]*autocert.Manager)}
+func NewKeeper(log *slog.Logger, panics *task.Reporter) *Keeper {
+	return &Keeper{
+		log: log, panics: panics, tickets: newTickets(),
+		doors: make(map[*Door]fileStates), issuers: make(map[string]*issuer),
+	}
 }
 
 // String names the service.
@@ -38,6 +42,7 @@ func (k *Keeper) Serve(ctx context.Context) error {
 	defer look.Stop()
 	defer rotate.Stop()
 	for {
+		k.visit(ctx)
 		select {
 		case <-look.C:
 			k.look(ctx)
@@ -45,6 +50,22 @@ func (k *Keeper) Serve(ctx context.Context) error {
 			k.tickets.rotate()
 		case <-ctx.Done():
 			return ctx.Err()
+		}
+	}
+}
+
+// visit has every issuer of a door look after its certificates. Nobody waits for
+// that: an ACME server may take minutes, and the end of the program may not.
+func (k *Keeper) visit(ctx context.Context) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for d := range k.doors {
+		if i := d.issuer; i != nil && i.busy.CompareAndSwap(false, true) {
+			scope, ctx := task.New(context.WithoutCancel(ctx), k.panics, "acme")
+			scope.Go(func() error {
+				i.visit(ctx)
+				return nil
+			})
 		}
 	}
 }

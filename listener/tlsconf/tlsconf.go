@@ -2,7 +2,7 @@
 // while connections go on, client certificates with a revocation list, session
 // tickets with keys that change, and certificates from an ACME server.
 //
-//	keeper := tlsconf.NewKeeper(log)
+//	keeper := tlsconf.NewKeeper(log, panics)
 //	supervisor.Add(keeper)
 //	door, err := keeper.Open(tlsconf.Options{Name: "office", Cert: "tls.crt", Key: "tls.key"})
 //	tlsConn := tls.Server(conn, door.Config())
@@ -38,6 +38,7 @@ type Options struct {
 type Door struct {
 	keeper  *Keeper
 	options Options
+	issuer  *issuer     // nil without ACME
 	config  *tls.Config // hands out current's
 	current atomic.Pointer[material]
 }
@@ -48,6 +49,7 @@ type material struct {
 	files   fileStates
 	config  *tls.Config // of this material
 	plain   *tls.Config // the same without ALPN
+	proof   *tls.Config // for an ACME server's challenge; nil without ACME
 	revoked revocations
 	leaf    *x509.Certificate // nil with ACME
 }
@@ -55,7 +57,7 @@ type material struct {
 // Open reads the files. What it returns must be closed when nothing is accepted
 // by it any more.
 func (k *Keeper) Open(o Options) (*Door, error) {
-	d := &Door{keeper: k, options: o}
+	d := k.door(o)
 	m, err := d.read()
 	if err != nil {
 		return nil, err
@@ -66,10 +68,17 @@ func (k *Keeper) Open(o Options) (*Door, error) {
 	return d, nil
 }
 
+func (k *Keeper) door(o Options) *Door {
+	d := &Door{keeper: k, options: o}
+	if o.ACME != nil {
+		d.issuer = k.issuer(o.ACME)
+	}
+	return d
+}
+
 // Check reads the files of a door that is not opened.
 func Check(o Options) error {
-	d := &Door{keeper: NewKeeper(nil), options: o}
-	_, err := d.read()
+	_, err := NewKeeper(nil, nil).door(o).read()
 	return err
 }
 
@@ -83,6 +92,10 @@ func (d *Door) Close() {
 // its handshake begins.
 func (d *Door) Config() *tls.Config { return d.config }
 
+// Waits says whether a handshake may have to wait for a certificate, and should
+// end with its connection meanwhile.
+func (d *Door) Waits() bool { return d.issuer != nil }
+
 // Leaf is the certificate in force; nil with ACME.
 func (d *Door) Leaf() *x509.Certificate { return d.current.Load().leaf }
 
@@ -91,6 +104,9 @@ func (d *Door) Leaf() *x509.Certificate { return d.current.Load().leaf }
 // behind TLS tunnels send whatever their library has.
 func (d *Door) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	m := d.current.Load()
+	if m.proof != nil && forChallenge(hello) {
+		return m.proof, nil
+	}
 	if len(hello.SupportedProtos) > 0 && !slices.ContainsFunc(hello.SupportedProtos, func(p string) bool {
 		return slices.Contains(m.config.NextProtos, p)
 	}) {
@@ -145,9 +161,9 @@ func (d *Door) read() (*material, error) {
 }
 
 func (d *Door) readCertificate(m *material, c *tls.Config) error {
-	if a := d.options.ACME; a != nil {
-		c.GetCertificate = d.keeper.manager(a).GetCertificate
-		c.NextProtos = append(c.NextProtos, acme.ALPNProto)
+	if d.issuer != nil {
+		c.GetCertificate = d.issuer.certificate
+		m.proof = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: d.issuer.certificate, NextProtos: []string{acme.ALPNProto}}
 		return nil
 	}
 	cert, err := readFile(d.options.Cert)
