@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/miekg/dns"
@@ -191,7 +192,10 @@ func TestACMEFirstCertificate(t *testing.T) {
 	d.find("of a certificate", func(l line) bool {
 		return l.text("msg") == "ACME certificate in force" && l.text("domain") == "proxy.example"
 	})
-	d.finish()
+	d.signal(syscall.SIGTERM)
+	if code := d.exitCode(); code != 0 {
+		t.Errorf("exit status %d", code)
+	}
 
 	p.stop()
 	again := p.start(cache, "", "proxy.example", "other.example")
