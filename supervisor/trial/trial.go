@@ -240,6 +240,10 @@ func (t *trial) handshake(ctx context.Context) (string, error) {
 		if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 			return "", failed("name the authority by --ca, the name by --tls-name, or go on without by --insecure", "the certificate is not trusted: %w", err)
 		}
+		if errors.Is(err, syscall.ECONNRESET) {
+			// What a listener without TLS does not read resets the connection, or not.
+			return "", failed("does the listener speak TLS? Clients that are banned, too many, or not in allow_from are reset, too", "the proxy reset the connection")
+		}
 		return "", err
 	}
 	t.conn = c
