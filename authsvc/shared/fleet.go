@@ -185,6 +185,7 @@ func (s *Store) beatFleet(ctx context.Context, call caller) bool {
 	s.offset.Store(n[2] - asked.UnixMilli())
 	s.metrics.Replicas.Store(n[0])
 	s.takeOut(out)
+	s.doFailed()
 	if s.fleet.noted(s.rhythm, sent, beatOfFleet{count: int(n[0]), was: n[1] == 1, now: n[2], ignorant: int(n[3])}) {
 		s.publish(event{Kind: eventJoin})
 		s.restate()

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -21,11 +22,16 @@ import (
 type later struct {
 	seed   maphash.Seed
 	queues [4]chan job
+
+	mu     sync.Mutex
+	failed []job // to be done when the store answers again
 }
 
 type job struct {
-	what string
-	run  func(ctx context.Context, c rueidis.Client) error
+	source netip.Addr
+	what   string
+	keep   bool // it is to be done even if that is after an outage
+	run    func(ctx context.Context, c rueidis.Client) error
 }
 
 // queueLength bounds what waits: a flood of wrong passwords is counted here in
@@ -40,12 +46,23 @@ func (l *later) start() {
 }
 
 // do has a call made soon. It does not wait.
-func (s *Store) do(source netip.Addr, what string, run func(ctx context.Context, c rueidis.Client) error) {
-	q := s.later.queues[maphash.Comparable(s.later.seed, source)%uint64(len(s.later.queues))]
+func (s *Store) do(j job) {
+	q := s.later.queues[maphash.Comparable(s.later.seed, j.source)%uint64(len(s.later.queues))]
 	select {
-	case q <- job{what, run}:
+	case q <- j:
 	default:
 		s.metrics.Dropped.Inc()
+	}
+}
+
+// doFailed has those calls made that an outage has prevented.
+func (s *Store) doFailed() {
+	s.later.mu.Lock()
+	list := s.later.failed
+	s.later.failed = nil
+	s.later.mu.Unlock()
+	for _, j := range list {
+		s.do(j)
 	}
 }
 
@@ -64,9 +81,16 @@ func (s *Store) work(ctx context.Context, queue <-chan job) error {
 func (s *Store) workOn(ctx context.Context, j job) {
 	ctx, cancel := context.WithTimeout(ctx, backgroundTimeout)
 	defer cancel()
-	if s.call(ctx, j.what, j.run) != nil {
-		s.metrics.Dropped.Inc()
+	if s.call(ctx, j.what, j.run) == nil {
+		return
 	}
+	s.later.mu.Lock()
+	defer s.later.mu.Unlock()
+	if !j.keep || len(s.later.failed) >= queueLength {
+		s.metrics.Dropped.Inc()
+		return
+	}
+	s.later.failed = append(s.later.failed, j)
 }
 
 // banData is a ban in the list of all, and in events: times are the store's.
@@ -95,7 +119,7 @@ func (s *Store) fail(source netip.Addr, terms authsvc.ThrottleOptions, least int
 	source = netaddr.SourceKey(source)
 	keys := []string{s.keys.fail(source), s.keys.ban(source)}
 	args := []string{itoa(terms.Max), ms(terms.Window), ms(terms.Ban), ms(terms.BanMax), itoa(least), ms(wanted)}
-	s.do(source, "fail", func(ctx context.Context, c rueidis.Client) error {
+	s.do(job{source, "fail", least > 0, func(ctx context.Context, c rueidis.Client) error {
 		list, err := failScript.run(ctx, c, keys, args).ToArray()
 		if err != nil {
 			return err
@@ -114,18 +138,23 @@ func (s *Store) fail(source netip.Addr, terms authsvc.ThrottleOptions, least int
 			return nil
 		}
 		s.banned(source, &banData{Since: data.Since, Until: data.Until, Level: data.Level})
-		return s.listBan(ctx, c, source, data)
-	})
+		s.listBan(source, data)
+		return nil
+	}})
 }
 
-// listBan puts a ban on the list, and tells the others.
-func (s *Store) listBan(ctx context.Context, c rueidis.Client, source netip.Addr, data *banData) error {
+// listBan puts a ban on the list, and tells the others. It is a call of its own,
+// which is repeated if it fails: the ban itself is in the store already.
+func (s *Store) listBan(source netip.Addr, data *banData) {
+	s.publish(event{Kind: eventBan, Source: source, Ban: data})
 	text, err := json.Marshal(data)
 	if err != nil {
-		return err
+		return // its types are ours: it cannot be
 	}
-	s.publish(event{Kind: eventBan, Source: source, Ban: data})
-	return listScript.run(ctx, c, []string{s.keys.bans(), s.keys.bansData()}, []string{source.String(), itoa(data.Until), string(text)}).Error()
+	args := []string{source.String(), itoa(data.Until), string(text)}
+	s.do(job{source, "fail", true, func(ctx context.Context, c rueidis.Client) error {
+		return listScript.run(ctx, c, []string{s.keys.bans(), s.keys.bansData()}, args).Error()
+	}})
 }
 
 // banned takes a ban as the fleet has it.
@@ -143,12 +172,12 @@ func (s *Store) banned(source netip.Addr, data *banData) {
 func (s *Store) Lifted(source netip.Addr) {
 	source = netaddr.SourceKey(source)
 	s.publish(event{Kind: eventUnban, Source: source})
-	s.do(source, "lift", func(ctx context.Context, c rueidis.Client) error {
+	s.do(job{source, "lift", true, func(ctx context.Context, c rueidis.Client) error {
 		if err := c.Do(ctx, c.B().Del().Key(s.keys.fail(source), s.keys.ban(source)).Build()).Error(); err != nil {
 			return err
 		}
 		return listScript.run(ctx, c, []string{s.keys.bans(), s.keys.bansData()}, []string{source.String(), "0", ""}).Error()
-	})
+	}})
 }
 
 // maxBans bounds the list that is read: what a Throttle remembers.
@@ -190,7 +219,7 @@ func (s *Store) ownBan(b *banData) {
 
 // Added lets an address in on all replicas.
 func (s *Store) Added(addr netip.Addr, entry func() []byte, ttl time.Duration) {
-	s.do(addr, "once", func(ctx context.Context, c rueidis.Client) error {
+	s.do(job{addr, "once", true, func(ctx context.Context, c rueidis.Client) error {
 		text := entry()
 		if len(text) == 0 || ttl <= 0 {
 			return nil
@@ -199,15 +228,15 @@ func (s *Store) Added(addr netip.Addr, entry func() []byte, ttl time.Duration) {
 		err := c.Do(ctx, c.B().Set().Key(s.keys.once(addr)).Value(string(text)).Px(ttl).Build()).Error()
 		s.publish(event{Kind: eventOnce, Source: addr, What: text})
 		return err
-	})
+	}})
 }
 
 // Revoked lets it in no more.
 func (s *Store) Revoked(addr netip.Addr) {
 	s.publish(event{Kind: eventRevoke, Source: addr})
-	s.do(addr, "once", func(ctx context.Context, c rueidis.Client) error {
+	s.do(job{addr, "once", true, func(ctx context.Context, c rueidis.Client) error {
 		return c.Do(ctx, c.B().Del().Key(s.keys.once(addr)).Build()).Error()
-	})
+	}})
 }
 
 // Ask is what the store knows of an address that this replica does not know.
@@ -287,13 +316,13 @@ func (s *Store) restate() {
 	}
 	if s.options.Once != nil {
 		s.options.Once.Encoded(func(addr netip.Addr, entry []byte, ttl time.Duration) {
-			s.do(addr, "once", func(ctx context.Context, c rueidis.Client) error {
+			s.do(job{addr, "once", true, func(ctx context.Context, c rueidis.Client) error {
 				err := c.Do(ctx, c.B().Set().Key(s.keys.once(addr)).Value(string(entry)).Nx().Px(ttl).Build()).Error()
 				if rueidis.IsRedisNil(err) {
 					return nil // it is there
 				}
 				return err
-			})
+			}})
 		})
 	}
 }
@@ -304,12 +333,13 @@ func (s *Store) restateBan(b authsvc.Ban) {
 	if data.Replica == "" {
 		data.Replica = s.options.Replica
 	}
-	s.do(source, "fail", func(ctx context.Context, c rueidis.Client) error {
+	s.do(job{source, "fail", true, func(ctx context.Context, c rueidis.Client) error {
 		args := []string{itoa(data.Until), itoa(data.Level), itoa(data.Since), ms(b.Duration())}
 		lost, err := restoreScript.run(ctx, c, []string{s.keys.ban(source)}, args).AsInt64()
 		if err != nil || lost == 0 {
 			return err
 		}
-		return s.listBan(ctx, c, source, data)
-	})
+		s.listBan(source, data)
+		return nil
+	}})
 }
