@@ -43,6 +43,7 @@ msg="connection refused" listener=main client=[2001:db8::1]:9 client_ip=2001:db8
 		}
 		out.Reset()
 		time.Sleep(refusalInterval + time.Second)
+		synctest.Wait()
 		for _, line := range []string{
 			`msg="connections refused" listener=main source=192.0.2.7/32 cause=refused reason=rate count=99`,
 			`msg="connections refused" listener=main source=2001:db8::/64 cause=refused reason=banned count=1`,
@@ -53,6 +54,7 @@ msg="connection refused" listener=main client=[2001:db8::1]:9 client_ip=2001:db8
 		}
 		out.Reset()
 		time.Sleep(2 * refusalInterval) // nothing more, and all are forgotten
+		synctest.Wait()
 		if out.Len() > 0 || len(a.refusals.seen) > 0 {
 			t.Errorf("later: %s, %d", out.String(), len(a.refusals.seen))
 		}

@@ -16,12 +16,11 @@ func TestRecordsOfDatagramsAndRefusals(t *testing.T) {
 	a.echoes("127.0.0.1", one, "first")
 	a.echoes("127.0.0.1", one, "again")
 	a.echoes("127.0.0.1", two, "second")
-	refused := dialProxy(t, d.address)
-	if n, err := refused.Read(make([]byte, 1)); err == nil {
-		t.Errorf("read %d bytes", n)
+	if out, err := curl(t, "--proxy", "socks5h://"+d.address, "http://"+one.String()); err == nil {
+		t.Errorf("a second connection: %q", out)
 	}
 	r := d.waitLine("msg", "connection refused")
-	if r.text("client") != refused.LocalAddr().String() || r.text("reason") != "ip_limit" || r.text("cause") != "refused" {
+	if r.text("client_ip") != "127.0.0.1" || r.text("reason") != "ip_limit" || r.text("cause") != "refused" {
 		t.Errorf("refused: %v", r)
 	}
 	_ = a.control.Close()

@@ -34,6 +34,7 @@ type Registry struct {
 	Bind     Bind
 	Upstream Upstream
 	Shared   *Shared
+	Usage    Usage
 }
 
 // Labels are the values of labels that other packages name, since this one
@@ -69,6 +70,7 @@ func With(l Labels) *Registry {
 		Bind:     newBind(set),
 		Upstream: newUpstream(set),
 		Shared:   newShared(set),
+		Usage:    newUsage(set),
 	}
 }
 

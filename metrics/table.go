@@ -88,6 +88,10 @@ var Table = []Family{
 	{"cleversocks_shared_events_total", CounterType, "Events of the fleet, by direction and event."},
 	{"cleversocks_shared_event_delay_seconds", Histogram, "Time from an event at another replica until it is known here."},
 
+	{"cleversocks_usage_events_total", CounterType, "Events for the usage endpoint, by outcome."},
+	{"cleversocks_usage_pushes_total", CounterType, "Attempts to push a batch to the usage endpoint, by outcome."},
+	{"cleversocks_usage_spool_bytes", GaugeType, "Bytes that wait for the usage endpoint."},
+
 	{"cleversocks_config_last_reload_success_timestamp_seconds", GaugeType, "When the configuration was last put in force, at the start or by a reload."},
 	{"cleversocks_config_last_reload_successful", GaugeType, "1: the last attempt to load the configuration put it in force; 0: it failed, and the one before stays."},
 	{"cleversocks_reloads_total", CounterType, "Reloads of the configuration, by outcome."},

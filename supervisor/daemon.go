@@ -24,6 +24,7 @@ import (
 	"cleversocks/resolver"
 	"cleversocks/supervisor/config"
 	"cleversocks/supervisor/shortage"
+	"cleversocks/supervisor/usage"
 )
 
 // daemon is the running program, for who ends it. Everything else belongs to
@@ -75,7 +76,7 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	if err != nil {
 		return nil, err
 	}
-	d.closers = []func(){c.resolver.Close, c.pools.Close}
+	d.closers = []func(){c.usage.Close, c.resolver.Close, c.pools.Close}
 	d.active, d.retired = c.group.Active, c.group.Retire
 	d.tree = newTree(d.log, m)
 	d.idle = newIdleExit(func() time.Duration { return d.config.Load().Limits.ExitWhenIdle.D() }, c.group.Active, c.group.Changed())
@@ -85,7 +86,7 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	if err := d.reloader.install(ctx, cfg); err != nil {
 		return nil, err
 	}
-	for _, s := range []service{m.Process, c.access, c.locals, c.guards.Throttle, c.guards.once, c.guards.Quotas, c.guards.replays, c.tls} {
+	for _, s := range []service{m.Process, c.access, c.usage, c.locals, c.guards.Throttle, c.guards.once, c.guards.Quotas, c.guards.replays, c.tls} {
 		d.tree.add(d.tree.core, s)
 	}
 	if c.guards.fleet != nil {
@@ -137,6 +138,7 @@ type core struct {
 	guards   *guards
 	group    *conn.Group
 	tls      *tlsconf.Keeper
+	usage    *usage.Usage
 }
 
 func newCore(ctx context.Context, d *daemon, m *metrics.Registry, cfg *config.Config) (*core, error) {
@@ -152,7 +154,7 @@ func newCore(ctx context.Context, d *daemon, m *metrics.Registry, cfg *config.Co
 	}
 	access := conn.NewAccessLog(d.options.Access, m)
 	g := newGuards(ctx, cfg, d.log, m, d.options.Inherited.From() != nil)
-	return &core{
+	c := &core{
 		tls: tlsconf.NewKeeper(d.log, d.panics), locals: locals, resolver: names, access: access, guards: g,
 		pools: relay.NewPools(relay.PoolOptions{Pipes: descriptorBudget().pipes, Full: m.Limits.Of(metrics.LimitPipes).Inc}),
 		group: conn.NewGroup(ctx, conn.Options{
@@ -164,7 +166,9 @@ func newCore(ctx context.Context, d *daemon, m *metrics.Registry, cfg *config.Co
 				return d.config.Load().Drain.Timeout.D()
 			},
 		}),
-	}, nil
+	}
+	c.usage = newUsage(d, m, cfg, c.group)
+	return c, nil
 }
 
 func newLocals(ctx context.Context, log *slog.Logger) (*aclsvc.Locals, error) {
@@ -214,6 +218,7 @@ func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim,
 		// From here on the policy is in force.
 		onCommit(func(_ context.Context, next *draft) { c.group.SetPolicy(next.policy); d.config.Store(next.cfg) }),
 		inForce,
+		onCommit(func(_ context.Context, next *draft) { c.usage.Set(usageSettings(next.cfg)) }),
 		onCommit(func(_ context.Context, next *draft) { m.ACL.Retain(next.policy.ACL.Deciders()) }),
 		&pools{log: log, metrics: m, tree: d.tree, running: make(map[*upstream.Pool]suture.ServiceToken)},
 		onCommit(func(ctx context.Context, next *draft) {

@@ -17,6 +17,7 @@ import (
 	"cleversocks/metrics/admin"
 	"cleversocks/resolver"
 	"cleversocks/supervisor/config"
+	"cleversocks/supervisor/usage"
 )
 
 // operator is what the management API tells and does: the daemon as people see
@@ -41,6 +42,7 @@ type operator struct {
 	names    atomic.Pointer[[]string]      // of the listeners
 
 	events  *admin.Events
+	usage   *usage.Usage
 	rates   rates
 	denials denials
 
@@ -54,7 +56,8 @@ func newOperator(d *daemon, m *metrics.Registry, c *core, ready func() error) *o
 		resolver: c.resolver, ready: ready, phase: d.phase, asked: d.asked,
 		events: admin.NewEvents(m.Limits.Of(metrics.LimitEventStreams).Inc, m.Limits.Of(metrics.LimitEventQueue).Inc),
 	}
-	c.access.Watch(o.seen, o.events.Wanted)
+	o.usage = c.usage
+	c.access.Watch(o.seen, func() bool { return o.events.Wanted() || o.usage.Wanted() })
 	return o
 }
 
@@ -87,6 +90,7 @@ func normal(name string) string { return strings.ToLower(strings.TrimSuffix(name
 // access log's goroutine.
 func (o *operator) seen(r *conn.Record) {
 	now := time.Now()
+	o.usage.Session(usageOf(r))
 	event := admin.Event{Time: now, Cause: r.Cause}
 	if where, denied := r.Denied(); denied {
 		d := denialOf(r, where, now)

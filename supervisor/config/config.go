@@ -34,6 +34,7 @@ type Config struct {
 	Admin        Admin
 	State        State
 	SharedState  SharedState
+	Usage        Usage
 	Secrets      Secrets
 
 	// Warnings are sentences that an operator should read after each load.
@@ -67,6 +68,7 @@ func (c *Config) sections() []section {
 		table("admin", adminDoc, c.Admin.keys()),
 		table("state", stateDoc, c.State.keys()),
 		table("shared_state", sharedDoc, c.SharedState.keys()),
+		table("usage", usageDoc, c.Usage.keys()),
 		table("secrets", secretsDoc, c.Secrets.keys()),
 	}
 }
@@ -87,6 +89,7 @@ func (c *Config) finishers() []func(*finisher) {
 		c.finishSubjects,
 		c.finishAdmin,
 		c.finishShared,
+		c.finishUsage,
 		c.finishSecrets,
 	}
 }
