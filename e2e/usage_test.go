@@ -59,8 +59,8 @@ func TestUsageIsPushed(t *testing.T) {
 	mu.Unlock()
 	mustCurl(t, "--proxy", d.via("alice", "x"), web.URL)
 	d.waitMessage("usage events wait: they cannot be pushed")
-	_ = d.cmd.Process.Kill()
-	<-d.exited
+	_ = d.Cmd.Process.Kill()
+	<-d.Exited
 	mu.Lock()
 	dead = false
 	mu.Unlock()
