@@ -72,9 +72,6 @@ func (t *Once) Join(f OnceFleet) { t.fleet = f }
 
 // share tells the fleet of an entry that was made here.
 func (t *Once) share(e *OnceEntry) {
-	if t.fleet == nil {
-		return
-	}
 	copied := *e
 	t.fleet.Added(e.Addr, func() []byte { return copied.encode() }, time.Until(e.Until))
 }

@@ -53,7 +53,8 @@ type OnceEntry struct {
 	Since time.Time
 	Until time.Time
 
-	secret **secret // what the user logged in with, as in Identity
+	secret **secret  // what the user logged in with, as in Identity
+	known  time.Time // until when the fleet lets the address in, as it was told
 }
 
 // identity is the user's, as at the log-in. It is to be asked whether it
@@ -113,10 +114,26 @@ func (t *Once) gone(addr netip.Addr, _ *OnceEntry) {
 // Add lets addr (unmapped) in for the TTL from now, as the user who has just
 // authenticated from there.
 func (t *Once) Add(addr netip.Addr, id Identity) {
-	now := time.Now()
-	e := &OnceEntry{Addr: addr, User: id.User, By: id.Method, Since: now, Until: now.Add(t.settings.Load().TTL), secret: id.secret}
+	now, ttl := time.Now(), t.settings.Load().TTL
+	e := &OnceEntry{Addr: addr, User: id.User, By: id.Method, Since: now, Until: now.Add(ttl), secret: id.secret}
+	if t.fleet != nil && t.isNews(e, now.Add(ttl-ttl/10)) {
+		e.known = e.Until
+		t.share(e)
+	}
 	t.insert(e)
-	t.share(e)
+}
+
+// isNews reports whether the fleet should hear of an entry: of most it has heard
+// by an earlier log-in, and lets the address in until a time at least.
+func (t *Once) isNews(e *OnceEntry, until time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	old, ok := t.entries.Peek(e.Addr)
+	if !ok || old.User != e.User || old.By != e.By || old.secret != e.secret || old.known.Before(until) {
+		return true
+	}
+	e.known = old.known
+	return false
 }
 
 func (t *Once) insert(e *OnceEntry) {

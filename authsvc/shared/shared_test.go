@@ -258,6 +258,18 @@ func TestOnceOfFleet(t *testing.T) {
 	if _, ok := late.once.LookupElsewhere(t.Context(), netip.MustParseAddr("192.0.2.8")); ok {
 		t.Error("somebody is let in whom nobody knows")
 	}
+	// Each connection of a client that gives a password is a log-in: the store
+	// hears of the first.
+	told := func() uint64 { return all[0].metrics.Shared.Events.Of("sent", "once").Get() }
+	before := told()
+	for range 100 {
+		all[0].once.Add(home, id)
+	}
+	all[0].once.Add(netip.MustParseAddr("192.0.2.9"), id)
+	eventually(t, "the next address is told", func() bool { return told() > before })
+	if n := told() - before; n != 1 {
+		t.Errorf("%d events for a hundred log-ins and a new address", n)
+	}
 	all[1].once.Revoke(home)
 	for _, r := range append(all, late) {
 		eventually(t, "it is known nowhere", func() bool {
