@@ -28,6 +28,10 @@ type BanFleet interface {
 // Join has the table be one of several.
 func (t *Throttle) Join(f BanFleet) { t.fleet = f }
 
+// OnBan has f hear of each ban that failures bring, here or at another replica.
+// It must not wait, nor ask the table. Call it before the first Begin.
+func (t *Throttle) OnBan(f func(Ban)) { t.banned = f }
+
 // Learn takes a ban as the fleet has it, in the place of what is known here. It
 // reports false if it changes nothing, or is of a source that nobody may ban.
 func (t *Throttle) Learn(b Ban) bool {
@@ -50,6 +54,9 @@ func (t *Throttle) Learn(b Ban) bool {
 	t.bans.Add(1)
 	if !banned {
 		t.metrics.BansActive.Add(1)
+	}
+	if t.banned != nil {
+		t.banned(b)
 	}
 	t.file.dirty.Store(true)
 	return true

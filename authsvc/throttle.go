@@ -26,7 +26,8 @@ type Throttle struct {
 	shards   [throttleShards]throttleShard
 	bans     atomic.Int64 // sources with a ban, over or not, that is not forgotten
 	file     stateFile
-	fleet    BanFleet // nil: there are no other replicas
+	fleet    BanFleet  // nil: there are no other replicas
+	banned   func(Ban) // hears of bans that nobody imposed; nil: nobody does
 }
 
 const (
@@ -169,6 +170,9 @@ func (t *Throttle) count(key netip.Addr, o *offender, tag uint64, now time.Time,
 	}
 	if t.fleet != nil {
 		t.fleet.Failed(key, settings.ThrottleOptions, ban)
+	}
+	if t.banned != nil && !ban.Until.IsZero() {
+		t.banned(ban)
 	}
 	return ban
 }

@@ -57,6 +57,10 @@ func newOperator(d *daemon, m *metrics.Registry, c *core, ready func() error) *o
 		events: admin.NewEvents(m.Limits.Of(metrics.LimitEventStreams).Inc, m.Limits.Of(metrics.LimitEventQueue).Inc),
 	}
 	o.usage = c.usage
+	c.guards.Throttle.OnBan(func(b authsvc.Ban) {
+		ban := o.banOf(b)
+		o.events.Publish("banned", admin.Event{Time: time.Now(), Ban: &ban})
+	})
 	c.access.Watch(o.seen, func() bool { return o.events.Wanted() || o.usage.Wanted() })
 	return o
 }

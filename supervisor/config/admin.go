@@ -13,6 +13,8 @@ type Admin struct {
 	Pprof   bool
 	Hosts   []string // names by which it may be called
 
+	HealthTCP ListenAddress // the zero address: none
+
 	TokenFile string
 	// Token is what TokenFile holds; unset: there is no API.
 	Token Secret
@@ -52,6 +54,10 @@ func (a *Admin) keys() []Key {
 			Doc: `Names by which clients may call the endpoint, as "proxy.example.org" behind a reverse proxy. Addresses, names without a dot and names that the public DNS cannot hold (localhost, .local, .internal, .svc, .cluster.local, .test, .home.arpa) need no mention. Others are refused, since a web page can make its own name point here; /healthz and /readyz answer to any.`,
 		},
 		{
+			Name: "health_tcp", Value: &a.HealthTCP, Default: "",
+			Doc: "HOST:PORT of a port that accepts connections while the daemon is ready, and closes them at once, for load balancers that can do no more than connect. Nobody listens there while it is not ready. Empty: none. It is that of the start.",
+		},
+		{
 			Name: "token_file", Value: &a.TokenFile, Default: "",
 			Doc: "A file that holds the token for /api, at least 16 bytes, read again on SIGHUP. Empty: there is no /api.",
 		},
@@ -63,6 +69,7 @@ func (c *Config) finishAdmin(f *finisher) {
 	c.Admin.Configured = c.isSet(key)
 	c.Admin.readToken(f, c)
 	f.resolve(key, c.origins[key], &c.Admin.Address.ListenAddress)
+	c.finishHealthTCP(f)
 	if c.Admin.Address.IsZero() || c.Admin.Address.isAnyPort() {
 		return
 	}
@@ -80,6 +87,27 @@ func (c *Config) finishAdmin(f *finisher) {
 	}
 	if !c.Admin.Address.IsLoopback() {
 		f.warn("the admin endpoint on %s is not on loopback: whoever reaches it reads metrics", c.Admin.Address)
+	}
+}
+
+func (c *Config) finishHealthTCP(f *finisher) {
+	const key = "admin.health_tcp"
+	at := &c.Admin.HealthTCP
+	f.resolve(key, c.origins[key], at)
+	if at.IsZero() {
+		return
+	}
+	if at.Socket != "" || !at.AddrPort.IsValid() {
+		f.add(c.originOf(key), key, "%s: write HOST:PORT", at)
+		return
+	}
+	for i, l := range c.Listeners {
+		if l.Address == *at && !at.isAnyPort() {
+			f.add(c.originOf(key), key, "%s is also listener[%d].address: give one of them another port", at, i)
+		}
+	}
+	if c.Admin.Address.ListenAddress == *at && !at.isAnyPort() {
+		f.add(c.originOf(key), key, "%s is also admin.address: give one of them another port", at)
 	}
 }
 
