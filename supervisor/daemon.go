@@ -104,6 +104,7 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	for _, s := range []service{c.group, d.idle, interim, gone} {
 		d.tree.add(d.tree.flows, s)
 	}
+	d.tree.add(d.tree.core, lean{d.log, unmapProgram})
 	d.tree.add(d.tree.admin, watchdog{d.notify, func() { c.group.Active() }})
 	if err := d.takeOver(ctx, c); err != nil {
 		return nil, err
