@@ -15,7 +15,8 @@ import (
 // OverTLS shakes hands. A verified client certificate becomes credentials.
 func OverTLS(door *tlsconf.Door, m *metrics.Registry) Step {
 	return func(ctx context.Context, e *Entrance) error {
-		c := tls.Server(e.Conn, door.Config())
+		below := &tlsSocket{Conn: e.Conn}
+		c := tls.Server(below, door.Config())
 		if err := shake(ctx, c, door.Waits()); err != nil {
 			m.Listener.TLS.Of(tlsOutcome(err)).Inc()
 			return err
@@ -29,7 +30,7 @@ func OverTLS(door *tlsconf.Door, m *metrics.Registry) Step {
 		} else {
 			m.Listener.TLS.Of("ok").Inc()
 		}
-		e.Conn = tlsConn{c}
+		e.Conn = &tlsConn{Conn: c, below: below}
 		if names := tlsconf.Names(state); len(names) > 0 {
 			e.Credentials = authsvc.Certificate{Names: names}
 		}
@@ -54,18 +55,4 @@ func tlsOutcome(err error) string {
 		return "refused"
 	}
 	return "failed"
-}
-
-// tlsConn takes an end of the socket for an end of the stream. By the letter
-// of RFC 8446 §6.1 the peer must send close_notify first; browsers don't, and
-// haproxy and stunnel pass it on as an end too.
-type tlsConn struct{ *tls.Conn }
-
-// Read is that of tls.Conn, but for the end.
-func (c tlsConn) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b)
-	if errors.Is(err, io.ErrUnexpectedEOF) {
-		err = io.EOF
-	}
-	return n, err
 }

@@ -135,6 +135,9 @@ func (p *pump) fetch() (outcome, error) {
 	if source, ok := p.src.conn.(lender); ok {
 		return p.borrow(source)
 	}
+	if source, ok := p.src.conn.(gatherer); ok {
+		return p.gather(source)
+	}
 	into := *p.first
 	if p.large { // the last read came full
 		into = p.takeBuffer()
@@ -170,6 +173,29 @@ func (p *pump) borrow(source lender) (outcome, error) {
 	}
 	*p.first = lent
 	return p.hold(len(lent)), nil
+}
+
+// gatherer is a conn that reads more than it is asked for, as one of TLS. Gather
+// gives what it has read already, and does not wait.
+type gatherer interface{ Gather(b []byte) int }
+
+// gather is fetch for such a source: it never waits with a buffer in hand, and
+// moves what one read of the socket brought as one chunk.
+func (p *pump) gather(source gatherer) (outcome, error) {
+	p.dropBuffer()
+	n, err := p.src.conn.Read(*p.first)
+	if n == 0 {
+		return sourceOver, cmp.Or(err, io.ErrNoProgress)
+	}
+	if n == len(*p.first) {
+		b := p.takeBuffer()
+		if p.booking != nil {
+			b = b[:min(len(b), p.t.o.BufferSize)] // what a cap lets through comes in small parts
+		}
+		n = copy(b, *p.first)
+		n += source.Gather(b[n:])
+	}
+	return p.hold(n), nil
 }
 
 // hold is a chunk of n bytes in hand, for which nothing is booked yet.

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"net"
 	"sync"
 	"sync/atomic"
 
@@ -51,9 +52,7 @@ func (p *pump) init(t *Tunnel, dir Direction, src, dst *end, counter *atomic.Int
 		p.booking = new(booking)
 	}
 	p.initSockets()
-	if m, ok := dst.conn.(messenger); ok && src.isSocket() {
-		p.wide = m.MessageSize() >= wideBuffer
-	}
+	p.wide = makesWide(dst.conn) && src.isSocket() || makesWide(src.conn)
 	if src.isSocket() {
 		return
 	}
@@ -176,12 +175,17 @@ func (p *pump) dropBuffer() {
 	p.buf = nil
 }
 
-// messenger is a conn that makes one message of each Write: one of many bytes
-// costs little more than one of a few.
+// messenger is a conn that moves so many bytes at a time, each time at a price:
+// one of many bytes costs little more than one of a few.
 type messenger interface{ MessageSize() int }
 
-// wideBuffer is the size of the buffers of pumps to such a conn.
-const wideBuffer = 32 << 10
+func makesWide(c net.Conn) bool {
+	m, ok := c.(messenger)
+	return ok && m.MessageSize() >= wideBuffer/2
+}
+
+// wideBuffer is the size of the buffers of pumps to or from such a conn.
+const wideBuffer = 64 << 10
 
 var wideBuffers = sync.Pool{New: func() any { return new([wideBuffer]byte) }}
 

@@ -126,7 +126,11 @@ var cipherSuites = []uint16{
 // read makes the material from the files as they are now.
 func (d *Door) read() (*material, error) {
 	m := &material{files: d.options.stat()}
-	c := &tls.Config{MinVersion: tls.VersionTLS12, CipherSuites: cipherSuites, NextProtos: []string{"http/1.1"}}
+	c := &tls.Config{
+		MinVersion: tls.VersionTLS12, CipherSuites: cipherSuites, NextProtos: []string{"http/1.1"},
+		// Else the first 128 KiB of every tunnel go out in a hundred records.
+		DynamicRecordSizingDisabled: true,
+	}
 	if d.options.HTTP2 {
 		c.NextProtos = []string{"h2", "http/1.1"}
 	}
