@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,7 +18,7 @@ import (
 // then a count a minute; sources without end are counted together.
 func TestRefusals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var out strings.Builder
+		var out lockedText
 		log := slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 			if a.Key == slog.TimeKey || a.Key == slog.LevelKey {
 				return slog.Attr{}
@@ -38,36 +39,62 @@ func TestRefusals(t *testing.T) {
 		want := `msg="connection refused" listener=main client=192.0.2.7:1 client_ip=192.0.2.7 client_port=1 cause=refused reason=rate
 msg="connection refused" listener=main client=[2001:db8::1]:9 client_ip=2001:db8::1 client_port=9 cause=refused reason=banned
 `
-		if out.String() != want {
-			t.Errorf("at once: %s", out.String())
+		if got := out.take(); got != want {
+			t.Errorf("at once: %s", got)
 		}
-		out.Reset()
-		time.Sleep(refusalInterval + time.Second)
+		time.Sleep(refusalInterval + time.Second) //nolint:forbidigo // of a fake clock
 		synctest.Wait()
+		counted := out.take()
 		for _, line := range []string{
 			`msg="connections refused" listener=main source=192.0.2.7/32 cause=refused reason=rate count=99`,
 			`msg="connections refused" listener=main source=2001:db8::/64 cause=refused reason=banned count=1`,
 		} {
-			if !strings.Contains(out.String(), line+"\n") {
-				t.Errorf("after a minute: %s", out.String())
+			if !strings.Contains(counted, line+"\n") {
+				t.Errorf("after a minute: %s", counted)
 			}
 		}
-		out.Reset()
-		time.Sleep(2 * refusalInterval) // nothing more, and all are forgotten
+		time.Sleep(2 * refusalInterval) //nolint:forbidigo // of a fake clock; nothing more comes, and all are forgotten
 		synctest.Wait()
-		if out.Len() > 0 || len(a.refusals.seen) > 0 {
-			t.Errorf("later: %s, %d", out.String(), len(a.refusals.seen))
+		if n, got := toldApart(&a.refusals), out.take(); got != "" || n > 0 {
+			t.Errorf("later: %s, %d", got, n)
 		}
 		for i := range 3 * refusalSources {
 			a.refusals.note(netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 1), "main", "limit")
 		}
-		if n := len(a.refusals.seen); n > refusalSources+1 {
+		if n := toldApart(&a.refusals); n > refusalSources+1 {
 			t.Errorf("%d are told apart", n)
 		}
 		cancel()
 		<-done
-		if want := fmt.Sprintf("source=others cause=refused reason=limit count=%d\n", 2*refusalSources); !strings.Contains(out.String(), want) {
-			t.Errorf("at the end: %s", out.String())
+		if want := fmt.Sprintf("source=others cause=refused reason=limit count=%d\n", 2*refusalSources); !strings.Contains(out.take(), want) {
+			t.Errorf("at the end there is no %q", want)
 		}
 	})
+}
+
+// toldApart is how many sources and reasons are known.
+func toldApart(r *refusals) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.seen)
+}
+
+// lockedText is a log that is read while it is written.
+type lockedText struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lockedText) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+// take returns what was written since the last call.
+func (l *lockedText) take() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	defer l.text.Reset()
+	return l.text.String()
 }

@@ -12,7 +12,7 @@ var places = []string{
 	"dial", "look-up", "dns", "dns query", "dns probe", "dns refresh",
 	// The daemon.
 	"start", "service", "reload", "users", "shutdown", "upgrade", "predecessor", "legacy", "retire",
-	"shared", "admin", "log",
+	"shared", "admin", "log", "acme",
 }
 
 // Places are the values that the panic counter's label may have.

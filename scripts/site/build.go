@@ -135,7 +135,7 @@ func (s *site) page(name string) error {
 // which may lie in another folder. It notes headings for the search if index is
 // set.
 func (s *site) html(on, source string, markdown []byte, index bool) ([]byte, error) {
-	tree := s.markdown.Parser().Parse(text.NewReader(markdown))
+	tree := s.markdown.Parser().Parse(text.NewReader(markdown), parser.WithContext(parser.NewContext(parser.WithIDs(headings{}))))
 	if index {
 		s.index(on, tree, markdown)
 	}

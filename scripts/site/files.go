@@ -7,9 +7,37 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"unicode"
 
 	"github.com/yuin/goldmark/ast"
 )
+
+// headings gives headings the anchors that GitHub gives them, by which the pages
+// link to each other.
+type headings map[string]int
+
+// Generate is the anchor of a heading: its letters and digits, with hyphens for
+// blanks. A second heading of the same text has a number behind it.
+func (h headings) Generate(value []byte, _ ast.NodeKind) []byte {
+	anchor := strings.Map(func(r rune) rune {
+		switch {
+		case r == ' ':
+			return '-'
+		case unicode.IsLetter(r), unicode.IsDigit(r), r == '-', r == '_':
+			return unicode.ToLower(r)
+		}
+		return -1
+	}, strings.TrimSpace(string(value)))
+	n := h[anchor]
+	h[anchor]++
+	if n > 0 {
+		anchor = fmt.Sprintf("%s-%d", anchor, n)
+	}
+	return []byte(anchor)
+}
+
+// Put notes an anchor that the text gives itself.
+func (h headings) Put(value []byte) { h[string(value)]++ }
 
 // index notes the headings of a page, each with the text that follows it.
 func (s *site) index(on string, tree ast.Node, markdown []byte) {
