@@ -84,7 +84,7 @@ type SessionPage struct {
 	Total    int       `json:"total"` // that match
 }
 
-// Closed is how many connections were closed.
+// Closed is how many connections were closed, on the replica that was asked.
 type Closed struct {
 	Closed int `json:"closed"`
 }
