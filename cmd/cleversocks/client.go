@@ -47,6 +47,9 @@ func (c *client) addFlags(cmd *cobra.Command) {
 
 // connect finds out where the daemon is, from flags, or from the settings.
 func (c *client) connect(ctx context.Context) error {
+	if c.http != nil {
+		return nil // it is known: one connection serves all questions
+	}
 	environ := c.app.environ
 	for _, flag := range []struct{ value, name string }{{c.admin, "CLEVERSOCKS_ADMIN__ADDRESS"}, {c.token, "CLEVERSOCKS_ADMIN__TOKEN_FILE"}} {
 		if flag.value != "" {

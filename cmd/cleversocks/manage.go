@@ -22,7 +22,7 @@ import (
 func commandsToDaemon(ctx context.Context, a *app) []*cobra.Command {
 	var all []*cobra.Command
 	for _, make := range []func(context.Context, *client) *cobra.Command{
-		newStatus, newFleet, newSessions, newKill, newUsers, newUser, newBans, newWhitelist, newUpstreams, newDNS, newDenials, newEvents, newReload, newUpgrade, newDrain, newLogLevel,
+		newStatus, newTop, newFleet, newSessions, newKill, newUsers, newUser, newBans, newWhitelist, newUpstreams, newDNS, newDenials, newEvents, newReload, newUpgrade, newDrain, newLogLevel,
 	} {
 		c := &client{app: a}
 		cmd := make(ctx, c)
