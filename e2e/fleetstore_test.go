@@ -19,8 +19,9 @@ func TestFleetStores(t *testing.T) {
 	echo := echoServer(t, "127.0.0.1:0")
 	password := writeFile(t, "password", "pass-word")
 	for name, of := range map[string]func(t *testing.T) (settings string){
-		"TLS and ACL": func(t *testing.T) string { return storeWithTLS(t, password) },
+		"TLS and ACL": func(t *testing.T) string { t.Helper(); return storeWithTLS(t, password) },
 		"unix socket": func(t *testing.T) string {
+			t.Helper()
 			dir := t.TempDir()
 			runStore(t, "--port", "0", "--unixsocket", dir+"/s", "--dir", dir)
 			return fmt.Sprintf("url = \"unix://%s/s?db=3\"\n", dir)

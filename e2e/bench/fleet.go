@@ -74,10 +74,12 @@ func startFleet(ctx context.Context, binary string, n int, shared bool) (f *flee
 	if f.dir, err = os.MkdirTemp("", "cleversocks-fleet-"); err != nil {
 		return f, err
 	}
-	settings := fleetConfig
+	var all strings.Builder
+	all.WriteString(fleetConfig)
 	for i := range heldUsers {
-		settings += fmt.Sprintf("[[user]]\nname = \"u%d\"\npassword = \"secret\"\nmax_connections = 10\n", i)
+		fmt.Fprintf(&all, "[[user]]\nname = \"u%d\"\npassword = \"secret\"\nmax_connections = 10\n", i)
 	}
+	settings := all.String()
 	if shared {
 		f.store = filepath.Join(f.dir, "redis.sock")
 		if err = f.run(ctx, "redis-server", "--port", "0", "--unixsocket", f.store, "--save", "", "--appendonly", "no", "--dir", f.dir); err != nil {
@@ -316,7 +318,7 @@ func measureSize(ctx context.Context, o options, binary string, n int, target *n
 			}
 		}
 	}
-	if err := figures.hold(ctx, o, together, target); err != nil {
+	if err := figures.hold(ctx, together, target); err != nil {
 		return nil, err
 	}
 	held, err := together.hold(ctx, target, 310, func(int) string { return nearUser })
@@ -342,7 +344,7 @@ func measureSize(ctx context.Context, o options, binary string, n int, target *n
 }
 
 // hold measures what users cost the store who do nothing but have connections.
-func (g *fleetFigures) hold(ctx context.Context, o options, f *fleet, target *net.TCPAddr) error {
+func (g *fleetFigures) hold(ctx context.Context, f *fleet, target *net.TCPAddr) error {
 	n := heldUsers * len(f.addresses)
 	held, err := f.hold(ctx, target, n, func(i int) string { return fmt.Sprint("u", i/len(f.addresses)) })
 	defer closeConns(held)
