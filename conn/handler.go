@@ -37,13 +37,14 @@ type Handler struct {
 	// draining ends when connections should come to their end.
 	draining context.Context //nolint:containedctx // an event, not a scope
 
-	drivers    sync.Pool // of *driver
-	readers    sync.Pool // of *bufio.Reader
-	deadlines  deadlines
-	handshakes handshakes
-	watch      clientWatch
-	dialed     dialedEnds
-	heads      *httpproxy.Budget // bounds the memory of large HTTP heads
+	drivers      sync.Pool // of *driver
+	readers      sync.Pool // of *bufio.Reader
+	deadlines    deadlines
+	handshakes   handshakes
+	watch        clientWatch
+	dialed       dialedEnds
+	divertedEnds divertedEnds
+	heads        *httpproxy.Budget // bounds the memory of large HTTP heads
 
 	door      doorkeeper
 	login     login

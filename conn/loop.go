@@ -94,3 +94,36 @@ func (d *dialedEnds) refuse(s *session) error {
 	}
 	return errLoop
 }
+
+// divertedEnds are the ports that datagrams of flows leave from. A client that comes
+// from one of this host's addresses and one of them is a loop. The zero value is
+// ready.
+type divertedEnds struct {
+	mu    sync.Mutex
+	ports map[uint16]int
+}
+
+func (e *divertedEnds) add(end netip.AddrPort) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.ports == nil {
+		e.ports = make(map[uint16]int)
+	}
+	e.ports[end.Port()]++
+}
+
+func (e *divertedEnds) remove(end netip.AddrPort) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.ports[end.Port()]--; e.ports[end.Port()] <= 0 {
+		delete(e.ports, end.Port())
+	}
+}
+
+// own reports whether a client's datagrams are this daemon's.
+func (e *divertedEnds) own(client netip.AddrPort) bool {
+	e.mu.Lock()
+	n := e.ports[client.Port()]
+	e.mu.Unlock()
+	return n > 0 && isLocal(client.Addr())
+}

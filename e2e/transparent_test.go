@@ -3,9 +3,13 @@ package e2e
 import (
 	"fmt"
 	"net/netip"
+	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // behind is a network behind this host: a client in a network namespace of its
@@ -81,11 +85,9 @@ func loadRules(t *testing.T, file, table string, variables ...string) {
 	t.Cleanup(func() { inNet(t, "nft delete table inet "+table) })
 }
 
-// Clients that know of no proxy are served by way of the packet filter, over
-// both families, by either mode, and with the rulesets that are shipped.
-func TestTransparent(t *testing.T) {
-	client := newBehind(t)
-	four, six := serverFar(t)
+// takeMarked has packets with the mark 47 taken in, as tproxy.nft says.
+func takeMarked(t *testing.T) {
+	t.Helper()
 	for _, command := range []string{
 		"ip rule add fwmark 47 lookup 147", "ip route add local default dev lo table 147",
 		"ip -6 rule add fwmark 47 lookup 147", "ip -6 route add local default dev lo table 147",
@@ -93,6 +95,14 @@ func TestTransparent(t *testing.T) {
 		inNet(t, command)
 		t.Cleanup(func() { inNet(t, strings.Replace(command, " add ", " del ", 1)) })
 	}
+}
+
+// Clients that know of no proxy are served by way of the packet filter, over
+// both families, by either mode, and with the rulesets that are shipped.
+func TestTransparent(t *testing.T) {
+	client := newBehind(t)
+	four, six := serverFar(t)
+	takeMarked(t)
 	for _, mode := range []string{"redirect", "tproxy"} {
 		t.Run(mode, func(t *testing.T) {
 			p := freePort(t)
@@ -154,4 +164,106 @@ func TestTransparentLoop(t *testing.T) {
 	if out, err := get(); err != nil || sum(strings.NewReader(out)) != bigSum() {
 		t.Errorf("%v, %d bytes", err, len(out))
 	}
+}
+
+// nameServersBeyond are two name servers on another host, which is on the other
+// side of this one than the clients. (A server of this host would have the very
+// address that the answers are to leave from.)
+func nameServersBeyond(t *testing.T) (four, six netip.AddrPort) {
+	t.Helper()
+	sleep := exec.Command(program(t, "unshare", "util-linux"), "--net", "sleep", "600")
+	if err := sleep.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = sleep.Process.Kill(); _ = sleep.Wait() })
+	b := &behind{t: t, pid: fmt.Sprint(sleep.Process.Pid)}
+	inNet(t, "ip link add far0 type veth peer name far1")
+	t.Cleanup(func() { inNet(t, "ip link del far0") })
+	eventually(t, "the server has a network of its own", func() bool {
+		links, err := exec.Command("nsenter", "-t", b.pid, "-n", "ip", "link", "show", "far0").CombinedOutput()
+		return err != nil && strings.Contains(string(links), "does not exist")
+	})
+	inNet(t, "ip link set far1 netns "+b.pid)
+	for _, c := range []string{
+		"ip addr add 10.88.0.1/24 dev far0", "ip -6 addr add 2001:db8:88::1/64 dev far0 nodad", "ip link set far0 up",
+	} {
+		inNet(t, c)
+	}
+	for _, c := range []string{"ip link set lo up", "ip addr add 10.88.0.2/24 dev far1", "ip -6 addr add 2001:db8:88::2/64 dev far1 nodad", "ip link set far1 up"} {
+		if out, err := b.run(strings.Fields(c)...); err != nil {
+			t.Fatalf("%s: %v: %s", c, err, out)
+		}
+	}
+	inside := func(address string) (at netip.AddrPort) {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			runtime.LockOSThread() // and never unlocked: the thread ends with its namespace
+			namespace, err := os.Open("/proc/" + b.pid + "/ns/net")
+			if err == nil {
+				err = unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNET)
+				namespace.Close()
+			}
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			at = dnsServer(t, address)
+		}()
+		<-done
+		if !at.IsValid() {
+			t.FailNow()
+		}
+		return at
+	}
+	return inside("10.88.0.2:0"), inside("[2001:db8:88::2]:0")
+}
+
+// Datagrams of clients that know of no proxy are served as well, over both
+// families: the answer comes from the address that was asked, or no program would
+// take it. Each flow is a session with its record, ends when nothing moves, and
+// leaves nothing behind. (dig takes answers from nobody but whom it asked.)
+func TestTransparentDatagrams(t *testing.T) {
+	client := newBehind(t)
+	four, six := nameServersBeyond(t)
+	takeMarked(t)
+	p := freePort(t)
+	d := start(t, "[[listener]]\nname = \"lan\"\naddress = \"[::]:"+p+"\"\ntransparent = \"tproxy\"\n[udp]\nidle_timeout = \"2s\"\n[limits]\nmax_connections_per_ip = 4\n"+
+		"[acl]\nblock_private = false\n[[acl.rule]]\naction = \"deny\"\nto = [\"203.0.113.0/24\"]\n")
+	loadRules(t, "tproxy.nft", "cleversocks_tproxy", "inside=lan0", "proxy_port="+p, "proxy_mark=47")
+	before := d.baseline()
+	dig := func(server netip.AddrPort, more ...string) string {
+		out, _ := client.run(append([]string{program(t, "dig", "bind9-dnsutils"), "+short", "+tries=1", "+timeout=4", "@" + server.Addr().String(), "-p", fmt.Sprint(server.Port()), "www.example.org", "A"}, more...)...)
+		return out
+	}
+	for _, server := range []netip.AddrPort{four, six} {
+		if out := dig(server); !strings.Contains(out, "203.0.113.53") {
+			t.Errorf("%s: %q", server, out)
+		}
+		l := d.record(server.String())
+		if l.text("protocol") != "transparent" || l.text("command") != "udp" || !strings.Contains(l.text("client"), "77") ||
+			l.text("cause") != "idle" || l.text("bytes_in") == "0" || l.text("bytes_out") == "0" || l.text("listener") != "lan" {
+			t.Errorf("recorded as %v", l)
+		}
+	}
+	// What the rules deny is dropped, and is one record however often it is sent.
+	denied := netip.MustParseAddrPort("203.0.113.9:53")
+	if out := dig(denied, "+tries=1", "+timeout=1"); strings.Contains(out, "203.0.113.53") {
+		t.Errorf("denied: %q", out)
+	}
+	eventually(t, "the refusal is counted", func() bool {
+		return d.metric(`cleversocks_requests_refused_total{reason="acl"}`) == "1"
+	})
+	// Limits of sources count flows as connections.
+	for range 6 {
+		client.run("bash", "-c", "echo x > /dev/udp/10.88.0.2/9")
+	}
+	eventually(t, "flows past the limit are counted", func() bool {
+		return d.metric(`cleversocks_connections_refused_total{reason="ip_limit"}`) != "0"
+	})
+	// This host's own address is no destination of the filter's.
+	if out, _ := client.run("bash", "-c", "echo x > /dev/udp/10.77.0.1/"+p); out != "" {
+		t.Logf("its own port: %s", out)
+	}
+	d.backTo(before)
 }

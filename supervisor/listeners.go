@@ -56,6 +56,9 @@ type running struct {
 	tokens []suture.ServiceToken
 	policy conn.Listener // of the settings in force
 	paused bool          // a successor is about to accept
+	mode   transparent.Mode
+	// datagrams are for those that a packet filter's tproxy leads here.
+	datagrams []*transparent.Datagrams
 }
 
 // socketChange is what a configuration asks of the listeners, with the sockets
@@ -142,7 +145,9 @@ func (c *socketChange) openAdded(ctx context.Context) error {
 		opened, err := c.openOne(ctx, key)
 		switch {
 		case err == nil:
-			c.next[key] = &running{Listener: opened}
+			if c.next[key], err = newRunning(ctx, key.mode, opened); err != nil {
+				return err
+			}
 		case errors.Is(err, syscall.EADDRINUSE):
 			contested = append(contested, key)
 		default:
@@ -155,7 +160,9 @@ func (c *socketChange) openAdded(ctx context.Context) error {
 		if err != nil {
 			return c.explain(key, err)
 		}
-		c.next[key] = &running{Listener: opened}
+		if c.next[key], err = newRunning(ctx, key.mode, opened); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -249,7 +256,13 @@ func (c *socketChange) giveBack(ctx context.Context) error {
 			continue
 		}
 		c.of.stop(ctx, old)
-		c.of.open[key] = &running{Listener: again, policy: old.policy}
+		reopened, err := newRunning(ctx, key.mode, again)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		reopened.policy = old.policy
+		c.of.open[key] = reopened
 		c.of.serve(c.of.open[key])
 	}
 	c.of.health.lost.Store(int32(len(errs)))
@@ -302,6 +315,9 @@ func (c *socketChange) serve(ctx context.Context) {
 
 func (ls *listeners) serve(r *running) {
 	for _, s := range r.Services(ls.handler) {
+		r.tokens = append(r.tokens, ls.tree.add(ls.tree.ingress, s))
+	}
+	for _, s := range r.diversions(ls.handler) {
 		r.tokens = append(r.tokens, ls.tree.add(ls.tree.ingress, s))
 	}
 }

@@ -132,6 +132,12 @@ func (r *Relay) Configure(o RelayOptions) {
 	r.options.Store(&o)
 }
 
+// Disabled reports whether associations are refused now.
+func (r *Relay) Disabled() bool { return r.options.Load().Disabled }
+
+// IdleTimeout is RelayOptions.IdleTimeout of now.
+func (r *Relay) IdleTimeout() time.Duration { return r.options.Load().IdleTimeout }
+
 // errRefused is why an association did not come about.
 type errRefused struct {
 	reason string // metrics.UDPRefused*

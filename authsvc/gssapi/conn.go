@@ -56,6 +56,19 @@ var frames = sync.Pool{New: func() any { return new([maxFrame + block]byte) }}
 // IsMalformed reports an error about bytes that are not of RFC 1961.
 func IsMalformed(err error) bool { return errors.Is(err, errMalformed) || errors.Is(err, errToken) }
 
+// MessageError is a message of the other side's that cannot be believed: changed
+// on its way, out of sequence, or protected less than was agreed on.
+type MessageError struct{ Err error }
+
+// Error is the cause's.
+func (e *MessageError) Error() string { return "a message of the client's: " + e.Err.Error() }
+
+// Unwrap is the cause.
+func (e *MessageError) Unwrap() error { return e.Err }
+
+// Malformed tells this from a connection that broke.
+func (e *MessageError) Malformed() bool { return true }
+
 // errLevel is a message that is not encrypted where that was agreed on.
 var errLevel = errors.New("a message is not encrypted")
 
@@ -204,11 +217,15 @@ func (c *Conn) next() error {
 	if err == nil && c.level == LevelConfidentiality && !sealed {
 		err = errLevel
 	}
-	if err != nil || len(message) == 0 {
+	switch {
+	case err != nil:
 		c.release()
-		return err
+		return &MessageError{err}
+	case len(message) == 0:
+		c.release()
+	default:
+		c.pending = message
 	}
-	c.pending = message
 	return nil
 }
 

@@ -78,7 +78,14 @@ func (p *pump) passEnd() {
 // Nothing can reach the source any more, so the other direction ends as well.
 // The caller holds t.mu.
 func (p *pump) sourceFailed(err error) {
-	p.t.note(verdict{rank: rankFinal, err: err, cause: p.pick(cause.ClientReset, cause.ServerReset)})
+	why := p.pick(cause.ClientReset, cause.ServerReset)
+	if bad, ok := errors.AsType[interface {
+		error
+		Malformed() bool
+	}](err); ok && bad.Malformed() {
+		why = cause.Error // nobody broke the connection: what came over it cannot be believed
+	}
+	p.t.note(verdict{rank: rankFinal, err: err, cause: why})
 	p.src.dead = true
 	p.t.halt()
 }

@@ -12,6 +12,9 @@ import (
 // before it sees the other side's reset.
 const deliverTimeout = 5 * time.Second
 
+// maxWrappers bounds how many conns are looked through for the socket.
+const maxWrappers = 8
+
 // end is one side of a relay.
 type end struct {
 	conn    net.Conn        // nil: the end is bare
@@ -26,8 +29,13 @@ type end struct {
 
 func (e *end) init(conn net.Conn) {
 	e.conn = conn
-	if tls, ok := conn.(interface{ NetConn() net.Conn }); ok {
-		conn = tls.NetConn()
+	// Kerberos' protection may run over TLS.
+	for range maxWrappers {
+		wrapped, ok := conn.(interface{ NetConn() net.Conn })
+		if !ok {
+			break
+		}
+		conn = wrapped.NetConn()
 	}
 	e.tcp, e.isTCP = conn.(*net.TCPConn)
 	e.initReadiness()

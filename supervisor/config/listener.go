@@ -83,7 +83,7 @@ func (l *Listener) keys() []Key {
 		},
 		{
 			Name: "transparent", Value: &l.Transparent, Default: "off", Choices: []string{"off", "redirect", "tproxy"},
-			Doc: "For connections that nftables turns here, whose clients know of no proxy: by `redirect`, or by `tproxy`, which needs CAP_NET_ADMIN. No protocol is spoken then, and clients cannot log in. See [transparent.md](transparent.md).",
+			Doc: "For connections that nftables turns here, whose clients know of no proxy: by `redirect`, or by `tproxy`, which needs CAP_NET_ADMIN and serves datagrams as well. No protocol is spoken then, and clients cannot log in. See [transparent.md](transparent.md).",
 		},
 		{
 			Name: "sni", Value: &l.SNI, Default: "off", Choices: []string{"off", "log", "match"},
