@@ -12,7 +12,9 @@ var places = []string{
 	"dial", "look-up", "dns", "dns query", "dns probe", "dns refresh",
 	// The daemon.
 	"start", "service", "reload", "users", "shutdown", "upgrade", "predecessor", "legacy", "retire",
-	"shared", "admin", "log", "acme",
+	"shared", "admin", "health", "usage", "log", "acme",
+	// A command of its own.
+	"top",
 }
 
 // Places are the values that the panic counter's label may have.
