@@ -61,12 +61,14 @@ func (r *forwarder) serve(d *driver) (tunnel bool, next *httpproxy.Head) {
 	f := &forwarding{forwarder: r, d: d, known: true}
 	defer func() { f.place.release() }() // of the user at the end
 	terms, _ := s.terms(nil)
+	leaves, release := s.untilOld(r.draining)
 	end := httpforward.New(httpforward.Options{
 		Decide: f.decide, Refusal: f.refusal, Challenges: terms.Challenges(),
 		Watch:       func() func() { return r.watch.client(s, true) },
 		IdleTimeout: cmp.Or(s.policy.Relay.Idle, forwardIdle), HeadTimeout: s.policy.Timeouts.Handshake,
-		Drain: r.draining, Heads: r.heads, Panics: r.panics,
+		Drain: leaves, Heads: r.heads, Panics: r.panics,
 	}).Serve(s.ctx, s.conn, d.reader(), d.machine.Head())
+	release() // what follows may be a tunnel
 	// Every request has its record.
 	s.cause = ""
 	switch {

@@ -25,6 +25,8 @@ type multiplexer struct {
 func (m *multiplexer) serve(d *driver) bool {
 	s := d.session
 	d.release() // the front ends with the context by itself, and says so to the client
+	leaves, release := s.untilOld(m.draining)
+	defer release()
 	err := http2front.Serve(s.ctx, s.conn, d.reader(), http2front.Options{
 		Open: func(c http2front.Stream) bool {
 			reason := m.admit(s, c)
@@ -33,7 +35,7 @@ func (m *multiplexer) serve(d *driver) bool {
 			}
 			return reason != ""
 		},
-		Idle: cmp.Or(s.policy.Relay.Idle, forwardIdle), Drain: m.draining, Panics: m.panics,
+		Idle: cmp.Or(s.policy.Relay.Idle, forwardIdle), Drain: leaves, Panics: m.panics,
 		Full: m.metrics.Limits.Of(metrics.LimitStreams).Inc,
 	})
 	s.cause = ""

@@ -88,9 +88,12 @@ type session struct {
 	counters relay.Counters
 	stage    atomic.Uint32 // is how far the handshake is: see deadlines
 	relaying atomic.Bool   // is set when the handshake's fields no longer change
-	cause    string        // is one of package cause; empty for a probe, which is not recorded
-	err      error
-	ended    atomic.Bool // says that Group.end has run
+	// leaves is of a session that carries one request after the other; nil: it
+	// does not.
+	leaves atomic.Pointer[leaving]
+	cause  string // is one of package cause; empty for a probe, which is not recorded
+	err    error
+	ended  atomic.Bool // says that Group.end has run
 
 	// The mutex of Handler.handshakes guards these.
 	handshakes *handshakeSource // are those of the client's source; nil: this one is over

@@ -81,8 +81,9 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	d.tree = newTree(d.log, m)
 	d.idle = newIdleExit(func() time.Duration { return d.config.Load().Limits.ExitWhenIdle.D() }, c.group.Active, c.group.Changed())
 	interim := conn.NewInterim(c.group, func() time.Duration { return d.config.Load().Log.Interim.D() })
+	ages := conn.NewAges(c.group, func() time.Duration { return d.config.Load().Limits.MaxSessionAge.D() })
 	gone := newLapses(d.log, new(atomic.Pointer[authsvc.Users]), c.group.EndLapsed)
-	d.reloader = newReloader(d, m, c, interim, gone)
+	d.reloader = newReloader(d, m, c, interim, ages, gone)
 	if err := d.reloader.install(ctx, cfg); err != nil {
 		return nil, err
 	}
@@ -101,7 +102,7 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	}
 	d.tree.add(d.tree.core, shortage.New(d.log, d.bounds(m, c)))
 	d.tree.add(d.tree.control, d.reloader)
-	for _, s := range []service{c.group, d.idle, interim, gone} {
+	for _, s := range []service{c.group, d.idle, interim, ages, gone} {
 		d.tree.add(d.tree.flows, s)
 	}
 	d.tree.add(d.tree.core, lean{d.log, unmapProgram})
@@ -181,7 +182,7 @@ func newLocals(ctx context.Context, log *slog.Logger) (*aclsvc.Locals, error) {
 // newReloader makes the reloader with all its parts. Their order matters: a
 // part comes behind those whose results it uses, when it prepares as when it
 // commits.
-func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim, gone *lapses) *reloader {
+func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim, ages *conn.Ages, gone *lapses) *reloader {
 	log, policy := d.log, c.group.Policy
 	sockets := &listeners{log: log, metrics: m, tree: d.tree, handler: c.group, health: new(listenerHealth), inherited: d.options.Inherited}
 	ready := d.readiness(sockets.health)
@@ -231,7 +232,12 @@ func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim,
 		status.serving(),
 		onCommit(func(context.Context, *draft) { names := slices.Clone(sockets.names); operator.names.Store(&names) }),
 		onCommit(func(ctx context.Context, _ *draft) { revoke(ctx, c.group, log) }),
-		onCommit(func(context.Context, *draft) { d.idle.reconsider(); interim.Reconsider(); gone.reconsider() }),
+		onCommit(func(context.Context, *draft) {
+			d.idle.reconsider()
+			interim.Reconsider()
+			ages.Reconsider()
+			gone.reconsider()
+		}),
 	}
 	r := &reloader{
 		load: d.options.Load, log: log, metrics: m, panics: d.panics, parts: parts, sockets: sockets,

@@ -8,6 +8,7 @@ type Limits struct {
 	HandshakeTimeout Duration // for the whole handshake
 	ConnectTimeout   Duration // for the dial, all addresses together
 	IdleTimeout      Duration // of a relay, both directions silent
+	MaxSessionAge    Duration // of a tunnel, give or take a tenth; 0: any
 	ExitWhenIdle     Duration // 0: never
 
 	MaxConnectionsPerIP int // an IPv6 client counts by its /64; 0: any number
@@ -49,6 +50,10 @@ func (l *Limits) keys() []Key {
 		{
 			Name: "idle_timeout", Value: &l.IdleTimeout, Default: "15m", Min: "1s",
 			Doc: "Ends a connection on which neither side has sent a byte for so long.",
+		},
+		{
+			Name: "max_session_age", Value: &l.MaxSessionAge, Default: "0s",
+			Doc: "Ends a tunnel or a UDP association at this age, give or take a tenth, however busy it is; 0s: never. Clients then connect anew, which moves long connections to replicas that were added since. The record's cause is drained, and its err names this setting. A connection of HTTP/2, or of plain HTTP requests, finishes what is under way and takes no more. A reload changes it for connections that are open, too.",
 		},
 		{
 			Name: "exit_when_idle", Value: &l.ExitWhenIdle, Default: "0s",
