@@ -47,7 +47,11 @@ func run(name string, args []string, out io.Writer) error {
 		return err
 	}
 	defer log.Close()
-	cmd := exec.Command("go", append([]string{"test", "-json", "-count=1"}, args...)...)
+	command := []string{"test"}
+	if args[0] == "-C" { // another module's folder, which the go command wants first
+		command, args = append(command, args[:2]...), args[2:]
+	}
+	cmd := exec.Command("go", slices.Concat(command, []string{"-json", "-count=1"}, args)...)
 	cmd.Env = append(os.Environ(), everything)
 	cmd.Stderr = out // what the go command itself says
 	events, err := cmd.StdoutPipe()
