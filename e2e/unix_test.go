@@ -1,14 +1,17 @@
 package e2e
 
 import (
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // A client on a unix socket is known by its user id; another user of this
@@ -63,5 +66,60 @@ func TestUnixSocketListener(t *testing.T) {
 	}
 	if _, err := os.Lstat(socket); !os.IsNotExist(err) {
 		t.Errorf("the file is still there: %v", err)
+	}
+}
+
+// A unix socket without a file, over which a client asks for what opens ports: it
+// is on this host, so that these are on loopback, and datagrams come from there.
+func TestCommandsOverUnixSocket(t *testing.T) {
+	echo, udp := echoServer(t, "127.0.0.1:0"), udpEcho(t, "127.0.0.1:0")
+	name := "@cleversocks-e2e-" + freePort(t)
+	d := start(t, "[[listener]]\naddress = \"127.0.0.1:0\"\n[[listener]]\nname = \"abstract\"\naddress = \"unix:"+name+"\"\n")
+	ask := func(command byte, to netip.AddrPort) (net.Conn, byte, netip.AddrPort) {
+		c, err := net.Dial("unix", name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		_ = c.SetDeadline(time.Now().Add(patience))
+		send(t, c, 5, 1, 0)
+		receive(t, c, 2)
+		ip := to.Addr().As4()
+		send(t, c, 5, command, 0, 1, ip[0], ip[1], ip[2], ip[3], byte(to.Port()>>8), byte(to.Port()))
+		code, at := bindReply(t, c)
+		return c, code, at
+	}
+	c, code, _ := ask(1, echo)
+	if code != succeeded {
+		t.Fatalf("connect: reply %d", code)
+	}
+	echoes(t, c, "over a socket without a file")
+	_ = c.Close()
+	r := d.record(echo.String())
+	if r.text("client") != "unix:uid=0" || r.text("listener") != "abstract" {
+		t.Errorf("record %v", r)
+	}
+
+	_, code, relay := ask(3, netip.AddrPortFrom(netip.IPv4Unspecified(), 0))
+	if code != succeeded || relay.Addr().String() != "127.0.0.1" {
+		t.Fatalf("associate: reply %d, %s", code, relay)
+	}
+	socket, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { socket.Close() })
+	(&association{t: t, socket: socket, relay: relay}).echoes("127.0.0.1", udp, "over a unix socket")
+
+	c, code, at := ask(2, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), 0))
+	if code != succeeded || at.Addr().String() != "127.0.0.1" {
+		t.Fatalf("bind: reply %d, %s", code, at)
+	}
+	peer, err := connectFrom(t, "127.0.0.1", at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if code, from := bindReply(t, c); code != succeeded || from.String() != peer.LocalAddr().String() {
+		t.Errorf("bind: second reply %d, %s", code, from)
 	}
 }
