@@ -18,7 +18,7 @@ import (
 )
 
 // Neither an address nor a known name costs an allocation per datagram.
-func TestDatagramsAllocateNothing(t *testing.T) {
+func TestGuardDatagramsAllocateNothing(t *testing.T) {
 	h := associate(t, New(RelayOptions{}), func(s *Request) {
 		s.Generation = func() uint64 { return 1 }
 		s.Meter = func(Direction, int) MeterVerdict { return MeterPass }

@@ -4,8 +4,10 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net"
+	"os"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -272,6 +274,27 @@ func idle(ctx context.Context, o options, p *instance) ([]value, error) {
 		return nil, err
 	}
 	return append(perRelay("idle", before, after, len(conns)), value{"idle.resident", float64(before.user) / (1 << 20)}), nil
+}
+
+// started is what a proxy is like that nobody has used.
+func started(ctx context.Context, _ options, p *instance) ([]value, error) {
+	if err := pause(ctx, settle); err != nil {
+		return nil, err
+	}
+	f, err := p.usage.footprint()
+	if err != nil {
+		return nil, err
+	}
+	program, err := os.Stat(fmt.Sprintf("/proc/%d/exe", p.cmd.Process.Pid))
+	if err != nil {
+		return nil, err
+	}
+	return []value{
+		{"start.ready", float64(p.ready) / float64(time.Millisecond)},
+		{"start.own", float64(f.anonymous) / (1 << 20)},
+		{"start.file", float64(f.file) / (1 << 20)},
+		{"start.size", float64(program.Size()) / 1e6},
+	}, nil
 }
 
 // perRelay is what each of n relays adds to what a proxy holds.

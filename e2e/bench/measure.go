@@ -78,6 +78,10 @@ var units = map[string]unit{
 	"tlsidle.memory": {"idle relay of a TLS client, user and kernel memory, KiB", "%.1f"},
 	"tlsidle.fds":    {"idle relay of a TLS client, descriptors", "%.2f"},
 	"idle.resident":  {"process without relays, user memory, MiB", "%.1f"},
+	"start.ready":    {"start until it accepts, ms", "%.0f"},
+	"start.own":      {"process after its start, memory of its own, MiB", "%.1f"},
+	"start.file":     {"process after its start, pages of its program in use, MiB", "%.1f"},
+	"start.size":     {"program, MB", "%.1f"},
 }
 
 func measurements() []measurement {
@@ -95,6 +99,7 @@ func measurements() []measurement {
 		{"udp", []string{"udp.rate", "udp.cpu"}, overUDP, datagrams("udp", false)},
 		{"udpgso", []string{"udpgso.rate", "udpgso.cpu"}, overUDP, datagrams("udpgso", true)},
 		{"idle", []string{"idle.user", "idle.kernel", "idle.memory", "idle.fds", "idle.resident"}, overTCP, idle},
+		{"start", []string{"start.ready", "start.own", "start.file", "start.size"}, overTCP, started},
 		{"tlsdown", []string{"tlsdown.rate", "tlsdown.cpu"}, overTLS, bulkTLS("tlsdown", false)},
 		{"tlsup", []string{"tlsup.rate", "tlsup.cpu"}, overTLS, bulkTLS("tlsup", true)},
 		{"tlsidle", []string{"tlsidle.user", "tlsidle.kernel", "tlsidle.memory", "tlsidle.fds"}, overTLS, idleTLS},

@@ -55,6 +55,17 @@ func privateMemory(pid int) (int64, error) {
 	return n << 10, err
 }
 
+// residentMemory is what of a process is in memory, and what of that no file
+// has, in bytes.
+func residentMemory(pid int) (resident, anonymous int64, err error) {
+	path := fmt.Sprintf("/proc/%d/smaps_rollup", pid)
+	if resident, err = statField(path, "Rss"); err != nil {
+		return 0, 0, err
+	}
+	anonymous, err = statField(path, "Anonymous")
+	return resident << 10, anonymous << 10, err
+}
+
 // clockTick is the unit of times in /proc/PID/stat, USER_HZ, which Linux fixes
 // at 100 per second on all of Go's platforms.
 const clockTick = 10 * time.Millisecond

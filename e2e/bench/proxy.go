@@ -53,6 +53,8 @@ type proxy struct {
 	carries carries
 	socks   bool   // it speaks SOCKS, and has no destination of its own
 	tls     *proxy // how it is started for TLS; nil: as ever
+	// stranger is one that was brought: it may not carry datagrams.
+	stranger bool
 }
 
 // build makes the proxies that come from this module.
@@ -62,7 +64,7 @@ func build(ctx context.Context, o options, dir string) error {
 		packages["cleversocks"] = "./cmd/cleversocks"
 	}
 	for name, path := range packages {
-		c := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(dir, name), path)
+		c := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(dir, name), path)
 		if out, err := c.CombinedOutput(); err != nil {
 			return fmt.Errorf("build %s: %w\n%s", path, err, out)
 		}
@@ -89,7 +91,7 @@ func choose(o options, dir string) ([]proxy, error) {
 	}
 	for _, extra := range o.extra {
 		name, command, _ := strings.Cut(extra, "=")
-		all = append(all, proxy{name: name, command: strings.Fields(command), carries: overTCP})
+		all = append(all, proxy{name: name, command: strings.Fields(command), carries: overTCP | overUDP, stranger: true})
 	}
 	if o.only == "" {
 		return all, nil
@@ -133,6 +135,7 @@ type instance struct {
 	cmd         *exec.Cmd
 	output      *os.File // what the proxy says
 	dir         string
+	ready       time.Duration // from its start until it accepted
 }
 
 // prepare makes the files that the proxy needs.
@@ -174,12 +177,14 @@ func (p proxy) start(ctx context.Context) (*instance, error) {
 		return nil, errors.Join(err, os.RemoveAll(i.dir))
 	}
 	i.usage = newUsage()
+	var begin time.Time
 	i.cmd, err = i.usage.command(args)
 	if err == nil {
 		i.cmd.Stdout, i.cmd.Stderr = i.output, i.output
 		// Its children too must go when it is stopped.
 		i.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 		i.cmd.WaitDelay = time.Second
+		begin = time.Now()
 		err = i.cmd.Start()
 	}
 	if err != nil {
@@ -191,6 +196,7 @@ func (p proxy) start(ctx context.Context) (*instance, error) {
 		i.stop()
 		return nil, err
 	}
+	i.ready = time.Since(begin)
 	return i, nil
 }
 
@@ -226,7 +232,7 @@ func freePort(ctx context.Context, host string) (int, error) {
 func awaitAccept(ctx context.Context, address string) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	tick := time.NewTicker(10 * time.Millisecond)
+	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	var dialer net.Dialer
 	for {

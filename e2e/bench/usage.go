@@ -166,6 +166,8 @@ func (u *usage) cpuTime() (time.Duration, error) {
 // footprint is what the proxy holds at a moment.
 type footprint struct {
 	user        int64 // bytes private to its processes
+	anonymous   int64 // of them and of shared ones, those that no file has
+	file        int64 // bytes of files, its program's for the most part
 	kernel      int64 // bytes the kernel holds for them; -1: unknown
 	descriptors int64
 }
@@ -177,6 +179,11 @@ func (u *usage) footprint() (footprint, error) {
 		if err != nil {
 			return f, err
 		}
+		resident, anonymous, err := residentMemory(pid)
+		if err != nil {
+			return f, err
+		}
+		f.anonymous, f.file = f.anonymous+anonymous, f.file+resident-anonymous
 		entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 		if err != nil {
 			return f, err

@@ -140,8 +140,14 @@ func (s *site) html(on, source string, markdown []byte, index bool) ([]byte, err
 		s.index(on, tree, markdown)
 	}
 	err := ast.Walk(tree, func(n ast.Node, entering bool) (ast.WalkStatus, error) {
-		if link, ok := n.(*ast.Link); ok && entering {
-			link.Destination = []byte(s.target(on, source, string(link.Destination)))
+		if !entering {
+			return ast.WalkContinue, nil
+		}
+		switch n := n.(type) {
+		case *ast.Link:
+			n.Destination = []byte(s.target(on, source, string(n.Destination)))
+		case *ast.Image:
+			n.Destination = []byte(s.target(on, source, string(n.Destination)))
 		}
 		return ast.WalkContinue, nil
 	})
