@@ -48,6 +48,9 @@ const (
 	KindPeer        Kind = "unix"        // Peer
 )
 
+// Kinds are all of them.
+func Kinds() []Kind { return []Kind{KindPassword, KindUserID, KindToken, KindCertificate, KindPeer} }
+
 // Credentials are what a client proves itself with: one of Password, UserID,
 // Token, Certificate and Peer. They print as nothing.
 type Credentials interface {

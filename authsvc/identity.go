@@ -24,6 +24,13 @@ const (
 	MethodPeer        Method = "unix"        // the user id at the other end of a unix socket
 )
 
+// Methods are all of them.
+func Methods() []Method {
+	return []Method{
+		MethodNone, MethodPassword, MethodWhitelist, MethodOnce, MethodSOCKS4, MethodGSSAPI, MethodCertificate, MethodPeer,
+	}
+}
+
 // Identity is who a connection belongs to.
 type Identity struct {
 	User   string // raw bytes as sent; empty when the method names nobody

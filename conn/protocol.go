@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 
+	"cleversocks/authsvc"
 	"cleversocks/conn/cause"
 	"cleversocks/conn/handshake"
 	"cleversocks/conn/task"
@@ -40,6 +41,12 @@ func (l Listener) Speaks() string {
 // Labels are the values that the labels of metrics have here.
 func Labels() metrics.Labels {
 	l := metrics.Labels{Causes: cause.Tunnel(), Panics: task.Places()}
+	for _, m := range authsvc.Methods() {
+		l.Methods = append(l.Methods, string(m))
+	}
+	for _, k := range authsvc.Kinds() {
+		l.Kinds = append(l.Kinds, string(k))
+	}
 	for _, p := range handshake.Protocols() {
 		l.Protocols = append(l.Protocols, p.String())
 	}

@@ -46,14 +46,13 @@ const (
 	StateCorrupt    = "corrupt"
 )
 
-func newAuth(set *vm.Set) Auth {
+func newAuth(set *vm.Set, kinds []string) Auth {
 	return Auth{
 		Hashed:     set.NewCounter("cleversocks_auth_hashes_total"),
 		Remembered: set.NewCounter("cleversocks_auth_remembered_total"),
 		Busy:       set.NewCounter("cleversocks_auth_busy_total"),
 		Waiting:    newGauge(set, "cleversocks_auth_waiting"),
-		Refused: newCounterVec2(set, "cleversocks_auth_refused_total", [2]string{"method", "reason"},
-			[]string{"password", "socks4", "gssapi", "certificate", "unix"},
+		Refused: newCounterVec2(set, "cleversocks_auth_refused_total", [2]string{"method", "reason"}, kinds,
 			[]string{
 				"credentials", "busy", "banned", "repeated", "unavailable", "malformed", "mechanism", "ticket", "service", "key",
 				"expired", "clock_skew", "replay", "protection",

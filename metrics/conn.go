@@ -52,8 +52,7 @@ func newConn(set *vm.Set, l Labels) Conn {
 		Handshakes: newCounterVec2(set, "cleversocks_handshakes_total", [2]string{"protocol", "outcome"},
 			protocols, []string{"ok", "malformed", "timeout", "closed", "refused"}),
 		Auth: newCounterVec2(set, "cleversocks_auth_total", [2]string{"method", "outcome"},
-			[]string{"none", "password", "whitelist", "once", "socks4", "gssapi", "certificate", "unix"},
-			[]string{"ok", "failed", "error"}),
+			l.Methods, []string{"ok", "failed", "error"}),
 		Requests: newCounterVec2(set, "cleversocks_requests_total", [2]string{"command", "reply"},
 			[]string{"connect", "bind", "udp", "unknown"},
 			[]string{

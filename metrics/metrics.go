@@ -42,6 +42,8 @@ type Registry struct {
 type Labels struct {
 	Protocols []string // that clients speak
 	Causes    []string // for which tunnels end
+	Methods   []string // by which clients are admitted
+	Kinds     []string // of credentials that may be refused
 	Panics    []string // the parts of the program that contain panics
 }
 
@@ -63,7 +65,7 @@ func With(l Labels) *Registry {
 		Relay:    newRelay(set, l.Causes),
 		Dial:     newDial(set),
 		DNS:      newDNS(set, limits),
-		Auth:     newAuth(set),
+		Auth:     newAuth(set, l.Kinds),
 		ACL:      newACL(set, limits),
 		Users:    newUsers(set, limits),
 		UDP:      newUDP(set),
