@@ -96,6 +96,24 @@ type waiter struct {
 // has none), and runs work, which takes that many bytes of memory. It returns ErrBusy or
 // ctx's error without having run it.
 func (q *Queue) Do(ctx context.Context, source netip.Addr, suspicion func() int, memory int64, work func()) error {
+	if err := q.enter(ctx, source, suspicion, memory); err != nil {
+		return err
+	}
+	defer q.done(memory)
+	work()
+	return nil
+}
+
+// Enter is Do for work that is no function: it is done until Leave, which the
+// caller must call if there is no error.
+func (q *Queue) Enter(ctx context.Context, source netip.Addr) error {
+	return q.enter(ctx, source, nil, 0)
+}
+
+// Leave ends what an Enter began.
+func (q *Queue) Leave() { q.done(0) }
+
+func (q *Queue) enter(ctx context.Context, source netip.Addr, suspicion func() int, memory int64) error {
 	source = netaddr.SourceKey(source)
 	w, err := q.enqueue(source, suspicion, memory)
 	if err != nil {
@@ -116,8 +134,6 @@ func (q *Queue) Do(ctx context.Context, source netip.Addr, suspicion func() int,
 	if w.refused {
 		return ErrBusy
 	}
-	defer q.done(memory)
-	work()
 	return nil
 }
 

@@ -6,18 +6,34 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 
 	"cleversocks/authsvc"
 	"cleversocks/listener/tlsconf"
 	"cleversocks/metrics"
 )
 
+// NewHandshakeQueue makes the queue that the handshakes of all TLS doors share:
+// see tlsTurns.
+func NewHandshakeQueue() *authsvc.Queue {
+	// Sources are not bounded by themselves: a source with many at once may be a
+	// network behind one address, and waits for its own.
+	return authsvc.NewQueue(authsvc.QueueOptions{Concurrency: runtime.GOMAXPROCS(0), PerSource: handshakesWaiting, Waiting: handshakesWaiting})
+}
+
+// handshakesWaiting bounds the queue. Each is a connection, and costs less than that.
+const handshakesWaiting = 1 << 16
+
 // OverTLS shakes hands. A verified client certificate becomes credentials.
-func OverTLS(door *tlsconf.Door, m *metrics.Registry) Step {
+func OverTLS(door *tlsconf.Door, q *authsvc.Queue, m *metrics.Registry) Step {
 	return func(ctx context.Context, e *Entrance) error {
-		below := &tlsSocket{Conn: e.Conn}
+		turns := &tlsTurns{queue: q, ctx: ctx, source: e.Client.Addr()}
+		below := &tlsSocket{Conn: e.Conn, turns: turns}
 		c := tls.Server(below, door.Config())
-		if err := shake(ctx, c, door.Waits()); err != nil {
+		defer turns.Rest()
+		err := shake(ctx, c, door.Waits())
+		below.turns = nil
+		if err != nil {
 			m.Listener.TLS.Of(tlsOutcome(err)).Inc()
 			return err
 		}

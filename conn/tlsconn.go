@@ -92,7 +92,8 @@ func (c *tlsConn) writeBatch(b []byte) error {
 // tlsSocket is what a tls.Conn reads from and writes to.
 type tlsSocket struct {
 	net.Conn
-	dry bool // reads find nothing; of the goroutine that reads
+	dry   bool      // reads find nothing; of the goroutine that reads
+	turns *tlsTurns // while hands are shaken; then nil
 
 	// A read that meets a key update writes as well (RFC 8446 §4.6.3).
 	mu     sync.Mutex
@@ -105,13 +106,26 @@ func (s *tlsSocket) Read(b []byte) (int, error) {
 	if s.dry {
 		return 0, errDry{}
 	}
+	if s.turns != nil {
+		return s.turns.read(s.Conn, b)
+	}
 	return s.Conn.Read(b)
+}
+
+// Rest is for a handshake that waits for something else than its client.
+func (s *tlsSocket) Rest() {
+	if s.turns != nil {
+		s.turns.Rest()
+	}
 }
 
 // Write is the socket's, or keeps the bytes for uncork.
 func (s *tlsSocket) Write(b []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.turns != nil {
+		s.turns.Rest()
+	}
 	if s.corked {
 		s.batch = append(s.batch, b...)
 		return len(b), nil

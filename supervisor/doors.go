@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 
+	"cleversocks/authsvc"
 	"cleversocks/conn"
 	"cleversocks/listener/proxyproto"
 	"cleversocks/listener/tlsconf"
@@ -19,6 +20,7 @@ type doors struct {
 	log     *slog.Logger
 	metrics *metrics.Registry
 	keeper  *tlsconf.Keeper
+	shaking *authsvc.Queue  // the handshakes of all doors
 	open    []*tlsconf.Door // of the settings in force
 }
 
@@ -67,7 +69,7 @@ func (c *doorChange) complete(policy *conn.Listener, r *running, l config.Listen
 		return errors.Join(config.ErrInvalid, err)
 	}
 	c.open = append(c.open, door)
-	policy.Door = append(policy.Door, conn.OverTLS(door, c.of.metrics))
+	policy.Door = append(policy.Door, conn.OverTLS(door, c.of.shaking, c.of.metrics))
 	return nil
 }
 

@@ -132,7 +132,7 @@ func (i *issuer) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, erro
 	if !slices.Contains(i.domains, name) {
 		return nil, errForeignName
 	}
-	if err := i.await(hello.Context(), name); err != nil {
+	if err := i.await(hello, name); err != nil {
 		return nil, err
 	}
 	return i.manager.GetCertificate(asking(name)) // from memory
@@ -144,9 +144,10 @@ func asking(name string) *tls.ClientHelloInfo {
 	return &tls.ClientHelloInfo{ServerName: name, CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256}}
 }
 
-// await waits until there is a certificate or a try has failed.
-func (i *issuer) await(ctx context.Context, name string) error {
-	ctx, cancel := context.WithTimeout(ctx, acmePatience)
+// await waits until there is a certificate or a try has failed. A conn that has to
+// be told of a handshake that computes nothing for a while has a method Rest.
+func (i *issuer) await(hello *tls.ClientHelloInfo, name string) error {
+	ctx, cancel := context.WithTimeout(hello.Context(), acmePatience)
 	defer cancel()
 	for {
 		i.mu.Lock()
@@ -154,6 +155,9 @@ func (i *issuer) await(ctx context.Context, name string) error {
 		i.mu.Unlock()
 		if s.leaf != nil || s.err != nil {
 			return s.refusal()
+		}
+		if waits, ok := hello.Conn.(interface{ Rest() }); ok {
+			waits.Rest()
 		}
 		select {
 		case <-learned:
