@@ -113,7 +113,8 @@ func quotaLeft(r *replica, user string) int64 {
 func fleetDisables(t *testing.T, s *store, all []*replica, echo netip.AddrPort) {
 	t.Helper()
 	open := mustTunnel(t, all[1].daemon, "127.0.0.1", "dave", echo)
-	rewrite(t, all[0].file, fleetSettings(all[0].t, s.address, "a", fleetUsers+"disabled = true\n"))
+	settings := readText(t, all[0].file) // which names files that the sandbox has
+	rewrite(t, all[0].file, strings.Replace(settings, fleetUsers, fleetUsers+"disabled = true\n", 1))
 	all[0].signal(syscall.SIGHUP)
 	over(t, open)
 	for _, r := range all {

@@ -61,9 +61,13 @@ func TestReloadDuringUpgrade(t *testing.T) {
 	own := ownBinary(t)
 	config := writeFile(t, "c.toml", withAPI(t, "[[listener]]\naddress = \"127.0.0.1:0\"\n"))
 	d := lineageOf(startCommand(t, exec.Command(own, "--config", config, "--log-format", "json")))
-	// It waits for a file before it begins.
+	// It waits for a file before it begins. The predecessor's sandbox lets it start
+	// what is beside the program.
+	if err := os.Link(own, own+".real"); err != nil {
+		t.Fatal(err)
+	}
 	gate := filepath.Join(t.TempDir(), "gate")
-	replaceBinary(t, own, writeFile(t, "waits", "#!/bin/sh\nwhile ! [ -e "+gate+" ]; do sleep 0.05; done\nexec "+binary+" \"$@\"\n"))
+	replaceBinary(t, own, writeFile(t, "waits", "#!/bin/sh\nwhile ! [ -e "+gate+" ]; do sleep 0.05; done\nexec "+own+".real \"$@\"\n"))
 	d.tell(syscall.SIGUSR2)
 	d.await("upgrade: a successor starts", 1)
 	d.tell(syscall.SIGHUP)
@@ -144,9 +148,8 @@ func TestUpgradeWithOtherSettings(t *testing.T) {
 	listener := func(address, more string) string {
 		return "[[listener]]\naddress = \"" + address + "\"\n" + more
 	}
-	settings := func(listeners ...string) string {
-		return withAPI(t, "[log]\naccess = \"off\"\n[limits]\nexempt = [\"127.0.0.0/8\"]\n"+strings.Join(listeners, ""))
-	}
+	api := withAPI(t, "[log]\naccess = \"off\"\n[limits]\nexempt = [\"127.0.0.0/8\"]\n") // its token is where the sandbox has it
+	settings := func(listeners ...string) string { return api + strings.Join(listeners, "") }
 	config := writeFile(t, "c.toml", settings(listener("127.0.0.1:0", "reuse_port = 3\n"), listener("127.0.0.1:0", "name = \"named\"\n"), listener("127.0.0.1:0", "name = \"goes\"\n")))
 	d := lineageOf(startProgram(t, "--config", config, "--log-format", "json"))
 	at := d.all("proxy listens")

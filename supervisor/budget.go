@@ -121,5 +121,8 @@ func InForce(cfg *config.Config) map[string]string {
 		}
 		notes["auth.gssapi.keytab"] = strings.Join(entries, "; ")
 	}
+	if program, err := os.Executable(); err == nil {
+		noteSandbox(cfg, program, notes)
+	}
 	return notes
 }

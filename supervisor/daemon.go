@@ -44,6 +44,7 @@ type daemon struct {
 	asked    chan struct{} // 1: an operator wants a drain
 	notify   *notifier
 	upgrader *upgrader
+	confined *confinement
 	active   func() int            // connections
 	retired  func(context.Context) // waits until a predecessor has none
 	overdue  atomic.Bool           // a predecessor's time is over
@@ -64,7 +65,7 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	m := metrics.With(conn.Labels())
 	m.Daemon.BuildInfo(o.Version, o.Commit, runtime.Version())
 	m.Daemon.LogLost(o.LostLog)
-	d := &daemon{options: o, log: o.Logger, panics: reporter(o.Logger, m), config: new(atomic.Pointer[config.Config]), phase: new(atomic.Int32), asked: make(chan struct{}, 1), notify: &notifier{log: o.Logger}}
+	d := &daemon{options: o, log: o.Logger, panics: reporter(o.Logger, m), config: new(atomic.Pointer[config.Config]), phase: new(atomic.Int32), asked: make(chan struct{}, 1), notify: &notifier{log: o.Logger}, confined: &confinement{log: o.Logger, program: o.Program.Path}}
 	if err := cfg.Invalid(unfit(ctx, cfg, nil)); err != nil {
 		return nil, err
 	}
@@ -108,6 +109,9 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	d.tree.add(d.tree.core, lean{d.log, unmapProgram})
 	d.tree.add(d.tree.admin, watchdog{d.notify, func() { c.group.Active() }})
 	if err := d.takeOver(ctx, c); err != nil {
+		return nil, err
+	}
+	if err := d.confined.enter(ctx, cfg, o.Inherited.From()); err != nil {
 		return nil, err
 	}
 	// The tree outlives ctx: its end is shutdown's to order.
@@ -206,6 +210,7 @@ func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim,
 	parts := []part{
 		partFunc(staysClosed),
 		partFunc(verify),
+		d.confined,
 		partFunc(d.prepareLog),
 		sockets,
 		&doors{log: log, metrics: m, keeper: c.tls, shaking: conn.NewHandshakeQueue()},
@@ -240,7 +245,7 @@ func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim,
 		}),
 	}
 	r := &reloader{
-		load: d.options.Load, log: log, metrics: m, panics: d.panics, parts: parts, sockets: sockets,
+		load: d.options.Load, confined: d.confined, log: log, metrics: m, panics: d.panics, parts: parts, sockets: sockets,
 		requests: make(chan request), signals: make(chan struct{}, 1), over: make(chan struct{}),
 		noted: operator.noteReload, rotate: d.reopenLogs, notify: d.notify,
 		people: &people{accounts: who, guards: c.guards, group: c.group, inForce: inForce, lapses: gone},

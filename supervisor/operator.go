@@ -31,6 +31,7 @@ type operator struct {
 	group    *conn.Group
 	resolver *resolver.Resolver
 	ready    func() error
+	confined *confinement
 	phase    *atomic.Int32
 	asked    chan<- struct{}
 	reload   func(context.Context) error
@@ -53,7 +54,7 @@ type operator struct {
 func newOperator(d *daemon, m *metrics.Registry, c *core, ready func() error) *operator {
 	o := &operator{
 		options: d.options, started: time.Now(), config: d.config.Load, metrics: m, guards: c.guards, group: c.group,
-		resolver: c.resolver, ready: ready, phase: d.phase, asked: d.asked,
+		resolver: c.resolver, ready: ready, confined: d.confined, phase: d.phase, asked: d.asked,
 		events: admin.NewEvents(m.Limits.Of(metrics.LimitEventStreams).Inc, m.Limits.Of(metrics.LimitEventQueue).Inc),
 	}
 	o.usage = c.usage

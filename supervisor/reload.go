@@ -25,8 +25,10 @@ type reloader struct {
 	metrics *metrics.Registry
 	panics  *task.Reporter
 	parts   []part
-	sockets *listeners // also among parts
-	people  *people    // those of the parts that other accounts touch
+	// confined may be why a file cannot be read.
+	confined *confinement
+	sockets  *listeners // also among parts
+	people   *people    // those of the parts that other accounts touch
 
 	installed *config.Config // in force
 	started   *config.Config // the first
@@ -140,10 +142,10 @@ func (r *reloader) try(ctx context.Context) error {
 	// A file system or a name server that hangs does not hold up the end.
 	cfg, err := await(ctx, r.panics, "reload", r.load)
 	if err != nil {
-		return err
+		return r.confined.explain(err)
 	}
 	if err := r.install(ctx, cfg); err != nil {
-		return err
+		return r.confined.explain(err)
 	}
 	r.warn(ctx)
 	for _, key := range needRestart(r.started, cfg) {

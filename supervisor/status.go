@@ -35,7 +35,7 @@ func (o *operator) status() admin.Status {
 	if names := o.names.Load(); names != nil {
 		s.Listeners = append(s.Listeners, *names...)
 	}
-	s.PID = os.Getpid()
+	s.PID, s.Sandbox = os.Getpid(), o.confined.status()
 	for _, e := range o.elders.list() {
 		s.Predecessors = append(s.Predecessors, admin.Predecessor{PID: e.Hello.PID, Connections: int(e.tunnels.Load())})
 	}

@@ -24,6 +24,7 @@ type upgrader struct {
 	panics    *task.Reporter
 	notify    *notifier
 	inherited *upgrade.Inherited
+	confined  *confinement
 	listeners *listeners
 	endpoint  *endpoint
 	tables    []authsvc.Table
@@ -41,7 +42,7 @@ func newUpgrader(d *daemon, m *metrics.Registry, c *core, sockets *listeners, st
 	return &upgrader{
 		program: d.options.Program, log: d.log, metrics: m, panics: d.panics, notify: d.notify,
 		inherited: d.options.Inherited, listeners: sockets, endpoint: status, tables: c.guards.tables,
-		elders: predecessors,
+		elders: predecessors, confined: d.confined,
 		legacy: func(s *upgrade.Successor) {
 			d.tree.add(d.tree.core, &legacy{
 				log: d.log, panics: d.panics, successor: s, tables: c.guards.tables, active: c.group.Active,
@@ -142,7 +143,7 @@ func (u *upgrader) try(ctx context.Context) (*upgrade.Successor, error) {
 	}
 	counted := map[string]uint64{"ok": 1}
 	u.metrics.Daemon.Upgrades.Each(func(outcome string, n uint64) { counted[outcome] += n })
-	s, err := upgrade.Start(ctx, u.program, sockets, counted, u.panics)
+	s, err := upgrade.Start(ctx, u.successor(), sockets, counted, u.panics)
 	if err != nil {
 		return nil, err
 	}
@@ -169,6 +170,13 @@ func (u *upgrader) try(ctx context.Context) (*upgrade.Successor, error) {
 	u.elders.leave()
 	u.legacy(s)
 	return s, nil
+}
+
+// successor is the program with what it cannot find out by itself.
+func (u *upgrader) successor() upgrade.Program {
+	p := u.program
+	p.Sandbox = u.confined.state()
+	return p
 }
 
 // giveTurn stops accepting and hands over. Nobody accepts until the successor

@@ -54,6 +54,9 @@ func unfit(ctx context.Context, cfg, old *config.Config) (found faults) {
 	if old == nil || old.Relay.Congestion != cfg.Relay.Congestion {
 		found.add("relay.congestion", listener.CheckCongestion(cfg.Relay.Congestion))
 	}
+	if old == nil {
+		checkSandbox(cfg, &found)
+	}
 	found.add("log.output", checkLogFile(cfg.Log.Output))
 	if _, ok := cfg.Log.Collector(); !ok { // which may come later than we
 		found.add("log.access_output", checkLogFile(cfg.Log.AccessOutput))

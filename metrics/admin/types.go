@@ -30,8 +30,17 @@ type Status struct {
 	Listeners []string          `json:"listeners"`
 	Reload    *Reload           `json:"reload,omitempty"` // the last one
 	API       bool              `json:"api"`              // there is a token, and so an API
+	Sandbox   Sandbox           `json:"sandbox"`
 	// Predecessors are the processes of before upgrades that still drain.
 	Predecessors []Predecessor `json:"predecessors,omitempty"`
+}
+
+// Sandbox is what the process has given up.
+type Sandbox struct {
+	Landlock  string `json:"landlock"` // what it holds; "off": nothing
+	Seccomp   bool   `json:"seccomp"`  // calls that a proxy never makes are denied
+	CoreDumps bool   `json:"core_dumps"`
+	Inherited bool   `json:"inherited,omitempty"` // from a predecessor, in an upgrade
 }
 
 // Predecessor is a process that drains after an upgrade.

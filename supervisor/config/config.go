@@ -33,6 +33,7 @@ type Config struct {
 	Forwards     []Forward // those of -f first
 	Admin        Admin
 	State        State
+	Sandbox      Sandbox
 	SharedState  SharedState
 	Usage        Usage
 	Secrets      Secrets
@@ -40,6 +41,7 @@ type Config struct {
 	// Warnings are sentences that an operator should read after each load.
 	Warnings []string
 
+	file     string // the configuration's; "": none
 	origins  map[string]origin
 	subjects *subjects // nil: unknown, as something is wrong with the users
 }
@@ -67,6 +69,7 @@ func (c *Config) sections() []section {
 		arrayTable("forward", forwardDoc, 0, &c.Forwards, (*Forward).keys),
 		table("admin", adminDoc, c.Admin.keys()),
 		table("state", stateDoc, c.State.keys()),
+		table("sandbox", sandboxDoc, c.Sandbox.keys()),
 		table("shared_state", sharedDoc, c.SharedState.keys()),
 		table("usage", usageDoc, c.Usage.keys()),
 		table("secrets", secretsDoc, c.Secrets.keys()),

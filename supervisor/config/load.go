@@ -57,7 +57,7 @@ func (l *Loader) Piped() []byte { return l.file.once }
 // address, with a warning, while it cannot be resolved.
 func (l *Loader) Load(ctx context.Context) (*Config, error) {
 	r := &run{
-		cfg: &Config{origins: make(map[string]origin)},
+		cfg: &Config{file: l.sources.File, origins: make(map[string]origin)},
 		k:   newKoanf(),
 	}
 	r.loadDefaults()

@@ -2,6 +2,7 @@ package upgrade
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -23,10 +24,11 @@ type Program struct {
 	Path string
 	// Visible is the command line as others may read it, with the program's name.
 	Visible func() []string
-	// Args, Environ and Config are as in Hello.
+	// Args, Environ, Config and Sandbox are as in Hello.
 	Args    []string
 	Environ []string
 	Config  func() []byte
+	Sandbox json.RawMessage
 }
 
 // Passing is a socket for the successor. The descriptor is a duplicate.
@@ -73,7 +75,7 @@ func Start(ctx context.Context, p Program, sockets []Passing, counted map[string
 	}
 	files := []uintptr{0, 1, 2, uintptr(theirs)}
 	names := []string{string(RoleElder)}
-	hello := Hello{PID: os.Getpid(), Args: p.Args, Environ: p.Environ, Counted: counted, Sockets: []Socket{}}
+	hello := Hello{PID: os.Getpid(), Args: p.Args, Environ: p.Environ, Sandbox: p.Sandbox, Counted: counted, Sockets: []Socket{}}
 	if p.Config != nil {
 		hello.Config = p.Config()
 	}

@@ -25,6 +25,7 @@
 package upgrade
 
 import (
+	"encoding/json"
 	"errors"
 	"time"
 )
@@ -74,6 +75,9 @@ type Hello struct {
 	// Config is the configuration file, if it came through a pipe, which can be
 	// read once.
 	Config []byte `json:"config,omitempty"`
+	// Sandbox is what the successor is confined to, being the predecessor's child:
+	// a JSON object, or nothing.
+	Sandbox json.RawMessage `json:"sandbox,omitempty"`
 	// Counted are upgrades so far, by outcome.
 	Counted map[string]uint64 `json:"counted,omitempty"`
 }

@@ -54,6 +54,7 @@ const figures = s => {
   const state = $("state");
   text("state", s.ready ? (s.degraded ? "Ready, degraded" : "Ready") : "Not ready: " + s.reason);
   state.className = "state " + (s.ready && !s.degraded ? "good" : "bad");
+  text("sandbox", "Sandbox: Landlock " + s.sandbox.landlock + ", seccomp " + (s.sandbox.seccomp ? "on" : "off") + (s.sandbox.core_dumps ? ", core dumps possible" : ""));
   text("about", s.version + " · up " + age((Date.now() - Date.parse(s.started)) / 1000) + " · " + s.listeners.join(" "));
   text("connections", s.connections.toLocaleString("en"));
   text("connections-more", "of " + s.limit.toLocaleString("en") + ", " + s.accepted.toLocaleString("en") + " accepted");
