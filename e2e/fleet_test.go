@@ -120,7 +120,7 @@ func fleetDisables(t *testing.T, s *store, all []*replica, echo netip.AddrPort) 
 	for _, r := range all {
 		eventually(t, "dave is let in nowhere", func() bool { return !mayLogIn(t, r.address, "dave") })
 	}
-	rewrite(t, all[0].file, fleetSettings(all[0].t, s.address, "a", fleetUsers))
+	rewrite(t, all[0].file, settings)
 	all[0].signal(syscall.SIGHUP)
 	for _, r := range all {
 		eventually(t, "dave is let in again", func() bool { return mayLogIn(t, r.address, "dave") })

@@ -142,7 +142,8 @@ func TestSandboxOverUpgrades(t *testing.T) {
 	users := writeFile(t, "users", "alice:"+cheapHash(t, "one")+"\n")
 	file := writeFile(t, "c.toml", "[[listener]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n[auth]\nusers_file = \""+users+"\"\n")
 	l := lineageOf(startProgram(t, "--config", file, "--log-format", "json"))
-	for range 3 {
+	for n := range 3 {
+		l.await("ready", n+1) // until then it refuses another one
 		l.upgrade()
 		if s := l.confined(); !s.Inherited || !strings.HasPrefix(s.Landlock, "files") || !s.Seccomp {
 			t.Fatalf("%+v", s)
