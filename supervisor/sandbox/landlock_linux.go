@@ -27,7 +27,8 @@ const (
 	rightsToRead    = ll.AccessFSReadFile | ll.AccessFSReadDir
 	rightsToExecute = rightsToRead | ll.AccessFSExecute
 	rightsToSockets = ll.AccessFSMakeSock | ll.AccessFSRemoveFile | ll.AccessFSReadDir
-	rightsToWrite   = rightsToRead | ll.AccessFSWriteFile | ll.AccessFSTruncate | ll.AccessFSMakeReg | ll.AccessFSRemoveFile | ll.AccessFSMakeSock
+	rightsToWrite   = rightsToRead | ll.AccessFSWriteFile | ll.AccessFSTruncate | ll.AccessFSMakeReg | ll.AccessFSRemoveFile | ll.AccessFSMakeSock |
+		ll.AccessFSMakeDir | ll.AccessFSRemoveDir | ll.AccessFSRefer
 )
 
 // errHolds is a sandbox that does not hold, whatever the system said.
