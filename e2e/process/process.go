@@ -54,26 +54,26 @@ type Process struct {
 
 // Start runs the command, which must write its log as JSON. At the end of the
 // test it is stopped, and must not have left a race or a panic behind.
-func Start(t testing.TB, cmd *exec.Cmd) *Process {
-	t.Helper()
+func Start(tb testing.TB, cmd *exec.Cmd) *Process {
+	tb.Helper()
 	read, write, err := os.Pipe()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	p := &Process{Cmd: cmd, Exited: make(chan struct{}), t: t, stderr: read, more: make(chan struct{})}
+	p := &Process{Cmd: cmd, Exited: make(chan struct{}), t: tb, stderr: read, more: make(chan struct{})}
 	cmd.Stderr = write
 	err = cmd.Start()
 	_ = write.Close()
 	if err != nil {
 		_ = read.Close()
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	go func() {
 		defer close(p.Exited)
 		p.read()
 		p.err = cmd.Wait()
 	}()
-	t.Cleanup(p.finish)
+	tb.Cleanup(p.finish)
 	return p
 }
 
@@ -219,7 +219,7 @@ func (p *Process) ExitCode() int {
 // Get asks the admin endpoint.
 func (p *Process) Get(path string) (status int, body string) {
 	p.t.Helper()
-	resp, err := http.Get("http://" + p.Admin + path) //nolint:gosec,noctx // the address is of our own program
+	resp, err := http.Get("http://" + p.Admin + path)
 	if err != nil {
 		p.t.Fatal(err)
 	}

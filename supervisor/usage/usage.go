@@ -270,7 +270,7 @@ func (u *Usage) Close() {
 		u.take(<-u.queue)
 	}
 	u.account()
-	ctx, cancel := context.WithTimeout(context.Background(), lastWords) //nolint:forbidigo // the daemon's context has ended
+	ctx, cancel := context.WithTimeout(context.Background(), lastWords)
 	defer cancel()
 	u.store(ctx)
 	newPusher(u).once(ctx)

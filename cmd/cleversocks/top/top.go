@@ -166,7 +166,7 @@ func (v *view) ask() {
 }
 
 func (v *view) end(id string) {
-	ctx, cancel := context.WithTimeout(context.Background(), answerTime) //nolint:forbidigo // a key has no context; it is bounded
+	ctx, cancel := context.WithTimeout(context.Background(), answerTime)
 	defer cancel()
 	if err := v.o.Close(ctx, id); err != nil {
 		v.foot.SetText(" " + v.o.Safe(err.Error()))
