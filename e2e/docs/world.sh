@@ -30,7 +30,14 @@ cp "$WORLD/bin/cleversocks" /usr/local/bin/provider
 cp "$WORLD/bin/web" /usr/local/bin/web
 mkdir "$SCRATCH/tmp"
 cp "$1" "$SCRATCH/tmp/page.sh"
+# The project may lie below /tmp, and stays where it is.
+project=$PWD
+mkdir /run/project
+mount --bind "$project" /run/project
 mount --bind "$SCRATCH/tmp" /tmp
+mkdir -p "$project"
+mount --bind /run/project "$project"
+cd "$project"
 mkdir /tmp/home
 printf 'a password that somebody types' > /tmp/typed
 GOCACHE=$(go env GOCACHE) GOMODCACHE=$(go env GOMODCACHE)
@@ -83,9 +90,12 @@ stop() {
 	# By name, since `go run` does not pass a signal on.
 	kill $(pidof cleversocks) 2>/dev/null || { daemon=; return 0; }
 	wait "$daemon" || { cat /tmp/daemon.log /var/log/cleversocks.log >&2; echo "world: the daemon ended with $?" >&2; exit 1; }
+	until_true gone # a successor in an upgrade, too
 	daemon= usual=
 	rm -f /tmp/daemon.log /var/log/cleversocks.log
 }
+
+gone() { ! pidof cleversocks > /dev/null; }
 
 # usual: the daemon of /etc/cleversocks/cleversocks.toml, if it does not run yet,
 # after some hours of use.

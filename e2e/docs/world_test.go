@@ -157,7 +157,7 @@ func (w *world) certificates(t *testing.T) {
 	must(t, err)
 	for name, b := range map[string]*pem.Block{
 		"tls.crt": {Type: "CERTIFICATE", Bytes: der}, "tls.key": {Type: "PRIVATE KEY", Bytes: raw},
-		"ca.crt": {Type: "CERTIFICATE", Bytes: root}, "clients.pem": {Type: "CERTIFICATE", Bytes: root}, "clients.crl": {Type: "X509 CRL", Bytes: list},
+		"ca.crt": {Type: "CERTIFICATE", Bytes: root}, "redis-ca.pem": {Type: "CERTIFICATE", Bytes: root}, "clients.pem": {Type: "CERTIFICATE", Bytes: root}, "clients.crl": {Type: "X509 CRL", Bytes: list},
 	} {
 		w.write(t, "cleversocks/"+name, string(pem.EncodeToMemory(b)))
 	}
