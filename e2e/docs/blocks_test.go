@@ -101,6 +101,9 @@ func scriptOf(t *testing.T, b block) string {
 	case "sh":
 		return commandScript(b.text)
 	case "yaml":
+		if strings.HasPrefix(b.text, "groups:") {
+			return fileScript("/tmp/rules.yml", b.text) + "promtool check rules /tmp/rules.yml\n"
+		}
 		return fileScript("/tmp/prometheus.yml", b.text) + "promtool check config --syntax-only /tmp/prometheus.yml\n"
 	case "haproxy":
 		return fileScript("/tmp/haproxy.cfg", b.text) + "haproxy -c -f /tmp/haproxy.cfg\n"
