@@ -16,7 +16,8 @@ func (d *daemon) confined() (s struct {
 	Seccomp   bool
 	Inherited bool
 	CoreDumps bool `json:"core_dumps"`
-}) {
+},
+) {
 	d.t.Helper()
 	_, body := d.get("/status")
 	into := struct{ Sandbox any }{&s}

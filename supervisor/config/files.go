@@ -40,7 +40,7 @@ func (c *Config) Files() []FileUse {
 		sec.each(func(i int, keys []Key) { filesOf(element(sec.name, i), keys, add) })
 	}
 	for key, output := range map[string]string{"log.output": c.Log.Output, "log.access_output": c.Log.AccessOutput} {
-		if word, _, remote := strings.Cut(output, ":"); output != "stderr" && output != LogStdout && word != "journald" && !(remote && word == "syslog") {
+		if word, _, remote := strings.Cut(output, ":"); output != "stderr" && output != LogStdout && word != "journald" && (!remote || word != "syslog") {
 			add(FileUse{Key: key, Path: output, Written: true})
 		}
 	}

@@ -98,7 +98,7 @@ func (p probe) try(elsewhere func(func() error) error) found {
 		f.Bind = append(f.Bind, word(err))
 	}
 	if p.Run != "" {
-		f.Run = word(exec.Command(p.Run).Run()) //nolint:noctx // it ends by itself
+		f.Run = word(exec.Command(p.Run).Run())
 	}
 	if p.Rename[0] != "" {
 		f.Rename = word(os.Rename(p.Rename[0], p.Rename[1]))
@@ -172,7 +172,7 @@ func TestHolds(t *testing.T) {
 	}
 	in, out := write("in/file"), write("out/file")
 	state, next := write("state/old"), write("state/new")
-	free, err := net.Listen("tcp4", "127.0.0.1:0") //nolint:noctx // it is only asked for a port
+	free, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
