@@ -204,6 +204,7 @@ func unlessClosed(f func() error) func() error {
 // too, by a reload and by an upgrade alike. Others go on.
 func TestPredecessorFollowsSettings(t *testing.T) {
 	echo := echoServer(t, "127.0.0.1:0")
+	api := withAPI(t, "") // once: the sandbox holds the token's folder
 	settings := func(alice, rule string) string {
 		text := "[auth]\nallow_plain_passwords = true\n[reload]\nrevoke = true\n[acl]\nblock_private = false\n" + rule + "[[listener]]\naddress = \"127.0.0.1:0\"\n"
 		for _, name := range []string{"alice", "bob", "carol"} {
@@ -212,7 +213,7 @@ func TestPredecessorFollowsSettings(t *testing.T) {
 				text += alice
 			}
 		}
-		return withAPI(t, text)
+		return text + api
 	}
 	config := writeFile(t, "c.toml", settings("", ""))
 	d := lineageOf(startProgram(t, "--config", config, "--log-format", "json"))

@@ -142,6 +142,12 @@ func (c *confinement) enter(ctx context.Context, cfg *config.Config, from *upgra
 		}
 		return nil
 	}
+	// A folder that is to be written, and is not there yet, could not be made later.
+	for _, dir := range o.Plan.Write {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			c.log.LogAttrs(ctx, slog.LevelWarn, "a folder cannot be made", slog.Any("err", err))
+		}
+	}
 	s, err := sandbox.Enter(o)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errConfined, err)
