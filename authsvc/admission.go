@@ -145,32 +145,48 @@ func (a *Admission) Admitted(id Identity) { a.count(id.Method, outcomeOK) }
 // returns, and so before the client hears of its success: its next connection
 // may be on the way then. The error is a *Refusal, or ctx's.
 func (a *Admission) Verify(ctx context.Context, try *Attempt) (Grant, error) {
+	if !try.recalled {
+		if grant, decided, err := a.Recall(try); decided {
+			return grant, err
+		}
+	}
 	var parameters Parameters
 	try.Credentials, parameters = withoutParameters(try.Credentials, a.parameters)
 	grant, err := a.check(ctx, try)
 	if err != nil {
 		return Grant{}, err
 	}
+	return a.granted(try, grant, parameters), nil
+}
+
+// granted counts a success, and lets the address in where that is set.
+func (a *Admission) granted(try *Attempt, grant Grant, parameters Parameters) Grant {
 	id := &grant.Identity
 	a.count(id.Method, outcomeOK)
 	if a.once != nil && try.Source.IsValid() && try.Credentials.Kind() != KindUserID {
 		a.once.Add(try.Source, *id)
 	}
 	id.Parameters = parameters
-	return grant, nil
+	return grant
 }
 
-// check takes one of the source's tries before anything is looked up, and
-// tells how it ended.
+// counted reports whether an attempt takes one of its source's tries.
+func (a *Admission) counted(try *Attempt) bool {
+	return a.throttle != nil && !try.Optional && try.Source.IsValid()
+}
+
+// check takes one of the source's tries before anything is looked up, unless
+// Recall has, and tells how it ended.
 func (a *Admission) check(ctx context.Context, try *Attempt) (Grant, error) {
-	if a.throttle == nil || try.Optional || !try.Source.IsValid() {
-		grant, err := a.ask(ctx, try)
+	authenticate := func(one Authenticator) (Grant, error) { return one.Authenticate(ctx, try) }
+	if !a.counted(try) {
+		grant, err := a.ask(try, authenticate)
 		if err != nil && !try.Optional {
 			a.failed(ctx, try, err, Ban{})
 		}
 		return grant, err
 	}
-	flight, ban, err := a.throttle.Begin(ctx, try.Source, a.tag(try.Credentials))
+	flight, ban, err := a.begin(ctx, try)
 	if err != nil {
 		a.failed(ctx, try, err, ban)
 		return Grant{}, err
@@ -183,7 +199,7 @@ func (a *Admission) check(ctx context.Context, try *Attempt) (Grant, error) {
 		}
 	}()
 	try.suspicion = flight.failures
-	grant, err := a.ask(ctx, try)
+	grant, err := a.ask(try, authenticate)
 	refusal, refused := errors.AsType[*Refusal](err)
 	switch {
 	case err == nil:
@@ -198,6 +214,15 @@ func (a *Admission) check(ctx context.Context, try *Attempt) (Grant, error) {
 	return grant, err
 }
 
+// begin is one of the source's tries, as soon as it has one left.
+func (a *Admission) begin(ctx context.Context, try *Attempt) (*Try, Ban, error) {
+	if line := try.line; line != nil {
+		try.line = nil
+		return line.wait(ctx)
+	}
+	return a.throttle.Begin(ctx, try.Source, a.tag(try.Credentials))
+}
+
 // tag stands for credentials among the tries of one source, for as long as
 // their user has the same password.
 func (a *Admission) tag(c Credentials) uint64 {
@@ -210,13 +235,13 @@ func (a *Admission) tag(c Credentials) uint64 {
 
 // ask is the first grant of an authenticator that accepts such credentials, or
 // what the last one says that knew more than that it does not know them.
-func (a *Admission) ask(ctx context.Context, try *Attempt) (Grant, error) {
+func (a *Admission) ask(try *Attempt, authenticate func(Authenticator) (Grant, error)) (Grant, error) {
 	var refused error = ErrCredentials
 	for _, one := range a.list {
 		if !one.Accepts(try.Credentials.Kind()) {
 			continue
 		}
-		grant, err := one.Authenticate(ctx, try)
+		grant, err := authenticate(one)
 		if err == nil {
 			grant.Identity, err = a.withAccount(grant.Identity, try.Source)
 		}

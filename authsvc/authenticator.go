@@ -84,6 +84,10 @@ type Attempt struct {
 	// suspicion counts the failures that the source has lately; nil: none. Who
 	// has fewer is served first when many wait.
 	suspicion func() int
+	// What Recall leaves to Verify: it has been asked, and the source's try that
+	// is in line or in flight; nil: none is, yet.
+	recalled bool
+	line     *Try
 }
 
 // Grant is a successful attempt.

@@ -3,7 +3,6 @@ package authsvc
 import (
 	"bytes"
 	"context"
-	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -67,8 +66,9 @@ func (s *secret) String() string { return s.kind }
 func (s *secret) GoString() string { return s.kind }
 
 // plainSecret holds a keyed hash of a password, never the password.
-func plainSecret(key, password []byte) *secret {
-	return &secret{scheme: scheme{kind: kindPlain}, sum: mac(key, password), digest: sha256.Sum256(password)}
+func plainSecret(key *macKey, password []byte) *secret {
+	sum := key.mac(password)
+	return &secret{scheme: scheme{kind: kindPlain}, sum: sum[:], digest: sha256.Sum256(password)}
 }
 
 // same reports whether two secrets of a user, of two generations of the
@@ -122,20 +122,9 @@ func (s *secret) seal(user string) []byte {
 	return mac([]byte("cleversocks auth-once"), []byte(user), s.salt, s.sum)[:16]
 }
 
-// mac makes a comparison's time independent of length and content.
-func mac(key []byte, parts ...[]byte) []byte {
-	h := hmac.New(sha256.New, key)
-	for _, p := range parts {
-		h.Write(strconv.AppendInt(nil, int64(len(p)), 10))
-		h.Write([]byte{0})
-		h.Write(p)
-	}
-	return h.Sum(nil)
-}
-
 // matches reports whether password is the secret's; key is that of
 // plainSecret.
-func (s *secret) matches(key, password []byte) bool {
+func (s *secret) matches(key *macKey, password []byte) bool {
 	switch s.kind {
 	case kindArgon2:
 		sum := argon2.IDKey(password, s.salt, s.passes, s.memory, s.threads, uint32(len(s.sum)))
@@ -143,7 +132,11 @@ func (s *secret) matches(key, password []byte) bool {
 	case kindBcrypt:
 		return bcrypt.CompareHashAndPassword(s.sum, password) == nil
 	}
-	return s.kind == kindPlain && subtle.ConstantTimeCompare(mac(key, password), s.sum) == 1
+	if s.kind != kindPlain {
+		return false
+	}
+	sum := key.mac(password)
+	return subtle.ConstantTimeCompare(sum[:], s.sum) == 1
 }
 
 var errNoHash = errors.New("neither an argon2id ($argon2id$v=19$...) nor a bcrypt ($2b$...) hash")

@@ -12,7 +12,7 @@ import (
 // the key, which never leaves the process. All generations of the users share
 // it.
 type remembered struct {
-	key []byte
+	key *macKey
 	ttl time.Duration
 
 	mu    sync.Mutex
@@ -35,7 +35,7 @@ func (r *remembered) tag(name, password []byte, entry *user) [32]byte {
 	if entry != nil {
 		salt, sum = entry.secret.salt, entry.secret.sum
 	}
-	return [32]byte(mac(r.key, name, password, salt, sum))
+	return r.key.mac(name, password, salt, sum)
 }
 
 func (r *remembered) has(tag [32]byte) bool {

@@ -66,27 +66,46 @@ func (t *Throttle) Begin(ctx context.Context, addr netip.Addr, tag uint64) (try 
 	if settings.Max <= 0 || settings.exempt.Contains(addr) {
 		return nil, Ban{}, nil
 	}
-	try = &Try{throttle: t, source: netaddr.SourceKey(addr), tag: tag, decided: make(chan struct{})}
-	s := t.shard(try.source)
+	source := netaddr.SourceKey(addr)
+	s := t.shard(source)
 	s.mu.Lock()
-	now := time.Now()
-	o := t.offender(s, try.source, now, settings)
-	if len(o.waiting) >= waitingTries && o.tries[tag] == nil {
-		ban = t.count(try.source, o, tag, now, settings)
-		s.mu.Unlock()
-		return nil, ban, ErrBusy
+	try, ban, err = t.enter(s, source, tag, time.Now(), settings)
+	s.mu.Unlock()
+	if err != nil {
+		return nil, ban, err
 	}
+	return try.wait(ctx)
+}
+
+// enter puts a try in line, or lets it begin. The error is ErrBusy when the line is
+// too long, which is counted. The shard is locked.
+func (t *Throttle) enter(s *throttleShard, source netip.Addr, tag uint64, now time.Time, settings *throttleSettings) (*Try, Ban, error) {
+	o := t.offender(s, source, now, settings)
+	if o.isFull(tag) {
+		return nil, t.count(source, o, tag, now, settings), ErrBusy
+	}
+	try := &Try{throttle: t, source: source, tag: tag, decided: make(chan struct{})}
 	o.enter(try)
 	t.advance(o, now, settings)
-	s.mu.Unlock()
+	return try, Ban{}, nil
+}
+
+// isFull reports whether no more tries can wait.
+func (o *offender) isFull(tag uint64) bool {
+	return len(o.waiting) >= waitingTries && o.tries[tag] == nil
+}
+
+// wait is the second half of Begin: until the try begins, or another one's outcome
+// is its own.
+func (y *Try) wait(ctx context.Context) (*Try, Ban, error) {
 	select {
-	case <-try.decided:
+	case <-y.decided:
 	case <-ctx.Done():
-		if try.leave() {
+		if y.leave() {
 			return nil, Ban{}, ctx.Err()
 		}
 	}
-	switch try.verdict {
+	switch y.verdict {
 	case verdictPass:
 		return nil, Ban{}, nil
 	case verdictRepeated:
@@ -95,7 +114,7 @@ func (t *Throttle) Begin(ctx context.Context, addr netip.Addr, tag uint64) (try 
 		return nil, Ban{}, &Refusal{Reason: ReasonBanned}
 	case verdictGo:
 	}
-	return try, Ban{}, nil
+	return y, Ban{}, nil
 }
 
 // leave takes a try out that waits; false when it was decided meanwhile.

@@ -19,7 +19,9 @@ func (UserIDs) Method() Method { return MethodSOCKS4 }
 func (UserIDs) Accepts(k Kind) bool { return k == KindUserID }
 
 // Authenticate looks the name up.
-func (i UserIDs) Authenticate(_ context.Context, a *Attempt) (Grant, error) {
+func (i UserIDs) Authenticate(_ context.Context, a *Attempt) (Grant, error) { return i.recall(a) }
+
+func (i UserIDs) recall(a *Attempt) (Grant, error) {
 	id, err := i.Holds(Identity{User: a.Credentials.Name(), Method: MethodSOCKS4}, a.Source)
 	if err != nil {
 		return Grant{}, err

@@ -3,7 +3,6 @@ package authsvc
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -64,7 +63,7 @@ type UsersOptions struct {
 // Users is the compiled set of everybody with an account. It never changes; a
 // reload makes a new one.
 type Users struct {
-	key      []byte // of plain secrets
+	key      *macKey // of plain secrets
 	byName   map[string]*user
 	timed    []*Account // those whom time lets in or out
 	defaults Account
@@ -155,12 +154,6 @@ func (u *Users) Remove(name string) {
 	if entry := u.byName[name]; entry != nil {
 		entry.removed.Store(true)
 	}
-}
-
-func newKey() []byte {
-	key := make([]byte, 32)
-	rand.Read(key)
-	return key
 }
 
 func (u *Users) addEntry(i int, o *UserEntry, allowPlain bool) error {
@@ -307,35 +300,14 @@ func (u *Users) Verify(ctx context.Context, source netip.Addr, name, password []
 }
 
 func (u *Users) verify(ctx context.Context, a *Attempt) (Identity, error) {
-	given, ok := a.Credentials.(Password)
-	if !ok || len(given.User) > MaxName || len(given.Password) > maxPassword {
-		return Identity{}, ErrCredentials
+	entry, tag, err := u.known(a)
+	if !errors.Is(err, errWaits) {
+		return entry.identity(MethodPassword), err
 	}
-	name, password := given.User, given.Password
-	entry := u.byName[string(name)]
-	if entry != nil && (entry.secret == nil || len(password) == 0 || !entry.AllowsFrom(a.Source)) {
-		// From here on like a user that is not there. An empty password is
-		// nobody's, even where a hash of one was made elsewhere.
-		entry = nil
-	}
-	tag := u.recent.tag(name, password, entry)
-	if known := u.recent.has(tag); known && entry.welcome() {
-		u.metrics.Remembered.Inc()
-		return entry.identity(MethodPassword), nil
-	}
-	own := &secret{scheme: scheme{kind: kindPlain}, sum: make([]byte, 32)}
-	if entry != nil && entry.secret.kind == kindPlain {
-		own = entry.secret
-	}
-	if own.matches(u.key, password) {
-		return entry.identity(MethodPassword), nil
-	}
-	if len(u.schemes) == 0 {
-		return Identity{}, ErrCredentials
-	}
-	ok = false
-	err := u.queue.Do(ctx, a.Source, a.suspicion, u.memory, func() {
-		ok = u.hash(entry, tag, password)
+	given, _ := a.Credentials.(Password)
+	ok := false
+	err = u.queue.Do(ctx, a.Source, a.suspicion, u.memory, func() {
+		ok = u.hash(entry, tag, given.Password)
 	})
 	switch {
 	case errors.Is(err, ErrBusy):
@@ -348,6 +320,48 @@ func (u *Users) verify(ctx context.Context, a *Attempt) (Identity, error) {
 	}
 	return entry.identity(MethodPassword), nil
 }
+
+// recall is Authenticate as far as nothing has to be hashed.
+func (u *Users) recall(a *Attempt) (Grant, error) {
+	entry, _, err := u.known(a)
+	return Grant{Identity: entry.identity(MethodPassword)}, err
+}
+
+// known is whose credentials they are, nil: nobody's, and what stands for them
+// among those that are remembered. The error is nil when they are right for all
+// that is known without a hash, and errWaits when it takes one to find out.
+func (u *Users) known(a *Attempt) (entry *user, tag [32]byte, err error) {
+	given, ok := a.Credentials.(Password)
+	if !ok || len(given.User) > MaxName || len(given.Password) > maxPassword {
+		return nil, tag, ErrCredentials
+	}
+	password := given.Password
+	entry = u.byName[string(given.User)]
+	if entry != nil && (entry.secret == nil || len(password) == 0 || !entry.AllowsFrom(a.Source)) {
+		// From here on like a user that is not there. An empty password is
+		// nobody's, even where a hash of one was made elsewhere.
+		entry = nil
+	}
+	tag = u.recent.tag(given.User, password, entry)
+	if known := u.recent.has(tag); known && entry.welcome() {
+		u.metrics.Remembered.Inc()
+		return entry, tag, nil
+	}
+	own := &nobodys
+	if entry != nil && entry.secret.kind == kindPlain {
+		own = entry.secret
+	}
+	switch {
+	case own.matches(u.key, password) && entry != nil:
+		return entry, tag, nil
+	case len(u.schemes) == 0:
+		return nil, tag, ErrCredentials
+	}
+	return entry, tag, errWaits
+}
+
+// nobodys is a plain password that is nobody's, to spend the time of comparing.
+var nobodys = secret{scheme: scheme{kind: kindPlain}, sum: make([]byte, 32)}
 
 // hash checks against the user's secret first, then spends what the other
 // schemes cost.
@@ -381,7 +395,11 @@ func (u *Users) hash(entry *user, tag [32]byte, password []byte) bool {
 // takes does not tell that it was right.
 func (e *user) welcome() bool { return e != nil && e.Refuses(time.Now()) == nil }
 
+// identity is the user's; nobody's without one.
 func (e *user) identity(m Method) Identity {
+	if e == nil {
+		return Identity{}
+	}
 	return Identity{User: e.Name, Groups: e.Groups, Method: m, secret: &e.secret, Account: &e.Account}
 }
 

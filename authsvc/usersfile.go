@@ -31,7 +31,7 @@ type fileUser struct {
 // those that begin with # are skipped. Names and plain passwords are bytes:
 // nothing is trimmed but the line's end. Errors name the lines and never repeat
 // what is behind the colon.
-func readUsers(r io.Reader, key []byte, allowPlain bool) ([]fileUser, error) {
+func readUsers(r io.Reader, key *macKey, allowPlain bool) ([]fileUser, error) {
 	limited := &io.LimitedReader{R: r, N: maxUsersFile + 1}
 	lines := bufio.NewScanner(limited)
 	lines.Buffer(make([]byte, 0, maxUsersLine), maxUsersLine)
@@ -97,7 +97,7 @@ func splitLine(line []byte) (p lineParts, ok bool) {
 }
 
 // parseSecret reads a hash, or a plain password where that is allowed.
-func parseSecret(name, value, key []byte, allowPlain bool) (*secret, error) {
+func parseSecret(name, value []byte, key *macKey, allowPlain bool) (*secret, error) {
 	if len(name) == 0 || len(name) > MaxName {
 		return nil, fmt.Errorf("a user name has 1 to %d bytes", MaxName)
 	}
@@ -131,7 +131,7 @@ func openUsers(path string) (io.ReadCloser, error) {
 }
 
 // readUsersPath reads a users file.
-func readUsersPath(path string, open func(string) (io.ReadCloser, error), key []byte, allowPlain bool) ([]fileUser, error) {
+func readUsersPath(path string, open func(string) (io.ReadCloser, error), key *macKey, allowPlain bool) ([]fileUser, error) {
 	f, err := open(path)
 	if err != nil {
 		return nil, fmt.Errorf("users file %s: %w", path, err)

@@ -18,13 +18,36 @@ type login struct{ log *slog.Logger }
 // on failure to the name that was given, for the record. It clears the
 // password.
 func (l *login) verify(s *session, a *authsvc.Attempt) (authsvc.Grant, error) {
-	if given, ok := a.Credentials.(authsvc.Password); ok {
-		defer clear(given.Password)
-	}
 	ctx, cancel := context.WithDeadline(s.ctx, s.started.Add(s.policy.Timeouts.Handshake))
 	defer cancel()
+	defer clearPassword(a)
 	a.Source, a.Listener = s.client.Addr(), s.listener
 	grant, err := s.policy.Auth.Verify(ctx, a)
+	return l.judged(s, a, grant, err)
+}
+
+// recall is verify for whoever must not wait. Where nothing is decided, verify or
+// the attempt's Abandon has to follow.
+func (l *login) recall(s *session, a *authsvc.Attempt) (grant authsvc.Grant, decided bool, err error) {
+	a.Source, a.Listener = s.client.Addr(), s.listener
+	grant, decided, err = s.policy.Auth.Recall(a)
+	if !decided {
+		return authsvc.Grant{}, false, nil
+	}
+	defer clearPassword(a)
+	grant, err = l.judged(s, a, grant, err)
+	return grant, true, err
+}
+
+// clearPassword wipes what is not needed any more.
+func clearPassword(a *authsvc.Attempt) {
+	if given, ok := a.Credentials.(authsvc.Password); ok {
+		clear(given.Password)
+	}
+}
+
+// judged is what the session makes of a log-in that the policy has judged.
+func (l *login) judged(s *session, a *authsvc.Attempt, grant authsvc.Grant, err error) (authsvc.Grant, error) {
 	if err == nil {
 		s.identity = grant.Identity
 		if at := s.policy.listener(s.listener); at.MayLogIn != nil && !at.MayLogIn(grant.Identity) {
