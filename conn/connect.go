@@ -60,20 +60,72 @@ func (c *connector) reach(ctx context.Context, s *session) error {
 	if route.Action == upstream.Via {
 		return c.reachVia(ctx, s, route)
 	}
-	server, err := s.policy.Dialer.Dial(ctx, dial.Request{
-		Dest: route.Dest, Client: s.client.Addr(), Judge: c.judge.addresses(s, route.Dest), Egress: route.Egress.Or(s.egress()),
-	})
+	server, err := s.policy.Dialer.Dial(ctx, c.request(s, route))
 	if err != nil {
 		return err
 	}
+	return s.connected(server, route)
+}
+
+// request is what the dialer is asked for a route that goes straight to its
+// destination.
+func (c *connector) request(s *session, route upstream.Route) dial.Request {
+	return dial.Request{
+		Dest: route.Dest, Client: s.client.Addr(), Judge: c.judge.addresses(s, route.Dest), Egress: route.Egress.Or(s.egress()),
+	}
+}
+
+// way is where a session's connection goes straight to, decided on before
+// anything is opened.
+type way struct {
+	route upstream.Route
+	plan  dial.Plan
+}
+
+// decide is the first half of reach for whoever must not wait: it finds the way of
+// a session by what is known. The error is reach's; or dial.ErrWaits, where a name
+// server or an upstream has to be asked, and then nothing is counted: reach is to
+// be called.
+func (c *connector) decide(s *session, w *way) error {
+	route, err := c.judge.routeNow(s)
+	switch {
+	case err != nil:
+		return err
+	case route.Action == upstream.Via:
+		return dial.ErrWaits
+	}
+	s.dest = route.Dest
+	if route.Announces() {
+		route = route.For(s.origin())
+	}
+	w.route = route
+	return s.policy.Dialer.Prepare(c.request(s, w.route), &w.plan)
+}
+
+// follow is the second half, for a way whose first address did not answer: it tries
+// the others, and waits for them.
+func (c *connector) follow(ctx context.Context, s *session, w *way) error {
+	server, err := w.plan.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	return s.connected(server, w.route)
+}
+
+// connected is for a session whose destination is connected.
+func (s *session) connected(server net.Conn, route upstream.Route) error {
 	s.server = server
-	s.hostIP = netaddr.Of(server.RemoteAddr())
+	s.noteEnds(route, netaddr.Of(server.LocalAddr()), netaddr.Of(server.RemoteAddr()))
+	return s.announce(server, route)
+}
+
+// noteEnds notes where a connection goes from and to.
+func (s *session) noteEnds(route upstream.Route, local, remote netip.AddrPort) {
+	s.local, s.hostIP = local, remote
 	if route.Dest.IP.IsValid() {
 		s.hostIP = route.Dest.AddrPort() // what was judged; a translator may stand in between
 	}
 	s.noteRule(route.Dest)
-	s.local = netaddr.Of(server.LocalAddr())
-	return s.announce(server, route)
 }
 
 // announce tells a destination who the client is, where a rule wants that. The

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"cleversocks/aclsvc"
+	"cleversocks/conn/dial"
 	"cleversocks/conn/upstream"
 	"cleversocks/conn/wire"
 )
@@ -58,10 +59,25 @@ func (p *Policy) judgeSearchedByRules(q aclsvc.Query, name string) error {
 // first made complete. What an upstream resolves is passed on as it was asked
 // for: nobody here knows which search list applies there.
 func (j *judge) route(ctx context.Context, s *session) (upstream.Route, error) {
+	return j.routeBy(s, true, func(dest wire.Addr, egress dial.Egress, judge func(string) error) (wire.Addr, error) {
+		return s.policy.Dialer.Complete(ctx, dest, egress, judge)
+	})
+}
+
+// routeNow is route for whoever must not wait. The error is dial.ErrWaits where that
+// takes more than what is remembered.
+func (j *judge) routeNow(s *session) (upstream.Route, error) {
+	return j.routeBy(s, false, s.policy.Dialer.CompleteNow)
+}
+
+// completer is a method of the dialer's that completes names.
+type completer func(dest wire.Addr, egress dial.Egress, judge func(name string) error) (wire.Addr, error)
+
+func (j *judge) routeBy(s *session, waits bool, by completer) (upstream.Route, error) {
 	asked := s.request.Dest
 	route := s.routeOf(asked)
 	if resolvedHere(route) && route.Dest.Host() == asked.Host() {
-		full, err := j.complete(ctx, s, asked, s.policy.JudgeSearched)
+		full, err := j.complete(s, asked, by, s.policy.JudgeSearched)
 		if err != nil {
 			return route, err
 		}
@@ -75,13 +91,15 @@ func (j *judge) route(ctx context.Context, s *session) (upstream.Route, error) {
 		return route, &deniedError{rule: route.Rule}
 	case route.Dest == asked, route.Dest == s.named:
 		return route, nil
+	case !waits && route.Dest.IsName():
+		return route, dial.ErrWaits // what is judged below must not be counted twice
 	}
 	if err := j.rewritten(s, route.Dest); err != nil || !resolvedHere(route) {
 		return route, err
 	}
 	// Forwarding rules are for what clients ask, not for what one of them wrote.
 	var err error
-	route.Dest, err = j.complete(ctx, s, route.Dest, s.policy.judgeSearchedByRules)
+	route.Dest, err = j.complete(s, route.Dest, by, s.policy.judgeSearchedByRules)
 	return route, err
 }
 
@@ -101,12 +119,12 @@ func resolvedHere(route upstream.Route) bool {
 }
 
 // complete is a destination with the name that answers for it.
-func (j *judge) complete(ctx context.Context, s *session, dest wire.Addr, allows func(aclsvc.Query, string) error) (wire.Addr, error) {
+func (j *judge) complete(s *session, dest wire.Addr, by completer, allows func(aclsvc.Query, string) error) (wire.Addr, error) {
 	if !s.policy.Dialer.Searches(dest) {
 		return dest, nil
 	}
 	q := s.queryFor(dest)
-	full, err := s.policy.Dialer.Complete(ctx, dest, s.egress(), func(name string) error { return allows(q, name) })
+	full, err := by(dest, s.egress(), func(name string) error { return allows(q, name) })
 	if denied, ok := errors.AsType[*deniedError](err); ok {
 		j.count(s, s.policy, aclsvc.Decision{Rule: denied.rule, Where: denied.where}, dest, netip.Addr{})
 	}

@@ -189,10 +189,7 @@ func (r *Resolver) retire(s *server) {
 func (r *Resolver) Lookup(ctx context.Context, name string, family Family) ([]netip.Addr, error) {
 	st := r.state.Load()
 	if addrs, known := st.local(name); known {
-		if _, listed := st.hosts[name]; listed {
-			st.opts.Metrics.Lookups.Of(transportHosts, metrics.DNSOK).Inc()
-		}
-		return ofFamily(name, addrs, family)
+		return st.ofHosts(name, addrs, family)
 	}
 	return r.resolve(ctx, st, question{name: name, qtype: family.qtype()})
 }
@@ -227,8 +224,10 @@ func orElse(failure, err error) error {
 // hosts file, localhost, and names that DNS must not be asked for. As with libc,
 // a name in the hosts file has the families that it has there.
 func (st *state) local(name string) ([]netip.Addr, bool) {
-	if addr, err := netip.ParseAddr(name); err == nil {
-		return []netip.Addr{addr.Unmap()}, true
+	if mayBeLiteral(name) {
+		if addr, err := netip.ParseAddr(name); err == nil {
+			return []netip.Addr{addr.Unmap()}, true
+		}
 	}
 	if addrs, ok := st.hosts[name]; ok {
 		return addrs, true
@@ -244,6 +243,20 @@ func (st *state) local(name string) ([]netip.Addr, bool) {
 		return nil, true
 	}
 	return nil, false
+}
+
+// mayBeLiteral spares most names to be parsed, which makes an error of them.
+func mayBeLiteral(name string) bool {
+	return name != "" && name[len(name)-1] <= '9' || strings.IndexByte(name, ':') >= 0
+}
+
+// ofHosts is ofFamily for a name that local knows, and counts it if the hosts file
+// does.
+func (st *state) ofHosts(name string, addrs []netip.Addr, family Family) ([]netip.Addr, error) {
+	if _, listed := st.hosts[name]; listed {
+		st.opts.Metrics.Lookups.Of(transportHosts, metrics.DNSOK).Inc()
+	}
+	return ofFamily(name, addrs, family)
 }
 
 // ofFamily is those of a name's addresses that are of a family.
@@ -266,19 +279,10 @@ func ofFamily(name string, addrs []netip.Addr, family Family) ([]netip.Addr, err
 // resolve answers one question from the cache or the servers.
 func (r *Resolver) resolve(ctx context.Context, st *state, q question) ([]netip.Addr, error) {
 	count := st.opts.Metrics.Cache
-	now := time.Now()
-	e, prefetch, ok := st.cache.get(q, now)
-	stale := ok && e.err == nil
-	switch {
-	case ok && now.Before(e.expires):
-		if prefetch && st.opts.Cache.Prefetch {
-			r.enqueue(st, q)
-		}
-		count.Of(e.kind()).Inc()
+	e, use, stale := r.remembered(st, q, time.Now())
+	if use != "" {
+		count.Of(use).Inc()
 		return slices.Clone(e.addrs), e.err
-	case stale && now.Before(e.retry):
-		count.Of(metrics.CacheStale).Inc()
-		return slices.Clone(e.addrs), nil
 	}
 	count.Of(metrics.CacheMiss).Inc()
 	f, err := r.join(ctx, st, q)

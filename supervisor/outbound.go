@@ -57,6 +57,7 @@ func (o *outbound) dialer(cfg *config.Config) *dial.Dialer {
 	keepalive := cfg.Relay.Keepalive
 	return dial.New(dial.Options{
 		Lookup:         o.resolver.Lookup,
+		Known:          o.resolver.Known,
 		Search:         o.resolver.Search,
 		ConnectTimeout: cfg.Limits.ConnectTimeout.D(),
 		Family:         dialFamily(cfg.Resolver.Family),

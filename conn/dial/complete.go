@@ -43,7 +43,8 @@ func (d *Dialer) Complete(ctx context.Context, dest wire.Addr, egress Egress, ju
 		ctx, cancel = context.WithTimeout(ctx, d.opts.ConnectTimeout)
 		defer cancel()
 	}
-	name, err := d.firstAnswering(ctx, names, egress.Or(d.opts.Egress), judge)
+	egress = egress.Or(d.opts.Egress)
+	name, err := firstAnswering(ctx, names, judge, func(name string) error { return d.answers(ctx, name, egress) })
 	if err != nil {
 		err = fmt.Errorf("search %s: %w", dest.Name, err)
 		d.count(attempts{}, time.Since(start), err)
@@ -52,10 +53,48 @@ func (d *Dialer) Complete(ctx context.Context, dest wire.Addr, egress Egress, ju
 	return wire.Addr{Name: name, Port: dest.Port, Absolute: true}, nil
 }
 
+// CompleteNow is Complete as far as nobody has to be waited for: the error is
+// ErrWaits, then, and nothing is counted.
+func (d *Dialer) CompleteNow(dest wire.Addr, egress Egress, judge func(name string) error) (wire.Addr, error) {
+	names := d.search(dest)
+	if len(names) == 0 {
+		return dest, nil
+	}
+	egress = egress.Or(d.opts.Egress)
+	name, err := firstAnswering(context.Background(), names, judge, func(name string) error { return d.remembers(name, egress) })
+	switch {
+	case errors.Is(err, ErrWaits):
+		return dest, err
+	case err != nil:
+		return dest, ErrWaits // Complete says and counts it
+	}
+	return wire.Addr{Name: name, Port: dest.Port, Absolute: true}, nil
+}
+
+// remembers is answers from memory.
+func (d *Dialer) remembers(name string, egress Egress) error {
+	families := d.families(egress)
+	if d.opts.Known == nil || len(families) == 0 {
+		return ErrWaits
+	}
+	heard, known := d.opts.Known(name, families)
+	if !known {
+		return ErrWaits
+	}
+	var failure error
+	for _, a := range heard[:len(families)] {
+		if a.Err == nil {
+			return nil
+		}
+		failure = worse(failure, a.Err)
+	}
+	return failure
+}
+
 // firstAnswering is the first of the names that has an address. A name that
 // does not exist, or whose servers fail, makes place for the next one. Silence
 // ends the search: the name that was meant may be the one that is not heard of.
-func (d *Dialer) firstAnswering(ctx context.Context, names []string, egress Egress, judge func(string) error) (string, error) {
+func firstAnswering(ctx context.Context, names []string, judge, answers func(name string) error) (string, error) {
 	var refusal, failure error
 	for _, name := range names {
 		if judge != nil {
@@ -66,7 +105,7 @@ func (d *Dialer) firstAnswering(ctx context.Context, names []string, egress Egre
 				continue
 			}
 		}
-		err := d.answers(ctx, name, egress)
+		err := answers(name)
 		switch {
 		case err == nil:
 			return name, nil
@@ -128,11 +167,16 @@ func (d *Dialer) lookup(ctx context.Context, name string, family resolver.Family
 
 // families are those that are asked for and dialed.
 func (d *Dialer) families(egress Egress) []resolver.Family {
-	var in []resolver.Family
-	for _, family := range [...]resolver.Family{resolver.IPv6, resolver.IPv4} {
-		if d.opts.Family.allows(family) && egress.carries(family) {
-			in = append(in, family)
-		}
+	carries := func(f resolver.Family) bool { return d.opts.Family.allows(f) && egress.carries(f) }
+	switch six, four := carries(resolver.IPv6), carries(resolver.IPv4); {
+	case six && four:
+		return bothFamilies[:]
+	case six:
+		return bothFamilies[:1]
+	case four:
+		return bothFamilies[1:]
 	}
-	return in
+	return nil
 }
+
+var bothFamilies = [...]resolver.Family{resolver.IPv6, resolver.IPv4}

@@ -12,6 +12,7 @@ package dial
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -50,6 +51,9 @@ type Options struct {
 	// Lookup resolves a name to the addresses of one family. It returns
 	// when its context ends. Nil: names cannot be dialed.
 	Lookup func(ctx context.Context, name string, family resolver.Family) ([]netip.Addr, error)
+	// Known answers for a name in one or two families at once, from memory, or not
+	// at all. Nil: nothing is remembered.
+	Known func(name string, families []resolver.Family) (answers [2]resolver.Answer, known bool)
 	// Search is the complete names that a name without its final dot stands
 	// for, in the order to try them; none: the name itself. Nil: no search
 	// list.
@@ -97,6 +101,7 @@ type Request struct {
 type Dialer struct {
 	opts    Options
 	connect connectFunc
+	socket  func(to netip.AddrPort, egress Egress) Socket
 	source  sourceFunc
 }
 
@@ -109,7 +114,8 @@ func New(opts Options) *Dialer {
 		opts.History = NewHistory(defaultHistory)
 	}
 	d := &Dialer{opts: opts, source: sourceAddr}
-	d.connect = connector{keepAlive: opts.KeepAlive, noDelay: opts.NoDelay, congestion: opts.Congestion}.connect
+	k := connector{keepAlive: opts.KeepAlive, noDelay: opts.NoDelay, congestion: opts.Congestion}
+	d.connect, d.socket = k.connect, k.socket
 	return d
 }
 
@@ -117,51 +123,23 @@ func New(opts Options) *Dialer {
 // The error is the most telling of all attempts'; it wraps what Judge said
 // when nothing was left to dial, ErrNoUsableAddress, one of the resolver's
 // errors, the system's errno, or the context's error. See Classify.
+//
+// It is Prepare and Connect, but for names that nobody remembers, whose addresses
+// are raced while they arrive.
 func (d *Dialer) Dial(ctx context.Context, req Request) (*net.TCPConn, error) {
-	start := time.Now()
-	req.Egress = req.Egress.Or(d.opts.Egress)
-	var (
-		c   *net.TCPConn
-		err error
-		ran attempts
-	)
-	switch {
-	case req.Dest.Port == 0:
-		err = fmt.Errorf("%w: port 0", ErrNoUsableAddress)
-	case req.Dest.IsName():
-		if req.Dest, err = d.Complete(ctx, req.Dest, req.Egress, nil); err != nil {
+	var p Plan
+	err := d.Prepare(req, &p)
+	if errors.Is(err, ErrWaits) {
+		if p.req.Dest, err = d.Complete(ctx, p.req.Dest, p.req.Egress, nil); err != nil {
 			return nil, err // counted already
 		}
-		c, ran, err = d.dialName(ctx, req)
-	default:
-		c, ran, err = d.dialLiteral(ctx, req)
+		c, ran, err := p.race(ctx)
+		return c, p.done(ran, err)
 	}
 	if err != nil {
-		err = fmt.Errorf("dial %s: %w", req.Dest, err)
+		return nil, err
 	}
-	d.count(ran, time.Since(start), err)
-	return c, err
-}
-
-// dialLiteral connects to an address that needs no resolving, in the calling
-// goroutine.
-func (d *Dialer) dialLiteral(ctx context.Context, req Request) (*net.TCPConn, attempts, error) { //nolint:contextcheck // deadlineContext inherits ctx
-	ip := req.Dest.IP.Unmap()
-	if err := d.usable(ip, req.Egress); err != nil {
-		return nil, attempts{}, err
-	}
-	if req.Judge != nil {
-		if err := req.Judge(ip); err != nil {
-			return nil, attempts{}, &DeniedError{Addr: ip, Err: err}
-		}
-	}
-	if d.opts.ConnectTimeout > 0 {
-		ctx = deadlineContext{Context: ctx, at: time.Now().Add(d.opts.ConnectTimeout)}
-	}
-	var ran attempts
-	ran.add(ip)
-	c, err := d.connectLiteral(ctx, netip.AddrPortFrom(ip, req.Dest.Port), req.Egress)
-	return c, ran, telling(ctx, err)
+	return p.Connect(ctx)
 }
 
 // deadlineContext says when to give up, and leaves it to the one who asks to

@@ -127,6 +127,30 @@ func randomOf(p netip.Prefix, random func([]byte)) netip.Addr {
 	}
 }
 
+// Socket is how a socket is set up that connects to an address. A descriptor takes
+// Set, is bound to Source, and connected to To.
+type Socket struct {
+	To netip.AddrPort
+	// Source is where it comes from, with any port; not valid: from wherever the
+	// system chooses, without a bind.
+	Source    netip.Addr
+	NoDelay   bool
+	KeepAlive net.KeepAliveConfig
+	options   socketOptions
+}
+
+// socket is the one for a connection to an address.
+func (k connector) socket(to netip.AddrPort, egress Egress) Socket {
+	src, ofPrefix := egress.pick(resolver.FamilyOf(to.Addr()))
+	return Socket{
+		To: to, Source: src, NoDelay: k.noDelay, KeepAlive: k.keepAlive,
+		options: socketOptions{
+			mark: egress.Mark, device: egress.Interface, congestion: k.congestion,
+			fixedSource: src.IsValid(), freeBind: ofPrefix,
+		},
+	}
+}
+
 // connector opens single connections with the socket options of a Dialer.
 type connector struct {
 	keepAlive  net.KeepAliveConfig
@@ -136,21 +160,17 @@ type connector struct {
 
 // connect opens a connection to an address. It ends with the context.
 func (k connector) connect(ctx context.Context, to netip.AddrPort, egress Egress) (*net.TCPConn, error) {
-	src, ofPrefix := egress.pick(resolver.FamilyOf(to.Addr()))
+	s := k.socket(to, egress)
 	d := net.Dialer{KeepAliveConfig: k.keepAlive}
 	if !k.keepAlive.Enable {
 		d.KeepAlive = -1 * time.Second
 	}
 	// MPTCP sockets cannot be spliced and cost more to set up.
 	d.SetMultipathTCP(false)
-	if src.IsValid() {
-		d.LocalAddr = &net.TCPAddr{IP: src.AsSlice(), Zone: src.Zone()}
+	if s.Source.IsValid() {
+		d.LocalAddr = &net.TCPAddr{IP: s.Source.AsSlice(), Zone: s.Source.Zone()}
 	}
-	opts := socketOptions{
-		mark: egress.Mark, device: egress.Interface, congestion: k.congestion,
-		fixedSource: src.IsValid(), freeBind: ofPrefix,
-	}
-	if opts != (socketOptions{}) {
+	if opts := s.options; opts != (socketOptions{}) {
 		d.Control = func(network, _ string, c syscall.RawConn) error { return opts.apply(network, c) }
 	}
 	network := "tcp4"

@@ -36,7 +36,7 @@ var (
 // translator, if it has one (RFC 8305 §7.1): no DNS64 had a say in a literal.
 func (d *Dialer) connectLiteral(ctx context.Context, to netip.AddrPort, egress Egress) (*net.TCPConn, error) {
 	c, err := d.connect(ctx, to, egress)
-	if !errors.Is(err, syscall.ENETUNREACH) || !to.Addr().Is4() || to.Addr().IsPrivate() || !to.Addr().IsGlobalUnicast() {
+	if !mayTranslate(to.Addr(), err) {
 		return c, err
 	}
 	if through := d.translated(ctx, to.Addr(), egress); through.IsValid() {
@@ -45,6 +45,12 @@ func (d *Dialer) connectLiteral(ctx context.Context, to netip.AddrPort, egress E
 		}
 	}
 	return nil, err
+}
+
+// mayTranslate reports whether a failure to connect to a literal may be one of a
+// host without IPv4.
+func mayTranslate(to netip.Addr, err error) bool {
+	return errors.Is(err, syscall.ENETUNREACH) && to.Is4() && !to.IsPrivate() && to.IsGlobalUnicast()
 }
 
 // translated is the IPv6 address that stands for one of IPv4 in this network;

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"cleversocks/conn/netaddr"
 	"cleversocks/conn/task"
 	"cleversocks/resolver"
 )
@@ -32,8 +31,7 @@ const (
 // race is one connection's Happy Eyeballs. It is an actor: one goroutine
 // selects over answers, results and one timer, and owns all that follows.
 type race struct {
-	d   *Dialer
-	req Request
+	field
 
 	answers chan answer
 	results chan result
@@ -47,11 +45,6 @@ type race struct {
 	running []*attempt // without a result yet, the oldest first
 	// exhausted: descriptors ran out, so that no more attempts are made.
 	exhausted bool
-	known     map[netip.Addr]bool
-	pending   []netip.Addr // allowed, in order, not tried yet
-	won       netip.Addr   // by the history
-	ran       attempts
-	err       error // the most telling so far
 }
 
 // answer is what one family's look-up brought.
@@ -80,40 +73,50 @@ type result struct {
 // errGivenUp is the failure of an attempt that made place for another one.
 var errGivenUp = fmt.Errorf("%w: given up for another address", context.DeadlineExceeded)
 
-// dialName resolves a name and races its addresses.
-func (d *Dialer) dialName(ctx context.Context, req Request) (*net.TCPConn, attempts, error) {
+// race connects to the addresses of a name that are left, or resolves it first if
+// there are none.
+func (p *Plan) race(ctx context.Context) (*net.TCPConn, attempts, error) {
+	d := p.d
 	if d.opts.Lookup == nil {
 		return nil, attempts{}, fmt.Errorf("%w: names are not resolved here", ErrNoUsableAddress)
 	}
 	var cancel context.CancelFunc
-	if d.opts.ConnectTimeout > 0 {
-		ctx, cancel = context.WithTimeout(ctx, d.opts.ConnectTimeout)
+	if at := p.deadline(); !at.IsZero() {
+		ctx, cancel = context.WithDeadline(ctx, at)
 	} else {
 		ctx, cancel = context.WithCancel(ctx)
 	}
 	scope, ctx := task.New(ctx, d.opts.Panics, "dial")
 	r := &race{
-		d: d, req: req, scope: scope, over: ctx.Done(),
+		field: d.field(&p.req),
+		scope: scope, over: ctx.Done(),
 		answers: make(chan answer),
 		results: make(chan result),
 		timer:   time.NewTimer(time.Hour), // set where it is needed
-		known:   make(map[netip.Addr]bool),
-		won:     d.opts.History.last(req.Dest),
 	}
 	r.timer.Stop()
 	// Losers are cancelled, closed by their own goroutines, and waited for.
 	defer func() { _ = scope.Wait() }() // each has told how it ended
 	defer cancel()
 	defer r.timer.Stop()
-	for _, family := range d.families(req.Egress) {
+	if r.ran, r.err = p.ran, p.err; len(p.addrs) > 0 {
+		r.pending, r.started, r.ready = p.addrs, true, true
+	} else {
+		r.ask(ctx)
+	}
+	c, err := r.run(ctx)
+	return c, r.ran, err
+}
+
+// ask begins a look-up for each family in use.
+func (r *race) ask(ctx context.Context) {
+	for _, family := range r.d.families(r.req.Egress) {
 		r.asked++
-		scope.Go(func() error { r.lookup(ctx, family); return nil })
+		r.scope.Go(func() error { r.lookup(ctx, family); return nil })
 	}
 	if r.asked == 0 {
 		r.err = fmt.Errorf("%w: no source address for the families in use", ErrNoUsableAddress)
 	}
-	c, err := r.run(ctx)
-	return c, r.ran, err
 }
 
 // lookup asks for the addresses of one family.
@@ -181,26 +184,7 @@ func (r *race) attemptHere(ctx context.Context) (*net.TCPConn, error) {
 // take adds an answer's addresses and decides whether the race may start.
 func (r *race) take(a answer) {
 	r.asked--
-	if a.err != nil {
-		r.err = worse(r.err, a.err)
-	}
-	fresh := false
-	for _, addr := range a.addrs {
-		addr = netaddr.Plain(addr)
-		if r.known[addr] {
-			continue
-		}
-		r.known[addr] = true
-		if err := r.allowed(addr); err != nil {
-			r.err = worse(r.err, err)
-			continue
-		}
-		r.pending = append(r.pending, addr)
-		fresh = true
-	}
-	if fresh {
-		r.sort()
-	}
+	r.add(a.addrs, a.err)
 	switch {
 	case r.started:
 	case len(r.pending) == 0: // nothing to start with
@@ -213,35 +197,6 @@ func (r *race) take(a answer) {
 		// address that won before is still to be named.
 		r.timer.Reset(resolutionDelay)
 	}
-}
-
-// allowed asks the settings and the request's judge for an address.
-func (r *race) allowed(addr netip.Addr) error {
-	if err := r.d.usable(addr, r.req.Egress); err != nil {
-		return err
-	}
-	if r.req.Judge != nil {
-		if err := r.req.Judge(addr); err != nil {
-			return &DeniedError{Addr: addr, Err: err}
-		}
-	}
-	return nil
-}
-
-// sort orders what was not tried yet.
-func (r *race) sort() {
-	var after resolver.Family
-	if r.ran.last.IsValid() {
-		after = resolver.FamilyOf(r.ran.last)
-	}
-	source := func(dst netip.Addr) netip.Addr { return r.d.source(dst, r.req.Egress) }
-	if eg := r.req.Egress; len(eg.Addresses) > 0 {
-		source = func(dst netip.Addr) netip.Addr {
-			src, _ := eg.pick(resolver.FamilyOf(dst))
-			return src
-		}
-	}
-	r.pending = order(r.pending, source, r.won, after)
 }
 
 // attempt starts to connect to the next address. The one after it may start

@@ -30,6 +30,10 @@ func (o socketOptions) apply(network string, c syscall.RawConn) error {
 	return err
 }
 
+// Set sets what has to be set before a socket is bound and connected. The error
+// names the option that failed.
+func (s *Socket) Set(fd int) error { return s.options.set(fd, s.To.Addr().Is6()) }
+
 func (o socketOptions) set(fd int, v6 bool) error {
 	if o.mark != 0 {
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(o.mark)); err != nil {

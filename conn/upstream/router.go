@@ -80,6 +80,10 @@ func (r Route) For(from Origin) Route {
 	return r
 }
 
+// Announces reports whether Header is anything: who the client is need not be known
+// for a route where it is not.
+func (r Route) Announces() bool { return r.sendProxy.On() }
+
 // Header is what the destination of a Direct connection gets ahead of what the
 // client sends, by its rule; nil: nothing.
 func (r Route) Header() ([]byte, error) { return r.sendProxy.Header(r.by.from.Client, r.by.from.Local) }
