@@ -28,7 +28,10 @@ type Options struct {
 	// DrainTimeout says how long Serve waits for tunnels to end by
 	// themselves once it is told to stop. Read when that happens.
 	DrainTimeout func() time.Duration
-	Guards       Guards
+	// Elsewhere is how many connections count towards the limit beside those
+	// here, and must not wait; nil: none.
+	Elsewhere func() int
+	Guards    Guards
 	// Panics hears of the panics that connections contain. Nil: Log and Metrics
 	// do.
 	Panics *task.Reporter
@@ -42,12 +45,14 @@ type Group struct {
 	log     *slog.Logger
 	metrics *metrics.Registry
 	drain   func() time.Duration
+	others  func() int // Options.Elsewhere
 
 	base    context.Context //nolint:containedctx // the scope of all connections, which outlives any one call
 	tasks   *task.Scope     // runs their goroutines
 	endAll  context.CancelCauseFunc
 	limit   atomic.Int64
 	nextID  atomic.Uint64
+	before  atomic.Uint64 // ids that predecessors have given
 	changed chan struct{} // has room for one: the group became empty, or is so no longer
 
 	mu       sync.Mutex
@@ -64,6 +69,9 @@ func NewGroup(ctx context.Context, o Options) *Group {
 	if o.Panics == nil {
 		o.Panics = &task.Reporter{Log: o.Log, Count: func(where string) { o.Metrics.Conn.Panics.Of(where).Inc() }}
 	}
+	if o.Elsewhere == nil {
+		o.Elsewhere = func() int { return 0 }
+	}
 	// Its context is nobody's: a connection's end must not be that of others.
 	tasks, _ := task.New(context.WithoutCancel(ctx), o.Panics, "conn")
 	g := &Group{
@@ -74,6 +82,7 @@ func NewGroup(ctx context.Context, o Options) *Group {
 		log:      o.Log,
 		metrics:  o.Metrics,
 		drain:    o.DrainTimeout,
+		others:   o.Elsewhere,
 		base:     base,
 		endAll:   endAll,
 		changed:  make(chan struct{}, 1),
@@ -247,7 +256,7 @@ func (g *Group) addUpTo(s *session, extra int64) (refused string) {
 	switch {
 	case g.draining:
 		return metrics.RefusedDraining
-	case int64(len(g.sessions)) >= g.limit.Load()+extra:
+	case int64(len(g.sessions)+g.others()) >= g.limit.Load()+extra:
 		return metrics.RefusedLimit
 	}
 	g.sessions[s] = struct{}{}

@@ -54,7 +54,31 @@ func (g *Group) Kill(ctx context.Context, matches func(*Record) bool) int {
 }
 
 // Accepted is how many connections have come so far, refused ones included.
-func (g *Group) Accepted() uint64 { return g.nextID.Load() }
+func (g *Group) Accepted() uint64 { return g.nextID.Load() - g.before.Load() }
+
+// Numbered is how many sessions have got an id, in this process and in those
+// whose numbers it goes on with.
+func (g *Group) Numbered() uint64 { return g.nextID.Load() }
+
+// NumberFrom has ids go on behind those of a predecessor, whose sessions are
+// listed beside the ones here. Call it before the first Admit.
+func (g *Group) NumberFrom(n uint64) {
+	g.before.Store(n)
+	g.nextID.Store(n)
+}
+
+// Opening is how many connections do not relay yet: they may still ask for what
+// is limited.
+func (g *Group) Opening() (n int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for s := range g.sessions {
+		if !s.relaying.Load() {
+			n++
+		}
+	}
+	return n
+}
 
 // Limit is how many connections there may be.
 func (g *Group) Limit() int { return int(g.limit.Load()) }

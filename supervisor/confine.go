@@ -131,7 +131,7 @@ var errConfined = errors.New("the sandbox")
 // the kernel allows sixteen.
 func (c *confinement) enter(ctx context.Context, cfg *config.Config, from *upgrade.Predecessor) error {
 	o := sandboxOptions(cfg, c.program)
-	if s, ok := predecessors(from); ok {
+	if s, ok := sandboxOf(from); ok {
 		c.inForce.Store(&s)
 		if lacks := s.Plan.Beyond(o.Plan); s.Landlock > 0 && len(lacks) > 0 {
 			c.log.LogAttrs(ctx, slog.LevelWarn, "the predecessor's sandbox stays, and lacks what the settings name: this needs a restart",
@@ -157,8 +157,8 @@ func (c *confinement) enter(ctx context.Context, cfg *config.Config, from *upgra
 	return nil
 }
 
-// predecessors is the sandbox of the process that has started this one.
-func predecessors(from *upgrade.Predecessor) (s sandbox.State, ok bool) {
+// sandboxOf is the sandbox of the process that has started this one.
+func sandboxOf(from *upgrade.Predecessor) (s sandbox.State, ok bool) {
 	if from == nil || json.Unmarshal(from.Hello.Sandbox, &s) != nil {
 		return s, false // of a version before there was one
 	}

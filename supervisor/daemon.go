@@ -45,9 +45,11 @@ type daemon struct {
 	notify   *notifier
 	upgrader *upgrader
 	confined *confinement
-	active   func() int            // connections
-	retired  func(context.Context) // waits until a predecessor has none
-	overdue  atomic.Bool           // a predecessor's time is over
+	// predecessors are the processes of before upgrades that still drain.
+	predecessors *predecessors
+	active       func() int            // connections
+	retired      func(context.Context) // waits until a predecessor has none
+	overdue      atomic.Bool           // a predecessor's time is over
 	// closers give back what the services used, once they have ended.
 	closers []func()
 }
@@ -66,6 +68,7 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	m.Daemon.BuildInfo(o.Version, o.Commit, runtime.Version())
 	m.Daemon.LogLost(o.LostLog)
 	d := &daemon{options: o, log: o.Logger, panics: reporter(o.Logger, m), config: new(atomic.Pointer[config.Config]), phase: new(atomic.Int32), asked: make(chan struct{}, 1), notify: &notifier{log: o.Logger}, confined: &confinement{log: o.Logger, program: o.Program.Path}}
+	d.predecessors = &predecessors{log: d.log, panics: d.panics}
 	if err := cfg.Invalid(unfit(ctx, cfg, nil)); err != nil {
 		return nil, err
 	}
@@ -80,6 +83,7 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	d.closers = []func(){c.usage.Close, c.resolver.Close, c.pools.Close}
 	d.active, d.retired = c.group.Active, c.group.Retire
 	d.tree = newTree(d.log, m)
+	d.predecessors.tree, d.predecessors.guards = d.tree, c.guards
 	d.idle = newIdleExit(func() time.Duration { return d.config.Load().Limits.ExitWhenIdle.D() }, c.group.Active, c.group.Changed())
 	interim := conn.NewInterim(c.group, func() time.Duration { return d.config.Load().Log.Interim.D() })
 	ages := conn.NewAges(c.group, func() time.Duration { return d.config.Load().Limits.MaxSessionAge.D() })
@@ -125,7 +129,7 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	} else if err := p.Serving(); err != nil { // else it tells the service manager, being the main process
 		d.log.LogAttrs(ctx, slog.LevelWarn, "the predecessor is not there to hear that this process serves", slog.Any("err", err))
 	}
-	d.upgrader.elders.reload() // an upgrade is one
+	d.predecessors.reload() // an upgrade is one
 	d.log.LogAttrs(ctx, slog.LevelDebug, "ready")
 	return d, nil
 }
@@ -170,6 +174,12 @@ func newCore(ctx context.Context, d *daemon, m *metrics.Registry, cfg *config.Co
 					return 0
 				}
 				return d.config.Load().Drain.Timeout.D()
+			},
+			Elsewhere: func() int {
+				if d.config.Load().Limits.MaxConnections == 0 {
+					return 0 // what the descriptors of this process carry
+				}
+				return d.predecessors.connections()
 			},
 		}),
 	}
@@ -256,16 +266,11 @@ func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim,
 		c.guards,
 		onCommit(func(_ context.Context, next *draft) { c.group.SetPolicy(next.policy); d.config.Store(next.cfg) }),
 		inForce,
-		onCommit(func(ctx context.Context, _ *draft) {
-			c.group.EndLapsed()
-			revoke(ctx, c.group, log)
-			gone.reconsider()
-		}),
 	}
 	operator.reload, operator.edit, operator.hashing = r.Reload, r.editUsers, who.queue
-	d.upgrader = newUpgrader(d, m, c, sockets, status)
+	d.upgrader = newUpgrader(d, m, c, sockets, status, operator)
 	r.upgrader = d.upgrader
-	operator.upgrade, operator.elders = d.upgrader.Upgrade, d.upgrader.elders
+	operator.upgrade = d.upgrader.Upgrade
 	return r
 }
 
@@ -296,10 +301,12 @@ func (d *daemon) prepareLog(_ context.Context, next *draft) (change, error) {
 }
 
 // revoke ends the sessions that the policy in force would refuse.
-func revoke(ctx context.Context, g *conn.Group, log *slog.Logger) {
-	if n := g.Revoke(); n > 0 {
+func revoke(ctx context.Context, g *conn.Group, log *slog.Logger) int {
+	n := g.Revoke()
+	if n > 0 {
 		log.LogAttrs(ctx, slog.LevelInfo, "sessions revoked by a reload", slog.Int("sessions", n))
 	}
+	return n
 }
 
 // readiness is the answer of /readyz.

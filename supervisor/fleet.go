@@ -62,7 +62,7 @@ func (o *operator) joins(ended func()) {
 		Kill: func(ctx context.Context, what []byte) {
 			var filter admin.SessionFilter
 			if json.Unmarshal(what, &filter) == nil && !filter.IsZero() {
-				o.closeHere(ctx, filter)
+				o.closeOnHost(ctx, filter)
 			}
 		},
 	})
@@ -169,7 +169,7 @@ func (o *operator) closeSessions(ctx context.Context, filter admin.SessionFilter
 			o.guards.fleet.Killed(what)
 		}
 	}
-	return o.closeHere(ctx, filter)
+	return o.closeOnHost(ctx, filter)
 }
 
 // degradedFleet is what is wrong with the shared state; "": nothing.

@@ -23,24 +23,24 @@ import (
 // operator is what the management API tells and does: the daemon as people see
 // and steer it.
 type operator struct {
-	options  Options
-	started  time.Time
-	config   func() *config.Config
-	metrics  *metrics.Registry
-	guards   *guards
-	group    *conn.Group
-	resolver *resolver.Resolver
-	ready    func() error
-	confined *confinement
-	phase    *atomic.Int32
-	asked    chan<- struct{}
-	reload   func(context.Context) error
-	edit     func(context.Context, *userEdit) error
-	hashing  *authsvc.Queue // of the passwords of users who are added or changed
-	upgrade  func(context.Context) (pid int, err error)
-	elders   *elders
-	users    atomic.Pointer[authsvc.Users] // in force
-	names    atomic.Pointer[[]string]      // of the listeners
+	options      Options
+	started      time.Time
+	config       func() *config.Config
+	metrics      *metrics.Registry
+	guards       *guards
+	group        *conn.Group
+	resolver     *resolver.Resolver
+	ready        func() error
+	confined     *confinement
+	phase        *atomic.Int32
+	asked        chan<- struct{}
+	reload       func(context.Context) error
+	edit         func(context.Context, *userEdit) error
+	hashing      *authsvc.Queue // of the passwords of users who are added or changed
+	upgrade      func(context.Context) (pid int, err error)
+	predecessors *predecessors
+	users        atomic.Pointer[authsvc.Users] // in force
+	names        atomic.Pointer[[]string]      // of the listeners
 
 	events  *admin.Events
 	usage   *usage.Usage
@@ -54,7 +54,7 @@ type operator struct {
 func newOperator(d *daemon, m *metrics.Registry, c *core, ready func() error) *operator {
 	o := &operator{
 		options: d.options, started: time.Now(), config: d.config.Load, metrics: m, guards: c.guards, group: c.group,
-		resolver: c.resolver, ready: ready, confined: d.confined, phase: d.phase, asked: d.asked,
+		resolver: c.resolver, predecessors: d.predecessors, ready: ready, confined: d.confined, phase: d.phase, asked: d.asked,
 		events: admin.NewEvents(m.Limits.Of(metrics.LimitEventStreams).Inc, m.Limits.Of(metrics.LimitEventQueue).Inc),
 	}
 	o.usage = c.usage

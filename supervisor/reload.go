@@ -110,7 +110,7 @@ func (r *reloader) Serve(ctx context.Context) error {
 func (r *reloader) reload(ctx context.Context) error {
 	r.notify.reloading(ctx, "reloading")
 	err := r.try(ctx)
-	r.upgrader.elders.reload()
+	r.upgrader.predecessors.reload()
 	if ctx.Err() == nil {
 		status := "serving"
 		if err != nil {
@@ -156,20 +156,25 @@ func (r *reloader) try(ctx context.Context) error {
 
 // follow is a reload of a process that drains, whose successor was asked for
 // one: nothing is opened or accepted any more, but a user who was taken out, or
-// a rule, must not count in one process alone. It is called when Serve has
-// ended.
-func (r *reloader) follow(ctx context.Context) {
+// a rule, must not count in one process alone. It tells how many sessions that
+// has ended. It is called when Serve has ended.
+func (r *reloader) follow(ctx context.Context) (ended int) {
 	r.rotate(ctx)
 	cfg, err := await(ctx, r.panics, "reload", r.load)
 	if err == nil {
 		r.policies++
 		policy := *r.people.group.Policy()
 		policy.Generation, policy.Revoke = r.policies, cfg.Reload.Revoke
-		err = install(ctx, r.remains, &draft{cfg: cfg, old: r.installed, own: r.sockets.addresses(), policy: &policy}, r.panics)
+		next := &draft{cfg: cfg, old: r.installed, own: r.sockets.addresses(), policy: &policy}
+		err = install(ctx, append(r.remains, onCommit(func(ctx context.Context, _ *draft) {
+			ended = r.people.group.EndLapsed() + revoke(ctx, r.people.group, r.log)
+			r.people.lapses.reconsider()
+		})), next, r.panics)
 	}
 	if err != nil && ctx.Err() == nil {
 		r.log.LogAttrs(ctx, slog.LevelWarn, "draining: connections go on under the settings of before", slog.Any("err", err))
 	}
+	return ended
 }
 
 // install puts a configuration in force, or says why not; then nothing has

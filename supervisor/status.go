@@ -36,8 +36,8 @@ func (o *operator) status() admin.Status {
 		s.Listeners = append(s.Listeners, *names...)
 	}
 	s.PID, s.Sandbox = os.Getpid(), o.confined.status()
-	for _, e := range o.elders.list() {
-		s.Predecessors = append(s.Predecessors, admin.Predecessor{PID: e.Hello.PID, Connections: int(e.tunnels.Load())})
+	for _, e := range o.predecessors.list() {
+		s.Predecessors = append(s.Predecessors, admin.Predecessor{PID: e.Hello.PID, Connections: int(e.connections.Load())})
 	}
 	s.CPU, s.Memory = ownUsage()
 	o.mu.Lock()
@@ -84,14 +84,23 @@ func (o *operator) degraded() []string {
 	return all
 }
 
-// sessions are the connections of now, with their rates.
-func (o *operator) sessions() []admin.Session {
-	records := o.group.Sessions()
-	list := make([]admin.Session, len(records))
-	for i, r := range records {
-		list[i] = sessionOf(r)
-	}
+// sessions are the connections of now, with their rates, those of processes that
+// drain too.
+func (o *operator) sessions(ctx context.Context) []admin.Session {
+	list := append(o.sessionsHere(admin.SessionFilter{}), o.predecessors.sessions(ctx, admin.SessionFilter{})...)
 	o.rates.fill(list, time.Now())
+	return list
+}
+
+// sessionsHere are the connections of this process that match, without rates.
+func (o *operator) sessionsHere(filter admin.SessionFilter) []admin.Session {
+	records := o.group.Sessions()
+	list := make([]admin.Session, 0, len(records))
+	for _, r := range records {
+		if s := sessionOf(r); filter.Matches(&s) {
+			list = append(list, s)
+		}
+	}
 	return list
 }
 
@@ -123,11 +132,17 @@ func commandOf(r *conn.Record) string {
 	return r.Command.String()
 }
 
+// closeHere closes those that match in this process.
 func (o *operator) closeHere(ctx context.Context, filter admin.SessionFilter) int {
 	return o.group.Kill(ctx, func(r *conn.Record) bool {
 		s := sessionOf(r)
 		return filter.Matches(&s)
 	})
+}
+
+// closeOnHost closes those that match, in processes that drain too.
+func (o *operator) closeOnHost(ctx context.Context, filter admin.SessionFilter) int {
+	return o.closeHere(ctx, filter) + o.predecessors.end(ctx, askClose, filter)
 }
 
 // rates remembers what sessions had moved some seconds ago. The zero value

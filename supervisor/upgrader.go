@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 
 	"cleversocks/authsvc"
+	"cleversocks/conn"
 	"cleversocks/conn/task"
 	"cleversocks/metrics"
 	"cleversocks/supervisor/upgrade"
@@ -18,35 +19,35 @@ import (
 // upgrade at a time and no reload meanwhile: sockets must not change while they
 // are passed on.
 type upgrader struct {
-	program   upgrade.Program
-	log       *slog.Logger
-	metrics   *metrics.Registry
-	panics    *task.Reporter
-	notify    *notifier
-	inherited *upgrade.Inherited
-	confined  *confinement
-	listeners *listeners
-	endpoint  *endpoint
-	tables    []authsvc.Table
-	elders    *elders
-	legacy    func(*upgrade.Successor) // what is still told to the successor
+	program      upgrade.Program
+	log          *slog.Logger
+	metrics      *metrics.Registry
+	panics       *task.Reporter
+	notify       *notifier
+	inherited    *upgrade.Inherited
+	confined     *confinement
+	listeners    *listeners
+	endpoint     *endpoint
+	guards       *guards
+	group        *conn.Group
+	predecessors *predecessors
+	drain        func(*upgrade.Successor) // tells the successor from here on
 
 	busy     atomic.Bool // also when there is a successor
 	requests chan upgradeRequest
 	done     chan *upgrade.Successor // 1: it serves
 }
 
-func newUpgrader(d *daemon, m *metrics.Registry, c *core, sockets *listeners, status *endpoint) *upgrader {
-	predecessors := &elders{log: d.log, panics: d.panics, tree: d.tree, tables: c.guards.tables}
-	m.Daemon.Predecessors(predecessors.connections)
+func newUpgrader(d *daemon, m *metrics.Registry, c *core, sockets *listeners, status *endpoint, o *operator) *upgrader {
+	m.Daemon.Predecessors(d.predecessors.connections)
 	return &upgrader{
-		program: d.options.Program, log: d.log, metrics: m, panics: d.panics, notify: d.notify,
-		inherited: d.options.Inherited, listeners: sockets, endpoint: status, tables: c.guards.tables,
-		elders: predecessors, confined: d.confined,
-		legacy: func(s *upgrade.Successor) {
-			d.tree.add(d.tree.core, &legacy{
-				log: d.log, panics: d.panics, successor: s, tables: c.guards.tables, active: c.group.Active,
-				reload: d.reloader.follow,
+		program: d.options.Program, log: d.log, metrics: m, panics: d.panics, notify: d.notify, confined: d.confined,
+		inherited: d.options.Inherited, listeners: sockets, endpoint: status, guards: c.guards, group: c.group,
+		predecessors: d.predecessors,
+		drain: func(s *upgrade.Successor) {
+			d.tree.add(d.tree.core, &draining{
+				log: d.log, panics: d.panics, successor: s, guards: c.guards, group: c.group,
+				follows: d.reloader.follow, answer: o.answer,
 			})
 		},
 		requests: make(chan upgradeRequest, 1), done: make(chan *upgrade.Successor, 1),
@@ -167,8 +168,8 @@ func (u *upgrader) try(ctx context.Context) (*upgrade.Successor, error) {
 		return nil, err
 	}
 	u.endpoint.ownsFile(!adminTaken)
-	u.elders.leave()
-	u.legacy(s)
+	u.predecessors.leave()
+	u.drain(s)
 	return s, nil
 }
 
@@ -188,28 +189,37 @@ func (u *upgrader) giveTurn(ctx context.Context, s *upgrade.Successor, taken map
 			return
 		}
 		_ = s.Kill(err)
-		for _, t := range u.tables {
+		for _, t := range u.guards.tables {
 			t.Keep()
 		}
-		u.elders.resume()
+		u.predecessors.listen()
 		u.listeners.resume()
 	}()
 	u.listeners.pause(ctx, taken)
-	u.elders.pause()
+	u.predecessors.pause()
 	err = u.handOver(ctx, s)
 	return err
 }
 
-// handOver passes on what was counted, and the turn.
+// handOver passes on what was counted, what connections hold, and the turn.
 func (u *upgrader) handOver(ctx context.Context, s *upgrade.Successor) error {
-	for _, t := range u.tables {
+	for _, t := range u.guards.tables {
 		t.Yield()
 		if err := s.Tell(t.Name, t.All()); err != nil {
 			return err
 		}
 	}
-	return s.Yield(ctx)
+	for _, r := range append(u.predecessors.reports(), holdingsOf(u.guards, u.group)) {
+		if err := r.send(s.Report); err != nil {
+			return err
+		}
+	}
+	return s.Yield(ctx, upgrade.Turn{Sessions: u.group.Numbered() + unnumbered})
 }
+
+// unnumbered leaves room for the ids of streams that clients of HTTP/2 begin
+// while the turn is given.
+const unnumbered = 1000
 
 // sockets is everything that listens, and whose each is; nil: no listener's.
 func (u *upgrader) sockets() (all []upgrade.Passing, owners []*running, err error) {
@@ -217,7 +227,7 @@ func (u *upgrader) sockets() (all []upgrade.Passing, owners []*running, err erro
 	if err != nil {
 		return nil, nil, err
 	}
-	for _, more := range []func() ([]upgrade.Passing, error){u.endpoint.passing, u.inherited.Systemd, u.elders.passing} {
+	for _, more := range []func() ([]upgrade.Passing, error){u.endpoint.passing, u.inherited.Systemd, u.predecessors.passing} {
 		sockets, err := more()
 		if err != nil {
 			upgrade.CloseAll(all)
@@ -237,7 +247,7 @@ func (d *daemon) takeOver(ctx context.Context, c *core) error {
 	if in == nil {
 		return nil
 	}
-	elders, err := in.Elders()
+	before, err := in.Predecessors()
 	if err != nil {
 		return err
 	}
@@ -253,10 +263,12 @@ func (d *daemon) takeOver(ctx context.Context, c *core) error {
 		d.upgrader.endpoint.ownsFile(true)
 		return nil
 	}
-	err = in.Predecessor.AwaitTurn(ctx, taken, func(s upgrade.State) error { return merge(c.guards.tables, s) })
+	d.predecessors.meet(append(before, in.Predecessor)...)
+	turn, err := in.Predecessor.AwaitTurn(ctx, taken, d.predecessors.heard(d.predecessors.latest()))
 	if err != nil {
 		return err
 	}
+	c.group.NumberFrom(turn.Sessions)
 	for _, t := range c.guards.tables {
 		t.Keep()
 	}
@@ -265,7 +277,7 @@ func (d *daemon) takeOver(ctx context.Context, c *core) error {
 	for outcome, n := range in.Predecessor.Hello.Counted {
 		d.upgrader.metrics.Daemon.Upgrades.Of(outcome).Add(int(n))
 	}
-	d.upgrader.elders.add(append(elders, in.Predecessor)...)
+	d.predecessors.listen()
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"cleversocks/authsvc"
 	"cleversocks/conn"
+	"cleversocks/metrics/admin"
 )
 
 // userEdit is a change of the users file while the daemon runs.
@@ -78,7 +79,7 @@ func (r *reloader) editUsers(ctx context.Context, e *userEdit) error {
 			}
 			if err == nil {
 				r.generated = policy.Generation
-				r.upgrader.elders.reload()
+				e.ended += r.upgrader.predecessors.end(ctx, askFollow, admin.SessionFilter{})
 			}
 			return err
 		}

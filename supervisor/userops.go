@@ -19,12 +19,12 @@ import (
 )
 
 // oneUser is a user of the settings.
-func (o *operator) oneUser(name string) (admin.User, error) {
+func (o *operator) oneUser(ctx context.Context, name string) (admin.User, error) {
 	a := o.users.Load().Account(name)
 	if a == nil {
 		return admin.User{}, admin.NotFound("there is no such user")
 	}
-	return o.describe([]*authsvc.Account{a})[0], nil
+	return o.describe(ctx, []*authsvc.Account{a})[0], nil
 }
 
 // addUser adds a user to the users file.
@@ -100,7 +100,7 @@ func (o *operator) apply(ctx context.Context, name, what string, e *userEdit) (a
 	o.options.Logger.LogAttrs(ctx, slog.LevelInfo, "users edited", slog.String("user", name), slog.String("what", what), slog.String("changes", e.asked), slog.Int("sessions_ended", e.ended))
 	o.events.Publish("user", admin.Event{Time: time.Now(), User: text(name), Change: what})
 	done := admin.UserChanged{Closed: e.ended}
-	if u, err := o.oneUser(name); err == nil {
+	if u, err := o.oneUser(ctx, name); err == nil {
 		done.User = &u
 	}
 	return done, nil
@@ -232,7 +232,7 @@ func (o *operator) listUsers(ctx context.Context) []admin.User {
 	o.users.Load().Accounts(func(a *authsvc.Account) { accounts = append(accounts, a) })
 	slices.SortFunc(accounts, func(a, b *authsvc.Account) int { return strings.Compare(a.Name, b.Name) })
 	o.syncQuotas(ctx)
-	list := o.describe(accounts)
+	list := o.describe(ctx, accounts)
 	byName := make(map[string]*admin.User, len(list))
 	for i, a := range accounts {
 		byName[a.Name] = &list[i]
@@ -242,17 +242,31 @@ func (o *operator) listUsers(ctx context.Context) []admin.User {
 }
 
 // describe are accounts with what their users have and had.
-func (o *operator) describe(accounts []*authsvc.Account) []admin.User {
-	list, byName := make([]admin.User, len(accounts)), make(map[string]*admin.User, len(accounts))
+func (o *operator) describe(ctx context.Context, accounts []*authsvc.Account) []admin.User {
+	list, byName, byText := make([]admin.User, len(accounts)), make(map[string]*admin.User, len(accounts)), make(map[string]*admin.User, len(accounts))
 	for i, a := range accounts {
 		list[i] = userOf(a)
-		byName[a.Name] = &list[i]
+		byName[a.Name], byText[text(a.Name)] = &list[i], &list[i]
+	}
+	add := func(u *admin.User, in, out int64) {
+		if u != nil {
+			u.Connections++
+			u.BytesIn += in
+			u.BytesOut += out
+		}
 	}
 	for _, r := range o.group.Sessions() {
-		if u := byName[r.User]; u != nil && !r.Handshake {
-			u.Connections++
-			u.BytesIn += r.BytesIn
-			u.BytesOut += r.BytesOut
+		if !r.Handshake {
+			add(byName[r.User], r.BytesIn, r.BytesOut)
+		}
+	}
+	var filter admin.SessionFilter
+	if len(list) == 1 {
+		filter.User = list[0].Name
+	}
+	for _, s := range o.predecessors.sessions(ctx, filter) {
+		if !s.Handshake {
+			add(byText[s.User], s.BytesIn, s.BytesOut)
 		}
 	}
 	for _, used := range o.guards.Quotas.List() {

@@ -13,6 +13,8 @@ type Bucket struct {
 	rate  atomic.Int64 // bytes a second; 0: no limit
 	burst atomic.Int64 // ns that a user may be ahead of the rate; 0: defaultBurst
 
+	untold atomic.Int64 // bytes booked here that other processes have not heard of
+
 	mu  sync.Mutex
 	due time.Time // when all that was booked will have moved, at the rate
 }
@@ -67,15 +69,13 @@ func (b *Bucket) Reserve(n int) (granted int, wait time.Duration) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	now := time.Now()
-	if earliest := now.Add(-b.ahead()); b.due.Before(earliest) {
-		b.due = earliest
-	}
+	now := b.catchUp()
 	wait = max(b.due.Sub(now), 0)
 	room := max(queue-wait, 0)/2 + max(now.Sub(b.due), 0)
 	least := min(max(rate/16, 1), leastBooking)
 	granted = int(min(int64(n), max(int64(room.Seconds()*float64(rate)*pace), least)))
 	b.due = b.due.Add(at(rate, int64(granted)))
+	b.untold.Add(int64(granted))
 	if wait < unnoticed {
 		wait = 0
 	}
@@ -92,6 +92,7 @@ func (b *Bucket) Settle(granted, moved int) {
 	defer b.mu.Unlock()
 	if !b.due.IsZero() { // else the rate changed meanwhile
 		b.due = b.due.Add(-at(rate, int64(granted-moved)))
+		b.untold.Add(int64(moved - granted))
 	}
 }
 
@@ -105,15 +106,23 @@ func (b *Bucket) Take(n int64) bool {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	now := time.Now()
-	if earliest := now.Add(-b.ahead()); b.due.Before(earliest) {
-		b.due = earliest
-	}
+	now := b.catchUp()
 	if b.due.Sub(now) > queue {
 		return false
 	}
 	b.due = b.due.Add(at(rate, n))
+	b.untold.Add(n)
 	return true
+}
+
+// catchUp forgets bytes that were not used for longer than the burst, and gives
+// the time. The caller holds the lock.
+func (b *Bucket) catchUp() (now time.Time) {
+	now = time.Now()
+	if earliest := now.Add(-b.ahead()); b.due.Before(earliest) {
+		b.due = earliest
+	}
+	return now
 }
 
 // at is the time that n bytes take at the rate. It is bounded, so that nothing

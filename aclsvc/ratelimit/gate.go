@@ -79,6 +79,8 @@ type gateShard struct {
 	mu   sync.Mutex
 	due  map[netip.Addr]int64
 	open map[netip.Addr]int
+	// elsewhere is how many other processes have; nil: there were none.
+	elsewhere map[netip.Addr]int
 }
 
 // NewGate makes a gate that limits nothing until Set.
@@ -119,7 +121,7 @@ func (g *Gate) Enter(addr netip.Addr) Verdict {
 	s := g.shard(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if settings.perSource > 0 && s.open[key] >= settings.perSource {
+	if settings.perSource > 0 && s.open[key]+s.elsewhere[key] >= settings.perSource {
 		return TooMany
 	}
 	if limited && !s.take(key, int64(time.Since(g.begin)), settings) {

@@ -38,11 +38,16 @@ type User struct {
 	name  string
 	fleet Fleet
 
+	known bool // the limits are those of an account; Users' lock guards it
+
 	mu   sync.Mutex
 	open int
 	most int                // 0: any number
 	from map[netip.Addr]int // connections, by netaddr.SourceKey
 	wide int                // how many of these there may be; 0: any number
+	// away and elsewhere are as open and from, of other processes.
+	away      int
+	elsewhere map[netip.Addr]int
 }
 
 // NewUsers makes an empty table.
@@ -75,12 +80,21 @@ func (t *Users) Enter(ctx context.Context, a *authsvc.Account, source netip.Addr
 func (t *Users) user(a *authsvc.Account) *User {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	u := t.users[a.Name]
-	if u == nil {
-		u = &User{name: a.Name, fleet: t.fleet}
-		u.setBurst(t.burst)
+	u := t.named(a.Name)
+	if !u.known {
 		u.set(a) // later ones come by Set: a connection of before a reload undoes none
-		t.users[a.Name] = u
+	}
+	return u
+}
+
+// named is a user, whose limits may not be known yet. The caller holds the
+// lock.
+func (t *Users) named(name string) *User {
+	u := t.users[name]
+	if u == nil {
+		u = &User{name: name, fleet: t.fleet}
+		u.setBurst(t.burst)
+		t.users[name] = u
 	}
 	return u
 }
@@ -95,9 +109,9 @@ func (u *User) enter(key netip.Addr) Verdict {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	switch {
-	case u.most > 0 && u.open >= u.most:
+	case u.most > 0 && u.open+u.away >= u.most:
 		return TooMany
-	case u.wide > 0 && u.from[key] == 0 && len(u.from) >= u.wide:
+	case u.wide > 0 && u.from[key] == 0 && u.elsewhere[key] == 0 && u.sources() >= u.wide:
 		return TooWide
 	}
 	if u.from == nil {
@@ -106,6 +120,18 @@ func (u *User) enter(key netip.Addr) Verdict {
 	u.open++
 	u.from[key]++
 	return Admitted
+}
+
+// sources is how many the user comes from, in all processes. The caller holds
+// the lock.
+func (u *User) sources() int {
+	n := len(u.from)
+	for source := range u.elsewhere {
+		if u.from[source] == 0 {
+			n++
+		}
+	}
+	return n
 }
 
 // Leave ends a connection from a source.
@@ -126,11 +152,11 @@ func (u *User) leave(key netip.Addr) {
 	}
 }
 
-// Open is the number of the user's connections.
+// Open is the number of the user's connections, in all processes.
 func (u *User) Open() int {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return u.open
+	return u.open + u.away
 }
 
 // SetBurst changes how far ahead of their rates users may be; 0: DefaultBurst.
@@ -148,7 +174,9 @@ func (u *User) setBurst(d time.Duration) {
 	u.Down.SetBurst(d)
 }
 
+// set takes the limits of an account. The caller holds Users' lock.
 func (u *User) set(a *authsvc.Account) {
+	u.known = true
 	u.Up.Set(a.Up)
 	u.Down.Set(a.Down)
 	u.mu.Lock()

@@ -136,7 +136,7 @@ func newSessions(ctx context.Context, c *client) *cobra.Command {
 	var f sessionFlags
 	var sort string
 	var limit int
-	cmd := command("sessions", "Lists the connections of a running daemon", "Lists the connections of now, the oldest first.",
+	cmd := command("sessions", "Lists the connections of a running daemon", "Lists the connections of now, the oldest first. Those that a process of before an\nupgrade still has are among them: the last column has its id.",
 		"  cleversocks sessions --sort rate --limit 10\n  cleversocks sessions --user alice --json", noArguments, func([]string) error {
 			var page admin.SessionPage
 			limited := ""
@@ -144,14 +144,14 @@ func newSessions(ctx context.Context, c *client) *cobra.Command {
 				limited = strconv.Itoa(limit)
 			}
 			return c.ask(ctx, http.MethodGet, "/api/v1/sessions"+queryOf(append(f.pairs(), "sort", sort, "limit", limited)...), nil, &page, func(w io.Writer) {
-				row(w, "ID", "AGE", "CLIENT", "USER", "COMMAND", "TARGET", "IN", "OUT", "RATE")
+				row(w, "ID", "AGE", "CLIENT", "USER", "COMMAND", "TARGET", "IN", "OUT", "RATE", "PROCESS")
 				for _, s := range page.Sessions {
 					command := s.Command
 					if s.Handshake {
 						command = "(handshake)"
 					}
 					row(w, s.ID, age(time.Since(s.Started)), s.Client, orDash(s.User), orDash(command), orDash(s.Target),
-						size(s.BytesIn), size(s.BytesOut), size(s.RateIn+s.RateOut)+"/s")
+						size(s.BytesIn), size(s.BytesOut), size(s.RateIn+s.RateOut)+"/s", drainsIn(&s))
 				}
 				if len(page.Sessions) < page.Total {
 					row(w, fmt.Sprintf("%d of %d", len(page.Sessions), page.Total))
@@ -162,6 +162,14 @@ func newSessions(ctx context.Context, c *client) *cobra.Command {
 	cmd.Flags().StringVar(&sort, "sort", "age", "By `WHAT`: age, bytes or rate.")
 	cmd.Flags().IntVar(&limit, "limit", 0, "At most `N`. (default all)")
 	return cmd
+}
+
+// drainsIn is the process of before an upgrade that a session is in.
+func drainsIn(s *admin.Session) string {
+	if s.Process == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%d drains", s.Process)
 }
 
 func newKill(ctx context.Context, c *client) *cobra.Command {

@@ -11,7 +11,7 @@ var places = []string{
 	// What it needs.
 	"dial", "look-up", "dns", "dns query", "dns probe", "dns refresh",
 	// The daemon.
-	"start", "service", "reload", "users", "shutdown", "upgrade", "predecessor", "legacy", "retire",
+	"start", "service", "reload", "users", "shutdown", "upgrade", "predecessor", "draining", "retire",
 	"shared", "admin", "health", "usage", "log", "acme",
 	// A command of its own.
 	"top",

@@ -21,9 +21,10 @@ type API struct {
 	Token func() string
 
 	Status func() Status
-	// Sessions are all connections of now. CloseSessions closes those that
-	// match, on all replicas, and says how many it were here.
-	Sessions      func() []Session
+	// Sessions are all connections of now, those of processes that drain too.
+	// CloseSessions closes those that match, on all replicas, and says how many it
+	// were here.
+	Sessions      func(ctx context.Context) []Session
 	CloseSessions func(ctx context.Context, f SessionFilter) int
 	// Fleet is the replicas that share their state with this daemon.
 	Fleet func(ctx context.Context) Fleet
@@ -31,7 +32,7 @@ type API struct {
 	// Users are all users. The others find one by its name, raw bytes, and
 	// change it in auth.users_file and in force, or neither.
 	Users      func(ctx context.Context) []User
-	User       func(name string) (User, error)
+	User       func(ctx context.Context, name string) (User, error)
 	AddUser    func(ctx context.Context, u NewUser) (UserChanged, error)
 	ChangeUser func(ctx context.Context, name string, c UserChange) (UserChanged, error)
 	RemoveUser func(ctx context.Context, name string) (UserChanged, error)

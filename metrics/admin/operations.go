@@ -57,7 +57,7 @@ var operations = []operation{
 	{
 		method: "GET", path: "/api/v1/sessions/{id}", summary: "One connection", result: Session{},
 		answer: func(a API, c call) (any, error) {
-			all := a.Sessions()
+			all := a.Sessions(c.Context())
 			i := slices.IndexFunc(all, func(s Session) bool { return s.ID == c.PathValue("id") })
 			if i < 0 {
 				return nil, NotFound("there is no such session")
@@ -269,7 +269,7 @@ func hostOf(address string) string {
 
 func listSessions(a API, c call) (any, error) {
 	filter := filterOf(c)
-	list := slices.DeleteFunc(a.Sessions(), func(s Session) bool { return !filter.Matches(&s) })
+	list := slices.DeleteFunc(a.Sessions(c.Context()), func(s Session) bool { return !filter.Matches(&s) })
 	order := map[string]func(a, b Session) int{
 		"": byAge, "age": byAge,
 		"bytes": func(a, b Session) int { return cmp.Compare(b.BytesIn+b.BytesOut, a.BytesIn+a.BytesOut) },

@@ -67,6 +67,7 @@ type Reload struct {
 // Session is one connection.
 type Session struct {
 	ID        string    `json:"id"`
+	Process   int       `json:"process,omitempty"` // of before an upgrade, which drains; 0: the one that answers
 	Listener  string    `json:"listener"`
 	Client    string    `json:"client"` // address and port
 	Started   time.Time `json:"started"`

@@ -8,7 +8,7 @@ var userOperations = []operation{
 	},
 	{
 		method: "GET", path: "/api/v1/users/{name}", summary: "One user", result: User{},
-		answer: func(a API, c call) (any, error) { return a.User(c.PathValue("name")) },
+		answer: func(a API, c call) (any, error) { return a.User(c.Context(), c.PathValue("name")) },
 	},
 	{
 		method: "POST", path: "/api/v1/users", summary: "Add a user to auth.users_file, with a password or its hash", body: NewUser{}, result: UserChanged{}, changes: true,

@@ -25,8 +25,11 @@ const (
 	kindState   kind = "state"
 	kindYours   kind = "yours"
 	kindServing kind = "serving"
-	kindReload  kind = "reload"  // the settings may have changed, and logs were rotated
-	kindTunnels kind = "tunnels" // that are still open
+	kindReload  kind = "reload" // the settings may have changed, and logs were rotated
+	kindReport  kind = "report" // what connections hold that counts in all processes
+	kindMoved   kind = "moved"  // of a bandwidth, likewise
+	kindAsk     kind = "ask"    // a question to a predecessor
+	kindAnswer  kind = "answer"
 )
 
 // message is one thing said.
@@ -177,7 +180,7 @@ func (c *channel) expect(ctx context.Context, want kind, into any, also func(mes
 		case err != nil:
 			return err
 		case m.Kind == want:
-			if into == nil {
+			if into == nil || m.Body == nil {
 				return nil
 			}
 			return json.Unmarshal(m.Body, into)

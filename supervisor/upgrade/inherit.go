@@ -261,14 +261,14 @@ func (i *Inherited) Systemd() ([]Passing, error) {
 	return all, nil
 }
 
-// Elders are the channels to predecessors of before that still drain.
-func (i *Inherited) Elders() ([]*Predecessor, error) {
+// Predecessors are the channels to predecessors of before that still drain.
+func (i *Inherited) Predecessors() ([]*Predecessor, error) {
 	var all []*Predecessor
 	if i == nil {
 		return nil, nil
 	}
 	for _, d := range i.sockets {
-		if d.socket.Role != RoleElder || d.taken {
+		if d.socket.Role != RolePredecessor || d.taken {
 			continue
 		}
 		d.taken = true

@@ -12,6 +12,7 @@ import (
 type Predecessor struct {
 	Hello   Hello
 	channel *channel
+	asked   questions
 }
 
 // State is a part of a table: Entries is a JSON list.
@@ -27,14 +28,15 @@ func (p *Predecessor) Fail(why error) {
 }
 
 // AwaitTurn says that everything is ready, with the places of the sockets that
-// were taken over, and waits until the predecessor has stopped accepting. take
-// gets its state.
-func (p *Predecessor) AwaitTurn(ctx context.Context, taken []int, take func(State) error) error {
+// were taken over, and waits until the predecessor has stopped accepting. Until
+// then it hears what that has counted.
+func (p *Predecessor) AwaitTurn(ctx context.Context, taken []int, h Heard) (Turn, error) {
+	var turn Turn
 	if err := p.channel.send(kindReady, taken); err != nil {
-		return p.lost(err)
+		return turn, p.lost(err)
 	}
-	err := p.channel.expect(ctx, kindYours, nil, func(m message) error { return stateOf(m, take) })
-	return p.lost(err)
+	err := p.channel.expect(ctx, kindYours, &turn, func(m message) error { return p.hear(m, h) })
+	return turn, p.lost(err)
 }
 
 // Serving says that this process accepts from here on.
@@ -47,10 +49,11 @@ func (p *Predecessor) lost(err error) error {
 	return err
 }
 
-// Heard is what a draining predecessor tells.
+// Heard is what another generation tells while a predecessor drains.
 type Heard struct {
-	State   func(State) error
-	Tunnels func(n int) // how many are open
+	State  func(State) error
+	Report func(json.RawMessage) error
+	Moved  func(json.RawMessage) error
 }
 
 // Listen hears what the predecessor still counts, until its end, whose error is
@@ -59,21 +62,34 @@ func (p *Predecessor) Listen(ctx context.Context, h Heard) error {
 	for {
 		m, err := p.channel.receive(ctx)
 		if err != nil {
+			p.asked.fail(err)
 			return err
 		}
-		switch m.Kind {
-		case kindState:
-			err = stateOf(m, h.State)
-		case kindTunnels:
-			n := 0
-			if err = json.Unmarshal(m.Body, &n); err == nil {
-				h.Tunnels(n)
-			}
-		default:
-		}
-		if err != nil {
+		if err := p.hear(m, h); err != nil {
 			return err
 		}
+	}
+}
+
+func (p *Predecessor) hear(m message, h Heard) error {
+	if m.Kind == kindAnswer {
+		return p.asked.answered(m.Body)
+	}
+	return h.hear(m)
+}
+
+// hear takes what both sides may tell. Other kinds are of a version that says
+// more.
+func (h Heard) hear(m message) error {
+	switch m.Kind {
+	case kindState:
+		return stateOf(m, h.State)
+	case kindReport:
+		return h.Report(m.Body)
+	case kindMoved:
+		return h.Moved(m.Body)
+	default:
+		return nil
 	}
 }
 
@@ -91,6 +107,18 @@ func stateOf(m message, take func(State) error) error {
 // Tell passes on what counts in all.
 func (p *Predecessor) Tell(table string, entries any) error { return p.channel.tell(table, entries) }
 
+// Report tells what connections of other processes than the predecessor hold.
+func (p *Predecessor) Report(r any) error { return p.channel.send(kindReport, r) }
+
+// Moved tells what connections of other processes have moved.
+func (p *Predecessor) Moved(list any) error { return p.channel.send(kindMoved, list) }
+
+// Ask asks a question, and gives each part of the answer to take. Listen has to
+// run meanwhile.
+func (p *Predecessor) Ask(ctx context.Context, what string, body any, take func(json.RawMessage) error) error {
+	return p.asked.ask(ctx, p.channel, what, body, take)
+}
+
 // Reload has it judge its connections by the settings as they are now, and open
 // its log files again, which may have been rotated.
 func (p *Predecessor) Reload() error { return p.channel.send(kindReload, nil) }
@@ -98,7 +126,7 @@ func (p *Predecessor) Reload() error { return p.channel.send(kindReload, nil) }
 // Passing is the channel as a descriptor for the next successor.
 func (p *Predecessor) Passing() (Passing, error) {
 	fd, err := p.channel.descriptor()
-	return Passing{Socket: Socket{Role: RoleElder, Name: strconv.Itoa(p.Hello.PID)}, FD: fd}, err
+	return Passing{Socket: Socket{Role: RolePredecessor, Name: strconv.Itoa(p.Hello.PID)}, FD: fd}, err
 }
 
 // Close lets go of the channel.

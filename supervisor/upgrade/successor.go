@@ -74,7 +74,7 @@ func Start(ctx context.Context, p Program, sockets []Passing, counted map[string
 		return nil, err
 	}
 	files := []uintptr{0, 1, 2, uintptr(theirs)}
-	names := []string{string(RoleElder)}
+	names := []string{string(RolePredecessor)}
 	hello := Hello{PID: os.Getpid(), Args: p.Args, Environ: p.Environ, Sandbox: p.Sandbox, Counted: counted, Sockets: []Socket{}}
 	if p.Config != nil {
 		hello.Config = p.Config()
@@ -160,12 +160,15 @@ func (s *Successor) AwaitReady(ctx context.Context) (taken []int, err error) {
 // Tell passes on a table's entries.
 func (s *Successor) Tell(table string, entries any) error { return s.channel.tell(table, entries) }
 
-// TellTunnels says how many are still open here.
-func (s *Successor) TellTunnels(n int) error { return s.channel.send(kindTunnels, n) }
+// Report tells what connections hold that counts in all processes.
+func (s *Successor) Report(r any) error { return s.channel.send(kindReport, r) }
+
+// Moved tells what connections here have moved.
+func (s *Successor) Moved(list any) error { return s.channel.send(kindMoved, list) }
 
 // Yield gives the turn to the successor, and waits until it serves.
-func (s *Successor) Yield(ctx context.Context) error {
-	if err := s.channel.send(kindYours, nil); err != nil {
+func (s *Successor) Yield(ctx context.Context, t Turn) error {
+	if err := s.channel.send(kindYours, t); err != nil {
 		return s.explain(ctx, err, ServingTimeout)
 	}
 	bounded, cancel := context.WithTimeout(ctx, ServingTimeout)
@@ -209,21 +212,31 @@ func (s *Successor) Kill(why error) error {
 	return why
 }
 
+// Wanted is what a successor may want of a process that drains.
+type Wanted struct {
+	Heard
+
+	Reload func()
+	// Answer answers a question, in as many parts as it says.
+	Answer func(what string, body json.RawMessage, say func(part any) error) error
+}
+
 // Heed follows what the successor says while this process drains: what counts
-// in all, and that the settings may have changed. It returns when the successor has ended,
-// or ctx has.
-func (s *Successor) Heed(ctx context.Context, take func(State) error, reload func()) error {
+// in all, that the settings may have changed, and questions. It returns when the
+// successor has ended, or ctx has.
+func (s *Successor) Heed(ctx context.Context, w Wanted) error {
 	for {
 		m, err := s.channel.receive(ctx)
 		if err != nil {
 			return err
 		}
 		switch m.Kind {
-		case kindState:
-			err = stateOf(m, take)
 		case kindReload:
-			reload()
+			w.Reload()
+		case kindAsk:
+			err = s.channel.answer(m.Body, w.Answer)
 		default:
+			err = w.hear(m)
 		}
 		if err != nil {
 			return err

@@ -57,10 +57,10 @@ type Role string
 
 // The roles.
 const (
-	RoleListener Role = "listener"
-	RoleAdmin    Role = "admin"
-	RoleSystemd  Role = "systemd"     // passed on under the name that systemd gave it
-	RoleElder    Role = "predecessor" // the channel to one of before, which still drains
+	RoleListener    Role = "listener"
+	RoleAdmin       Role = "admin"
+	RoleSystemd     Role = "systemd"     // passed on under the name that systemd gave it
+	RolePredecessor Role = "predecessor" // the channel to one of before, which still drains
 )
 
 // Hello is what a predecessor says first.
@@ -80,6 +80,13 @@ type Hello struct {
 	Sandbox json.RawMessage `json:"sandbox,omitempty"`
 	// Counted are upgrades so far, by outcome.
 	Counted map[string]uint64 `json:"counted,omitempty"`
+}
+
+// Turn is what goes with the turn to serve.
+type Turn struct {
+	// Sessions is how many sessions there have been, in all generations: those of
+	// the successor are numbered from there on.
+	Sessions uint64 `json:"sessions,omitempty"`
 }
 
 // Bounds of the conversation.

@@ -271,8 +271,12 @@ func (v *view) cells(s *admin.Session, now time.Time) []string {
 	if s.Handshake {
 		target = "(handshake)"
 	}
+	client := s.Client
+	if s.Process != 0 {
+		client += fmt.Sprintf(" (process %d drains)", s.Process)
+	}
 	return []string{
-		s.ID, or(s.User, "-"), s.Client, or(target, "-"), v.o.Age(now.Sub(s.Started)),
+		s.ID, or(s.User, "-"), client, or(target, "-"), v.o.Age(now.Sub(s.Started)),
 		v.o.Size(float64(s.BytesIn)), v.o.Size(float64(s.BytesOut)), v.o.Size(s.RateIn), v.o.Size(s.RateOut),
 	}
 }

@@ -79,7 +79,7 @@ const figures = s => {
 
 // Sessions: all are kept, those in view are drawn.
 const columns = [
-  ["started", "Age", s => age((Date.now() - Date.parse(s.started)) / 1000)], ["client", "Client", s => s.client], ["user", "User", s => s.user || "–"],
+  ["started", "Age", s => age((Date.now() - Date.parse(s.started)) / 1000)], ["client", "Client", s => s.client + (s.process ? " (process " + s.process + " drains)" : "")], ["user", "User", s => s.user || "–"],
   ["target", "Target", s => s.handshake ? "(handshake)" : (s.target || "–")], ["bytes_in", "In", s => size(s.bytes_in), 1], ["bytes_out", "Out", s => size(s.bytes_out), 1],
   ["rate", "Rate", s => size(s.rate_in + s.rate_out) + "/s", 1],
 ];

@@ -1,0 +1,104 @@
+package ratelimit
+
+import (
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"cleversocks/authsvc"
+)
+
+// What another process of this host has counts towards a source's limit, until
+// it has it no more, and limits nobody else.
+func TestGateElsewhere(t *testing.T) {
+	g := NewGate()
+	g.Set(GateOptions{PerSource: 3})
+	here, other := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	g.Elsewhere(here, 2)
+	for i, want := range []Verdict{Admitted, TooMany} {
+		if got := g.Enter(here); got != want {
+			t.Errorf("connection %d: %v", i+1, got)
+		}
+	}
+	if got := g.Enter(other); got != Admitted {
+		t.Errorf("another source: %v", got)
+	}
+	if n := len(g.Holdings()); n != 2 {
+		t.Errorf("%d sources of our own", n)
+	}
+	g.Elsewhere(here, -2)
+	if got := g.Enter(here); got != Admitted {
+		t.Errorf("after the other process has ended: %v", got)
+	}
+}
+
+// A user's limits hold over processes, addresses too: one that is known
+// elsewhere is no further one. A user of whom another process has told before
+// the first log-in here still gets the account's limits.
+func TestUsersElsewhere(t *testing.T) {
+	table := NewUsers()
+	account := &authsvc.Account{Name: "alice", MaxConnections: 4, MaxAddresses: 2}
+	first, second, third := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("192.0.2.3")
+	table.Elsewhere("alice", first, 1)
+	enter := func(from netip.Addr, want Verdict) *User {
+		t.Helper()
+		u, got := table.Enter(t.Context(), account, from)
+		if got != want {
+			t.Errorf("from %s: %v, want %v", from, got, want)
+		}
+		return u
+	}
+	u := enter(second, Admitted)
+	enter(third, TooWide)
+	enter(first, Admitted)
+	enter(first, Admitted)
+	enter(first, TooMany)
+	if n := u.Open(); n != 4 {
+		t.Errorf("%d open", n)
+	}
+	table.Elsewhere("alice", first, -1)
+	enter(first, Admitted)
+	u.Leave(second)
+	enter(third, Admitted)
+}
+
+// Two processes that tell each other what they move keep a user's bandwidth
+// together, and neither starves.
+func TestBandwidthElsewhere(t *testing.T) {
+	const rate, length = 1 << 20, 3 * time.Second
+	synctest.Test(t, func(t *testing.T) {
+		var tables [2]*Users
+		var users [2]*User
+		var moved [2]int
+		var free [2]time.Time // when each may book again
+		for i := range tables {
+			tables[i] = NewUsers()
+			users[i], _ = tables[i].Enter(t.Context(), &authsvc.Account{Name: "alice", Down: rate}, home)
+		}
+		begun := time.Now()
+		for told := begun; time.Since(begun) < length; pass(5 * time.Millisecond) {
+			for i, u := range users {
+				for !free[i].After(time.Now()) {
+					n, wait := u.Down.Reserve(64 << 10)
+					moved[i] += n
+					free[i] = time.Now().Add(max(wait, time.Millisecond))
+				}
+			}
+			if time.Since(told) >= 50*time.Millisecond {
+				told = time.Now()
+				news := [2][]Moved{tables[0].Moved(), tables[1].Moved()}
+				tables[0].MovedElsewhere(news[1])
+				tables[1].MovedElsewhere(news[0])
+			}
+		}
+		most := 1.1 * rate * (length + DefaultBurst).Seconds()
+		if sum := float64(moved[0] + moved[1]); sum > most || sum < 0.85*rate*length.Seconds() {
+			t.Errorf("%d and %d bytes in %s at %d a second", moved[0], moved[1], length, rate)
+		}
+		if min(moved[0], moved[1]) < max(moved[0], moved[1])/3 {
+			t.Errorf("%d and %d bytes: one starves", moved[0], moved[1])
+		}
+		t.Logf("%d and %d bytes", moved[0], moved[1])
+	})
+}

@@ -1,0 +1,71 @@
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"syscall"
+	"testing"
+)
+
+// The associations of UDP clients live on in the predecessor, and so does what
+// a second upgrade finds there: it does not wait for the first one's tunnels.
+// (tableflip#52: a further upgrade was blocked.) SIGUSR2 to a process that
+// drains does nothing but tell (nghttp2#807: each started one of its own).
+func TestUpgradeWhileDraining(t *testing.T) {
+	echo, udp := echoServer(t, "127.0.0.1:0"), udpEcho(t, "127.0.0.1:0")
+	d := lineageOf(start(t, withAPI(t, "[[listener]]\naddress = \"127.0.0.1:0\"\n")))
+	first := d.pid
+	a := mustAssociate(t, d.address)
+	a.echoes("127.0.0.1", udp, "before")
+	d.upgrade()
+	second := d.pid
+	c, _ := connect(t, d.address, echo)
+	d.upgrade()
+	if err := syscall.Kill(first, syscall.SIGUSR2); err != nil {
+		t.Fatal(err)
+	}
+	d.waitMessage("no upgrade: this process drains, and has a successor")
+	a.echoes("127.0.0.1", udp, "after")
+	echoes(t, c, "after")
+	var status object
+	eventually(t, "both predecessors are known", func() bool {
+		d.call("GET", "/api/v1/status", nil, &status)
+		list, _ := status["predecessors"].([]any)
+		return len(list) == 2 && list[0].(object)["connections"] == 1.0 && list[1].(object)["connections"] == 1.0
+	})
+	if got := fmt.Sprint(status["pid"]); got != strconv.Itoa(d.pid) {
+		t.Errorf("pid %s", got)
+	}
+	c.Close()
+	eventually(t, "the second ends with its tunnel", func() bool { return !runs(second) })
+	a.control.Close()
+	eventually(t, "the first ends with its association", func() bool { return !runs(first) })
+	d.await("the predecessor has ended", 2)
+}
+
+// drain.upgrade_timeout ends what is left in the predecessor, and a stop signal
+// does after drain.timeout.
+func TestUpgradeTimeout(t *testing.T) {
+	echo := echoServer(t, "127.0.0.1:0")
+	for _, way := range []struct {
+		drain string
+		stop  bool
+	}{{"upgrade_timeout = \"500ms\"", false}, {"timeout = \"500ms\"", true}} {
+		d := lineageOf(start(t, "[drain]\n"+way.drain+"\n[[listener]]\naddress = \"127.0.0.1:0\"\n"))
+		first := d.pid
+		c, _ := connect(t, d.address, echo)
+		d.upgrade()
+		if way.stop {
+			if err := syscall.Kill(first, syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%s: the tunnel is open", way.drain)
+		}
+		eventually(t, "the predecessor ends", func() bool { return !runs(first) })
+	}
+}

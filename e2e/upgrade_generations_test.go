@@ -1,0 +1,171 @@
+package e2e
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// tunnelAs is a tunnel of a user from an address of this host, and the reply
+// code; nil where that is not 0.
+func tunnelAs(t *testing.T, proxy, source, user string, echo netip.AddrPort) (net.Conn, byte) {
+	t.Helper()
+	c := login(t, proxy, source, user, "right")
+	if code := request(t, c, 1, echo); code != 0 {
+		c.Close()
+		return nil, code
+	}
+	_ = c.SetDeadline(time.Now().Add(patience))
+	return c, 0
+}
+
+// Caps hold over all generations, as if there had been no upgrade: those of a
+// user's connections and addresses, of a source, and of all. A place is free
+// again once the process that had it, three upgrades ago, has let it go.
+// (haproxy's global maxconn and nginx's limit_conn count each process alone, and
+// users who reload often are surprised by it.)
+func TestCapsOverGenerations(t *testing.T) {
+	echo := echoServer(t, "127.0.0.1:0")
+	d := lineageOf(start(t, withAPI(t, `
+[auth]
+allow_plain_passwords = true
+[limits]
+max_connections = 7
+max_connections_per_ip = 4
+[acl]
+block_private = false
+[[listener]]
+address = "127.0.0.1:0"
+[[user]]
+name = "alice"
+password = "right"
+max_connections = 3
+max_addresses = 2
+[[user]]
+name = "bob"
+password = "right"
+`)))
+	open := func(source, user string) net.Conn {
+		t.Helper()
+		c, code := tunnelAs(t, d.address, source, user, echo)
+		if code != 0 {
+			t.Fatalf("%s from %s: reply %d", user, source, code)
+		}
+		return c
+	}
+	refused := func(source, user string) {
+		t.Helper()
+		if _, code := tunnelAs(t, d.address, source, user, echo); code != 2 {
+			t.Errorf("%s from %s: reply %d", user, source, code)
+		}
+	}
+	turnedAway := func(source string) {
+		t.Helper()
+		c := dialProxyFrom(t, d.address, source)
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(patience))
+		_, _ = c.Write([]byte{5, 1, 2})
+		if _, err := c.Read(make([]byte, 2)); err == nil || os.IsTimeout(err) {
+			t.Errorf("from %s: %v", source, err)
+		}
+	}
+	first := open("127.0.0.2", "alice")
+	d.upgrade()
+	open("127.0.0.3", "alice")
+	d.upgrade()
+	refused("127.0.0.4", "alice") // a third address
+	open("127.0.0.3", "alice")
+	d.upgrade()
+	refused("127.0.0.3", "alice") // a fourth connection
+	open("127.0.0.3", "bob")
+	open("127.0.0.3", "bob")
+	turnedAway("127.0.0.3") // a fifth of the source
+	open("127.0.0.5", "bob")
+	open("127.0.0.5", "bob")
+	turnedAway("127.0.0.6") // an eighth of all
+	var users []object
+	d.call("GET", "/api/v1/users", nil, &users)
+	if users[0]["connections"] != 3.0 {
+		t.Errorf("%v", users[0])
+	}
+	first.Close()
+	d.await("the predecessor has ended", 1)
+	open("127.0.0.4", "alice") // its place is free, and its address is no more
+}
+
+// What an operator sees and does means the processes that drain too: sessions
+// are listed with their process, their ids are unique in all generations, kill
+// reaches them, and a user who is disabled is out when the command returns.
+func TestOperateGenerations(t *testing.T) {
+	echo := echoServer(t, "127.0.0.1:0")
+	users := filepath.Join(t.TempDir(), "users")
+	rewrite(t, users, "alice:right\nbob:right\ncarol:right\n")
+	path := filepath.Join(t.TempDir(), "access.log")
+	d := lineageOf(start(t, withAPI(t, "[auth]\nallow_plain_passwords = true\nusers_file = '"+users+"'\n[acl]\nblock_private = false\n[log]\naccess_output = '"+path+"'\n[[listener]]\naddress = \"127.0.0.1:0\"\n")))
+	tunnel := func(user string) net.Conn {
+		t.Helper()
+		c, code := tunnelAs(t, d.address, "127.0.0.1", user, echo)
+		if code != 0 {
+			t.Fatalf("reply %d", code)
+		}
+		return c
+	}
+	ended := func(what string, c net.Conn) {
+		t.Helper()
+		if _, err := c.Read(make([]byte, 1)); err == nil || os.IsTimeout(err) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	var pids []int
+	var bobs []net.Conn
+	alice := tunnel("alice")
+	for range 3 {
+		bobs = append(bobs, tunnel("bob"))
+		pids = append(pids, d.pid)
+		d.upgrade()
+	}
+	here := tunnel("carol")
+	var page struct{ Sessions []object }
+	d.call("GET", "/api/v1/sessions", nil, &page)
+	ids, processes := map[string]bool{}, map[string]int{}
+	for _, s := range page.Sessions {
+		ids[fmt.Sprint(s["id"])] = true
+		processes[fmt.Sprint(s["user"], " ", s["process"])]++
+	}
+	want := map[string]int{fmt.Sprint("alice ", pids[0]): 1, fmt.Sprint("bob ", pids[0]): 1, fmt.Sprint("bob ", pids[1]): 1, fmt.Sprint("bob ", pids[2]): 1, "carol <nil>": 1}
+	if fmt.Sprint(processes) != fmt.Sprint(want) || len(ids) != 5 {
+		t.Errorf("%v, ids %v", processes, ids)
+	}
+	for _, s := range page.Sessions {
+		if fmt.Sprint(s["process"]) == strconv.Itoa(pids[1]) {
+			if status := d.call("DELETE", "/api/v1/sessions/"+fmt.Sprint(s["id"]), nil, nil); status != 200 {
+				t.Errorf("status %d", status)
+			}
+		}
+	}
+	ended("closed by its id", bobs[1])
+	var changed object
+	d.call("PATCH", "/api/v1/users/bob", object{"disabled": true}, &changed)
+	if changed["closed"] != 2.0 {
+		t.Errorf("%v", changed)
+	}
+	ended("disabled, two generations ago", bobs[0])
+	ended("disabled, one generation ago", bobs[2])
+	echoes(t, alice, "others go on")
+	var closed object
+	d.call("DELETE", "/api/v1/sessions?client=127.0.0.1", nil, &closed)
+	if closed["closed"] != 2.0 {
+		t.Errorf("%v", closed)
+	}
+	ended("closed by a filter", alice)
+	ended("closed by a filter, of now", here)
+	eventually(t, "all of the five were revoked, says the log", func() bool {
+		return strings.Count(readText(t, path), `"revoked"`) == 5
+	})
+}

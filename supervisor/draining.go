@@ -1,0 +1,183 @@
+package supervisor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/thejerf/suture/v4"
+
+	"cleversocks/aclsvc/ratelimit"
+	"cleversocks/conn"
+	"cleversocks/conn/task"
+	"cleversocks/metrics/admin"
+	"cleversocks/supervisor/upgrade"
+)
+
+// draining is the service of a predecessor that tells its successor what this
+// process still counts and holds, and does what that asks for. It ends behind
+// the last connection.
+type draining struct {
+	log       *slog.Logger
+	panics    *task.Reporter
+	successor *upgrade.Successor
+	guards    *guards
+	group     *conn.Group
+	follows   func(context.Context) (ended int) // reads the settings again
+	answer    func(ctx context.Context, what string, body json.RawMessage, say func(any) error) error
+
+	held changes
+	last report // but for its holdings
+}
+
+// String names the service.
+func (*draining) String() string { return "draining" }
+
+// How often the successor is told: often while handshakes may be under way, in
+// which somebody logs in, or fails to, and comes back to the successor.
+const (
+	newsSoon = 20 * time.Millisecond
+	newsLate = 500 * time.Millisecond
+	// newsShare bounds the share of a processor that looking for news takes.
+	newsShare = 20
+)
+
+// Serve tells until ctx ends, and once more then.
+func (d *draining) Serve(ctx context.Context) error {
+	defer d.successor.Close()
+	elsewhere := newForeign(d.guards)
+	defer elsewhere.clear()
+	scope, inner := task.New(ctx, d.panics, "draining")
+	scope.Go(func() error { return d.successor.Heed(inner, d.wanted(inner, elsewhere)) })
+	scope.Go(func() error { return d.tell(inner) })
+	scope.Go(func() error {
+		return tellingMoved(inner, d.guards.Users, func(list []ratelimit.Moved) error {
+			if len(list) == 0 {
+				return nil
+			}
+			return d.successor.Moved(list)
+		})
+	})
+	if err := scope.Wait(); errors.Is(err, upgrade.ErrGone) && ctx.Err() == nil {
+		d.log.LogAttrs(ctx, slog.LevelWarn, "the successor has ended; connections go on here", slog.Int("pid", d.successor.PID))
+		return suture.ErrDoNotRestart
+	}
+	_ = d.news() // nobody is left to hear that it is
+	return errors.Join(suture.ErrDoNotRestart, ctx.Err())
+}
+
+// wanted is what is done with what the successor says.
+func (d *draining) wanted(ctx context.Context, elsewhere *foreign) upgrade.Wanted {
+	return upgrade.Wanted{
+		Heard: upgrade.Heard{
+			State: d.follow,
+			Report: func(raw json.RawMessage) error {
+				var r report
+				err := json.Unmarshal(raw, &r)
+				elsewhere.take(r.Holdings)
+				return err
+			},
+			Moved: func(raw json.RawMessage) error {
+				var list []ratelimit.Moved
+				err := json.Unmarshal(raw, &list)
+				d.guards.Users.MovedElsewhere(list)
+				return err
+			},
+		},
+		Reload: func() { d.follows(ctx) },
+		Answer: func(what string, body json.RawMessage, say func(any) error) error {
+			return d.panics.Contain(ctx, "draining", func() error {
+				if what == askFollow {
+					return say(admin.Closed{Closed: d.follows(ctx)})
+				}
+				return d.answer(ctx, what, body, say)
+			})
+		},
+	}
+}
+
+func (d *draining) follow(s upgrade.State) error {
+	for _, t := range d.guards.tables {
+		if t.Name == s.Table && t.Follow != nil {
+			return t.Follow(s.Entries)
+		}
+	}
+	return nil
+}
+
+func (d *draining) tell(ctx context.Context) error {
+	begun := time.Now()
+	for {
+		look := time.Now()
+		if err := d.news(); err != nil {
+			return err
+		}
+		wait := newsSoon
+		if time.Since(begun) > time.Minute {
+			wait = newsLate
+		}
+		if err := pause(ctx, max(wait, newsShare*time.Since(look))); err != nil {
+			return err
+		}
+	}
+}
+
+// news tells what is new.
+func (d *draining) news() error {
+	for _, t := range d.guards.tables {
+		if err := d.successor.Tell(t.Name, t.News()); err != nil {
+			return err
+		}
+	}
+	r := holdingsOf(d.guards, d.group)
+	r.Holdings = d.held.of(r.Holdings)
+	if r.Connections == d.last.Connections && r.Opening == d.last.Opening && len(r.Holdings) == 0 {
+		return nil
+	}
+	d.last = r
+	return r.send(d.successor.Report)
+}
+
+// holdingsOf is all that the connections of this process hold.
+func holdingsOf(g *guards, group *conn.Group) report {
+	r := report{Connections: group.Active(), Opening: group.Opening()}
+	r.Holdings = append(g.Gate.Holdings(), g.Users.Holdings(false)...)
+	return r
+}
+
+// What a successor asks a process that drains.
+const (
+	askSessions = "sessions" // those of a filter, in parts
+	askClose    = "close"    // those of a filter: how many they were
+	askFollow   = "follow"   // the settings: how many that has ended
+)
+
+// sessionBatch is how many sessions travel in one message.
+const sessionBatch = 1000
+
+// errQuestion is of a version that asks more, or other things.
+var errQuestion = errors.New("this process does not know the question")
+
+// answer answers a successor that asks for sessions, or has them closed.
+func (o *operator) answer(ctx context.Context, what string, body json.RawMessage, say func(any) error) error {
+	var filter admin.SessionFilter
+	if err := json.Unmarshal(body, &filter); err != nil {
+		return err
+	}
+	switch {
+	case what == askSessions:
+		for part := range slices.Chunk(o.sessionsHere(filter), sessionBatch) {
+			if err := say(part); err != nil {
+				return err
+			}
+		}
+		return nil
+	case what == askClose && !filter.IsZero():
+		return say(admin.Closed{Closed: o.closeHere(ctx, filter)})
+	}
+	return fmt.Errorf("%w: %s", errQuestion, what)
+}

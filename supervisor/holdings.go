@@ -1,0 +1,132 @@
+package supervisor
+
+import (
+	"net/netip"
+	"sync"
+
+	"cleversocks/aclsvc/ratelimit"
+)
+
+// report is what a process tells another generation of its connections.
+type report struct {
+	// PID is whose connections they are; 0: those of who tells.
+	PID         int `json:"pid,omitempty"`
+	Connections int `json:"connections"`
+	Opening     int `json:"opening,omitempty"` // of them, which shake hands
+	// Holdings are those that have changed since the last report.
+	Holdings []ratelimit.Holding `json:"holdings,omitempty"`
+}
+
+// reportBatch is how many holdings travel in one message.
+const reportBatch = 4096
+
+// send sends the report, in several if it is long.
+func (r report) send(by func(any) error) error {
+	for left := r.Holdings; ; {
+		n := min(len(left), reportBatch)
+		r.Holdings = left[:n]
+		if err := by(r); err != nil {
+			return err
+		}
+		if left = left[n:]; len(left) == 0 {
+			return nil
+		}
+	}
+}
+
+// heldKey is what a holding counts towards: a user's limits, or, without a
+// user, a source's.
+type heldKey struct {
+	user   string
+	source netip.Addr
+}
+
+func keyOfHolding(h ratelimit.Holding) heldKey { return heldKey{string(h.User), h.Source} }
+
+// changes remembers holdings that were told. The zero value has told none.
+type changes struct{ told map[heldKey]ratelimit.Holding }
+
+// of is what has changed, with those that are gone.
+func (c *changes) of(now []ratelimit.Holding) []ratelimit.Holding {
+	var changed []ratelimit.Holding
+	sums := make(map[heldKey]ratelimit.Holding, len(now))
+	for _, h := range now {
+		key := keyOfHolding(h)
+		h.Open += sums[key].Open
+		sums[key] = h
+	}
+	for key, h := range sums {
+		if c.told[key].Open != h.Open {
+			changed = append(changed, h)
+		}
+	}
+	for key, h := range c.told {
+		if _, still := sums[key]; !still {
+			h.Open = 0
+			changed = append(changed, h)
+		}
+	}
+	c.told = sums
+	return changed
+}
+
+// foreign is what the connections of another process hold of the limits here.
+type foreign struct {
+	guards *guards
+
+	mu   sync.Mutex
+	held map[heldKey]ratelimit.Holding
+}
+
+func newForeign(g *guards) *foreign {
+	return &foreign{guards: g, held: make(map[heldKey]ratelimit.Holding)}
+}
+
+// take counts what a report says.
+func (f *foreign) take(list []ratelimit.Holding) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, h := range list {
+		f.set(h)
+	}
+}
+
+// set counts one. The caller holds the lock.
+func (f *foreign) set(h ratelimit.Holding) {
+	key := keyOfHolding(h)
+	h.Open = max(h.Open, 0)
+	delta := h.Open - f.held[key].Open
+	if f.held[key] = h; h.Open == 0 {
+		delete(f.held, key)
+	}
+	switch {
+	case delta == 0:
+	case key.user != "":
+		f.guards.Users.Elsewhere(key.user, h.Source, delta)
+	default:
+		f.guards.Gate.Elsewhere(h.Source, delta)
+	}
+}
+
+// clear counts none of it any more.
+func (f *foreign) clear() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, h := range f.held {
+		h.Open = 0
+		f.set(h)
+	}
+}
+
+// list is what is held, of everything or by users alone.
+func (f *foreign) list(users bool) []ratelimit.Holding {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var all []ratelimit.Holding
+	for key, h := range f.held {
+		if key.user != "" || !users {
+			all = append(all, h)
+		}
+	}
+	return all
+}

@@ -1,0 +1,372 @@
+package supervisor
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/thejerf/suture/v4"
+
+	"cleversocks/aclsvc/ratelimit"
+	"cleversocks/authsvc"
+	"cleversocks/conn/task"
+	"cleversocks/metrics/admin"
+	"cleversocks/supervisor/upgrade"
+)
+
+// predecessors are the processes of before upgrades that still drain. What
+// their connections count is added here, and they follow what counts in all.
+type predecessors struct {
+	log    *slog.Logger
+	panics *task.Reporter
+	tree   *tree
+	guards *guards
+
+	mu    sync.Mutex
+	all   []*predecessor
+	total atomic.Int64 // connections of all of them
+	// telling is the service that tells them what connections here move.
+	telling suture.ServiceToken
+}
+
+// predecessor is one of them, and the service that listens to it.
+type predecessor struct {
+	*upgrade.Predecessor
+	of    *predecessors
+	token suture.ServiceToken
+	holds *foreign // what its connections hold of the limits
+
+	connections atomic.Int64
+	opening     atomic.Int64 // of them, which shake hands
+}
+
+// meet takes predecessors in. Nobody listens to them until listen.
+func (ps *predecessors) meet(all ...*upgrade.Predecessor) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	for _, p := range all {
+		ps.all = append(ps.all, &predecessor{Predecessor: p, of: ps, holds: newForeign(ps.guards)})
+	}
+}
+
+// listen listens to all of them, from the start on or again, as a successor has
+// failed.
+func (ps *predecessors) listen() {
+	all := ps.list()
+	for _, p := range all {
+		p.token = ps.tree.add(ps.tree.core, p)
+	}
+	if len(all) > 0 {
+		ps.telling = ps.tree.add(ps.tree.core, tellMoved{ps})
+	}
+}
+
+// latest is the one that was met last.
+func (ps *predecessors) latest() *predecessor {
+	all := ps.list()
+	return all[len(all)-1]
+}
+
+func (ps *predecessors) list() []*predecessor {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	return slices.Clone(ps.all)
+}
+
+// pause stops listening, between two messages, as a successor is going to.
+func (ps *predecessors) pause() {
+	for _, p := range ps.list() {
+		// One that has ended meanwhile is none of the tree's.
+		_ = ps.tree.core.RemoveAndWait(p.token, coreTimeout)
+	}
+	_ = ps.tree.core.RemoveAndWait(ps.telling, coreTimeout) // it may have ended
+}
+
+// leave leaves them to the successor.
+func (ps *predecessors) leave() {
+	for _, p := range ps.list() {
+		ps.gone(p)
+	}
+}
+
+// connections is how many they have.
+func (ps *predecessors) connections() int { return int(ps.total.Load()) }
+
+func (ps *predecessors) gone(p *predecessor) {
+	p.Close()
+	ps.mu.Lock()
+	ps.all = slices.DeleteFunc(slices.Clone(ps.all), func(other *predecessor) bool { return other == p })
+	ps.mu.Unlock()
+	p.count(0, 0)
+	p.holds.clear()
+}
+
+// count takes how many connections it has.
+func (p *predecessor) count(connections, opening int) {
+	p.of.total.Add(int64(connections) - p.connections.Swap(int64(connections)))
+	p.opening.Store(int64(opening))
+}
+
+// passing is their channels for a successor.
+func (ps *predecessors) passing() ([]upgrade.Passing, error) {
+	var all []upgrade.Passing
+	for _, p := range ps.list() {
+		one, err := p.Passing()
+		if err != nil {
+			upgrade.CloseAll(all)
+			return nil, err
+		}
+		all = append(all, one)
+	}
+	return all, nil
+}
+
+// reports are what a successor has to know of each, from its first connection
+// on.
+func (ps *predecessors) reports() []report {
+	var all []report
+	for _, p := range ps.list() {
+		all = append(all, report{PID: p.Hello.PID, Connections: int(p.connections.Load()), Holdings: p.holds.list(false)})
+	}
+	return all
+}
+
+// reload has them judge their connections by the settings as they are now, and
+// open their log files again: a service manager's signal comes here alone.
+func (ps *predecessors) reload() {
+	for _, p := range ps.list() {
+		_ = p.Reload() // one that has ended has none
+	}
+}
+
+// answerTimeout is how long a question to predecessors may take.
+const answerTimeout = 2 * time.Second
+
+// ask asks all of them at a time, and gives each part of their answers to take,
+// one after the other. One that does not answer in time is left out.
+func (ps *predecessors) ask(ctx context.Context, what string, body any, take func(p *predecessor, part json.RawMessage) error) {
+	all := ps.list()
+	if len(all) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	var mu sync.Mutex
+	scope, _ := task.New(ctx, ps.panics, "predecessor")
+	for _, p := range all {
+		scope.Go(func() error {
+			err := p.Ask(ctx, what, body, func(part json.RawMessage) error {
+				mu.Lock()
+				defer mu.Unlock()
+				return take(p, part)
+			})
+			if err != nil && !errors.Is(err, upgrade.ErrGone) {
+				ps.log.LogAttrs(ctx, slog.LevelDebug, "a predecessor did not answer", slog.Int("pid", p.Hello.PID), slog.String("question", what), slog.Any("err", err))
+			}
+			return nil // the others answer all the same
+		})
+	}
+	_ = scope.Wait() // nothing is left to say
+}
+
+// sessions are their connections that match.
+func (ps *predecessors) sessions(ctx context.Context, f admin.SessionFilter) (all []admin.Session) {
+	ps.ask(ctx, askSessions, f, func(p *predecessor, raw json.RawMessage) error {
+		var part []admin.Session
+		if err := json.Unmarshal(raw, &part); err != nil {
+			return err
+		}
+		for _, s := range part {
+			s.Process = p.Hello.PID
+			all = append(all, s)
+		}
+		return nil
+	})
+	return all
+}
+
+// end has them end connections, as what says, and tells how many those are.
+func (ps *predecessors) end(ctx context.Context, what string, f admin.SessionFilter) (n int) {
+	ps.ask(ctx, what, f, func(_ *predecessor, raw json.RawMessage) error {
+		var closed admin.Closed
+		err := json.Unmarshal(raw, &closed)
+		n += closed.Closed
+		return err
+	})
+	return n
+}
+
+// heard is what is done with what p tells.
+func (ps *predecessors) heard(p *predecessor) upgrade.Heard {
+	return upgrade.Heard{
+		State:  func(s upgrade.State) error { return merge(ps.guards.tables, s) },
+		Report: func(raw json.RawMessage) error { return ps.reported(p, raw) },
+		Moved:  func(raw json.RawMessage) error { return ps.moved(p, raw) },
+	}
+}
+
+// reported takes a report of p, which may be about one of before it.
+func (ps *predecessors) reported(p *predecessor, raw json.RawMessage) error {
+	var r report
+	if err := json.Unmarshal(raw, &r); err != nil {
+		return err
+	}
+	if r.PID != 0 {
+		i := slices.IndexFunc(ps.list(), func(one *predecessor) bool { return one.Hello.PID == r.PID })
+		if i < 0 {
+			return nil // it has ended meanwhile
+		}
+		p = ps.list()[i]
+	}
+	p.count(r.Connections, r.Opening)
+	p.holds.take(r.Holdings)
+	return nil
+}
+
+// moved has users wait here, and in the other processes, for what p has moved
+// for them.
+func (ps *predecessors) moved(p *predecessor, raw json.RawMessage) error {
+	var list []ratelimit.Moved
+	if err := json.Unmarshal(raw, &list); err != nil {
+		return err
+	}
+	ps.guards.Users.MovedElsewhere(list)
+	for _, other := range ps.list() {
+		if other != p {
+			_ = other.Moved(list) // one that has ended moves nothing
+		}
+	}
+	return nil
+}
+
+// String names the service: there may be several.
+func (p *predecessor) String() string { return "predecessor" }
+
+// totalsInterval is how often predecessors hear what counts in all, if that has
+// changed.
+const totalsInterval = 100 * time.Millisecond
+
+// Serve listens until the predecessor has ended, or ctx has.
+func (p *predecessor) Serve(ctx context.Context) error {
+	scope, ctx := task.New(ctx, p.of.panics, "predecessor")
+	scope.Go(func() error { return p.Listen(ctx, p.of.heard(p)) })
+	scope.Go(func() error { return p.tellTotals(ctx) })
+	err := scope.Wait()
+	if ctx.Err() != nil && !errors.Is(err, upgrade.ErrGone) {
+		return err
+	}
+	p.of.log.LogAttrs(context.WithoutCancel(ctx), slog.LevelInfo, "the predecessor has ended", slog.Int("pid", p.Hello.PID))
+	p.of.gone(p)
+	return suture.ErrDoNotRestart
+}
+
+// tellTotals tells what counts in all. A successor that goes on in the place of
+// another tells everything anew.
+func (p *predecessor) tellTotals(ctx context.Context) error {
+	tick := time.NewTicker(totalsInterval)
+	defer tick.Stop()
+	last := make(map[string][]byte)
+	var elsewhere changes
+	for {
+		for _, t := range p.of.guards.tables {
+			if err := p.tellTable(t, last); err != nil {
+				return err
+			}
+		}
+		if p.opening.Load() > 0 { // nothing else of it asks a limit any more
+			if changed := elsewhere.of(p.of.elsewhere(p)); len(changed) > 0 {
+				if err := (report{Holdings: changed}).send(p.Report); err != nil {
+					return err
+				}
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// tellTable tells what a table has in all, unless that is as the last time.
+func (p *predecessor) tellTable(t authsvc.Table, last map[string][]byte) error {
+	if t.Totals == nil {
+		return nil
+	}
+	totals, err := json.Marshal(t.Totals())
+	if err != nil || bytes.Equal(totals, last[t.Name]) {
+		return nil //nolint:nilerr // what cannot be marshalled cannot be saved either, which was reported
+	}
+	last[t.Name] = totals
+	return p.Tell(t.Name, json.RawMessage(totals))
+}
+
+// elsewhere is what users with limits hold in other processes than p.
+func (ps *predecessors) elsewhere(p *predecessor) []ratelimit.Holding {
+	all := ps.guards.Users.Holdings(true)
+	for _, other := range ps.list() {
+		if other != p {
+			all = append(all, other.holds.list(true)...)
+		}
+	}
+	return all
+}
+
+// tellMoved is the service that tells predecessors what connections here have
+// moved for users with a bandwidth.
+type tellMoved struct{ of *predecessors }
+
+// String names the service.
+func (tellMoved) String() string { return "moved" }
+
+// Serve tells until ctx ends, or there are none any more.
+func (m tellMoved) Serve(ctx context.Context) error {
+	return tellingMoved(ctx, m.of.guards.Users, func(list []ratelimit.Moved) error {
+		all := m.of.list()
+		if len(all) == 0 {
+			return suture.ErrDoNotRestart
+		}
+		if len(list) > 0 {
+			for _, p := range all {
+				_ = p.Moved(list) // one that has ended moves nothing
+			}
+		}
+		return nil
+	})
+}
+
+// movedInterval is how often processes tell each other what they have moved for
+// users with a bandwidth: while they do not know, a user may have more.
+const movedInterval = 50 * time.Millisecond
+
+// tellingMoved tells what is moved from now on, until ctx ends or tell fails.
+func tellingMoved(ctx context.Context, users *ratelimit.Users, tell func([]ratelimit.Moved) error) error {
+	users.Moved() // of before
+	for {
+		look := time.Now()
+		if err := tell(users.Moved()); err != nil {
+			return err
+		}
+		if err := pause(ctx, max(movedInterval, newsShare*time.Since(look))); err != nil {
+			return err
+		}
+	}
+}
+
+// pause waits, or says that ctx has ended.
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
