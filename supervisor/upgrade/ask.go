@@ -63,7 +63,7 @@ func (q *questions) begin(w *waiting) uint64 {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.waiting == nil {
-		q.waiting, q.last = make(map[uint64]*waiting), uint64(os.Getpid())<<32 //nolint:gosec // process ids are positive
+		q.waiting, q.last = make(map[uint64]*waiting), uint64(os.Getpid())<<32
 	}
 	q.last++
 	q.waiting[q.last] = w
