@@ -44,7 +44,7 @@ func (d *Dialer) Complete(ctx context.Context, dest wire.Addr, egress Egress, ju
 		defer cancel()
 	}
 	egress = egress.Or(d.opts.Egress)
-	name, err := firstAnswering(ctx, names, judge, func(name string) error { return d.answers(ctx, name, egress) })
+	name, err := firstAnswering(names, judge, func(name string) error { return telling(ctx, d.answers(ctx, name, egress)) })
 	if err != nil {
 		err = fmt.Errorf("search %s: %w", dest.Name, err)
 		d.count(attempts{}, time.Since(start), err)
@@ -61,7 +61,7 @@ func (d *Dialer) CompleteNow(dest wire.Addr, egress Egress, judge func(name stri
 		return dest, nil
 	}
 	egress = egress.Or(d.opts.Egress)
-	name, err := firstAnswering(context.Background(), names, judge, func(name string) error { return d.remembers(name, egress) })
+	name, err := firstAnswering(names, judge, func(name string) error { return d.remembers(name, egress) })
 	switch {
 	case errors.Is(err, ErrWaits):
 		return dest, err
@@ -94,7 +94,7 @@ func (d *Dialer) remembers(name string, egress Egress) error {
 // firstAnswering is the first of the names that has an address. A name that
 // does not exist, or whose servers fail, makes place for the next one. Silence
 // ends the search: the name that was meant may be the one that is not heard of.
-func firstAnswering(ctx context.Context, names []string, judge, answers func(name string) error) (string, error) {
+func firstAnswering(names []string, judge, answers func(name string) error) (string, error) {
 	var refusal, failure error
 	for _, name := range names {
 		if judge != nil {
@@ -112,7 +112,7 @@ func firstAnswering(ctx context.Context, names []string, judge, answers func(nam
 		case errors.Is(err, resolver.ErrServers), errors.Is(err, resolver.ErrNotFound):
 			failure = worse(failure, err)
 		default:
-			return "", telling(ctx, err)
+			return "", err
 		}
 	}
 	if refusal != nil {
