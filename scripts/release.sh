@@ -4,6 +4,8 @@
 #
 #   VERSION   without it, `git describe`
 #   CLEVERSOCKS_SIGNING_KEY   an OpenSSH private key: signs SHA256SUMS with it
+#   CLEVERSOCKS_RPM_KEY       an OpenPGP private key, armored, without a passphrase:
+#                             signs the rpms with it, which then differ by the time
 #
 # For each architecture (amd64 arm64 riscv64 armv7): the static program, a deb
 # and an rpm; for all of them a CycloneDX SBOM, an in-toto provenance statement
@@ -32,6 +34,13 @@ umask 022
 STAGE=$(mktemp -d)
 export STAGE
 trap 'rm -rf "$STAGE"' EXIT INT TERM
+
+RPM_KEY=""
+if [ -n "${CLEVERSOCKS_RPM_KEY:-}" ]; then
+	RPM_KEY=$STAGE/rpm.key
+	(umask 077 && printf '%s\n' "$CLEVERSOCKS_RPM_KEY" >"$RPM_KEY")
+fi
+export RPM_KEY
 
 compile() { # OUTPUT: for GOARCH
 	go build -trimpath -buildvcs=false -ldflags "-s -w -buildid= -X main.version=$VERSION -X main.commit=$commit" -o "$1" ./cmd/cleversocks
