@@ -172,7 +172,7 @@ func (a *Admission) granted(try *Attempt, grant Grant, parameters Parameters) Gr
 
 // counted reports whether an attempt takes one of its source's tries.
 func (a *Admission) counted(try *Attempt) bool {
-	return a.throttle != nil && !try.Optional && try.Source.IsValid()
+	return a.throttle != nil && !try.Optional && try.counted().IsValid()
 }
 
 // check takes one of the source's tries before anything is looked up, unless
@@ -220,7 +220,7 @@ func (a *Admission) begin(ctx context.Context, try *Attempt) (*Try, Ban, error) 
 		try.line = nil
 		return line.wait(ctx)
 	}
-	return a.throttle.Begin(ctx, try.Source, a.tag(try.Credentials))
+	return a.throttle.Begin(ctx, try.counted(), a.tag(try.Credentials))
 }
 
 // tag stands for credentials among the tries of one source, for as long as
@@ -325,12 +325,12 @@ func (a *Admission) failed(ctx context.Context, try *Attempt, err error, ban Ban
 	case refusal.Reason == ReasonRepeated, refusal.Reason == ReasonBanned:
 	case !refusal.guess():
 		// No line for fail2ban: a clock that is wrong guesses nothing.
-		a.log.WarnContext(ctx, "authentication refused", slog.String("client", sourceName(try.Source)),
+		a.log.WarnContext(ctx, "authentication refused", slog.String("client", sourceName(try.counted())),
 			slog.String("method", string(method)), slog.String("reason", string(refusal.Reason)), slog.Any("err", refusal.Err))
 	default:
-		LogFailure(ctx, a.log, try.Source, []byte(try.Credentials.Name()), method, refusal.Reason)
+		LogFailure(ctx, a.log, try.counted(), []byte(try.Credentials.Name()), method, refusal.Reason)
 		if refusal.Err != nil { // of a ticket, say; fail2ban's line has one form
-			a.log.InfoContext(ctx, "authentication failed because", slog.String("client", sourceName(try.Source)),
+			a.log.InfoContext(ctx, "authentication failed because", slog.String("client", sourceName(try.counted())),
 				slog.String("method", string(method)), slog.String("reason", string(refusal.Reason)), slog.Any("err", refusal.Err))
 		}
 	}

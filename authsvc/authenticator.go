@@ -77,7 +77,8 @@ type UserID string
 // Attempt is one try to log in.
 type Attempt struct {
 	Credentials Credentials
-	Source      netip.Addr // unmapped; invalid: a client on a unix socket, who is not counted
+	Source      netip.Addr // unmapped; invalid: a client on a unix socket
+	Local       netip.Addr // that client, as netaddr.LocalUser; invalid: nobody is counted
 	Listener    string     // its name
 	// Optional: the client is let in either way, so a refusal is not counted.
 	Optional bool
@@ -88,6 +89,14 @@ type Attempt struct {
 	// is in line or in flight; nil: none is, yet.
 	recalled bool
 	line     *Try
+}
+
+// counted is the source that failures count for; invalid: there is none.
+func (a *Attempt) counted() netip.Addr {
+	if a.Source.IsValid() {
+		return a.Source
+	}
+	return a.Local
 }
 
 // Grant is a successful attempt.

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+
+	"cleversocks/conn/netaddr"
 )
 
 // LogFailure writes the record of a failed authentication, in the one form
@@ -19,17 +21,20 @@ func LogFailure(ctx context.Context, log *slog.Logger, client netip.Addr, user [
 		slog.String("client", sourceName(client)), slog.String("user", strings.ToValidUTF8(string(user), "\uFFFD")), slog.String("method", string(method)), slog.String("reason", string(why)))
 }
 
-// sourceName is a client's address as the log has it; those on unix sockets
-// have none.
+// sourceName is a client's address as the log has it, or the local user at a unix
+// socket.
 func sourceName(client netip.Addr) string {
-	if !client.IsValid() {
+	switch {
+	case !client.IsValid():
 		return "unix"
+	case netaddr.IsLocalUser(client):
+		return netaddr.SourceText(netaddr.SourcePrefix(client))
 	}
 	return client.String()
 }
 
 // LogBan writes the record of a ban that began.
 func LogBan(ctx context.Context, log *slog.Logger, b Ban) {
-	log.WarnContext(ctx, "source banned", slog.String("source", b.Source.String()),
+	log.WarnContext(ctx, "source banned", slog.String("source", netaddr.SourceText(b.Source)),
 		slog.Int("failures", b.Failures), slog.Duration("duration", b.Duration()), slog.Time("until", b.Until.Round(time.Second)))
 }

@@ -23,7 +23,7 @@ func (t *Throttle) Impose(addr netip.Addr, length time.Duration) (Ban, bool) {
 	t.ban(key, o, now, settings) // counts and saves
 	o.until = now.Add(min(length, settings.BanMax))
 	b := Ban{Source: netaddr.SourcePrefix(key), Since: now, Until: o.until, Level: o.level}
-	if t.fleet != nil {
+	if t.fleet != nil && !netaddr.IsLocalUser(key) {
 		t.fleet.Imposed(b, settings.ThrottleOptions)
 	}
 	return b, true

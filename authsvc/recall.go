@@ -41,7 +41,7 @@ func (a *Admission) Recall(try *Attempt) (grant Grant, decided bool, err error) 
 	if !a.counted(try) {
 		decided = ask()
 	} else {
-		decided, try.line = a.throttle.recall(try.Source, func() uint64 { return a.tag(try.Credentials) }, ask)
+		decided, try.line = a.throttle.recall(try.counted(), func() uint64 { return a.tag(try.Credentials) }, ask)
 	}
 	if !decided {
 		try.Credentials, try.recalled = given, true

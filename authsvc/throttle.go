@@ -17,7 +17,8 @@ import (
 )
 
 // Throttle bans the sources of failed authentications, longer each time. A
-// source is an IPv4 address or an IPv6 /64. Memory is bounded whatever the
+// source is an IPv4 address, an IPv6 /64, or a netaddr.LocalUser, who is this
+// machine's and whom other replicas do not hear of. Memory is bounded whatever the
 // number of sources. A request without credentials is no failure.
 type Throttle struct {
 	metrics  *metrics.Auth
@@ -77,7 +78,7 @@ type failure struct {
 
 // Ban is a source that is kept out, or an event for the log.
 type Ban struct {
-	Source   netip.Prefix // a /32, or a /64 of IPv6
+	Source   netip.Prefix // a /32, or a /64 of IPv6: see netaddr.SourceText
 	Since    time.Time
 	Until    time.Time
 	Level    int // 1 for the first
@@ -168,7 +169,7 @@ func (t *Throttle) count(key netip.Addr, o *offender, tag uint64, now time.Time,
 	if o.recent(now, settings) >= settings.Max {
 		ban = t.ban(key, o, now, settings)
 	}
-	if t.fleet != nil {
+	if t.fleet != nil && !netaddr.IsLocalUser(key) {
 		t.fleet.Failed(key, settings.ThrottleOptions, ban)
 	}
 	if t.banned != nil && !ban.Until.IsZero() {
@@ -302,7 +303,7 @@ func (t *Throttle) Bans() []Ban {
 // Lift ends the ban of addr's source, on all replicas, forgets its failures,
 // and reports whether it was banned here.
 func (t *Throttle) Lift(addr netip.Addr) bool {
-	if t.fleet != nil {
+	if t.fleet != nil && !netaddr.IsLocalUser(addr) {
 		t.fleet.Lifted(netaddr.SourceKey(addr))
 	}
 	return t.Forget(addr)

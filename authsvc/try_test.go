@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"cleversocks/conn/netaddr"
 	"cleversocks/metrics"
 )
 
@@ -251,3 +252,55 @@ func TestGuessesFromManySources(t *testing.T) {
 		}
 	})
 }
+
+// A local user at a unix socket has no address, and guessed passwords as fast as
+// they could be hashed. The user id that the kernel tells is a source as any other:
+// it is banned, another one is not, and other replicas, where the number is
+// somebody else, do not hear of it.
+func TestLocalUsersAreThrottled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		th, _ := newThrottle(fiveAMinute, "")
+		told := &toldBans{}
+		th.Join(told)
+		way := &slowUsers{}
+		a, log := guessing(way, th)
+		as := func(uid uint32, word string) error {
+			try := password("alice", word)
+			try.Source, try.Local = netip.Addr{}, netaddr.LocalUser(uid)
+			_, err := a.Verify(t.Context(), try)
+			return err
+		}
+		for i := range 20 {
+			if err := as(1000, fmt.Sprint(i)); err == nil {
+				t.Error("a wrong password")
+			}
+		}
+		if n := way.looked.Load(); n != 5 || !th.Banned(netaddr.LocalUser(1000)) {
+			t.Errorf("%d passwords were looked up, banned: %v", n, th.Banned(netaddr.LocalUser(1000)))
+		}
+		if reason := reasonOf(as(1000, "right")); reason != ReasonBanned {
+			t.Errorf("the right one while banned: %q", reason)
+		}
+		if err := as(1001, "right"); err != nil {
+			t.Errorf("somebody else: %v", err)
+		}
+		if !strings.Contains(log.String(), "client=\"unix:uid=1000\"") || !strings.Contains(log.String(), "source=\"unix:uid=1000\"") {
+			t.Errorf("the log does not name the user: %s", log)
+		}
+		if len(told.sources) > 0 {
+			t.Errorf("other replicas heard of %v", told.sources)
+		}
+		if !th.Lift(netaddr.LocalUser(1000)) || as(1000, "right") != nil {
+			t.Error("not lifted")
+		}
+	})
+}
+
+// toldBans is a fleet that remembers what it is told.
+type toldBans struct{ sources []netip.Addr }
+
+func (f *toldBans) Failed(source netip.Addr, _ ThrottleOptions, _ Ban) {
+	f.sources = append(f.sources, source)
+}
+func (f *toldBans) Imposed(b Ban, _ ThrottleOptions) { f.sources = append(f.sources, b.Source.Addr()) }
+func (f *toldBans) Lifted(source netip.Addr)         { f.sources = append(f.sources, source) }

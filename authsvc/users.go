@@ -306,7 +306,7 @@ func (u *Users) verify(ctx context.Context, a *Attempt) (Identity, error) {
 	}
 	given, _ := a.Credentials.(Password)
 	ok := false
-	err = u.queue.Do(ctx, a.Source, a.suspicion, u.memory, func() {
+	err = u.queue.Do(ctx, a.counted(), a.suspicion, u.memory, func() {
 		ok = u.hash(entry, tag, given.Password)
 	})
 	switch {

@@ -34,8 +34,10 @@ type Entrance struct {
 	// Local is where the client connected to, as the peer said that passes its
 	// connection on; not valid: at the socket's own address.
 	Local netip.AddrPort
-	// Peer is who a client without an address is: "unix:uid=1000".
-	Peer string
+	// Peer is who a client without an address is: "unix:uid=1000". LocalUser is
+	// the same for bans, queues and limits: a netaddr.LocalUser.
+	Peer      string
+	LocalUser netip.Addr
 	// ClientKnown says that Client is the real one, where the listener's Forwards
 	// said that the peer may pass on somebody else's connection.
 	ClientKnown bool
@@ -44,6 +46,14 @@ type Entrance struct {
 	Credentials authsvc.Credentials
 	// Notes are for the record: "key=value".
 	Notes []string
+}
+
+// source is whom queues count the client as: see session.source.
+func (e *Entrance) source() netip.Addr {
+	if e.Client.IsValid() {
+		return e.Client.Addr()
+	}
+	return e.LocalUser
 }
 
 // doorError is a connection that did not get through its listener's door.
@@ -107,15 +117,8 @@ func (d *doorkeeper) pass(s *session) error {
 			return &doorError{err}
 		}
 		s.conn, s.peer = e.Conn, e.Peer
-		if e.ClientKnown && s.forwarded {
-			s.client, s.reachedAt, s.forwarded = e.Client, e.Local, false
-			if l := s.policy.listener(s.listener); l.Allows != nil && !l.Allows(s.client.Addr()) {
-				return &refusedBehind{metrics.RefusedSource}
-			}
-			if reason := d.guards.enter(s); reason != "" {
-				return &refusedBehind{reason}
-			}
-			d.handshakes.moved(s)
+		if err := d.meet(s, &e); err != nil {
+			return err
 		}
 	}
 	s.notes = e.Notes
@@ -128,6 +131,27 @@ func (d *doorkeeper) pass(s *session) error {
 		s.vouched = &known
 	}
 	return err
+}
+
+// meet asks whether a client may come that could not be known at accept, once a
+// step has told who it is.
+func (d *doorkeeper) meet(s *session, e *Entrance) error {
+	switch {
+	case e.ClientKnown && s.forwarded:
+		s.client, s.reachedAt, s.forwarded = e.Client, e.Local, false
+		if l := s.policy.listener(s.listener); l.Allows != nil && !l.Allows(s.client.Addr()) {
+			return &refusedBehind{metrics.RefusedSource}
+		}
+	case s.localUser != e.LocalUser:
+		s.localUser = e.LocalUser
+	default:
+		return nil
+	}
+	if reason := d.guards.enter(s); reason != "" {
+		return &refusedBehind{reason}
+	}
+	d.handshakes.moved(s)
+	return nil
 }
 
 // BehindProxies reads the PROXY header of trusted peers.
@@ -163,9 +187,9 @@ func BehindProxies(policy *proxyproto.Policy, m *metrics.Registry) Step {
 // reset and counted, with a record as such a one has.
 func (d *doorkeeper) refuseBehind(s *session, refused *refusedBehind) bool {
 	d.metrics.Refused.Of(refused.reason).Inc()
-	d.access.refused(s.client, s.listener, refused.reason)
+	d.access.refused(s, refused.reason)
 	if log := s.logger(d.log, slog.LevelDebug); log != nil {
-		log.Log(s.ctx, slog.LevelDebug, "refused behind a proxy", "reason", refused.reason)
+		log.Log(s.ctx, slog.LevelDebug, "refused in the door", "reason", refused.reason)
 	}
 	reset.Close(s.socket)
 	return false

@@ -51,7 +51,8 @@ type handshakes struct {
 	silent  uint64           // counts evictions since then
 }
 
-// handshakeSource is a source with handshakes: an IPv4 address or an IPv6 /64.
+// handshakeSource is a source with handshakes: an IPv4 address, an IPv6 /64 or a
+// local user.
 type handshakeSource struct {
 	source netip.Addr
 	order  list.List // of *session, the oldest first; never empty
@@ -59,7 +60,7 @@ type handshakeSource struct {
 
 // began is for a session that has its context, and shakes hands from now on.
 func (h *handshakes) began(s *session) {
-	key := netaddr.SourceKey(s.client.Addr())
+	key := netaddr.SourceKey(s.source())
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	of := h.sources[key]
@@ -93,7 +94,7 @@ func (h *handshakes) ended(s *session) {
 	}
 }
 
-// moved is for a session whose client a PROXY header has told.
+// moved is for a session whose client the door has told.
 func (h *handshakes) moved(s *session) {
 	h.requested(s)
 	h.began(s)
@@ -174,7 +175,7 @@ func (g *Group) makeRoom() bool {
 	g.metrics.Listener.Refused.Of(metrics.RefusedSilent).Inc()
 	if n := g.handler.handshakes.due(); n > 0 {
 		g.log.LogAttrs(g.base, slog.LevelWarn, "all places are taken: handshakes that wait for their client give way",
-			slog.String("source", source.String()), slog.Int("handshakes", handshakes), slog.Uint64("gave_way", n))
+			slog.String("source", sourceText(source)), slog.Int("handshakes", handshakes), slog.Uint64("gave_way", n))
 	}
 	return true
 }

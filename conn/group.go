@@ -129,12 +129,12 @@ func (g *Group) Admit(c net.Conn, listener string) (refused string) {
 		started:  time.Now(),
 	}
 	if reason := g.handler.door.atAccept(s); reason != "" {
-		g.access.refused(s.client, listener, reason)
+		g.access.refused(s, reason)
 		return reason
 	}
 	if reason := g.add(s); reason != "" {
 		g.handler.guards.leave(s)
-		g.access.refused(s.client, listener, reason)
+		g.access.refused(s, reason)
 		return reason
 	}
 	g.begin(s, nil)
@@ -158,16 +158,16 @@ func (g *Group) begin(s *session, before func()) {
 // connection: it counts for its source and in all, and has a record.
 func (g *Group) admitStream(of *session, c http2front.Stream) (refused string) {
 	s := &session{
-		id: g.nextID.Add(1), socket: c, conn: c, inner: true, listener: of.listener, client: of.client, reachedAt: of.reachedAt, peer: of.peer,
+		id: g.nextID.Add(1), socket: c, conn: c, inner: true, listener: of.listener, client: of.client, reachedAt: of.reachedAt, peer: of.peer, localUser: of.localUser,
 		vouched: of.vouched, notes: append(slices.Clone(of.notes), "http2"), started: time.Now(),
 	}
 	if reason := g.handler.guards.enter(s); reason != "" {
-		g.access.refused(s.client, s.listener, reason)
+		g.access.refused(s, reason)
 		return reason
 	}
 	if reason := g.add(s); reason != "" {
 		g.handler.guards.leave(s)
-		g.access.refused(s.client, s.listener, reason)
+		g.access.refused(s, reason)
 		return reason
 	}
 	g.begin(s, func() {

@@ -41,12 +41,15 @@ func (g Guards) orNone(m *metrics.Registry) Guards {
 // first; refused is one of metrics.Refused*. Whoever is let in owes one
 // leave.
 func (g *Guards) enter(s *session) (refused string) {
-	source := s.client.Addr()
+	source := s.source()
 	if !source.IsValid() {
-		return "" // on a unix socket: nothing counts by source
+		return "" // on a unix socket: the door tells who it is
 	}
 	if g.Throttle.Banned(source) {
 		return metrics.RefusedBanned
+	}
+	if !s.client.IsValid() {
+		return "" // connections are counted by address
 	}
 	switch g.Gate.Enter(source) {
 	case ratelimit.TooFast:

@@ -24,6 +24,9 @@ type Listener struct {
 	AuthFrom func(client netip.Addr) []authsvc.Kind
 	// Protection is what is granted to clients that log in by GSSAPI.
 	Protection gssapi.Protection
+	// Peers are the users of a unix socket whom the kernel's word is enough for, by
+	// user id: see OverUnix.
+	Peers map[uint32]string
 	// Door is what happens before the first byte of a protocol; empty: nothing.
 	Door []Step
 	// Forwards reports peers that may pass on other clients' connections. The

@@ -21,7 +21,7 @@ func (l *login) verify(s *session, a *authsvc.Attempt) (authsvc.Grant, error) {
 	ctx, cancel := context.WithDeadline(s.ctx, s.started.Add(s.policy.Timeouts.Handshake))
 	defer cancel()
 	defer clearPassword(a)
-	a.Source, a.Listener = s.client.Addr(), s.listener
+	a.Source, a.Local, a.Listener = s.client.Addr(), s.localUser, s.listener
 	grant, err := s.policy.Auth.Verify(ctx, a)
 	return l.judged(s, a, grant, err)
 }
@@ -29,7 +29,7 @@ func (l *login) verify(s *session, a *authsvc.Attempt) (authsvc.Grant, error) {
 // recall is verify for whoever must not wait. Where nothing is decided, verify or
 // the attempt's Abandon has to follow.
 func (l *login) recall(s *session, a *authsvc.Attempt) (grant authsvc.Grant, decided bool, err error) {
-	a.Source, a.Listener = s.client.Addr(), s.listener
+	a.Source, a.Local, a.Listener = s.client.Addr(), s.localUser, s.listener
 	grant, decided, err = s.policy.Auth.Recall(a)
 	if !decided {
 		return authsvc.Grant{}, false, nil

@@ -23,8 +23,8 @@ const (
 	refusalInterval = time.Minute
 )
 
-// refusalKey is a source, an IPv4 address or an IPv6 /64, and why it was
-// refused. The zero Prefix stands for all that found no room.
+// refusalKey is a source, an IPv4 address, an IPv6 /64 or a local user, and why it
+// was refused. The zero Prefix stands for all that found no room.
 type refusalKey struct {
 	source netip.Prefix
 	reason string
@@ -34,6 +34,7 @@ type refusalKey struct {
 type refusal struct {
 	key      refusalKey
 	client   netip.AddrPort // of the first
+	peer     string         // names a client without an address
 	listener string         // of the latest
 	count    uint64         // since the last record; 0: this is the first
 }
@@ -45,12 +46,12 @@ type refusals struct {
 }
 
 // note counts a refusal; first says that it is to be a record by itself.
-func (r *refusals) note(client netip.AddrPort, listener, reason string) (first bool) {
+func (r *refusals) note(source netip.Addr, listener, reason string) (first bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	key := refusalKey{reason: reason}
-	if client.IsValid() {
-		key.source = netaddr.SourcePrefix(netaddr.SourceKey(client.Addr()))
+	if source.IsValid() {
+		key.source = netaddr.SourcePrefix(netaddr.SourceKey(source))
 	}
 	if known := r.seen[key]; known != nil {
 		known.count++
@@ -68,7 +69,7 @@ func (r *refusals) note(client netip.AddrPort, listener, reason string) (first b
 		r.seen[key].count++
 		return false
 	}
-	r.seen[key] = &refusal{key: key, client: client, listener: listener}
+	r.seen[key] = &refusal{key: key, listener: listener}
 	return true
 }
 
@@ -90,12 +91,12 @@ func (r *refusals) take() []*refusal {
 	return counted
 }
 
-// refused notes a connection that was refused. It never blocks.
-func (a *AccessLog) refused(client netip.AddrPort, listener, reason string) {
-	if a == nil || !a.keeps(cause.Refused) || !a.refusals.note(client, listener, reason) {
+// refused notes a session that was refused. It never blocks.
+func (a *AccessLog) refused(s *session, reason string) {
+	if a == nil || !a.keeps(cause.Refused) || !a.refusals.note(s.source(), s.listener, reason) {
 		return
 	}
-	a.enqueue(&Record{Cause: cause.Refused, refusal: &refusal{key: refusalKey{reason: reason}, client: client, listener: listener}})
+	a.enqueue(&Record{Cause: cause.Refused, refusal: &refusal{key: refusalKey{reason: reason}, client: s.client, peer: s.peer, listener: s.listener}})
 }
 
 // message is what the line says.
@@ -114,12 +115,12 @@ func (r *refusal) attrs() []slog.Attr {
 	}
 	switch {
 	case r.count == 0:
-		attrs = append(attrs, slog.String("client", caller(r.client, "")))
+		attrs = append(attrs, slog.String("client", caller(r.client, r.peer)))
 		if r.client.IsValid() {
 			attrs = append(attrs, slog.String("client_ip", r.client.Addr().String()), slog.Int("client_port", int(r.client.Port())))
 		}
 	case r.key.source.IsValid():
-		attrs = append(attrs, slog.String("source", r.key.source.String()))
+		attrs = append(attrs, slog.String("source", netaddr.SourceText(r.key.source)))
 	default:
 		attrs = append(attrs, slog.String("source", "others"))
 	}

@@ -31,10 +31,10 @@ func TestRefusals(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		go func() { done <- a.Serve(ctx) }()
 		for port := range 100 {
-			a.refused(netip.AddrPortFrom(netip.MustParseAddr("192.0.2.7"), uint16(port+1)), "main", "rate")
+			a.refused(&session{client: netip.AddrPortFrom(netip.MustParseAddr("192.0.2.7"), uint16(port+1)), listener: "main"}, "rate")
 		}
-		a.refused(netip.MustParseAddrPort("[2001:db8::1]:9"), "main", "banned")
-		a.refused(netip.MustParseAddrPort("[2001:db8::2]:9"), "main", "banned") // the same /64
+		a.refused(&session{client: netip.MustParseAddrPort("[2001:db8::1]:9"), listener: "main"}, "banned")
+		a.refused(&session{client: netip.MustParseAddrPort("[2001:db8::2]:9"), listener: "main"}, "banned") // the same /64
 		synctest.Wait()
 		want := `msg="connection refused" listener=main client=192.0.2.7:1 client_ip=192.0.2.7 client_port=1 cause=refused reason=rate
 msg="connection refused" listener=main client=[2001:db8::1]:9 client_ip=2001:db8::1 client_port=9 cause=refused reason=banned
@@ -59,7 +59,7 @@ msg="connection refused" listener=main client=[2001:db8::1]:9 client_ip=2001:db8
 			t.Errorf("later: %s, %d", got, n)
 		}
 		for i := range 3 * refusalSources {
-			a.refusals.note(netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 1), "main", "limit")
+			a.refusals.note(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), "main", "limit")
 		}
 		if n := toldApart(&a.refusals); n > refusalSources+1 {
 			t.Errorf("%d are told apart", n)

@@ -6,6 +6,7 @@ import (
 
 	"cleversocks/aclsvc"
 	"cleversocks/authsvc"
+	"cleversocks/conn/netaddr"
 	"cleversocks/conn/relay"
 	"cleversocks/conn/upstream"
 	"cleversocks/conn/wire"
@@ -113,6 +114,9 @@ func (p *Policy) refuses(s *session) (rule, where string) {
 	if refusal, ok := errors.AsType[*authsvc.Refusal](err); ok {
 		return string(refusal.Reason), ""
 	}
+	if !p.knowsPeer(s) {
+		return string(authsvc.ReasonUser), ""
+	}
 	q.Identity = identity
 	if l := p.listener(s.listener); l.MayLogIn != nil && !l.MayLogIn(identity) {
 		return byListener, ""
@@ -152,6 +156,14 @@ func (p *Policy) refuses(s *session) (rule, where string) {
 		return "", ""
 	}
 	return d.Rule, d.Where
+}
+
+// knowsPeer reports whether a session that was let in by its user id would be the
+// same user now. Of a listener that is gone nobody can say otherwise.
+func (p *Policy) knowsPeer(s *session) bool {
+	uid, local := netaddr.UIDOf(s.localUser)
+	l, there := p.Listeners[s.listener]
+	return s.identity.Method != authsvc.MethodPeer || !local || !there || l.Peers[uid] == s.identity.User
 }
 
 // reached is what the rules were asked about when the session was granted: a

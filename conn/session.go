@@ -30,6 +30,8 @@ type session struct {
 	listener string
 	client   netip.AddrPort // unmapped; not valid on a unix socket
 	peer     string         // names a client without an address: see caller
+	// localUser is that client, as a source among others: a netaddr.LocalUser.
+	localUser netip.Addr
 	// reachedAt is where the client connected to, as a PROXY header said; not
 	// valid: at the socket's own address. See origin and here.
 	reachedAt netip.AddrPort
@@ -116,6 +118,15 @@ func (s *session) leave() {
 	if s.leaveUpstream != nil {
 		s.leaveUpstream()
 	}
+}
+
+// source is whom bans, queues and limits count the client as: its address, or
+// the local user at the other end of a unix socket; invalid: nobody yet.
+func (s *session) source() netip.Addr {
+	if s.client.IsValid() {
+		return s.client.Addr()
+	}
+	return s.localUser
 }
 
 // caller is who the client is, in words: its address, or what its unix socket

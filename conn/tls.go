@@ -27,7 +27,7 @@ const handshakesWaiting = 1 << 16
 // OverTLS shakes hands. A verified client certificate becomes credentials.
 func OverTLS(door *tlsconf.Door, q *authsvc.Queue, m *metrics.Registry) Step {
 	return func(ctx context.Context, e *Entrance) error {
-		turns := &tlsTurns{queue: q, ctx: ctx, source: e.Client.Addr()}
+		turns := &tlsTurns{queue: q, ctx: ctx, source: e.source()}
 		below := &tlsSocket{Conn: e.Conn, turns: turns}
 		c := tls.Server(below, door.Config())
 		defer turns.Rest()

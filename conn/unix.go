@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 
 	"cleversocks/authsvc"
+	"cleversocks/conn/netaddr"
 )
 
 // OverUnix asks the kernel who has connected to a unix socket, for the record,
@@ -20,10 +22,19 @@ func OverUnix(users map[uint32]string) Step {
 		if err != nil {
 			return fmt.Errorf("who has connected: %w", err)
 		}
-		e.Peer = fmt.Sprintf("unix:uid=%d", uid)
+		e.LocalUser = netaddr.LocalUser(uid)
+		e.Peer = sourceText(e.LocalUser)
 		if user := users[uid]; user != "" {
 			e.Credentials = authsvc.Peer{UID: uid, User: user}
 		}
 		return nil
 	}
+}
+
+// sourceText is a netaddr.SourceKey as operators read it.
+func sourceText(key netip.Addr) string {
+	if !key.IsValid() {
+		return "unix"
+	}
+	return netaddr.SourceText(netaddr.SourcePrefix(key))
 }

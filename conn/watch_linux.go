@@ -44,14 +44,13 @@ func left(fd int, ahead, direct bool) bool {
 	case n == 0 && !ahead:
 		return true // closed
 	}
-	// Unread bytes hide what came behind them; the state does not.
-	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
-	return err == nil && (info.State == tcpClose || !direct && info.State == tcpCloseWait)
+	// Unread bytes hide what came behind them; a poll does not. Nothing here has
+	// ended our side: what has ended both is a reset, or the close of a unix socket.
+	ends := int16(unix.POLLHUP)
+	if !direct {
+		ends |= unix.POLLRDHUP
+	}
+	poll := []unix.PollFd{{Fd: int32(fd), Events: ends}}
+	events, err := unix.Poll(poll, 0)
+	return err == nil && events > 0 && poll[0].Revents&ends != 0
 }
-
-// The kernel's TCP states that matter: reset, since nothing here has closed it,
-// and half-closed by the peer.
-const (
-	tcpClose     = 7
-	tcpCloseWait = 8
-)

@@ -1,6 +1,9 @@
 package e2e
 
 import (
+	"crypto/tls"
+	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -121,5 +124,103 @@ func TestCommandsOverUnixSocket(t *testing.T) {
 	}
 	if code, from := bindReply(t, c); code != succeeded || from.String() != peer.LocalAddr().String() {
 		t.Errorf("bind: second reply %d, %s", code, from)
+	}
+}
+
+// What a port's clients have, a unix socket's have too: TLS and HTTP/2 over it, a
+// ban for those who guess passwords, which is their user id's, and a session that
+// ends when a reload gives their id to somebody else. A file that somebody has
+// removed, as what tidies up /tmp does, is made anew.
+func TestUnixSocketDoor(t *testing.T) {
+	echo, ca := echoServer(t, "127.0.0.1:0"), newAuthority(t)
+	ca.issue("proxy", "localhost")
+	dir := t.TempDir()
+	known, plain, secure := filepath.Join(dir, "known.sock"), filepath.Join(dir, "plain.sock"), filepath.Join(dir, "tls.sock")
+	token := writeFile(t, "token", "a token of the tests")
+	if err := os.Chmod(token, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	settings := func(uid, exempt string) string {
+		return "[reload]\nrevoke = true\n[auth]\nallow_plain_passwords = true\n[limits]\nexempt = [" + exempt + "]\nauth_failures = { max = 3 }\n[[user]]\nname = \"alice\"\npassword = \"right one\"\n" +
+			"[[listener]]\nname = \"known\"\naddress = \"unix:" + known + "\"\nusers_by_uid = { " + uid + " = \"alice\" }\n" +
+			"[[listener]]\nname = \"plain\"\naddress = \"unix:" + plain + "\"\n" +
+			"[[listener]]\nname = \"tls\"\naddress = \"unix:" + secure + "\"\n[listener.tls]\ncert = \"" + ca.path("proxy.crt") + "\"\nkey = \"" + ca.path("proxy.key") + "\"\n" +
+			"[admin]\naddress = \"127.0.0.1:0\"\ntoken_file = \"" + token + "\"\n"
+	}
+	config := writeFile(t, "c.toml", settings("0", ""))
+	d := startProgram(t, "--config", config, "--log-format", "json")
+	dial := func(path string) net.Conn {
+		c, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		_ = c.SetDeadline(time.Now().Add(patience))
+		return c
+	}
+	session := dial(known)
+	send(t, session, 5, 1, 0)
+	receive(t, session, 2)
+	if code := request(t, session, 1, echo); code != succeeded {
+		t.Fatalf("reply %d", code)
+	}
+	echoes(t, session, "known by its id")
+
+	over := tls.Client(dial(secure), &tls.Config{InsecureSkipVerify: true})
+	if status := passwordStatus(t, over, "alice", "right one"); status != 0 {
+		t.Errorf("over TLS: status %d", status)
+	}
+	if code := request(t, over, 1, echo); code != succeeded {
+		t.Errorf("over TLS: reply %d", code)
+	}
+	echoes(t, over, "by TLS over a unix socket")
+
+	for i := range 3 {
+		if status := passwordStatus(t, dial(plain), "alice", fmt.Sprint("guess ", i)); status == 0 {
+			t.Error("a guess was right")
+		}
+	}
+	if status := d.waitMessage("source banned").text("source"); status != "unix:uid=0" {
+		t.Errorf("banned is %s", status)
+	}
+	banned := dial(plain)
+	if n, err := banned.Read(make([]byte, 1)); n > 0 || err == nil {
+		t.Error("served while banned")
+	}
+	d.find("of a refusal", func(l line) bool {
+		return l.text("msg") == "connection refused" && l.text("client") == "unix:uid=0" && l.text("reason") == "banned"
+	})
+	if status, body := d.api("GET", "/api/v1/bans", "a token of the tests"); status != 200 || !strings.Contains(body, `"unix:uid=0"`) {
+		t.Errorf("bans: %d %s", status, body)
+	}
+	if status, body := d.api("DELETE", "/api/v1/bans/unix:uid=0", "a token of the tests"); status != 200 && status != 204 {
+		t.Errorf("lift: %d %s", status, body)
+	}
+	if status := passwordStatus(t, dial(plain), "alice", "right one"); status != 0 {
+		t.Errorf("after the ban: status %d", status)
+	}
+
+	// The file goes, and comes back by itself.
+	if err := os.Remove(plain); err != nil {
+		t.Fatal(err)
+	}
+	d.waitMessage("somebody has removed the file of a unix socket")
+	if status := passwordStatus(t, dial(plain), "alice", "right one"); status != 0 {
+		t.Errorf("at the new file: status %d", status)
+	}
+
+	// Another id is alice now, and nobody is banned who is exempt.
+	rewrite(t, config, settings("4242", "\"unix:uid=0\""))
+	d.signal(syscall.SIGHUP)
+	d.waitMessage("session revoked")
+	if rest, err := io.ReadAll(session); len(rest) > 0 {
+		t.Errorf("the session of another's id goes on: %q, %v", rest, err)
+	}
+	echoes(t, over, "logged in by a password")
+	for i := range 4 {
+		passwordStatus(t, dial(plain), "alice", fmt.Sprint("another guess ", i))
+	}
+	if status := passwordStatus(t, dial(plain), "alice", "right one"); status != 0 {
+		t.Errorf("exempt: status %d", status)
 	}
 }

@@ -238,7 +238,12 @@ func (l *Listener) closeSockets() {
 // calls Close.
 func (l *Listener) Closed() bool { return l.closed }
 
-// Reopen binds a closed listener's address once more.
+// FileIsGone reports whether somebody has removed the file of a unix socket, so
+// that nobody can connect.
+func (l *Listener) FileIsGone() bool { return !l.closed && l.file.isGone() }
+
+// Reopen binds the address of a listener once more that is closed, or whose file
+// is gone.
 func (l *Listener) Reopen(ctx context.Context) (*Listener, error) {
 	o := l.options
 	o.Address = l.Address()

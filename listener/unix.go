@@ -120,6 +120,15 @@ func (f *socketFile) isOurs() bool {
 	return err == nil && os.SameFile(f.info, now)
 }
 
+// isGone reports whether nothing is at the path any more, and nobody can connect.
+func (f *socketFile) isGone() bool {
+	if f.path == "" {
+		return false
+	}
+	_, err := os.Lstat(f.path)
+	return errors.Is(err, fs.ErrNotExist)
+}
+
 // remove removes the file, once, unless it is another's by now. It comes before
 // the socket is closed: that keeps the file's number from being given to a
 // successor's, which would pass for ours.

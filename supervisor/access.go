@@ -67,7 +67,7 @@ func (g *guards) set(cfg *config.Config, users *authsvc.Users) {
 	}
 	g.Gate.Set(ratelimit.GateOptions{
 		PerSecond: float64(limits.ConnectionRate.PerSecond), Burst: burst,
-		PerSource: limits.MaxConnectionsPerIP, Exempt: config.Prefixes(limits.Exempt),
+		PerSource: limits.MaxConnectionsPerIP, Exempt: config.Exemptions(limits.Exempt),
 		Forgot: g.forgot,
 	})
 	g.Throttle.Set(throttleOptions(cfg))
@@ -86,7 +86,7 @@ func throttleOptions(cfg *config.Config) authsvc.ThrottleOptions {
 	failures := cfg.Limits.AuthFailures
 	return authsvc.ThrottleOptions{
 		Max: failures.Max, Window: failures.Window.D(), Ban: failures.Ban.D(), BanMax: failures.BanMax.D(),
-		Exempt: config.Prefixes(cfg.Limits.Exempt),
+		Exempt: config.Exemptions(cfg.Limits.Exempt),
 	}
 }
 

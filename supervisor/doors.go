@@ -50,7 +50,8 @@ func (ds *doors) Prepare(ctx context.Context, d *draft) (change, error) {
 // are on the wire: a PROXY header comes before TLS.
 func (c *doorChange) complete(policy *conn.Listener, r *running, l config.Listener) error {
 	if r.IsUnix() {
-		policy.Door = append(policy.Door, conn.OverUnix(l.UsersByUID))
+		policy.Peers = l.UsersByUID
+		policy.Door = append(policy.Door, conn.OverUnix(policy.Peers))
 	}
 	proxies, err := l.Proxies()
 	if err != nil {

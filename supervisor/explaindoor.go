@@ -10,6 +10,7 @@ import (
 
 	"cleversocks/aclsvc"
 	"cleversocks/authsvc"
+	"cleversocks/conn/netaddr"
 	"cleversocks/conn/upstream"
 	"cleversocks/conn/wire"
 	"cleversocks/supervisor/config"
@@ -21,7 +22,7 @@ func (e explainer) explainEntrance(ask Question, q *aclsvc.Query, say *strings.B
 	if e.bans != nil {
 		for _, b := range e.bans() {
 			if b.Source.Contains(q.Source) && time.Now().Before(b.Until) {
-				fmt.Fprintf(say, "%s is banned until %s: its connections are closed at accept\n", b.Source, b.Until.Format(time.RFC3339))
+				fmt.Fprintf(say, "%s is banned until %s: its connections are closed at accept\n", netaddr.SourceText(b.Source), b.Until.Format(time.RFC3339))
 			}
 		}
 	}

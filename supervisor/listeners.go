@@ -56,6 +56,7 @@ type running struct {
 	tokens []suture.ServiceToken
 	policy conn.Listener // of the settings in force
 	paused bool          // a successor is about to accept
+	lost   bool          // its file is gone and cannot be made anew, which is said
 	mode   transparent.Mode
 	// datagrams are for those that a packet filter's tproxy leads here.
 	datagrams []*transparent.Datagrams
@@ -319,6 +320,29 @@ func (ls *listeners) serve(r *running) {
 	}
 	for _, s := range r.diversions(ls.handler) {
 		r.tokens = append(r.tokens, ls.tree.add(ls.tree.ingress, s))
+	}
+}
+
+// mend opens unix sockets anew whose file somebody has removed, as what tidies up
+// directories for temporary files does: nobody could connect to them any more.
+func (ls *listeners) mend(ctx context.Context) {
+	for key, r := range ls.open {
+		if !r.FileIsGone() {
+			continue
+		}
+		again, err := r.Reopen(ctx)
+		if err != nil {
+			if !r.lost {
+				ls.log.LogAttrs(ctx, slog.LevelError, "the file of a unix socket is gone, and nobody can connect until it can be made anew",
+					slog.String("address", r.Name()), slog.Any("err", err))
+			}
+			r.lost = true
+			continue
+		}
+		ls.stop(ctx, r)
+		ls.open[key] = &running{Listener: again, policy: r.policy, mode: r.mode}
+		ls.serve(ls.open[key])
+		ls.log.LogAttrs(ctx, slog.LevelWarn, "somebody has removed the file of a unix socket: made anew", slog.String("address", r.Name()))
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"cleversocks/authsvc"
 	"cleversocks/conn"
+	"cleversocks/conn/netaddr"
 	"cleversocks/conn/upstream"
 	"cleversocks/metrics"
 	"cleversocks/metrics/admin"
@@ -192,14 +193,13 @@ func (o *operator) revoke(address string) (bool, error) {
 }
 
 // sourceOf reads an address, or a range as bans are listed by: a /32, or the
-// /64 that counts as one.
+// /64 that counts as one; or a local user.
 func sourceOf(source string) (netip.Addr, error) {
-	address, _, _ := strings.Cut(source, "/")
-	addr, err := netip.ParseAddr(address)
+	addr, err := netaddr.ParseSource(source)
 	if err != nil {
-		return netip.Addr{}, admin.BadInput(source + " is neither an IP address nor a range")
+		return netip.Addr{}, admin.BadInput(err.Error())
 	}
-	return addr.Unmap(), nil
+	return addr, nil
 }
 
 func (o *operator) impose(source string, length time.Duration) (admin.Ban, error) {
@@ -246,7 +246,7 @@ func (o *operator) listBans() []admin.Ban {
 }
 
 func (o *operator) banOf(b authsvc.Ban) admin.Ban {
-	return admin.Ban{Source: b.Source.String(), Since: b.Since, Until: b.Until, Level: b.Level, Replica: text(o.replicaOf(b))}
+	return admin.Ban{Source: netaddr.SourceText(b.Source), Since: b.Since, Until: b.Until, Level: b.Level, Replica: text(o.replicaOf(b))}
 }
 
 func (o *operator) upstreams() []admin.Upstream {

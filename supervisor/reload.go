@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"reflect"
 	"slices"
+	"time"
 
 	"github.com/thejerf/suture/v4"
 
@@ -88,10 +89,18 @@ func (r *reloader) do(ctx context.Context, work func(ctx context.Context) error)
 // errSuperseded refuses a reload by who does not serve any more.
 var errSuperseded = errors.New("a successor serves by now: ask again, and it will answer")
 
+// mendEvery is how often the files of unix sockets are looked at: a system call
+// each.
+const mendEvery = 2 * time.Second
+
 // Serve reloads and upgrades on request until ctx ends, or a successor serves.
 func (r *reloader) Serve(ctx context.Context) error {
+	mend := time.NewTicker(mendEvery)
+	defer mend.Stop()
 	for {
 		select {
+		case <-mend.C:
+			r.sockets.mend(ctx)
 		case <-r.signals:
 			_ = r.reload(ctx) // it is logged
 		case q := <-r.requests:

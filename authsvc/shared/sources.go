@@ -311,7 +311,9 @@ func (s *Store) restate() {
 	}
 	if s.options.Throttle != nil {
 		for _, b := range s.options.Throttle.Bans() {
-			s.restateBan(b)
+			if !netaddr.IsLocalUser(b.Source.Addr()) { // a number that others give to somebody else
+				s.restateBan(b)
+			}
 		}
 	}
 	if s.options.Once != nil {

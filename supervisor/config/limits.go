@@ -15,7 +15,7 @@ type Limits struct {
 	ConnectionRate      ConnectionRate
 	BandwidthBurst      Duration
 	AuthFailures        AuthFailures
-	Exempt              []Prefix // free of the rate and of bans
+	Exempt              []Exempt // free of the rate and of bans
 }
 
 // ConnectionRate bounds how fast one source connects.
@@ -78,7 +78,7 @@ func (l *Limits) keys() []Key {
 		},
 		{
 			Name: "auth_failures.max", Value: &l.AuthFailures.Max, Default: "5", Min: "0", Max: "100",
-			Doc: "How many failed log-ins within the window ban an address (of IPv6, its /64); 0: none does. A banned address is closed at accept.",
+			Doc: "How many failed log-ins within the window ban an address (of IPv6, its /64), or the local user at a unix socket; 0: none does. A banned address is closed at accept.",
 		},
 		{
 			Name: "auth_failures.window", Value: &l.AuthFailures.Window, Default: "1m", Min: "1s",
@@ -94,7 +94,7 @@ func (l *Limits) keys() []Key {
 		},
 		{
 			Name: "exempt", Value: &l.Exempt, Default: "",
-			Doc: "Addresses free of the rate and of bans: a NAT full of people, a load balancer.",
+			Doc: "Addresses free of the rate and of bans: a NAT full of people, a load balancer. `\"unix:uid=33\"` is the local user of that number at unix sockets: a web server that passes on the passwords of many.",
 		},
 	}
 }

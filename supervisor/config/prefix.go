@@ -47,3 +47,40 @@ func Prefixes(list []Prefix) []netip.Prefix {
 	}
 	return out
 }
+
+// Exempt is whom limits and bans do not count: a range of addresses, or a user of
+// this machine at a unix socket.
+type Exempt struct{ Prefix }
+
+// String is that of Prefix, or "unix:uid=1000".
+func (e Exempt) String() string {
+	if netaddr.IsLocalUser(e.Addr()) {
+		return netaddr.SourceText(e.Prefix.Prefix)
+	}
+	return e.Prefix.String()
+}
+
+// MarshalText is String.
+func (e Exempt) MarshalText() ([]byte, error) { return []byte(e.String()), nil }
+
+// UnmarshalText reads what String writes.
+func (e *Exempt) UnmarshalText(text []byte) error {
+	if key, err := netaddr.ParseSource(string(text)); err == nil && netaddr.IsLocalUser(key) {
+		e.Prefix.Prefix = netaddr.SourcePrefix(key)
+		return nil
+	}
+	return e.Prefix.UnmarshalText(text)
+}
+
+func (Exempt) accepts() string {
+	return `an IP address or CIDR such as "192.0.2.1", or "unix:uid=33"`
+}
+
+// Exemptions are the sources as bans know them.
+func Exemptions(list []Exempt) []netip.Prefix {
+	out := make([]netip.Prefix, len(list))
+	for i, e := range list {
+		out[i] = e.Prefix.Prefix
+	}
+	return out
+}
