@@ -302,5 +302,6 @@ type toldBans struct{ sources []netip.Addr }
 func (f *toldBans) Failed(source netip.Addr, _ ThrottleOptions, _ Ban) {
 	f.sources = append(f.sources, source)
 }
+
 func (f *toldBans) Imposed(b Ban, _ ThrottleOptions) { f.sources = append(f.sources, b.Source.Addr()) }
 func (f *toldBans) Lifted(source netip.Addr)         { f.sources = append(f.sources, source) }
