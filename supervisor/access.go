@@ -55,7 +55,12 @@ func newGuards(ctx context.Context, cfg *config.Config, log *slog.Logger, m *met
 
 // Prepare has nothing to verify: the users are compiled already.
 func (g *guards) Prepare(_ context.Context, d *draft) (change, error) {
-	return effect(func(context.Context) { g.set(d.cfg, d.users) }), nil
+	return effect(func(context.Context) {
+		g.set(d.cfg, d.users)
+		if g.fleet != nil {
+			g.fleet.Retarget(d.cfg.SharedState.Target)
+		}
+	}), nil
 }
 
 // set gives the guards new settings.

@@ -112,6 +112,7 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	}
 	d.tree.add(d.tree.core, lean{d.log, unmapProgram})
 	d.tree.add(d.tree.admin, watchdog{d.notify, func() { c.group.Active() }})
+	d.meetStore(ctx, c.guards.fleet)
 	if err := d.takeOver(ctx, c); err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"time"
 
 	"cleversocks/authsvc"
 	"cleversocks/authsvc/shared"
@@ -27,6 +28,21 @@ func (g *guards) join(cfg *config.Config, log *slog.Logger, m *metrics.Registry)
 	})
 	g.Users.Join(g.fleet)
 	g.Unsure = g.fleet.Unsure
+}
+
+// storePatience is how long a start waits for the store. A successor waits while
+// its predecessor still serves.
+const storePatience = 500 * time.Millisecond
+
+// meetStore connects to the shared state, if there is one, so that the first
+// connections are counted there too. Without it the start goes on.
+func (d *daemon) meetStore(ctx context.Context, fleet *shared.Store) {
+	if fleet == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, storePatience)
+	defer cancel()
+	_, _ = await(ctx, d.panics, "shared", func() (struct{}, error) { return struct{}{}, fleet.Connect() }) // its service says what is wrong
 }
 
 // out says whom other replicas have put out; nil: there are none.

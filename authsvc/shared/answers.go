@@ -12,10 +12,9 @@ var errAnswer = errors.New("the shared state answers something else than its scr
 
 // entered is the answer of enterScript.
 type entered struct {
+	beaten
 	answers string
 	granted int
-	others  int // connections elsewhere
-	strict  bool
 	slack   bool
 }
 
@@ -24,12 +23,12 @@ const enterArgs = 9
 
 // beaten is the answer of beatScript.
 type beaten struct {
-	others int
+	others int // connections elsewhere
 	strict bool
 }
 
 func (s *Store) entered(ctx context.Context, call scriptCall) (got entered, err error) {
-	err = s.call(ctx, "enter", func(ctx context.Context, c rueidis.Client) error {
+	err = s.promptly(ctx, "enter", func(ctx context.Context, c rueidis.Client) error {
 		list, err := enterScript.run(ctx, c, call.keys, call.args).ToArray()
 		if err != nil {
 			return err
@@ -45,36 +44,43 @@ func (s *Store) entered(ctx context.Context, call scriptCall) (got entered, err 
 		if len(answers) != len(call.args)-enterArgs {
 			return errAnswer
 		}
-		got = entered{answers: answers, granted: int(n[0]), others: int(n[1]), strict: n[2] > 0, slack: n[3] > 0}
+		got = entered{beaten: beaten{others: int(n[1]), strict: n[2] > 0}, answers: answers, granted: int(n[0]), slack: n[3] > 0}
 		return nil
 	})
 	return got, err
 }
 
-func (s *Store) told(ctx context.Context, call scriptCall) (beaten, error) {
-	all, err := s.beatenAll(ctx, []scriptCall{call})
-	if err != nil {
-		return beaten{}, err
-	}
-	return all[0], nil
+func (s *Store) told(ctx context.Context, call scriptCall) (got beaten, err error) {
+	err = s.promptly(ctx, "beat", func(ctx context.Context, c rueidis.Client) (err error) {
+		got, err = beatenOf(beatScript.run(ctx, c, call.keys, call.args).ToArray())
+		return err
+	})
+	return got, err
 }
 
 func (s *Store) beatenAll(ctx context.Context, calls []scriptCall) (all []beaten, err error) {
 	err = s.call(ctx, "beat", func(ctx context.Context, c rueidis.Client) error {
 		for _, r := range beatScript.runAll(ctx, c, calls) {
-			list, err := r.ToArray()
+			got, err := beatenOf(r.ToArray())
 			if err != nil {
 				return err
 			}
-			n, err := numbers(list)
-			if err != nil || len(n) != 2 {
-				return errors.Join(err, errAnswer)
-			}
-			all = append(all, beaten{others: int(n[0]), strict: n[1] > 0})
+			all = append(all, got)
 		}
 		return nil
 	})
 	return all, err
+}
+
+func beatenOf(list []rueidis.RedisMessage, err error) (beaten, error) {
+	if err != nil {
+		return beaten{}, err
+	}
+	n, err := numbers(list)
+	if err != nil || len(n) != 2 {
+		return beaten{}, errors.Join(err, errAnswer)
+	}
+	return beaten{others: int(n[0]), strict: n[1] > 0}, nil
 }
 
 // numbers are the elements of an answer, which the store gives as integers, or

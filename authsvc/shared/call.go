@@ -32,23 +32,6 @@ func dialUnix(ctx context.Context, path string, dialer *net.Dialer, _ *tls.Confi
 	return dialer.DialContext(ctx, "unix", path)
 }
 
-// connect makes the client, which fails while the store is not there. It tries
-// until ctx ends.
-func (s *Store) connect(ctx context.Context) error {
-	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		client, err := rueidis.NewClient(s.options.Target.clientOptions())
-		if err == nil {
-			s.client.Store(&client)
-			s.health.worked(ctx, s)
-			return nil
-		}
-		s.health.lost(ctx, s, err)
-		if !after(ctx, wait/2+rand.N(wait/2)) { //nolint:gosec // spreads load, keeps no secret
-			return ctx.Err()
-		}
-	}
-}
-
 // call runs f against the store and keeps the score. ctx bounds it; what names
 // it in the metrics.
 func (s *Store) call(ctx context.Context, what string, f func(ctx context.Context, c rueidis.Client) error) error {
@@ -59,6 +42,9 @@ func (s *Store) call(ctx context.Context, what string, f func(ctx context.Contex
 	}
 	start := time.Now()
 	err := f(ctx, *client)
+	if errors.Is(err, context.Canceled) && errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+		err = context.DeadlineExceeded
+	}
 	s.metrics.Duration.Update(time.Since(start).Seconds())
 	switch {
 	case err == nil:
@@ -77,31 +63,56 @@ func (s *Store) call(ctx context.Context, what string, f func(ctx context.Contex
 	return err
 }
 
-// bounded is call on a goroutine of its own, for who must not wait longer than
-// the budget: whatever the client library does, it returns by then.
-func (s *Store) bounded(ctx context.Context, what string, f func(ctx context.Context, c rueidis.Client) error) error {
+// promptly is call within the budget of a call, of which the wait for a place among
+// those in flight is a part.
+func (s *Store) promptly(ctx context.Context, what string, f func(ctx context.Context, c rueidis.Client) error) error {
+	ctx, cancel := spending(ctx, s.options.Timeout)
+	defer cancel()
 	select {
 	case s.permits <- struct{}{}:
-	default:
+	case <-ctx.Done():
 		s.metrics.Calls.Of(what, metrics.SharedBusy).Inc()
 		return errBusy
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.options.Timeout)
+	defer func() { <-s.permits }()
+	return s.call(ctx, what, f)
+}
+
+// bounded is promptly on a goroutine of its own, for who must not wait longer
+// than the budget: whatever the client library does, it returns by then.
+func (s *Store) bounded(ctx context.Context, what string, f func(ctx context.Context, c rueidis.Client) error) error {
+	ctx, cancel := spending(ctx, s.options.Timeout)
 	defer cancel()
 	done := make(chan error, 1)
-	if !s.background(func(context.Context) {
-		defer func() { <-s.permits }()
-		done <- s.call(ctx, what, f)
-	}) {
-		<-s.permits
+	if !s.background(func(context.Context) { done <- s.promptly(ctx, what, f) }) {
 		return errDown
 	}
 	select {
 	case err := <-done:
 		return err
 	case <-ctx.Done():
-		return ctx.Err()
+		return context.Cause(ctx)
 	}
+}
+
+// spending is a context that ends when a budget is spent, with the cause that a
+// deadline has. Time is spent in small steps, each of which this process must have
+// lived through: on a machine that does not let it run for a while an answer that
+// came in time is not taken for a late one.
+func spending(ctx context.Context, budget time.Duration) (context.Context, context.CancelFunc) {
+	const steps = 5
+	ctx, cancel := context.WithCancelCause(ctx)
+	lived := 0
+	var timer *time.Timer
+	timer = time.AfterFunc(time.Hour, func() {
+		if lived++; lived == steps {
+			cancel(context.DeadlineExceeded)
+			return
+		}
+		timer.Reset(budget / steps)
+	})
+	timer.Reset(budget / steps)
+	return ctx, func() { timer.Stop(); cancel(context.Canceled) }
 }
 
 // health is whether the store answers: a breaker that opens at some errors in a
@@ -210,6 +221,10 @@ const (
 	lastProbe  = time.Second
 )
 
+// reconnectEvery is how many probes in vain it takes to look for the store anew:
+// its name may lead to another server by now, where one has failed over.
+const reconnectEvery = 3
+
 // watchHealth asks a store that does not answer until it does.
 func (s *Store) watchHealth(ctx context.Context) error {
 	for {
@@ -218,29 +233,33 @@ func (s *Store) watchHealth(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		for wait := firstProbe; s.health.isDown(); wait = min(2*wait, lastProbe) {
+		wait := firstProbe
+		for n := 1; s.health.isDown(); n++ {
 			if !after(ctx, wait/2+rand.N(wait/2)) { //nolint:gosec // spreads load, keeps no secret
 				return ctx.Err()
 			}
+			if n%reconnectEvery == 0 {
+				_ = s.reconnect() // if not, the next one may
+			}
 			s.probe(ctx)
+			wait = min(2*wait, lastProbe)
 		}
 	}
 }
 
-// probe asks a store that is down by a beat: one that answers and yet keeps
+// probe asks a store that is down by writing: one that answers and yet keeps
 // nothing is of no use.
 func (s *Store) probe(ctx context.Context) {
 	client := s.client.Load()
 	if client == nil {
 		return
 	}
-	s.beatFleet(ctx, func(ctx context.Context, _ string, f func(ctx context.Context, c rueidis.Client) error) error {
-		err := f(ctx, *client)
-		if err == nil {
-			s.health.worked(ctx, s)
-		}
-		return err
-	})
+	ctx, cancel := context.WithTimeout(ctx, backgroundTimeout)
+	defer cancel()
+	c := *client
+	if c.Do(ctx, c.B().Set().Key(s.keys.probe(s.id)).Value("").Px(s.rhythm.beat).Build()).Error() == nil {
+		s.health.worked(ctx, s)
+	}
 }
 
 // Unsure says that the store has not answered for the time of a lease, where

@@ -20,9 +20,10 @@ type event struct {
 	At     int64      `json:"t"` // ms of the store's clock
 	User   string     `json:"-"`
 	Name   []byte     `json:"u,omitempty"` // User: names are bytes
+	Names  [][]byte   `json:"n,omitempty"` // of tighten, where nobody waits for it
 	Source netip.Addr `json:"s,omitzero"`
 	Ban    *banData   `json:"b,omitempty"`
-	What   []byte     `json:"w,omitempty"` // of kill and once
+	What   []byte     `json:"w,omitempty"` // of kill, once and mark
 }
 
 // The kinds of events.
@@ -36,7 +37,8 @@ const (
 	eventKill    = "kill"    // connections that an operator has named
 	eventOut     = "out"     // a user whom a replica's settings disable
 	eventIn      = "in"      // one whom they disable no more
-	eventTighten = "tighten" // a user of whom nobody must use a floor
+	eventTighten = "tighten" // a user of whom nobody must use a floor, or several
+	eventMark    = "mark"    // what its sender reads again: it has read all before
 )
 
 // outbox are events that wait to be sent, in order. They wait for a store that
@@ -186,7 +188,9 @@ func (s *Store) follow(ctx context.Context) error {
 			continue
 		}
 		current = false
-		s.health.lost(ctx, s, err)
+		if s.client.Load() == client { // else another has taken its place
+			s.health.lost(ctx, s, err)
+		}
 	}
 	return ctx.Err()
 }
@@ -198,6 +202,7 @@ func (s *Store) followOn(ctx context.Context, c rueidis.Client, last *string, cu
 			return err
 		}
 		*last = id
+		s.readsOnce.Do(func() { close(s.reads) })
 	}
 	if !*current {
 		if err := s.readBans(ctx, c); err != nil {
@@ -217,9 +222,14 @@ func (s *Store) followOn(ctx context.Context, c rueidis.Client, last *string, cu
 	for _, entry := range got[s.keys.events()] {
 		*last = entry.ID
 		var e event
-		if json.Unmarshal([]byte(entry.FieldValues["e"]), &e) == nil && e.From != s.id {
+		if json.Unmarshal([]byte(entry.FieldValues["e"]), &e) != nil {
+			continue
+		}
+		if e.From != s.id {
 			e.User = string(e.Name)
 			s.happened(ctx, &e)
+		} else if e.Kind == eventMark {
+			s.fleet.readMark(string(e.What))
 		}
 	}
 	return nil
@@ -267,7 +277,10 @@ func (s *Store) happened(ctx context.Context, e *event) {
 	case eventOut, eventIn:
 		s.outElsewhere(e.User, e.From, e.Kind == eventOut)
 	case eventTighten:
-		s.becomeStrict(e.User)
+		if s.hearsay(e.Names); e.User != "" {
+			s.becomeStrict(e.User)
+		}
+	case eventMark: // of another
 	}
 }
 

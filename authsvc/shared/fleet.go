@@ -7,128 +7,33 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/redis/rueidis"
 )
 
-// fleet is what is known of the other replicas.
-type fleet struct {
-	mu      sync.Mutex
-	seen    [3]int        // how many replicas there were at the last beats, this one included
-	beaten  time.Duration // the last beat that was answered; 0: none was
-	joined  int64         // when this replica came, by the store's clock; 0: it has not
-	settled bool          // all others have beaten since: this replica has a floor of each user
-	changed chan struct{} // 1: beat now
-}
-
-// count is how many replicas there are.
-func (f *fleet) count() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return max(f.seen[0], 1)
-}
-
-// floor is how many connections of a user any replica may hold without the
-// store's word: all floors together are half of what the user may have. It goes
-// by the most replicas that were there lately, so that it is never more than
-// others reckon with.
-func (f *fleet) floor(s *Store, most int) int {
-	now := s.now()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if !f.settled || now > f.beaten+s.rhythm.lease {
-		return 0
-	}
-	return most / 2 / max(slices.Max(f.seen[:]), 1)
-}
-
-// floorOfOthers is the floor that this replica reckons with, by the fewest that
-// there were lately. While it does not know which floor the others go by, that is
-// the most which all of them together may have.
-func (f *fleet) floorOfOthers(most int) int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if !f.settled {
-		return most / 2
-	}
-	return most / 2 / max(slices.Min(f.seen[:]), 1)
-}
-
-// joins reckons with one more replica, which has just said that it comes.
-func (f *fleet) joins() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.seen[2], f.seen[1], f.seen[0] = f.seen[1], f.seen[0], f.seen[0]+1
-	f.kick()
-}
-
-// comeBack has the replica say at once what it holds, since the store may have
-// lost it.
-func (f *fleet) comeBack() { f.kick() }
-
-func (f *fleet) kick() {
-	select {
-	case f.changed <- struct{}{}:
-	default:
-	}
-}
-
-// noted takes the answer to a beat that was sent at a time, and reports whether
-// the replica is new to the store.
-func (f *fleet) noted(r rhythm, sent time.Duration, got beatOfFleet) (isNew bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	count := max(got.count, 1)
-	if f.joined == 0 || sent > f.beaten+r.lease {
-		// The others have not reckoned with it, or do no more.
-		f.joined, f.settled, f.seen = got.now, count == 1, [3]int{count, count, count}
-	} else {
-		f.seen[2], f.seen[1], f.seen[0] = f.seen[1], f.seen[0], count
-		f.settled = f.settled || got.ignorant == 0
-	}
-	f.beaten = max(sent, 1)
-	return !got.was
-}
-
-// beatOfFleet is the answer to a beat.
-type beatOfFleet struct {
-	count    int
-	was      bool  // on the list
-	now      int64 // ms of the store's clock
-	ignorant int   // others who have not beaten since this replica joined
-}
-
-// unsettled reports whether it is worth to ask soon whether all have beaten.
-func (f *fleet) unsettled() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.joined != 0 && !f.settled
-}
-
-// since is when this replica joined, by the store's clock; 0: it has not.
-func (f *fleet) since() int64 {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.joined
-}
-
 // leastPause is the least time between two beats, however many replicas come
 // and go.
 const leastPause = 100 * time.Millisecond
 
-// keepLeases says what this replica holds, again and again.
+// keepLeases says what this replica holds, again and again. It begins when the
+// events are read: what the others tell a replica that is new must not be missed.
 func (s *Store) keepLeases(ctx context.Context) error {
+	select {
+	case <-s.reads:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	for {
-		if s.beatFleet(ctx, s.call) {
+		if s.spreadNews(ctx) && s.beatFleet(ctx) {
 			s.beatSeats(ctx)
+			s.mark(ctx)
 		}
 		if !after(ctx, leastPause) {
 			return ctx.Err()
 		}
 		pause := s.rhythm.beat - leastPause - rand.N(s.rhythm.beat/10) //nolint:gosec // spreads load, keeps no secret
-		if s.fleet.unsettled() {
+		if s.fleet.inHurry() {
 			pause = leastPause
 		}
 		timer := time.NewTimer(pause)
@@ -143,11 +48,34 @@ func (s *Store) keepLeases(ctx context.Context) error {
 	}
 }
 
-// caller is Store.call, or what probes a store that is down.
-type caller func(ctx context.Context, what string, f func(ctx context.Context, c rueidis.Client) error) error
+// spreadNews does what members.go says of a replica that has seen another fleet
+// than before; false: it could not, and must not beat.
+func (s *Store) spreadNews(ctx context.Context) bool {
+	if !s.fleet.hasNews() || s.health.isDown() {
+		return true
+	}
+	if !s.beatSeats(ctx) || !s.warn(ctx) {
+		return false
+	}
+	s.fleet.newsSpread()
+	return true
+}
+
+// mark puts a mark into the events, if that is due.
+func (s *Store) mark(ctx context.Context) {
+	name, due := s.fleet.markDue(s.now())
+	if !due {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, backgroundTimeout)
+	defer cancel()
+	_ = s.call(ctx, "event", func(ctx context.Context, c rueidis.Client) error { // if not, it is due again
+		return s.sendNow(ctx, c, event{Kind: eventMark, What: []byte(name)})
+	})
+}
 
 // beatFleet puts this replica on the list, and reports whether it could.
-func (s *Store) beatFleet(ctx context.Context, call caller) bool {
+func (s *Store) beatFleet(ctx context.Context) bool {
 	var a About
 	if s.hooks.About != nil {
 		a = s.hooks.About()
@@ -161,20 +89,10 @@ func (s *Store) beatFleet(ctx context.Context, call caller) bool {
 	ctx, cancel := context.WithTimeout(ctx, backgroundTimeout)
 	defer cancel()
 	sent, asked := s.now(), time.Now()
-	var n []int64
-	var out []string
-	err = call(ctx, "fleet", func(ctx context.Context, c rueidis.Client) error {
-		list, err := fleetScript.run(ctx, c, keys, args).ToArray()
-		if err != nil {
-			return err
-		}
-		if len(list) != 5 {
-			return errAnswer
-		}
-		n, err = numbers(list[:4])
-		var err2 error
-		out, err2 = list[4].AsStrSlice()
-		return errors.Join(err, err2)
+	var got beatOfFleet
+	err = s.call(ctx, "fleet", func(ctx context.Context, c rueidis.Client) (err error) {
+		got, err = beatOf(fleetScript.run(ctx, c, keys, args).ToArray())
+		return err
 	})
 	if err != nil {
 		if ctx.Err() == nil || errors.Is(err, context.DeadlineExceeded) {
@@ -182,11 +100,11 @@ func (s *Store) beatFleet(ctx context.Context, call caller) bool {
 		}
 		return false
 	}
-	s.offset.Store(n[2] - asked.UnixMilli())
-	s.metrics.Replicas.Store(n[0])
-	s.takeOut(out)
+	s.offset.Store(got.now - asked.UnixMilli())
+	s.metrics.Replicas.Store(int64(got.count))
+	s.takeOut(got.out)
 	s.doFailed()
-	if s.fleet.noted(s.rhythm, sent, beatOfFleet{count: int(n[0]), was: n[1] == 1, now: n[2], ignorant: int(n[3])}) {
+	if s.fleet.noted(s.rhythm, sent, got) {
 		s.publish(event{Kind: eventJoin})
 		s.restate()
 		s.syncQuotas(ctx, true)

@@ -10,7 +10,7 @@ import (
 // look-ups, and no memory.
 func TestGuardEnter(t *testing.T) {
 	s := New(Options{Metrics: metrics.New().Shared})
-	s.fleet.settled, s.fleet.beaten, s.fleet.seen = true, s.now(), [3]int{2, 2, 2}
+	s.fleet.floors, s.fleet.beaten, s.fleet.seen = 2, s.now(), [3]int{2, 2, 2}
 	s.Enter(t.Context(), "alice", home, 100, 0) // another of hers is there
 	if n := testing.AllocsPerRun(1000, func() {
 		s.Enter(t.Context(), "alice", home, 100, 0)
@@ -22,7 +22,7 @@ func TestGuardEnter(t *testing.T) {
 
 func BenchmarkEnter(b *testing.B) {
 	s := New(Options{Metrics: metrics.New().Shared})
-	s.fleet.settled, s.fleet.beaten, s.fleet.seen = true, s.now(), [3]int{2, 2, 2}
+	s.fleet.floors, s.fleet.beaten, s.fleet.seen = 2, s.now(), [3]int{2, 2, 2}
 	ctx := b.Context()
 	s.Enter(ctx, "alice", home, 100, 0)
 	b.ReportAllocs()

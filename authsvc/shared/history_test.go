@@ -152,11 +152,7 @@ func runHistory(t *testing.T, h *history, seed uint64) {
 		after(t.Context(), 30*time.Millisecond)
 		close(dying)
 		dead.Wait() // none of its own calls is under way
-		h.do(100, seatOp{"dies", 0}, func() any {
-			client := all[0].client.Swap(nil)
-			(*client).Close()
-			return nil
-		})
+		h.do(100, seatOp{"dies", 0}, func() any { all[0].die(); return nil })
 		wg.Go(func() {
 			h.do(101, seatOp{"expires", 0}, func() any {
 				eventually(t, "it is off the list", func() bool { return all[1].fleet.count() == 2 && all[2].fleet.count() == 2 })

@@ -37,6 +37,7 @@ func (k keys) replicas() string       { return k.prefix + "{replicas}" }
 func (k keys) about() string          { return k.prefix + "{replicas}:about" }
 func (k keys) outUsers() string       { return k.prefix + "{replicas}:out" }
 func (k keys) usage(id string) string { return k.prefix + "{r:" + tagged(id) + "}:users" }
+func (k keys) probe(id string) string { return k.prefix + "{r:" + tagged(id) + "}:probe" }
 
 // tagged is a name that may stand between the braces of a hash tag: a brace in
 // it would end the tag.

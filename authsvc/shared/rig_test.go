@@ -47,6 +47,14 @@ var terms = authsvc.ThrottleOptions{Max: 3, Window: time.Minute, Ban: 100 * time
 // machine changes no verdict, unless the test says otherwise.
 func join(t *testing.T, url, name string, options ...func(*Options)) *replica {
 	t.Helper()
+	r := prepare(t, url, name, options...)
+	r.serve(t)
+	return r
+}
+
+// prepare makes a replica that does not run yet.
+func prepare(t *testing.T, url, name string, options ...func(*Options)) *replica {
+	t.Helper()
 	target, err := ParseURL(url)
 	if err != nil {
 		t.Fatal(err)
@@ -71,12 +79,16 @@ func join(t *testing.T, url, name string, options ...func(*Options)) *replica {
 		defer r.mu.Unlock()
 		r.killed = append(r.killed, string(what))
 	}})
+	return r
+}
+
+func (r *replica) serve(t *testing.T) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); _ = r.Serve(ctx) }()
 	r.stop = sync.OnceFunc(func() { cancel(); <-done; r.Close() })
 	t.Cleanup(r.stop)
-	return r
 }
 
 // joinAll starts replicas that know each other.
@@ -96,7 +108,14 @@ func joinAll(t *testing.T, url string, n int, options ...func(*Options)) []*repl
 func (r *replica) settledNow() bool {
 	r.fleet.mu.Lock()
 	defer r.fleet.mu.Unlock()
-	return r.fleet.settled
+	return r.fleet.floors > 0 && r.fleet.floors == r.fleet.seen[0]
+}
+
+// die is SIGKILL: nothing more is said to the store.
+func (r *replica) die() {
+	r.target.Store(&Target{Unix: true, Addresses: []string{"/nowhere"}})
+	client := r.client.Swap(nil)
+	(*client).Close()
 }
 
 func eventually(t *testing.T, what string, ok func() bool) {

@@ -73,15 +73,18 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 // count is what it had, granted what it may have without asking, which is what
 // others have to reckon with. Where a user is not strict they reckon with a
 // floor for every replica besides, that it may use unasked: all floors together
-// are no more than half of the user's connections. The field "!" says
-// until when the user is strict: none may use its floor then. A call with a
-// sequence number that is not higher than the last one was overtaken, and has
-// no effect.
+// are no more than half of the user's connections. The field "!" says until when
+// the user is strict: none may use its floor then, nor keep to itself what was
+// given back. A user stays strict while there is no room for all floors. A call
+// with a sequence number that is not higher than the last one was overtaken, and
+// has no effect.
 const reckon = `
-local me, seq, floor, replicas = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local me, seq, floor, replicas, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local life, ttl, held = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local strictUntil = tonumber(redis.call('HGET', KEYS[1], '!') or '0')
 local strict = strictUntil > now
-local granted, floors, counted, seen, overtaken = 0, 0, 0, 0, false
+local granted, counted, seen, overtaken, loose = 0, 0, 0, false, false
+local floors, spare = 0, 0
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
   local r = all[i]
@@ -92,30 +95,48 @@ for i = 1, #all, 2 do
     elseif not c or tonumber(e) <= now then
       redis.call('HDEL', KEYS[1], r)
     else
-      seen = seen + 1
-      counted = counted + tonumber(c)
-      g = tonumber(g)
-      granted = granted + g
-      if x == '0' and g < floor then floors = floors + floor - g end
+      c, g = tonumber(c), tonumber(g)
+      seen, counted, granted = seen + 1, counted + c, granted + g
+      if g < floor then
+        spare = spare + floor - g
+        if x == '0' then floors = floors + floor - g end
+      end
+      if x == '0' and c > 0 then loose = true end
     end
   end
 end
-if replicas - 1 > seen then floors = floors + (replicas - 1 - seen) * floor end
-local function keep(count, mine, life)
+if replicas - 1 > seen then
+  spare = spare + (replicas - 1 - seen) * floor
+  floors = floors + (replicas - 1 - seen) * floor
+end
+local half = math.floor(most / 2)
+floors = math.min(floors, half)
+local function becomeStrict()
+  strict, strictUntil = true, now + life
+  redis.call('HSET', KEYS[1], '!', string.format('%d', strictUntil))
+end
+local function keep(count, mine)
+  if most > 0 and granted + mine + math.min(spare + math.max(floor - mine, 0), half) > most then becomeStrict() end
   local x = '0'
   if strict then x = '1' end
   redis.call('HSET', KEYS[1], me, string.format('%d:%d:%d:%d:%s', count, now + life, mine, seq, x))
+end
+local function left()
+  if strict then return strictUntil - now end
+  return 0
 end
 `
 
 // enterScript asks for connections of a user, one for each element behind the
 // first arguments: the source, if it is new on this replica, or "". It answers
 // for each whether it may come ("y"), or the user has too many connections
-// ("c") or addresses ("a"), and how many are granted altogether.
+// ("c") or addresses ("a"), how many are granted altogether, what the others have,
+// for how long the user is strict, and whether the others, if they are, may have
+// something to give back.
 var enterScript = newScript(clock + reckon + `
 if overtaken then return {'', 0, 0, 0, 0} end
-local held, most, life, ttl, wide = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
-local reserved = granted + math.min(floors, math.floor(most / 2))
+local wide = tonumber(ARGV[9])
+local reserved = granted + floors
 local from, distinct = {}, 0
 if wide > 0 then
   redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
@@ -143,49 +164,42 @@ for i = 10, #ARGV do
 end
 local mine, slack = count, 0
 if most > 0 then
-  if refused and reserved > counted then slack = 1 end
+  if refused and (reserved > counted or loose) then slack = 1 end
   if slack == 1 or (strict and 2 * (counted + count) >= most) then
-    redis.call('HSET', KEYS[1], '!', now + life)
-    strict = true
-    strictUntil = now + life
+    becomeStrict()
   elseif not strict and not refused then
     local ahead = math.floor(most / 8)
     if 4 * (reserved + mine + ahead) <= 3 * most then mine = mine + ahead end
   end
 end
-keep(count, mine, life)
+keep(count, mine)
 redis.call('PEXPIRE', KEYS[1], ttl)
 if wide > 0 then redis.call('PEXPIRE', KEYS[2], ttl) end
-local left = 0
-if strict then left = strictUntil - now end
-return {table.concat(answers), mine, counted, left, slack}
+return {table.concat(answers), mine, counted, left(), slack}
 `)
 
 // beatScript says what a replica holds of a user: the number of connections,
 // and behind the first arguments the sources. It answers what the others have,
 // and for how long the user is still strict.
 var beatScript = newScript(clock + reckon + `
-if overtaken then return {0, 0} end
-local count, life, ttl = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+if overtaken then return {counted, left()} end
 local mine = {}
-for i = 8, #ARGV do mine[ARGV[i]] = true end
+for i = 9, #ARGV do mine[ARGV[i]] = true end
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
 for _, m in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
   local a, r = string.match(m, '^([^|]*)|(.*)$')
   if r == me and not mine[a] then redis.call('ZREM', KEYS[2], m) end
 end
 for a in pairs(mine) do redis.call('ZADD', KEYS[2], now + life, a .. '|' .. me) end
-if count > 0 or strict then
-  keep(count, count, life)
+if held > 0 or strict then
+  keep(held, held)
 else
   redis.call('HDEL', KEYS[1], me)
   if strictUntil > 0 then redis.call('HDEL', KEYS[1], '!') end
 end
 redis.call('PEXPIRE', KEYS[1], ttl)
 redis.call('PEXPIRE', KEYS[2], ttl)
-local left = 0
-if strict then left = strictUntil - now end
-return {counted, left}
+return {counted, left()}
 `)
 
 // failScript counts a failed log-in of a source, or bans it at once. It answers
@@ -292,11 +306,11 @@ return 1
 
 // fleetScript is a replica's beat: it puts itself on the list, takes those off
 // that are forgotten, and answers how many live, whether it was there before,
-// the time, how many of the others have not beaten since it joined, and the users
-// that others have put out.
+// the time, how many of the others have not beaten since a time, who has joined
+// last, and the users that others have put out.
 //
-// ARGV: id, about, lease, forgotten, when it joined (0: now), and the users that
-// it puts out itself.
+// ARGV: id, about, lease, forgotten, that time (0: now), and the users that
+// it puts out itself. The field "+" of the second key is who has joined last.
 var fleetScript = newScript(clock + `
 local me, life = ARGV[1], tonumber(ARGV[3])
 for _, old in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - tonumber(ARGV[4]))) do
@@ -307,6 +321,7 @@ local was = 0
 if redis.call('ZSCORE', KEYS[1], me) then was = 1 end
 redis.call('ZADD', KEYS[1], now, me)
 redis.call('HSET', KEYS[2], me, ARGV[2])
+if was == 0 then redis.call('HSET', KEYS[2], '+', me) end
 redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now)
 local mine = {}
 for i = 6, #ARGV do
@@ -322,12 +337,13 @@ for _, m in ipairs(redis.call('ZRANGE', KEYS[3], 0, -1)) do
     out[#out + 1] = m
   end
 end
-local joined = tonumber(ARGV[5])
-if joined == 0 then joined = now end
+local since = tonumber(ARGV[5])
+if since == 0 then since = now end
 local live = '(' .. string.format('%d', now - life)
-local ignorant = redis.call('ZCOUNT', KEYS[1], live, string.format('%d', joined))
-if redis.call('ZSCORE', KEYS[1], me) == string.format('%d', joined) then ignorant = ignorant - 1 end
-return {redis.call('ZCOUNT', KEYS[1], live, '+inf'), was, string.format('%d', now), ignorant, out}
+local ignorant = redis.call('ZCOUNT', KEYS[1], live, string.format('%d', since))
+if now <= since then ignorant = ignorant - 1 end
+local newest = redis.call('HGET', KEYS[2], '+') or ''
+return {redis.call('ZCOUNT', KEYS[1], live, '+inf'), was, string.format('%d', now), ignorant, newest, out}
 `)
 
 // departScript takes a replica off the lists.

@@ -98,11 +98,16 @@ type Store struct {
 	began   time.Time // what times of the package count from
 	rhythm  rhythm
 
+	target  atomic.Pointer[Target]
+	renewed chan struct{} // 1: the target has other secrets
 	client  atomic.Pointer[rueidis.Client]
 	run     atomic.Pointer[run] // nil: the service does not run
 	permits chan struct{}       // calls in flight
 	health  health
 	offset  atomic.Int64 // ms to add to our clock to have the store's
+
+	reads     chan struct{} // closed when the events are read
+	readsOnce sync.Once
 
 	fleet   fleet
 	seats   seats
@@ -125,7 +130,9 @@ func New(o Options) *Store {
 		options: o, keys: keys{o.Prefix}, id: newID(o.Replica), log: o.Log, metrics: o.Metrics, began: time.Now(), rhythm: usual,
 		permits: make(chan struct{}, maxInFlight),
 	}
-	s.health.kick = make(chan struct{}, 1)
+	s.target.Store(&o.Target)
+	s.renewed = make(chan struct{}, 1)
+	s.health.kick, s.reads = make(chan struct{}, 1), make(chan struct{})
 	s.fleet.changed = make(chan struct{}, 1)
 	s.seats.users = make(map[string]*seat)
 	s.outbox.wake = make(chan struct{}, 1)
@@ -162,12 +169,13 @@ func (s *Store) Serve(ctx context.Context) error {
 	}
 	scope, running := task.New(ctx, s.options.Panics, "shared")
 	s.run.Store(&run{scope, running})
-	for _, f := range []func(context.Context) error{s.keepLeases, s.watchHealth, s.follow, s.send, s.keepQuotas} {
+	for _, f := range []func(context.Context) error{s.keepLeases, s.watchHealth, s.follow, s.send, s.keepQuotas, s.renew} {
 		scope.Go(func() error { return f(running) })
 	}
 	for i := range s.later.queues {
 		scope.Go(func() error { return s.work(running, s.later.queues[i]) })
 	}
+	s.askWaiting()
 	<-running.Done()
 	s.run.Store(nil)
 	err := scope.Wait()

@@ -105,11 +105,7 @@ func TestCallsPerConnection(t *testing.T) {
 // once when it goes in peace.
 func TestDeathAndDeparture(t *testing.T) {
 	for name, die := range map[string]func(r *replica){
-		"death": func(r *replica) { // as SIGKILL: nothing more is said
-			client := r.client.Swap(nil)
-			(*client).Close()
-			r.stop()
-		},
+		"death":     func(r *replica) { r.die(); r.stop() },
 		"departure": func(r *replica) { r.stop() },
 	} {
 		t.Run(name, func(t *testing.T) {

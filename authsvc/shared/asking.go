@@ -1,0 +1,168 @@
+package shared
+
+import (
+	"context"
+	"time"
+
+	"cleversocks/aclsvc/ratelimit"
+)
+
+// ask asks for all that wait, and tells what was given back, until there is
+// nothing more to say.
+func (s *Store) ask(ctx context.Context, u *seat) {
+	for round := 0; ; {
+		u.mu.Lock()
+		claims := u.current()
+		if len(claims) == 0 {
+			if !u.stale {
+				u.busy = false
+				u.mu.Unlock()
+				return
+			}
+			s.tell(ctx, u)
+			u.mu.Unlock()
+			continue
+		}
+		slack := s.askFor(ctx, u, claims)
+		again := slack && (u.tightened == 0 || s.now()-u.tightened > time.Second)
+		if !again {
+			u.refuse(claims)
+		}
+		u.mu.Unlock()
+		if !again {
+			round = 0
+			continue
+		}
+		if round == 0 {
+			s.publish(event{Kind: eventTighten, User: u.user})
+		}
+		after(ctx, s.options.Timeout/20<<round) // for the others to have heard
+		if round++; round == tightenRounds {
+			u.mu.Lock()
+			u.tightened = s.now()
+			u.mu.Unlock()
+			round = 0
+		}
+	}
+}
+
+// tightenRounds is how often a claim is asked for again while others become
+// strict: 1, 2, 4, 8 of the 20 ms.
+const tightenRounds = 4
+
+// current are the claims that still wait.
+func (u *seat) current() []*claim {
+	live := u.waiting[:0]
+	for _, c := range u.waiting {
+		if !c.over {
+			live = append(live, c)
+		}
+	}
+	clear(u.waiting[len(live):])
+	u.waiting = live
+	return append([]*claim(nil), live...)
+}
+
+// refuse decides what was not granted.
+func (u *seat) refuse(claims []*claim) {
+	for _, c := range claims {
+		if !c.over {
+			c.decide(ratelimit.TooMany)
+		}
+	}
+}
+
+// asking is the two scripts' keys, and the arguments that both begin with. From
+// here to the answer nobody may come by an older grant: the store would not
+// hear of it.
+func (s *Store) asking(u *seat) scriptCall {
+	u.seq++
+	u.stale, u.stored, u.said = false, true, u.held
+	u.granted = min(u.granted, u.held)
+	floor, replicas := s.fleet.reckoned(u.most)
+	return scriptCall{
+		keys: []string{s.keys.conns(u.user), s.keys.addresses(u.user)},
+		args: []string{s.id, itoa(u.seq), itoa(floor), itoa(replicas), itoa(u.most), ms(s.rhythm.lease), ms(s.rhythm.keyLife()), itoa(u.held)},
+	}
+}
+
+// askFor asks for claims and tells those that may come, and those that may not
+// for their addresses. slack: others could give the rest by being strict. The
+// seat's lock is held before and after, not meanwhile.
+func (s *Store) askFor(ctx context.Context, u *seat, claims []*claim) (slack bool) {
+	call, sent := s.asking(u), s.now()
+	call.args = append(call.args, itoa(u.wide))
+	for _, c := range claims {
+		source := ""
+		if c.fresh {
+			source = c.source.String()
+		}
+		call.args = append(call.args, source)
+	}
+	u.mu.Unlock()
+	got, err := s.entered(ctx, call)
+	u.mu.Lock()
+	if err != nil {
+		for _, c := range claims {
+			switch {
+			case c.over:
+			case c.refused:
+				c.decide(ratelimit.TooMany)
+			default:
+				c.decide(s.alone(u, c.source))
+			}
+		}
+		return false
+	}
+	u.granted = got.granted
+	for i, c := range claims[:min(len(claims), len(got.answers))] {
+		switch {
+		case got.answers[i] == 'y':
+			u.said++
+			if !c.over {
+				u.take(c.source)
+				c.decide(ratelimit.Admitted)
+			} else if c.fresh {
+				u.stale = true // the store has the address of one that did not wait
+			}
+		case got.answers[i] == 'a' && !c.over:
+			c.decide(ratelimit.TooWide)
+		default:
+			c.refused = true
+		}
+	}
+	u.noted(sent+s.rhythm.lease, got.beaten)
+	return got.slack
+}
+
+// tell says what is held. The seat's lock is held before and after, not
+// meanwhile.
+func (s *Store) tell(ctx context.Context, u *seat) {
+	call, sent := s.telling(u), s.now()
+	u.mu.Unlock()
+	got, err := s.told(ctx, call)
+	u.mu.Lock()
+	if err == nil {
+		u.noted(sent+s.rhythm.lease, got)
+	}
+}
+
+// telling is the call that says what is held.
+func (s *Store) telling(u *seat) scriptCall {
+	call := s.asking(u)
+	if u.wide > 0 {
+		for source := range u.sources {
+			call.args = append(call.args, source.String())
+		}
+	}
+	return call
+}
+
+// noted takes what each answer says, which holds until a time.
+func (u *seat) noted(until time.Duration, got beaten) {
+	u.answers++
+	u.until, u.others, u.strict = until, got.others, got.strict
+	u.stored = got.strict || u.said > 0
+	// Of a strict user the others need to know what is held, not what was.
+	u.stale = u.stale || u.strict && u.said != u.held
+}
