@@ -111,7 +111,7 @@ type used struct {
 type Usage struct {
 	o        Options
 	settings atomic.Pointer[Settings]
-	queue    chan Session
+	queue    chan *Session // pointers: an empty one takes no memory to speak of
 	changed  chan struct{} // 1: settings
 	wake     chan struct{} // 1: the spool has something new
 	spool    *spool
@@ -128,7 +128,7 @@ func New(o Options) *Usage {
 	var id [8]byte
 	_, _ = rand.Read(id[:]) // never fails
 	u := &Usage{
-		o: o, queue: make(chan Session, queueLength), changed: make(chan struct{}, 1), wake: make(chan struct{}, 1),
+		o: o, queue: make(chan *Session, queueLength), changed: make(chan struct{}, 1), wake: make(chan struct{}, 1),
 		instance: hex.EncodeToString(id[:]), ledger: newLedger(),
 	}
 	u.spool = newSpool(o.Directory, u.instance, o.Metrics)
@@ -154,8 +154,9 @@ func (u *Usage) Session(s Session) {
 	if !u.Wanted() {
 		return
 	}
+	event := s // s itself would be allocated where nobody wants it
 	select {
-	case u.queue <- s:
+	case u.queue <- &event:
 	default:
 		u.o.Metrics.Events.Of(metrics.UsageLost).Inc()
 	}
@@ -210,11 +211,11 @@ func (u *Usage) rearm(timer *time.Timer) {
 }
 
 // take makes an event of a session.
-func (u *Usage) take(s Session) {
-	e := event{head: head{Type: "opened"}, session: &s}
+func (u *Usage) take(s *Session) {
+	e := event{head: head{Type: "opened"}, session: s}
 	if s.Cause != "" {
 		e.Type = "closed"
-		u.ledger.ended(&s)
+		u.ledger.ended(s)
 	}
 	u.add(e)
 }
