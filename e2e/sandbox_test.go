@@ -45,7 +45,7 @@ func without(t *testing.T, pid int, line string) int {
 
 // The sandbox is entered by default, by all threads. A file that another one has
 // replaced is read, and so is a new one beside it; a reload that names one
-// elsewhere changes nothing and says that it needs a restart.
+// elsewhere changes nothing and says that a restart is needed.
 func TestSandbox(t *testing.T) {
 	echo := echoServer(t, "127.0.0.1:0")
 	inside, outside := writeFile(t, "users", "alice:"+cheapHash(t, "one")+"\n"), writeFile(t, "users", "alice:"+cheapHash(t, "one")+"\n")
@@ -87,7 +87,7 @@ func TestSandbox(t *testing.T) {
 		refused := d.find("that refuses", func(l line) bool {
 			return l["msg"] == "reload failed: the old configuration stays" && strings.Contains(l.text("err"), []string{"users", "writing"}[reload])
 		})
-		if !strings.Contains(refused.text("err"), "needs a restart") && !strings.Contains(refused.text("err"), "need a restart") {
+		if !strings.Contains(refused.text("err"), "restart needed") {
 			t.Errorf("%v", refused)
 		}
 	}
@@ -122,7 +122,7 @@ func TestSandboxModes(t *testing.T) {
 	c.Close()
 	rewrite(t, file, settings("on", "127.0.0.1:"+freePort(t)))
 	d.signal(syscall.SIGHUP)
-	if l := d.waitLine("msg", "reload failed: the old configuration stays"); !strings.Contains(l.text("err"), "need a restart") || !strings.Contains(l.text("err"), "TCP port") {
+	if l := d.waitLine("msg", "reload failed: the old configuration stays"); !strings.Contains(l.text("err"), "restart needed") || !strings.Contains(l.text("err"), "TCP port") {
 		t.Errorf("%v", l)
 	}
 
@@ -137,13 +137,14 @@ func TestSandboxModes(t *testing.T) {
 }
 
 // A successor is in its predecessor's sandbox, and reads its settings and starts
-// the next one there. Landlock counts domains up to sixteen: it enters no second.
+// the next one there. Landlock counts domains up to sixteen: it enters no second, or
+// the seventeenth upgrade would fail.
 func TestSandboxOverUpgrades(t *testing.T) {
 	echo := echoServer(t, "127.0.0.1:0")
 	users := writeFile(t, "users", "alice:"+cheapHash(t, "one")+"\n")
 	file := writeFile(t, "c.toml", "[[listener]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n[auth]\nusers_file = \""+users+"\"\n")
 	l := lineageOf(startProgram(t, "--config", file, "--log-format", "json"))
-	for n := range 3 {
+	for n := range 18 {
 		l.await("ready", n+1) // until then it refuses another one
 		l.upgrade()
 		if s := l.confined(); !s.Inherited || !strings.HasPrefix(s.Landlock, "files") || !s.Seccomp {
@@ -157,6 +158,36 @@ func TestSandboxOverUpgrades(t *testing.T) {
 	echoes(t, c, "hello")
 	l.tell(syscall.SIGHUP)
 	l.waitLine("msg", "reloaded")
+}
+
+// The directory that ACME's certificates are kept in is made, but none above it: a
+// misspelt one is an error of check and of the start, as one of a log is.
+func TestDirectoriesThatAreMade(t *testing.T) {
+	dir := t.TempDir()
+	settings := func(what, cache string) string {
+		return writeFile(t, "c.toml", what+"\n[[listener]]\naddress = \"127.0.0.1:0\"\ntls.acme = { domains = [\"proxy.example\"], directory = \"https://127.0.0.1:9/\", cache = \""+cache+"\" }\n[admin]\naddress = \"127.0.0.1:0\"\n")
+	}
+	made := filepath.Join(dir, "acme")
+	d := startProgram(t, "--config", settings("", made), "--log-format", "json")
+	if s := d.confined(); !strings.HasPrefix(s.Landlock, "files") {
+		t.Errorf("%+v", s)
+	}
+	if info, err := os.Stat(made); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("%v, %v", info, err)
+	}
+	for file, want := range map[string]string{
+		settings("", filepath.Join(dir, "misspelt", "acme")):                                     "listener[0].tls.acme.cache: ",
+		settings("[log]\naccess_output = \""+filepath.Join(dir, "misspelt", "log")+"\"\n", made): "log.access_output: ",
+	} {
+		for _, args := range [][]string{{"check", "--config", file}, {"--config", file}} {
+			if _, out, code := command(t, "", args...); code != 2 || !strings.Contains(out, want) || !strings.Contains(out, file+":") {
+				t.Errorf("%q: exit %d: %s", args, code, out)
+			}
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "misspelt")); err == nil {
+		t.Error("a misspelt directory was made")
+	}
 }
 
 // check tells what would be in force.

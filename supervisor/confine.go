@@ -134,19 +134,16 @@ func (c *confinement) enter(ctx context.Context, cfg *config.Config, from *upgra
 	if s, ok := sandboxOf(from); ok {
 		c.inForce.Store(&s)
 		if lacks := s.Plan.Beyond(o.Plan); s.Landlock > 0 && len(lacks) > 0 {
-			c.log.LogAttrs(ctx, slog.LevelWarn, "the predecessor's sandbox stays, and lacks what the settings name: this needs a restart",
+			c.log.LogAttrs(ctx, slog.LevelWarn, "restart needed: the predecessor's sandbox stays, and lacks what the settings name",
 				slog.String("lacks", strings.Join(lacks, ", ")))
 		}
 		if changed := s.Landlock > 0 && o.Landlock == sandbox.Off || s.Seccomp && o.Seccomp == sandbox.Off; changed {
-			c.log.LogAttrs(ctx, slog.LevelWarn, "the predecessor's sandbox stays: to leave it needs a restart")
+			c.log.LogAttrs(ctx, slog.LevelWarn, "restart needed: the predecessor's sandbox stays until then")
 		}
 		return nil
 	}
-	// A folder that is to be written, and is not there yet, could not be made later.
-	for _, dir := range o.Plan.Write {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			c.log.LogAttrs(ctx, slog.LevelWarn, "a folder cannot be made", slog.Any("err", err))
-		}
+	if err := makeCaches(cfg); err != nil {
+		return err
 	}
 	s, err := sandbox.Enter(o)
 	if err != nil {
@@ -154,6 +151,22 @@ func (c *confinement) enter(ctx context.Context, cfg *config.Config, from *upgra
 	}
 	c.inForce.Store(&s)
 	c.log.LogAttrs(ctx, slog.LevelDebug, "sandbox", slog.String("landlock", s.LandlockText()), slog.Bool("seccomp", s.Seccomp), slog.Bool("core_dumps", s.Cores))
+	return nil
+}
+
+// makeCaches makes the directories of certificates that ACME gets, which nobody
+// makes by hand: they could not be made later. All others that are written have to
+// be there (Verify), or a misspelt one would be made.
+func makeCaches(cfg *config.Config) error {
+	for i, l := range cfg.Listeners {
+		dir := l.TLS.ACME.Cache
+		if dir == "" {
+			continue
+		}
+		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("listener[%d].tls.acme.cache: %w", i, err)
+		}
+	}
 	return nil
 }
 
@@ -194,7 +207,7 @@ func (c *confinement) Prepare(_ context.Context, d *draft) (change, error) {
 		want.Execute = nil // its program was not there, and no upgrade will find it
 	}
 	if lacks := s.Plan.Beyond(want); len(lacks) > 0 {
-		return nil, fmt.Errorf("these settings need a restart: they reach out of the sandbox that the process entered at its start, which lacks %s", strings.Join(lacks, ", "))
+		return nil, fmt.Errorf("restart needed: these settings reach out of the sandbox that the process entered at its start, which lacks %s", strings.Join(lacks, ", "))
 	}
 	return nil, nil //nolint:nilnil // nothing to commit
 }
@@ -208,7 +221,7 @@ func (c *confinement) explain(err error) error {
 	if err == nil || s == nil || s.Landlock == 0 || !errors.Is(err, fs.ErrPermission) && !strings.Contains(err.Error(), fs.ErrPermission.Error()) {
 		return err
 	}
-	return fmt.Errorf("%w (a file outside of the directories that the process keeps in its sandbox needs a restart: it %s)", err, s.PlanText())
+	return fmt.Errorf("%w (restart needed, if the file is outside of the directories that the process keeps in its sandbox: it %s)", err, s.PlanText())
 }
 
 // status is the sandbox for operators.

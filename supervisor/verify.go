@@ -74,6 +74,7 @@ func unfit(ctx context.Context, cfg, old *config.Config) (found faults) {
 		}
 	}
 	for i, l := range cfg.Listeners {
+		found.add(fmt.Sprintf("listener[%d].tls.acme.cache", i), checkCache(l.TLS.ACME.Cache))
 		for j, other := range cfg.Listeners[:i] {
 			if overlap(l.Address.String(), other.Address.String()) {
 				found.add(fmt.Sprintf("listener[%d].address", i), fmt.Errorf("%s and listener[%d].address, %s, have the port twice: one on all addresses leaves none for another",
@@ -144,6 +145,18 @@ func checkDirectory(path string) error {
 	}
 	if err := unix.Access(path, unix.W_OK|unix.X_OK); err != nil {
 		return fmt.Errorf("%q can't be written: %w", path, err)
+	}
+	return nil
+}
+
+// checkCache tries whether a directory that is made where it is missing could be:
+// itself, and none above it, so that a misspelt one is an error.
+func checkCache(path string) error {
+	if _, err := os.Stat(path); path == "" || !errors.Is(err, fs.ErrNotExist) {
+		return checkDirectory(path)
+	}
+	if err := checkDirectory(filepath.Dir(path)); err != nil {
+		return fmt.Errorf("%q can't be made: %w", path, err)
 	}
 	return nil
 }

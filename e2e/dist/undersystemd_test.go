@@ -46,10 +46,17 @@ kill -9 $(main)
 for i in $(seq 100); do [ "$(ctl show cleversocks.service -p NRestarts --value)" = 1 ] && break; sleep 0.1; done
 shows "restarts after a crash" NRestarts
 greets "after a crash" 1080
+# As on a kernel without Landlock, or in a container that denies it.
+printf '[Service]\nSystemCallFilter=~landlock_create_ruleset\n' > /run/systemd/system/cleversocks.service.d/test.conf
+sed -i "s|address = ''|address = '127.0.0.1:9180'|" /etc/cleversocks/cleversocks.toml
+ctl daemon-reload
+ctl restart cleversocks.service
+fact "without Landlock" "$(curl -s -m 20 http://127.0.0.1:9180/status | tr -d ' \n' | grep -o '"sandbox":{[^}]*}')"
 `)
 	hold(t, facts, map[string]string{
 		"activated": "05 00", "its parent": "1", "upgraded": "05 00", "reload": "ok", "after watching": facts["second is"], "restarts": "0",
 		"stopped": "success", "activated again": "05 00", "restarts after a crash": "1", "after a crash": "05 00",
+		"without Landlock": `"sandbox":{"landlock":"off","seccomp":true,"core_dumps":false}`,
 	})
 	if facts["first is"] == facts["second is"] {
 		t.Error("the main process is the same after an upgrade")

@@ -18,6 +18,7 @@ import (
 // probe is what TestMain tries in a process of its own: a sandbox cannot be left.
 type probe struct {
 	Options Options
+	Version int      // of Landlock
 	Read    []string // files
 	Write   []string // files to make
 	Bind    []string // addresses
@@ -79,6 +80,7 @@ func (p probe) try(elsewhere func(func() error) error) found {
 		}
 		return err.Error()
 	}
+	p.Options.version = p.Version
 	state, err := Enter(p.Options)
 	f := found{State: state, Enter: word(err)}
 	for _, path := range p.Read {
@@ -202,6 +204,44 @@ func TestHolds(t *testing.T) {
 	}
 	if f.Threads != 0 {
 		t.Errorf("%d threads may still get new privileges", f.Threads)
+	}
+}
+
+// Older kernels hold what they can, and refuse nothing that the daemon needs: it
+// reads, makes files, and replaces one beside it by a rename. One without Landlock
+// holds nothing by default, and is an error where it has to.
+func TestOlderKernels(t *testing.T) {
+	if landlockVersion() < knownVersion {
+		t.Skipf("the kernel has version %d of Landlock, and this needs %d", landlockVersion(), knownVersion)
+	}
+	dir, out := t.TempDir(), filepath.Join(t.TempDir(), "out")
+	old, next := filepath.Join(dir, "old"), filepath.Join(dir, "next")
+	for _, path := range []string{old, out} {
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ask := func(version int, mode Mode) found {
+		if err := os.WriteFile(next, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return probe{
+			Options: Options{Landlock: mode, Seccomp: Auto, Plan: Plan{Read: []string{"/proc"}, Write: []string{dir}}}, Version: version,
+			Read: []string{old, out}, Write: []string{filepath.Join(dir, "made")}, Bind: []string{"127.0.0.1:0"}, Rename: [2]string{next, old},
+		}.run(t)
+	}
+	for version := 1; version <= knownVersion; version++ {
+		f := ask(version, On)
+		if f.Enter != "" || f.State.Landlock != version || f.State.Ports != (version >= portsSince) ||
+			strings.Join(f.Read, ",") != ",EACCES" || f.Write[0] != "" || f.Bind[0] != "" || f.Rename != "" || f.Threads != 0 {
+			t.Errorf("version %d: %+v", version, f)
+		}
+	}
+	if f := ask(noLandlock, Auto); f.Enter != "" || f.State.Landlock != 0 || !f.State.Seccomp || strings.Join(f.Read, ",") != "," {
+		t.Errorf("without it: %+v", f)
+	}
+	if f := ask(noLandlock, On); !strings.Contains(f.Enter, "landlock: this system does not have it") {
+		t.Errorf("without it, where it has to be: %+v", f)
 	}
 }
 

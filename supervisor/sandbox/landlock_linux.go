@@ -14,6 +14,11 @@ import (
 // hold what this process needs at any time (UDP, connecting to unix sockets).
 const knownVersion = 7
 
+// versions are what each version of the interface can hold. The first one has no
+// right to let files move between directories, and denies it; those before the
+// third leave files open to be cut short.
+var versions = [knownVersion + 1]landlock.Config{1: landlock.V1, 2: landlock.V2, 3: landlock.V3, 4: landlock.V4, 5: landlock.V5, 6: landlock.V6, 7: landlock.V7}
+
 func landlockVersion() int {
 	version, err := ll.LandlockGetABIVersion()
 	if err != nil || !reachesThreads() {
@@ -37,13 +42,15 @@ var errHolds = errors.New("it was entered, and a directory outside can still be 
 // restrict enters a domain of Landlock's with all threads. Files and ports are
 // one rule set: two would be two domains, each of which denies what it does not
 // know of (landlock(7), "refer").
-func restrict(p Plan, ports bool) error {
-	config := landlock.V7
+func restrict(p Plan, version int, ports bool) error {
+	config := versions[version]
 	config.HandledAccessNet, config.Scoped = 0, 0 // connects stay free; signals of older kernels between threads would not
 	var rules []landlock.Rule
 	add := func(rights landlock.AccessFSSet, paths []string) {
 		if len(paths) > 0 {
-			rules = append(rules, landlock.PathAccess(rights, paths...).IgnoreIfMissing())
+			// Rights that this version does not know: the package landlock would give
+			// all of it up for one ("refer", which kernels before 5.19 lack).
+			rules = append(rules, landlock.PathAccess(rights&config.HandledAccessFS, paths...).IgnoreIfMissing())
 		}
 	}
 	add(rightsToRead, p.Read)
@@ -62,7 +69,7 @@ func restrict(p Plan, ports bool) error {
 			}
 		}
 	}
-	if err := config.BestEffort().Restrict(rules...); err != nil {
+	if err := config.Restrict(rules...); err != nil {
 		return err
 	}
 	return holds(p)

@@ -10,7 +10,7 @@ func landlockVersion() int { return 0 }
 
 func hasSeccomp() bool { return false }
 
-func restrict(Plan, bool) error { return errors.ErrUnsupported }
+func restrict(Plan, int, bool) error { return errors.ErrUnsupported }
 
 func denyCalls(bool) error { return errors.ErrUnsupported }
 

@@ -21,6 +21,20 @@ type Options struct {
 	// CoreDumps leaves the process its core dumps.
 	CoreDumps bool
 	Plan      Plan
+
+	// version is Landlock's in tests, of older kernels; noLandlock: of those
+	// without it; 0: what this one has.
+	version int
+}
+
+const noLandlock = -1
+
+func (o Options) landlock() int {
+	version := landlockVersion()
+	if o.version == 0 || version == 0 {
+		return version
+	}
+	return max(min(version, o.version), 0)
 }
 
 // State is what is in force.
@@ -68,7 +82,7 @@ const portsSince = 4
 // why it would refuse.
 func Possible(o Options) (State, error) {
 	s := State{Cores: o.CoreDumps, Plan: o.Plan.resolved()}
-	abi := landlockVersion()
+	abi := o.landlock()
 	switch {
 	case o.Landlock == Off:
 	case abi > 0:
@@ -99,7 +113,7 @@ func Enter(o Options) (State, error) {
 		}
 	}
 	if s.Landlock > 0 {
-		if err := restrict(s.Plan, s.Ports); err != nil {
+		if err := restrict(s.Plan, s.Landlock, s.Ports); err != nil {
 			return State{}, fmt.Errorf("landlock: %w", err)
 		}
 	}
