@@ -80,7 +80,7 @@ func (o *operator) functions() admin.API {
 		Bans: o.listBans, Impose: o.impose, Lift: o.lift,
 		Upstreams: o.upstreams, DrainMember: o.drainMember,
 		Names: o.cachedNames, FlushNames: func(name string) int { return o.resolver.Flush(normal(name)) },
-		Config: func(w io.Writer) error { cfg := o.config(); return cfg.WriteTOML(w, InForce(cfg)) },
+		Config: func(w io.Writer) error { cfg := o.config(); return cfg.WriteTOML(w, InForce(cfg), config.Masked) },
 		Reload: o.reloadNow, Upgrade: o.upgradeNow, Drain: o.drain, Level: o.options.Level, SetLevel: o.setLevel,
 		Denials: o.denials.list, Events: o.events,
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/url"
 	"text/tabwriter"
@@ -24,7 +25,8 @@ type client struct {
 	file   string // --config
 	token  string // --token-file
 	json   bool   // --json
-	base   string // once it is connected
+	at     string // where the daemon is, once it is connected
+	base   string
 	bearer string
 	http   *http.Client
 }
@@ -50,22 +52,27 @@ func (c *client) connect(ctx context.Context) error {
 	if c.http != nil {
 		return nil // it is known: one connection serves all questions
 	}
-	environ := c.app.environ
-	for _, flag := range []struct{ value, name string }{{c.admin, "CLEVERSOCKS_ADMIN__ADDRESS"}, {c.token, "CLEVERSOCKS_ADMIN__TOKEN_FILE"}} {
-		if flag.value != "" {
-			environ = append(environ, flag.name+"="+flag.value)
-		}
-	}
-	cfg, err := config.NewLoader(config.Sources{File: c.file, Environ: environ}).Load(ctx)
+	cfg, err := c.app.loader(c.file, c.overrides()...).Load(ctx)
 	if err != nil {
 		return err
 	}
 	c.bearer = cfg.Admin.Token.Reveal()
 	if c.bearer == "" && cfg.Admin.Address.Socket == "" {
-		return usageError{"the daemon wants a token: give --token-file FILE, or its settings by --config FILE"}
+		return usageError{"the API needs the token that the daemon has in admin.token_file: give --token-file FILE, or its settings by --config FILE"}
 	}
+	c.at = cfg.Admin.Address.String()
 	c.base, c.http, err = adminAt(cfg.Admin.Address)
 	return err
+}
+
+// overrides are the flags that say where the daemon is.
+func (c *client) overrides() (given []config.Override) {
+	for _, o := range []config.Override{{Key: "admin.address", Flag: "admin", Value: c.admin}, {Key: "admin.token_file", Flag: "token-file", Value: c.token}} {
+		if o.Value != "" {
+			given = append(given, o)
+		}
+	}
+	return given
 }
 
 // request sends one request; the caller closes the answer's body.
@@ -90,7 +97,7 @@ func (c *client) request(ctx context.Context, method, path string, body any) (*h
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("the daemon does not answer: %w", err)
+		return nil, unreachable(c.at, err)
 	}
 	if resp.StatusCode < 300 {
 		return resp, nil
@@ -102,6 +109,20 @@ func (c *client) request(ctx context.Context, method, path string, body any) (*h
 		failure.Error = string(bytes.TrimSpace(said))
 	}
 	return nil, fmt.Errorf("the daemon answers %s: %s", resp.Status, printable(failure.Error))
+}
+
+// unreachable says what to do when nobody answers at an address.
+func unreachable(at string, err error) error {
+	if outer, ok := errors.AsType[*url.Error](err); ok {
+		err = outer.Err
+	}
+	switch {
+	case errors.Is(err, context.Canceled):
+		return err
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w: the socket is its owner's: ask as the user that the daemon runs as, or as root", err)
+	}
+	return fmt.Errorf("no daemon answers at %s: %w; if it listens elsewhere, give --admin ADDR:PORT or unix:PATH, or its settings by --config FILE", at, err)
 }
 
 // ask gets an answer, shows it as JSON if that is wanted, and else decodes it

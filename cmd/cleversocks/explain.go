@@ -39,6 +39,8 @@ With --config it is the settings in that file and the environment that answer.
 Without, the running daemon is asked at its admin endpoint, with the token
 that admin.token_file holds there. Exit status: 0 answered, whatever the
 answer; 1 no answer; 2 configuration or usage.`,
+		Example: `  cleversocks explain --to example.com:443 --user alice
+  cleversocks explain --config cleversocks.toml --to 10.0.0.1:22 --command udp`,
 		Args: noArguments,
 	}
 	var q supervisor.Question
@@ -89,13 +91,8 @@ func (r *rulesAt) add(flags *pflag.FlagSet) {
 }
 
 func (r *rulesAt) load(ctx context.Context, a *app) (*config.Config, error) {
-	environ := a.environ
-	for _, flag := range []struct{ value, name string }{{r.admin, "CLEVERSOCKS_ADMIN__ADDRESS"}, {r.token, "CLEVERSOCKS_ADMIN__TOKEN_FILE"}} {
-		if flag.value != "" {
-			environ = append(environ, flag.name+"="+flag.value)
-		}
-	}
-	return config.NewLoader(config.Sources{File: r.file, Environ: environ}).Load(ctx)
+	daemon := client{admin: r.admin, token: r.token}
+	return a.loader(r.file, daemon.overrides()...).Load(ctx)
 }
 
 func (r *rulesAt) explain(ctx context.Context, a *app, q supervisor.Question) (admin.Explanation, error) {
@@ -127,7 +124,7 @@ func askDaemon(ctx context.Context, endpoint config.Admin, q supervisor.Question
 	req.Header.Set("Authorization", "Bearer "+endpoint.Token.Reveal())
 	resp, err := client.Do(req)
 	if err != nil {
-		return x, fmt.Errorf("no answer: %w", err)
+		return x, unreachable(endpoint.Address.String(), err)
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxExplanation))
 	if err = errors.Join(err, resp.Body.Close()); err != nil {

@@ -14,7 +14,8 @@ func newHash(a *app) *cobra.Command {
 		Long: `Asks for a password twice when standard input is a terminal, else reads one
 line of it, and prints its argon2id hash. A line of a users file is
 "name:hash".`,
-		Args: noArguments,
+		Example: "  cleversocks hash\n  echo \"alice:$(cleversocks hash < password)\" >> users",
+		Args:    noArguments,
 		RunE: func(*cobra.Command, []string) error {
 			return supervisor.HashPassword(a.stdin, a.stderr, a.stdout)
 		},

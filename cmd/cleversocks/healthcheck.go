@@ -22,7 +22,8 @@ func newHealthcheck(ctx context.Context, a *app) *cobra.Command {
 		Long: `Asks /healthz of the admin endpoint that the settings name. Give it the same
 file, environment or --admin as the daemon. Exit status: 0 healthy, 1 not,
 2 configuration or usage.`,
-		Args: noArguments,
+		Example: "  cleversocks healthcheck\n  cleversocks healthcheck --config /etc/cleversocks/cleversocks.toml",
+		Args:    noArguments,
 	}
 	sources := a.addConfigFlags(cmd)
 	timeout := cmd.Flags().Duration("timeout", 3*time.Second, "Gives up after this `DURATION`.")
@@ -50,7 +51,7 @@ func checkHealth(ctx context.Context, addr config.AdminAddress) error {
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return fmt.Errorf("unhealthy: %w", err)
+		return fmt.Errorf("unhealthy: %w", unreachable(addr.String(), err))
 	}
 	if err := resp.Body.Close(); err != nil {
 		return fmt.Errorf("unhealthy: %w", err)

@@ -13,6 +13,7 @@ import (
 
 	"cleversocks/examples"
 	"cleversocks/supervisor"
+	settings "cleversocks/supervisor/config"
 )
 
 // situations are what init knows, in the order of its help.
@@ -21,6 +22,15 @@ var situations = []struct{ name, about string }{
 	{"friends", "on the open internet, for people with a password"},
 	{"company", "egress of a company: allowed destinations, no passwords inside"},
 	{"sandbox", "for programs that nobody trusts: everything denied but a few names"},
+}
+
+// situationNames are the words for them.
+func situationNames() []string {
+	var names []string
+	for _, s := range situations {
+		names = append(names, s.name)
+	}
+	return names
 }
 
 // usersInExample is the path that the examples have for the users file.
@@ -58,7 +68,7 @@ func newInit(a *app) *cobra.Command {
 func (a *app) initialise(situation, output string) error {
 	text, err := examples.Files.ReadFile(situation + ".toml")
 	if err != nil || !isSituation(situation) {
-		return usageError{fmt.Sprintf("unknown situation %q", situation)}
+		return usageError{fmt.Sprintf("unknown situation %q%s", situation, settings.DidYouMean(situation, situationNames()))}
 	}
 	config := string(text)
 	output, err = filepath.Abs(output)

@@ -41,7 +41,9 @@ it takes the lines "would be denied" and the records of connections that were
 denied. With --admin or --token-file and no log it is the latest denials of the
 running daemon. With --config, users who are all of a group become the group.
 Exit status: 0 done, 1 not, 2 usage.`,
-		Example: "  cleversocks learn /var/log/cleversocks.log > rules-to-review.toml\n  journalctl -u cleversocks -o cat | cleversocks learn --min-count 3\n  cleversocks learn --token-file /etc/cleversocks/token",
+		Example: `  cleversocks learn /var/log/cleversocks.log > rules-to-review.toml
+  journalctl -u cleversocks -o cat | cleversocks learn --min-count 3
+  cleversocks learn --token-file /etc/cleversocks/token`,
 	}
 	flags := cmd.Flags()
 	flags.SortFlags = false
@@ -55,6 +57,7 @@ Exit status: 0 done, 1 not, 2 usage.`,
 }
 
 func (l *learner) run(ctx context.Context, logs []string) error {
+	l.app.stdinIsConfig = l.file == config.Stdin
 	filter := learn.Filter{User: l.user}
 	if l.since > 0 {
 		filter.Since = time.Now().Add(-l.since)
@@ -70,7 +73,7 @@ func (l *learner) run(ctx context.Context, logs []string) error {
 		return err
 	}
 	if l.file != "" {
-		cfg, err := config.NewLoader(config.Sources{File: l.file, Environ: l.app.environ}).Load(ctx)
+		cfg, err := l.app.loader(l.file).Load(ctx)
 		if err != nil {
 			return err
 		}
@@ -97,7 +100,11 @@ func (l *learner) ofLogs(seen *learn.Seen, filter learn.Filter, logs []string) e
 	}
 	for _, path := range logs {
 		if path == "-" {
-			if err := seen.ReadLog(l.app.stdin, filter); err != nil {
+			in, err := l.app.input("a log")
+			if err != nil {
+				return err
+			}
+			if err := seen.ReadLog(in, filter); err != nil {
 				return fmt.Errorf("standard input: %w", err)
 			}
 			continue

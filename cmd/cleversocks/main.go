@@ -10,7 +10,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
 
 	"cleversocks/supervisor"
 	"cleversocks/supervisor/config"
@@ -46,17 +51,22 @@ type app struct {
 	// serve is supervisor.Run.
 	serve func(context.Context, supervisor.Options) error
 
-	program    string // the path that an upgrade starts
-	inherited  *upgrade.Inherited
-	inheritErr error
+	stdinIsConfig bool   // --config -: standard input is used up
+	helpErr       error  // of the help that was written
+	program       string // the path that an upgrade starts
+	inherited     *upgrade.Inherited
+	inheritErr    error
 }
 
 // run executes the command line and returns the exit status.
 func (a *app) run(ctx context.Context) int {
 	root := newRoot(ctx, a)
 	root.SetArgs(a.args[1:])
-	err := root.ExecuteContext(ctx)
-	a.report(err)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		err = a.helpErr
+	}
+	a.report(cmd, err)
 	if p := a.inherited.From(); p != nil && err != nil {
 		p.Fail(err)
 	}
@@ -71,19 +81,44 @@ func (a *app) run(ctx context.Context) int {
 }
 
 // report writes an error for an operator: one line for each problem.
-func (a *app) report(err error) {
-	if err == nil {
+func (a *app) report(cmd *cobra.Command, err error) {
+	if err == nil || readerGone(err) {
 		return
 	}
 	lines := []string{err.Error()}
 	if invalid, ok := errors.AsType[*config.InvalidError](err); ok {
 		lines = invalid.Problems()
 	}
-	if errors.Is(err, errUsage) {
+	usage := errors.Is(err, errUsage)
+	if long := singleDash(cmd, a.args[1:]); long != "" && (usage || errors.Is(err, config.ErrInvalid)) {
+		lines = append(lines, "long flags have two dashes: "+long)
+	}
+	switch {
+	case usage && cmd.HasParent() && cmd.Name() != "help":
+		lines = append(lines, fmt.Sprintf("%q says how it is used", cmd.CommandPath()+" --help"))
+	case usage:
 		lines = append(lines, `"cleversocks --help" lists flags and commands`)
 	}
 	for _, line := range lines {
 		// Nobody is left to tell when this fails.
 		_, _ = fmt.Fprintf(a.stderr, "cleversocks: %s\n", line)
 	}
+}
+
+// readerGone reports whether the one who read our output has had enough, which
+// is no error: `cleversocks sessions | head`. As a rule SIGPIPE ends us before;
+// who starts us may have it ignored.
+func readerGone(err error) bool {
+	failed, ok := errors.AsType[*fs.PathError](err)
+	return ok && failed.Path == os.Stdout.Name() && errors.Is(failed, syscall.EPIPE)
+}
+
+// getenv is a variable of the process, or "".
+func (a *app) getenv(name string) string {
+	for _, e := range a.environ {
+		if value, ok := strings.CutPrefix(e, name+"="); ok {
+			return value
+		}
+	}
+	return ""
 }

@@ -52,7 +52,7 @@ func command(use, short, long, example string, args cobra.PositionalArgs, run fu
 }
 
 func newStatus(ctx context.Context, c *client) *cobra.Command {
-	return command("status", "Shows a running daemon at a glance", "Shows readiness, load, and the last reload.", "  cleversocks status", noArguments, func([]string) error {
+	return command("status", "Shows a running daemon at a glance", "Shows readiness, load, and the last reload.", "  cleversocks status\n  cleversocks status --json", noArguments, func([]string) error {
 		var s admin.Status
 		return c.ask(ctx, http.MethodGet, "/api/v1/status", nil, &s, func(w io.Writer) {
 			ready := "ready"
@@ -200,7 +200,7 @@ func newKill(ctx context.Context, c *client) *cobra.Command {
 }
 
 func newUsers(ctx context.Context, c *client) *cobra.Command {
-	return command("users", "Lists the users of a running daemon", "Lists users with their state, connections and what is left of their quotas.", "  cleversocks users", noArguments, c.listUsers(ctx))
+	return command("users", "Lists the users of a running daemon", "Lists users with their state, connections and what is left of their quotas.", "  cleversocks users\n  cleversocks users --config /etc/cleversocks/cleversocks.toml", noArguments, c.listUsers(ctx))
 }
 
 // inFleet is what a user has on all replicas, and on which.
@@ -227,7 +227,7 @@ func newBans(ctx context.Context, c *client) *cobra.Command {
 	}
 	cmd := command("bans", "Lists, adds and lifts bans", "Lists the sources that are kept out.", "  cleversocks bans\n  cleversocks bans add 192.0.2.7 --for 10m\n  cleversocks bans lift 192.0.2.7", noArguments, list)
 	var length time.Duration
-	add := command("add SOURCE", "Keeps a source out", "Bans an address, or the /64 of an IPv6 address, for as long as\nlimits.auth_failures.ban_max allows.", "", exactly(1, 1, "one address"), func(args []string) error {
+	add := command("add SOURCE", "Keeps a source out", "Bans an address, or the /64 of an IPv6 address, for as long as\nlimits.auth_failures.ban_max allows.", "  cleversocks bans add 192.0.2.7 --for 10m\n  cleversocks bans add 2001:db8:5::1", exactly(1, 1, "one address"), func(args []string) error {
 		imposed := admin.Imposition{Source: args[0]}
 		if length > 0 {
 			imposed.Duration = length.String()
@@ -236,7 +236,7 @@ func newBans(ctx context.Context, c *client) *cobra.Command {
 		return c.ask(ctx, http.MethodPost, "/api/v1/bans", imposed, &b, func(w io.Writer) { row(w, b.Source, "until "+b.Until.Format(time.DateTime)) })
 	})
 	add.Flags().DurationVar(&length, "for", 0, "For this `DURATION`. (default the longest)")
-	lift := command("lift SOURCE", "Ends a ban", "Ends the ban of an address, and forgets its failures.", "", exactly(1, 1, "one address"), func(args []string) error {
+	lift := command("lift SOURCE", "Ends a ban", "Ends the ban of an address, and forgets its failures.", "  cleversocks bans lift 192.0.2.7", exactly(1, 1, "one address"), func(args []string) error {
 		return c.ask(ctx, http.MethodDelete, "/api/v1/bans/"+args[0], nil, nil, nil)
 	})
 	cmd.AddCommand(add, lift)
@@ -244,7 +244,7 @@ func newBans(ctx context.Context, c *client) *cobra.Command {
 }
 
 func newWhitelist(ctx context.Context, c *client) *cobra.Command {
-	cmd := command("whitelist", "Lists, adds and removes auth-once addresses", "Lists the addresses that auth-once lets in without a password.", "  cleversocks whitelist add 192.0.2.7 --as alice", noArguments, func([]string) error {
+	cmd := command("whitelist", "Lists, adds and removes auth-once addresses", "Lists the addresses that auth-once lets in without a password.", "  cleversocks whitelist\n  cleversocks whitelist add 192.0.2.7 --as alice", noArguments, func([]string) error {
 		var list []admin.WhitelistEntry
 		return c.ask(ctx, http.MethodGet, "/api/v1/whitelist", nil, &list, func(w io.Writer) {
 			row(w, "ADDRESS", "USER", "METHOD", "SINCE", "FOR ANOTHER")
@@ -254,14 +254,14 @@ func newWhitelist(ctx context.Context, c *client) *cobra.Command {
 		})
 	})
 	var user string
-	add := command("add ADDR --as USER", "Lets an address in as a user", "Lets an address in as if the user had logged in from there now.", "", exactly(1, 1, "one address"), func(args []string) error {
+	add := command("add ADDR --as USER", "Lets an address in as a user", "Lets an address in as if the user had logged in from there now.", "  cleversocks whitelist add 192.0.2.7 --as alice", exactly(1, 1, "one address"), func(args []string) error {
 		var e admin.WhitelistEntry
 		return c.ask(ctx, http.MethodPost, "/api/v1/whitelist", admin.Admission{Address: args[0], User: user}, &e, func(w io.Writer) {
 			row(w, e.Address, "as "+e.User, "until "+e.Until.Format(time.DateTime))
 		})
 	})
 	add.Flags().StringVar(&user, "as", "", "The user's `NAME`.")
-	remove := command("remove ADDR", "Takes an address out", "Takes an address out; its next connection needs a password.", "", exactly(1, 1, "one address"), func(args []string) error {
+	remove := command("remove ADDR", "Takes an address out", "Takes an address out; its next connection needs a password.", "  cleversocks whitelist remove 192.0.2.7", exactly(1, 1, "one address"), func(args []string) error {
 		return c.ask(ctx, http.MethodDelete, "/api/v1/whitelist/"+args[0], nil, nil, nil)
 	})
 	cmd.AddCommand(add, remove)
@@ -269,7 +269,7 @@ func newWhitelist(ctx context.Context, c *client) *cobra.Command {
 }
 
 func newUpstreams(ctx context.Context, c *client) *cobra.Command {
-	cmd := command("upstreams", "Lists upstreams and drains their members", "Lists upstreams, their members and health.", "  cleversocks upstreams drain farm socks5://10.0.0.1:1080", noArguments, func([]string) error {
+	cmd := command("upstreams", "Lists upstreams and drains their members", "Lists upstreams, their members and health.", "  cleversocks upstreams\n  cleversocks upstreams drain farm socks5://10.0.0.1:1080", noArguments, func([]string) error {
 		var list []admin.Upstream
 		return c.ask(ctx, http.MethodGet, "/api/v1/upstreams", nil, &list, func(w io.Writer) {
 			row(w, "UPSTREAM", "MEMBER", "STATE", "TUNNELS", "WARM", "HANDSHAKE")
@@ -287,8 +287,8 @@ func newUpstreams(ctx context.Context, c *client) *cobra.Command {
 	}
 	two := exactly(2, 2, "an upstream and a member of it, as they are listed")
 	cmd.AddCommand(
-		command("drain UPSTREAM MEMBER", "Has no new tunnels go through a member", "Has no new tunnels go through a member; those that are open stay.", "", two, drain(true)),
-		command("undrain UPSTREAM MEMBER", "Has tunnels go through a member again", "Has tunnels go through a member again.", "", two, drain(false)),
+		command("drain UPSTREAM MEMBER", "Has no new tunnels go through a member", "Has no new tunnels go through a member; those that are open stay.", "  cleversocks upstreams drain farm socks5://10.0.0.1:1080", two, drain(true)),
+		command("undrain UPSTREAM MEMBER", "Has tunnels go through a member again", "Has tunnels go through a member again.", "  cleversocks upstreams undrain farm socks5://10.0.0.1:1080", two, drain(false)),
 	)
 	return cmd
 }
@@ -320,7 +320,7 @@ func newDNS(ctx context.Context, c *client) *cobra.Command {
 			}
 		})
 	})
-	cmd.AddCommand(command("flush [NAME]", "Drops answers from the resolver's cache", "Drops the answers for one name, or all.", "", exactly(0, 1, "one name or none"), func(args []string) error {
+	cmd.AddCommand(command("flush [NAME]", "Drops answers from the resolver's cache", "Drops the answers for one name, or all.", "  cleversocks dns flush example.com\n  cleversocks dns flush", exactly(0, 1, "one name or none"), func(args []string) error {
 		var n admin.Flushed
 		return c.ask(ctx, http.MethodDelete, "/api/v1/dns"+queryOf("name", strings.Join(args, "")), nil, &n, func(w io.Writer) { row(w, n.Flushed, "dropped") })
 	}))
@@ -328,7 +328,7 @@ func newDNS(ctx context.Context, c *client) *cobra.Command {
 }
 
 func newDenials(ctx context.Context, c *client) *cobra.Command {
-	return command("denials", "Shows the latest requests that the rules refused", "Shows the latest refusals, each with the rule that made it and the one that\nwould allow it.", "  cleversocks denials", noArguments, func([]string) error {
+	return command("denials", "Shows the latest requests that the rules refused", "Shows the latest refusals, each with the rule that made it and the one that\nwould allow it.", "  cleversocks denials\n  cleversocks denials --json", noArguments, func([]string) error {
 		var list []admin.Denial
 		return c.ask(ctx, http.MethodGet, "/api/v1/denials", nil, &list, func(w io.Writer) {
 			for _, d := range list {
@@ -342,7 +342,7 @@ func newDenials(ctx context.Context, c *client) *cobra.Command {
 }
 
 func newReload(ctx context.Context, c *client) *cobra.Command {
-	return command("reload", "Has a running daemon read its settings again", "Has the daemon read its settings again, and says what came of it.", "  cleversocks reload", noArguments, func([]string) error {
+	return command("reload", "Has a running daemon read its settings again", "Has the daemon read its settings again, and says what came of it.", "  cleversocks reload\n  cleversocks reload --token-file /etc/cleversocks/token", noArguments, func([]string) error {
 		var r admin.Reload
 		if err := c.ask(ctx, http.MethodPost, "/api/v1/reload", nil, &r, func(io.Writer) {}); err != nil {
 			return err
@@ -363,7 +363,7 @@ goes on, and this says why.
 
 With --pid the daemon is asked by a signal, SIGUSR2, and its log alone tells
 what comes of it.`,
-		"  cleversocks upgrade --config /etc/cleversocks/cleversocks.toml\n  cleversocks upgrade --pid 4711", noArguments, func([]string) error {
+		"  cleversocks upgrade --config /etc/cleversocks/cleversocks.toml\n  cleversocks upgrade --pid $(pidof cleversocks)", noArguments, func([]string) error {
 			if pid > 0 {
 				return signalUpgrade(pid)
 			}
@@ -402,7 +402,7 @@ func newDrain(ctx context.Context, c *client) *cobra.Command {
 }
 
 func newLogLevel(ctx context.Context, c *client) *cobra.Command {
-	return command("log [LEVEL]", "Shows or sets the log level of a running daemon", "Shows the log's level, or sets it until the next reload: error, warn, info,\ndebug or trace.", "  cleversocks log debug", exactly(0, 1, "one level or none"), func(args []string) error {
+	return command("log [LEVEL]", "Shows or sets the log level of a running daemon", "Shows the log's level, or sets it until the next reload: error, warn, info,\ndebug or trace.", "  cleversocks log\n  cleversocks log debug", exactly(0, 1, "one level or none"), func(args []string) error {
 		if len(args) == 1 {
 			return c.ask(ctx, http.MethodPut, "/api/v1/log", admin.LogLevel{Level: args[0]}, nil, nil)
 		}

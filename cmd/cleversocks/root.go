@@ -4,11 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"cleversocks/cmd/cleversocks/golog"
 	"cleversocks/supervisor"
@@ -30,11 +31,20 @@ const about = `cleversocks is a SOCKS proxy daemon.
 Without arguments it serves SOCKS5 on 127.0.0.1:1080, and metrics and health
 on 127.0.0.1:9180. Settings come from the defaults, then the file given by
 --config, then the environment (CLEVERSOCKS_LOG__LEVEL=debug), then flags.
+"cleversocks init" writes a file to start from, "cleversocks check" tries one.
 
 SIGHUP reads everything again. SIGUSR2 starts the program anew, which takes over
 without losing a connection. SIGTERM and SIGINT let connections end; another
 one, half a second later or more, ends at once. Exit status: 0 drained,
 1 failed while running, 2 configuration or usage.`
+
+const examplesOfRoot = `  cleversocks
+  cleversocks --config /etc/cleversocks/cleversocks.toml
+  cleversocks -i 0.0.0.0 -p 1081 -u alice --password-file password -1
+  generate-settings | cleversocks --config -`
+
+// groupSettings is the heading, in the help, of commands that need no daemon.
+const groupSettings = "settings"
 
 // newRoot builds the command line.
 func newRoot(ctx context.Context, a *app) *cobra.Command {
@@ -44,6 +54,7 @@ func newRoot(ctx context.Context, a *app) *cobra.Command {
 		Long:          about,
 		SilenceErrors: true,
 		SilenceUsage:  true,
+		Example:       examplesOfRoot,
 		Args:          noArguments,
 	}
 	root.SetContext(ctx)
@@ -59,12 +70,24 @@ func newRoot(ctx context.Context, a *app) *cobra.Command {
 		}
 		return a.daemon(ctx, sources(), successor)
 	}
+	root.InitDefaultHelpFlag() // behind -V
 	root.SetFlagErrorFunc(flagError)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
-	root.AddCommand(newCheck(ctx, a), newHealthcheck(ctx, a), newHash(a), newInit(a), newExplain(ctx, a), newTest(ctx, a), newLearn(ctx, a), newVersion(a))
-	root.AddGroup(&cobra.Group{ID: groupDaemon, Title: "To a running daemon:"})
+	root.AddGroup(&cobra.Group{ID: groupSettings, Title: "Settings and rules:"}, &cobra.Group{ID: groupDaemon, Title: "To a running daemon:"})
+	for _, cmd := range []*cobra.Command{newInit(a), newCheck(ctx, a), newHash(a), newExplain(ctx, a), newTest(ctx, a), newLearn(ctx, a)} {
+		cmd.GroupID = groupSettings
+		root.AddCommand(cmd)
+	}
 	root.AddCommand(commandsToDaemon(ctx, a)...)
+	health := newHealthcheck(ctx, a)
+	health.GroupID = groupDaemon
+	root.AddCommand(health, newVersion(a), newCompletion(a))
+	a.setHelp(root)
+	unquote(root)
+	if len(a.args) > 1 && strings.HasPrefix(a.args[1], cobra.ShellCompRequestCmd) {
+		a.setCompletion(ctx, root)
+	}
 	return root
 }
 
@@ -74,10 +97,10 @@ func newRoot(ctx context.Context, a *app) *cobra.Command {
 // as far as the system lets us: see unsetSecret.
 func (a *app) addConfigFlags(cmd *cobra.Command) func() *config.Loader {
 	fs := cmd.Flags()
-	file := fs.String("config", "", "Reads settings from the TOML `FILE`. SIGHUP reads it again, unless it is a pipe; one that has become empty is refused.")
+	file := fs.String("config", "", "Reads settings from the TOML `FILE`; - is standard input. SIGHUP reads it again, unless it is a pipe.")
 	config.RegisterFlags(fs, argv(a.args).wipe)
 	return func() *config.Loader {
-		given := config.Sources{File: *file, FileGiven: fs.Changed("config"), Flags: fs, Environ: a.environ}
+		given := config.Sources{File: *file, FileGiven: fs.Changed("config"), Stdin: a.stdin, Flags: fs, Environ: a.environ}
 		if p := a.inherited.From(); p != nil {
 			given.Piped = p.Hello.Config
 		}
@@ -88,6 +111,25 @@ func (a *app) addConfigFlags(cmd *cobra.Command) func() *config.Loader {
 		}
 		return loader
 	}
+}
+
+// loader reads the settings of a command that takes no flags for each of them:
+// those in a file, "" for none, and in the environment, but for what flags say
+// otherwise.
+func (a *app) loader(file string, flags ...config.Override) *config.Loader {
+	if file == config.Stdin {
+		a.stdinIsConfig = true
+	}
+	return config.NewLoader(config.Sources{File: file, Stdin: a.stdin, Environ: a.environ, Overrides: flags})
+}
+
+// input is standard input for what a command asks for, unless the settings come
+// from there.
+func (a *app) input(what string) (*os.File, error) {
+	if a.stdinIsConfig {
+		return nil, usageError{"standard input is the configuration (--config -), and cannot be " + what + " as well: name a file"}
+	}
+	return a.stdin, nil
 }
 
 // daemon runs the proxy until it has drained.
@@ -127,26 +169,5 @@ func noArguments(cmd *cobra.Command, args []string) error {
 	if cmd.Flags().Changed("password") {
 		return usageError{"an argument is left over behind the flags (not shown, as it may be part of the password): quote the password"}
 	}
-	return usageError{fmt.Sprintf("unknown argument or command %q", args[0])}
-}
-
-// flagError words pflag's errors without the argument's text, which could
-// hold a password: "-xPsecret".
-func flagError(_ *cobra.Command, err error) error {
-	if e, ok := errors.AsType[*pflag.NotExistError](err); ok {
-		if e.GetSpecifiedShortnames() != "" {
-			return usageError{"unknown flag -" + e.GetSpecifiedName()}
-		}
-		return usageError{"unknown flag --" + e.GetSpecifiedName()}
-	}
-	if e, ok := errors.AsType[*pflag.ValueRequiredError](err); ok {
-		if e.GetSpecifiedShortnames() != "" {
-			return usageError{"flag -" + e.GetSpecifiedName() + " needs a value"}
-		}
-		return usageError{"flag --" + e.GetSpecifiedName() + " needs a value"}
-	}
-	if e, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
-		return usageError{"flag --" + e.GetFlag().Name + " does not take this value"}
-	}
-	return usageError{"the command line can't be read: a flag is misspelt"}
+	return unknownCommand(cmd, args[0])
 }

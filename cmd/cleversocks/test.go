@@ -52,8 +52,13 @@ The proxy is the first listener of the settings in --config, or else at
 is asked for, or is the first line of standard input, or comes from
 --password-file or --password-env: never from the command line, where others
 of the machine could see it. Exit status: 0 it works, 1 it does not, 2 usage.`,
-		Example: "  cleversocks test --config /etc/cleversocks/cleversocks.toml --user alice --to example.com:443\n  cleversocks test --proxy https://proxy.example.org:443 --to example.com:80 --get / --json\n  cleversocks test --proxy socks4://127.0.0.1:1080 --to mail.example.com:25 --first-byte",
-		Args:    noArguments,
+		Example: `  cleversocks test --user alice --to example.com:443
+  cleversocks test --config cleversocks.toml --user alice --to example.com:443
+  cleversocks test --proxy https://proxy.example.org:443 --to example.com:80 \
+    --user alice --password-file password --get / --json
+  cleversocks test --proxy socks4://127.0.0.1:1080 --to mail.example.com:25 \
+    --first-byte`,
+		Args: noArguments,
 	}
 	f.add(cmd)
 	cmd.RunE = func(*cobra.Command, []string) error { return f.run(ctx, a) }
@@ -204,7 +209,7 @@ func (f *testFlags) parseProxy(o *trial.Options) error {
 
 // findProxy finds the proxy in the settings.
 func (f *testFlags) findProxy(ctx context.Context, a *app, o *trial.Options) error {
-	cfg, err := config.NewLoader(config.Sources{File: f.file, FileGiven: f.file != "", Environ: a.environ}).Load(ctx)
+	cfg, err := a.loader(f.file).Load(ctx)
 	if err != nil {
 		return err
 	}
@@ -302,5 +307,9 @@ func (f *testFlags) password(a *app) (string, error) {
 		line, _, _ := strings.Cut(string(text), "\n")
 		return strings.TrimSuffix(line, "\r"), nil
 	}
-	return supervisor.AskPassword(a.stdin, a.stderr)
+	in, err := a.input("the password")
+	if err != nil {
+		return "", err
+	}
+	return supervisor.AskPassword(in, a.stderr)
 }

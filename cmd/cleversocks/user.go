@@ -14,6 +14,7 @@ import (
 
 	"cleversocks/metrics/admin"
 	"cleversocks/supervisor"
+	"cleversocks/supervisor/config"
 )
 
 const aboutUser = `Changes the users in auth.users_file while the daemon runs: the file is replaced
@@ -25,7 +26,7 @@ Users in the configuration itself are for you to edit.`
 // newUser is `cleversocks user`, which changes users.
 func newUser(ctx context.Context, c *client) *cobra.Command {
 	cmd := command("user", "Adds, changes, disables and removes users", aboutUser,
-		"  cleversocks user add alice --max-connections 50 --quota 100GiB\n  cleversocks user passwd alice\n  cleversocks user set alice --valid-until 2026-12-31T23:59:59Z\n  cleversocks user disable alice",
+		"  cleversocks user add bob --max-connections 50 --quota 100GiB\n  cleversocks user passwd alice\n  cleversocks user set alice --valid-until 2026-12-31T23:59:59Z\n  cleversocks user disable alice",
 		noArguments, func([]string) error {
 			return usageError{"user: add, passwd, set, expire, disable, enable, remove, show or list"}
 		})
@@ -33,14 +34,14 @@ func newUser(ctx context.Context, c *client) *cobra.Command {
 		newUserAdd(ctx, c), newUserPasswd(ctx, c), newUserSet(ctx, c), newUserExpire(ctx, c),
 		newUserSwitch(ctx, c, "disable", "Lets a user in no more", "Lets the user in no more, whatever the way to log in, and ends the user's\nconnections.", true),
 		newUserSwitch(ctx, c, "enable", "Lets a disabled user in again", "Lets a disabled user in again, with the password and the quota of before.", false),
-		command("remove NAME...", "Takes users out", "Takes users out of the users file, and ends their connections.", "", oneOrMoreNames, func(names []string) error {
+		command("remove NAME...", "Takes users out", "Takes users out of the users file, and ends their connections.", "  cleversocks user remove bob", oneOrMoreNames, func(names []string) error {
 			return each(names, func(name string) error { return c.changeUser(ctx, http.MethodDelete, name, nil) })
 		}),
-		command("show NAME", "Shows a user", "Shows a user with limits and usage.", "", exactly(1, 1, "one name"), func(args []string) error {
+		command("show NAME", "Shows a user", "Shows a user with limits and usage.", "  cleversocks user show alice", exactly(1, 1, "one name"), func(args []string) error {
 			var u admin.User
 			return c.ask(ctx, http.MethodGet, userPath(args[0]), nil, &u, func(w io.Writer) { showUser(w, &u) })
 		}),
-		command("list", "Lists users", "Lists users with their state, connections and what is left of their quotas.", "", noArguments, c.listUsers(ctx)),
+		command("list", "Lists users", "Lists users with their state, connections and what is left of their quotas.", "  cleversocks user list", noArguments, c.listUsers(ctx)),
 	)
 	return cmd
 }
@@ -87,7 +88,14 @@ func (c *client) changeUser(ctx context.Context, method, name string, body any) 
 // gets it. It comes from the terminal, or else is the first line of standard
 // input: never from the command line, where others of the machine could see it.
 func (c *client) hashInput() (*string, error) {
-	hash, err := supervisor.ReadHash(c.app.stdin, c.app.stderr)
+	if c.file == config.Stdin {
+		c.app.stdinIsConfig = true
+	}
+	in, err := c.app.input("the password")
+	if err != nil {
+		return nil, err
+	}
+	hash, err := supervisor.ReadHash(in, c.app.stderr)
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +106,7 @@ func newUserAdd(ctx context.Context, c *client) *cobra.Command {
 	var f limitFlags
 	var disabled bool
 	cmd := command("add NAME", "Adds a user", "Adds a user to the users file. The password is asked for twice when standard\ninput is a terminal, and else is the first line of it.",
-		"  cleversocks user add alice --groups staff --up 10MiB/s --down 50MiB/s\n  pass show proxy/alice | cleversocks user add alice", exactly(1, 1, "one name"), nil)
+		"  cleversocks user add bob --groups staff --up 10MiB/s --down 50MiB/s\n  head -1 bobs-password | cleversocks user add bob", exactly(1, 1, "one name"), nil)
 	f.add(cmd)
 	cmd.Flags().BoolVar(&disabled, "disabled", false, "Adds the user disabled.")
 	cmd.RunE = func(_ *cobra.Command, args []string) error {
@@ -132,7 +140,7 @@ func newUserPasswd(ctx context.Context, c *client) *cobra.Command {
 func newUserSet(ctx context.Context, c *client) *cobra.Command {
 	var f limitFlags
 	cmd := command("set NAME", "Sets limits of a user", "Sets limits of a user. Those that are not named stay as they are.",
-		"  cleversocks user set alice --quota 200GiB --hours 'mon-fri 08:00-18:00 Europe/Berlin'\n  cleversocks user set alice --unset hours,from", exactly(1, 1, "one name"), nil)
+		"  cleversocks user set alice --hours 'mon-fri 08:00-18:00 Europe/Berlin'\n  cleversocks user set alice --unset hours,from", exactly(1, 1, "one name"), nil)
 	f.add(cmd)
 	cmd.RunE = func(_ *cobra.Command, args []string) error {
 		change, err := f.change(cmd.Flags())
@@ -163,7 +171,7 @@ func newUserExpire(ctx context.Context, c *client) *cobra.Command {
 }
 
 func newUserSwitch(ctx context.Context, c *client, verb, short, long string, disabled bool) *cobra.Command {
-	return command(verb+" NAME...", short, long, "", oneOrMoreNames, func(names []string) error {
+	return command(verb+" NAME...", short, long, "  cleversocks user "+verb+" alice bob", oneOrMoreNames, func(names []string) error {
 		return each(names, func(name string) error {
 			return c.changeUser(ctx, http.MethodPatch, name, admin.UserChange{Disabled: &disabled})
 		})

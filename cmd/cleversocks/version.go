@@ -47,7 +47,10 @@ func newVersion(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Prints the version, the commit and Go's version",
-		Args:  noArguments,
+		Long: `Prints the version, the commit that it was built from, and the version of Go
+that built it.`,
+		Example: "  cleversocks version",
+		Args:    noArguments,
 		RunE: func(*cobra.Command, []string) error {
 			_, err := fmt.Fprintln(a.stdout, buildVersion())
 			return err

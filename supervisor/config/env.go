@@ -45,20 +45,32 @@ func (r *run) loadEnv(environ []string) {
 	}), source{text: true, origin: func(path string) origin { return envOrigin(envName(path)) }})
 }
 
-// slips looks for variables that would be a setting if some of their
-// underscores were doubled, as CLEVERSOCKS_AUTH_REQUIRED. Where the setting that
-// was meant keeps people out, the proxy would be open without it: that is an
-// error. Others are warned of.
+// slips looks for variables that are most likely meant to be a setting, and are
+// none: underscores that are missing or not doubled, as CLEVERSOCKS_AUTH_REQUIRED
+// and CLEVERSOCKS_AUTHREQUIRED, small letters, a letter or two that are wrong.
+// Where the setting that was meant keeps people out, the proxy would be open
+// without it: that is an error. Others are warned of.
 func (r *run) slips(environ, names []string) {
-	single := make(map[string]string, len(names)) // by the name with single underscores
+	bare := make(map[string]string, len(names)) // by the name without underscores
 	for _, name := range names {
-		single[strings.ReplaceAll(name, "__", "_")] = name
+		bare[letters(name)] = name
 	}
 	for _, e := range environ {
 		name, _, _ := strings.Cut(e, "=")
-		meant, ok := single[strings.ReplaceAll(strings.ToUpper(name), "__", "_")]
-		if !ok || name == meant || strings.HasPrefix(name, envPrefix) && strings.Contains(name[len(envPrefix):], "__") {
-			continue // the last are unknown settings, and refused as such
+		if strings.HasPrefix(name, envPrefix) && strings.Contains(name[len(envPrefix):], "__") {
+			continue // a setting, or refused as an unknown one
+		}
+		if name == envPrefix+"CONFIG" {
+			r.cfg.Warnings = append(r.cfg.Warnings, envOrigin(name).where+" is ignored: --config names the file")
+			continue
+		}
+		if section, ok := sectionless[name]; ok {
+			r.cfg.Warnings = append(r.cfg.Warnings, envOrigin(name).where+" is ignored: the setting's variable is "+envName(section))
+			continue
+		}
+		meant := nearest(letters(name), bare)
+		if meant == "" {
+			continue
 		}
 		if opensWithout(meant) {
 			r.add(envOrigin(name), "", "is no setting, and the proxy would be open without the one that is meant: write %s", meant)
@@ -66,6 +78,37 @@ func (r *run) slips(environ, names []string) {
 		}
 		r.cfg.Warnings = append(r.cfg.Warnings, envOrigin(name).where+" is ignored: the setting's variable is "+meant)
 	}
+}
+
+// sectionless are variables that other programs have, and the settings that
+// stand for them here.
+var sectionless = map[string]string{
+	envPrefix + "USER": userKey, envPrefix + "USERNAME": userKey, envPrefix + "PASSWORD": passwordKey, envPrefix + "PASS": passwordKey,
+	envPrefix + "PASSWORD_FILE": passwordFile, envPrefix + "CREDENTIALS_FILE": credentialFile, envPrefix + "USERS_FILE": usersFile, envPrefix + "USERS": usersFile,
+}
+
+// letters is a variable's name without what is easily forgotten.
+func letters(name string) string { return strings.ToUpper(strings.ReplaceAll(name, "_", "")) }
+
+// nearest is the setting's variable that a name is a slip of, or "". Names that
+// orchestrators invent for a service (CLEVERSOCKS_PORT_1080_TCP) are none.
+func nearest(name string, bare map[string]string) string {
+	if meant, ok := bare[name]; ok {
+		return meant
+	}
+	const prefix, shortest = "CLEVERSOCKS", 6
+	rest, ours := strings.CutPrefix(name, prefix)
+	if ours && (strings.HasPrefix(rest, "PORT") || strings.HasPrefix(rest, "SERVICE")) ||
+		!strings.HasPrefix(name, "CLEVER") || len(name) < len(prefix)+shortest || len(name) > 100 {
+		return ""
+	}
+	best, bestDistance := "", 3
+	for other, meant := range bare {
+		if d := distance(name, other); d < bestDistance || d == bestDistance && meant < best {
+			best, bestDistance = meant, d
+		}
+	}
+	return best
 }
 
 // opensWithout reports whether a variable is of a section that says who may
@@ -84,7 +127,7 @@ func unknownEnv(name string, sections []section, names []string) string {
 			return "the [[" + sec.name + "]] tables are for the file alone"
 		}
 	}
-	return "unknown setting" + didYouMean(name, names)
+	return "unknown setting" + DidYouMean(name, names)
 }
 
 // SecretEnv returns the names of those variables of environ that hold a

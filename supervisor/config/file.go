@@ -22,24 +22,67 @@ const maxFile = 16 << 20
 
 // file is the configuration file over all loads.
 type file struct {
-	path string
-	read bool   // it was, before
-	full bool   // and something was in it
-	once []byte // what came through a pipe, which ends with the first reading; nil: it is a regular file
+	path  string
+	stdin io.Reader // what is read in place of a file called Stdin
+	read  bool      // it was, before
+	full  bool      // and something was in it
+	once  []byte    // what came through a pipe, which ends with the first reading; nil: it is a regular file
+}
+
+// name is how messages call the file.
+func (f *file) name() string {
+	if f.path == Stdin {
+		return "standard input"
+	}
+	return f.path
+}
+
+// onDisk is the path of a file that somebody may have to reach, or "".
+func (f *file) onDisk() string {
+	if f.path == Stdin {
+		return ""
+	}
+	return f.path
 }
 
 // loadFile takes the TOML file.
 func (r *run) loadFile(f *file) {
 	doc, err := f.load()
 	if err != nil {
-		r.add(origin{layer: fromFile, where: f.path}, "", "%v", err)
+		r.add(origin{layer: fromFile, where: f.name()}, "", "%v", err)
 		return
 	}
 	if f.once != nil && f.read {
-		r.cfg.Warnings = append(r.cfg.Warnings, f.path+" is a pipe, which cannot be read again: what was read from it at the start stays")
+		text := f.name() + " is a pipe, which cannot be read again: what was read from it at the start stays"
+		if f.path == Stdin {
+			text = "the configuration came from standard input, which cannot be read again: what was read from it at the start stays, and only the files that it names, the environment's and the flags' are new; --config FILE can be reloaded"
+		}
+		r.cfg.Warnings = append(r.cfg.Warnings, text)
 	}
 	f.read = true
-	r.loadTOML(f.path, doc)
+	r.loadTOML(f.name(), doc)
+}
+
+// loadStdin reads standard input to its end.
+func (f *file) loadStdin() ([]byte, error) {
+	if f.stdin == nil {
+		f.stdin = strings.NewReader("")
+	}
+	doc, err := io.ReadAll(io.LimitReader(f.stdin, maxFile+1))
+	switch {
+	case err != nil:
+		return nil, bare(err)
+	case len(doc) > maxFile:
+		return nil, fmt.Errorf("is larger than %s", Size(maxFile))
+	}
+	if doc, err = textfile.Trim(doc); err != nil {
+		return nil, err
+	}
+	if len(bytes.TrimSpace(doc)) == 0 {
+		return nil, errors.New("nothing came: did the command before it fail? A comment means the defaults")
+	}
+	f.once = append([]byte{}, doc...)
+	return doc, nil
 }
 
 // load reads the file. That a daemon that asks for passwords finds nothing in
@@ -48,6 +91,9 @@ func (r *run) loadFile(f *file) {
 func (f *file) load() ([]byte, error) {
 	if f.once != nil {
 		return f.once, nil
+	}
+	if f.path == Stdin {
+		return f.loadStdin()
 	}
 	if f.read {
 		info, err := os.Stat(f.path)

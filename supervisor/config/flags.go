@@ -39,6 +39,7 @@ func RegisterFlags(fs *pflag.FlagSet, wipe func(text string)) {
 		usage := k.flagUsage(k.path)
 		if _, secret := k.Value.(*Secret); secret {
 			fs.VarP(&secretFlag{wipe: wipe}, k.Flag, k.Short, usage)
+			fs.Lookup(k.Flag).Annotations = argument(k.Arg)
 			continue
 		}
 		switch reflect.TypeOf(k.Value).Elem().Kind() {
@@ -49,20 +50,43 @@ func RegisterFlags(fs *pflag.FlagSet, wipe func(text string)) {
 		default:
 			fs.StringP(k.Flag, k.Short, k.Default, usage)
 		}
+		fs.Lookup(k.Flag).Annotations = argument(k.Arg)
 	}
 	registerForward(fs, wipe)
 	fs.BoolP(quietFlag, "q", false, "Logs errors alone and no access records: log.level = \"error\", log.access = \"off\".")
 }
 
-// flagUsage is the first sentence of the documentation, with the setting and
-// the argument's name.
+// Argument is the annotation of a flag that says what help texts call its
+// argument.
+const Argument = "cleversocks_argument"
+
+func argument(name string) map[string][]string {
+	if name == "" {
+		return nil
+	}
+	return map[string][]string{Argument: {name}}
+}
+
+// flagUsage is the first sentence of the documentation, what is accepted where
+// that is a few words, and the setting.
 func (k *Key) flagUsage(path string) string {
 	doc, _, _ := strings.Cut(k.Doc, ". ")
 	doc = strings.TrimSuffix(strings.ReplaceAll(doc, "`", ""), ".")
-	if k.Arg == "" {
-		return doc + ": " + path + "."
+	if last := len(k.Choices) - 1; last > 0 {
+		doc += ": " + strings.Join(k.Choices[:last], ", ") + " or " + k.Choices[last]
 	}
-	return doc + ". `" + k.Arg + "` is " + path + "."
+	return doc + " (" + path + ")."
+}
+
+// FlagChoices are the only values that a flag takes, or nil.
+func FlagChoices(name string) []string {
+	var c Config
+	for _, k := range plainKeys(c.sections()) {
+		if k.Flag == name && name != "" {
+			return k.Choices
+		}
+	}
+	return nil
 }
 
 // flagOrigin names a flag as it was most likely typed.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -13,20 +14,35 @@ import (
 	"github.com/spf13/pflag"
 )
 
+// Stdin is the name of the file that is standard input.
+const Stdin = "-"
+
 // Sources are where settings come from, besides the defaults.
 type Sources struct {
-	// File is the TOML file's path; "": none.
+	// File is the TOML file's path; "": none, Stdin: standard input.
 	File string
+	// Stdin is read, once and to its end, where File says so; nil: it is empty.
+	Stdin io.Reader
 	// FileGiven says that File was given, even if empty: a variable that is
 	// not set must not mean the defaults, which let everybody in.
 	FileGiven bool
-	// Piped is what a predecessor has read from File, which is a pipe; nil: it is
-	// none, or was not read yet.
+	// Piped is what a predecessor has read from File, which is a pipe or standard
+	// input; nil: it is neither, or was not read yet.
 	Piped []byte
 	// Flags were registered by RegisterFlags and parsed; nil: none.
 	Flags *pflag.FlagSet
 	// Environ holds NAME=VALUE, as os.Environ gives it.
 	Environ []string
+	// Overrides are for programs that take few settings as flags.
+	Overrides []Override
+}
+
+// Override is a flag that sets one key.
+type Override struct {
+	Key  string // "admin.address"
+	Flag string // its name, for messages
+	// Value in the text form of the environment.
+	Value string
 }
 
 // Loader reads the sources, again and again. It keeps the environment that it
@@ -45,7 +61,7 @@ func NewLoader(s Sources) *Loader {
 		environ[i] = strings.Clone(e)
 	}
 	s.Environ = environ
-	return &Loader{sources: s, file: file{path: s.File, once: s.Piped}, names: newHostNames()}
+	return &Loader{sources: s, file: file{path: s.File, stdin: s.Stdin, once: s.Piped}, names: newHostNames()}
 }
 
 // Piped is what was read from File, if that is a pipe.
@@ -57,7 +73,7 @@ func (l *Loader) Piped() []byte { return l.file.once }
 // address, with a warning, while it cannot be resolved.
 func (l *Loader) Load(ctx context.Context) (*Config, error) {
 	r := &run{
-		cfg: &Config{file: l.sources.File, origins: make(map[string]origin)},
+		cfg: &Config{file: l.file.onDisk(), origins: make(map[string]origin)},
 		k:   newKoanf(),
 	}
 	r.loadDefaults()
@@ -70,6 +86,9 @@ func (l *Loader) Load(ctx context.Context) (*Config, error) {
 	r.loadEnv(l.sources.Environ)
 	if l.sources.Flags != nil {
 		r.loadFlags(l.sources.Flags)
+	}
+	for _, o := range l.sources.Overrides {
+		r.load(confmap.Provider(map[string]any{o.Key: o.Value}, "."), source{text: true, origin: func(string) origin { return flagOrigin(o.Flag, "") }})
 	}
 	r.decode()
 	r.finish(ctx, l.sources.Flags, &l.names)
@@ -164,7 +183,7 @@ func (r *run) keep(m map[string]any, n *node, path string, s source) map[string]
 		child := n.children[name]
 		switch {
 		case child == nil:
-			r.add(s.origin(full), full, "unknown key%s", didYouMean(full, s.known))
+			r.add(s.origin(full), full, "unknown key%s", DidYouMean(full, s.known))
 		case child.key != nil:
 			if err := child.key.set(v, s.text); err != nil {
 				r.refuse(full, s, err)
@@ -279,6 +298,7 @@ func (r *run) assign(k *Key, path string, v any) {
 	if err := k.set(v, text); err != nil {
 		r.add(r.cfg.origins[path], path, "%v", err)
 	}
+	r.unmask(k, path)
 }
 
 func join(path, name string) string {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -178,7 +179,7 @@ func TestSecretsAreMasked(t *testing.T) {
 	}
 	var log, toml strings.Builder
 	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "password", c.Auth.Password, "config", c)
-	if err := c.WriteTOML(&toml, nil); err != nil {
+	if err := c.WriteTOML(&toml, nil, Masked); err != nil {
 		t.Fatal(err)
 	}
 	hidden := struct{ inner Secret }{c.Auth.Password}
@@ -203,18 +204,118 @@ func TestEffectiveLoadsAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	var first, second strings.Builder
-	if err = c.WriteTOML(&first, nil); err != nil {
+	if err = c.WriteTOML(&first, nil, Masked); err != nil {
 		t.Fatal(err)
 	}
 	again, err := load(t, first.String(), nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := again.WriteTOML(&second, nil); err != nil {
+	if err := again.WriteTOML(&second, nil, Masked); err != nil {
 		t.Fatal(err)
 	}
 	if d := cmp.Diff(withoutOrigins(first.String()), withoutOrigins(second.String())); d != "" {
 		t.Error(d)
+	}
+}
+
+// CLEVERSOCKS_AUTHREQUIRED, without its underscores, was ignored in silence, and
+// the proxy was open.
+func TestMisspeltVariables(t *testing.T) {
+	for name, want := range map[string]string{
+		"CLEVERSOCKS_AUTHREQUIRED":      "write CLEVERSOCKS_AUTH__REQUIRED",
+		"CLEVERSOCKS_AUTH_REQUIERD":     "write CLEVERSOCKS_AUTH__REQUIRED",
+		"cleversocks_auth__required":    "write CLEVERSOCKS_AUTH__REQUIRED",
+		"CLEVERSOCK_AUTH__REQUIRED":     "write CLEVERSOCKS_AUTH__REQUIRED",
+		"CLEVERSOCKS_ACLDEFAULT":        "write CLEVERSOCKS_ACL__DEFAULT",
+		"CLEVERSOCKS_LOGLEVEL":          "is ignored: the setting's variable is CLEVERSOCKS_LOG__LEVEL",
+		"CLEVERSOCKS_PASSWORD":          "is ignored: the setting's variable is CLEVERSOCKS_AUTH__PASSWORD",
+		"CLEVERSOCKS_CONFIG":            "is ignored: --config names the file",
+		"CLEVERSOCKS_PORT":              "", // Kubernetes and others have these for a service of this name
+		"CLEVERSOCKS_PORT_1080_TCP":     "",
+		"CLEVERSOCKS_SERVICE_HOST":      "",
+		"CLEVERSOCKS_SERVICE_PORT_HTTP": "",
+		"CLEVERSOCKS_VERSION":           "",
+		"CLEVERSOCKS_IMAGE":             "",
+	} {
+		c, err := load(t, "", []string{name + "=false"}, nil)
+		said := fmt.Sprint(err)
+		if err == nil {
+			said = strings.Join(c.Warnings, "\n")
+		}
+		if want == "" && said != "" || !strings.Contains(said, want) || (err != nil) != strings.HasPrefix(want, "write") {
+			t.Errorf("%s: %q (%v), want %q", name, said, err, want)
+		}
+	}
+}
+
+// What check prints was refused, since a masked password was a comment and the
+// user had none. A mask in the file is a secret that nobody knows: the settings
+// load, whoever had to log in still has to, and nobody can by typing the mask.
+func TestMasksAreNobodysSecret(t *testing.T) {
+	const hash = "$2y$10$CwTycUXWue0Thq9StjUM0uJ8D6x6zB6n2T3FjvV5cXH2mVRzJ1yGa"
+	c, err := load(t, "[auth]\nuser='joe'\npassword='hunter2'\n[[user]]\nname='alice'\npassword_hash='"+hash+"'\n[shared_state]\nurl='redis://u:hunter2@h'\n", nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var toml strings.Builder
+	if err := c.WriteTOML(&toml, nil, Masked); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(toml.String(), "hunter2") || strings.Contains(toml.String(), hash) {
+		t.Fatal(toml.String())
+	}
+	again, err := load(t, toml.String(), nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !again.Auth.Required || again.Auth.Credential.User != "joe" {
+		t.Errorf("required %t, credential %+v", again.Auth.Required, again.Auth.Credential)
+	}
+	if again.Auth.Credential.Password.Reveal() == masked {
+		t.Error("the mask is a password")
+	}
+	if got := again.Users[0].PasswordHash.Reveal(); got == masked || got == hash {
+		t.Errorf("the hash is %q", got)
+	}
+	for _, key := range []string{"auth.password", "user[0].password_hash", "shared_state.url"} {
+		if !slices.ContainsFunc(again.Warnings, func(w string) bool { return strings.Contains(w, key+" is a mask") }) {
+			t.Errorf("no word of %s in %q", key, again.Warnings)
+		}
+	}
+	// On the command line it may be what somebody chose.
+	c, err = load(t, "", nil, []string{"-u", "joe", "-P", masked})
+	if err != nil || c.Auth.Credential.Password.Reveal() != masked {
+		t.Errorf("-P: %v", err)
+	}
+	toml.Reset()
+	if err := again.WriteTOML(&toml, nil, Revealed); err != nil || strings.Contains(toml.String(), masked+`"`) {
+		t.Errorf("%v: %s", err, toml.String())
+	}
+}
+
+// Standard input can be read once: a reload goes on with what came, and says so.
+func TestConfigFromStandardInput(t *testing.T) {
+	loader := NewLoader(Sources{File: Stdin, Stdin: strings.NewReader("[log]\nlevel = 'debug'\n")})
+	for i := range 2 {
+		c, err := loader.Load(t.Context())
+		if err != nil || c.Log.Level != "debug" || len(c.Files()) != 0 {
+			t.Fatal(err, c)
+		}
+		if said := strings.Contains(fmt.Sprint(c.Warnings), "standard input, which cannot be read again"); said != (i > 0) {
+			t.Errorf("load %d: warnings %q", i, c.Warnings)
+		}
+	}
+	if got := string(loader.Piped()); !strings.Contains(got, "debug") { // for a successor
+		t.Errorf("piped %q", got)
+	}
+	for text, want := range map[string]string{
+		" \n": "standard input: nothing came", "# defaults": "", "[log]\nlevel = 3": "standard input:2:1: log.level",
+	} {
+		_, err := NewLoader(Sources{File: Stdin, Stdin: strings.NewReader(text)}).Load(t.Context())
+		if got := fmt.Sprint(err); want == "" && err != nil || !strings.Contains(got, want) {
+			t.Errorf("%q: %v, want %q", text, err, want)
+		}
 	}
 }
 
@@ -283,7 +384,7 @@ func FuzzFile(f *testing.F) {
 			return
 		}
 		var b strings.Builder
-		if err := r.cfg.WriteTOML(&b, nil); err != nil {
+		if err := r.cfg.WriteTOML(&b, nil, Masked); err != nil {
 			t.Fatal(err)
 		}
 	})

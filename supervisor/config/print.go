@@ -10,12 +10,21 @@ import (
 	"strings"
 )
 
-// WriteTOML writes the effective settings as TOML, with secrets masked and,
-// behind each setting that is not the default, where it comes from. A line
-// with a mask is a comment, so that nobody loads it as a password. inForce is
-// what settings mean that leave it open, by their path, where only the caller
-// knows.
-func (c *Config) WriteTOML(w io.Writer, inForce map[string]string) error {
+// Show says whether secrets are written.
+type Show bool
+
+// Masked is without secrets: who reads the settings need not know them.
+const (
+	Masked   Show = false
+	Revealed Show = true
+)
+
+// WriteTOML writes the effective settings as TOML and, behind each setting that
+// is not the default, where it comes from. The loader takes all of it: what is
+// Revealed means the same again, and a mask is a secret that nobody knows (see
+// unmask). inForce is what settings mean that leave it open, by their path,
+// where only the caller knows.
+func (c *Config) WriteTOML(w io.Writer, inForce map[string]string, show Show) error {
 	notes := map[string]string{}
 	if c.Auth.Mode == Auto {
 		notes["auth.required"] = strconv.FormatBool(c.Auth.Required)
@@ -28,13 +37,13 @@ func (c *Config) WriteTOML(w io.Writer, inForce map[string]string) error {
 	for _, sec := range c.sections() {
 		if !sec.isArray() {
 			fmt.Fprintf(&plain, "[%s]\n", sec.name)
-			c.writeKeys(&plain, sec.keys, sec.name, notes)
+			c.writeKeys(&plain, sec.keys, sec.name, notes, show)
 			plain.WriteByte('\n')
 			continue
 		}
 		sec.each(func(i int, keys []Key) {
 			fmt.Fprintf(&arrays, "[[%s]]\n", sec.name)
-			c.writeKeys(&arrays, keys, fmt.Sprintf("%s[%d]", sec.name, i), nil)
+			c.writeKeys(&arrays, keys, fmt.Sprintf("%s[%d]", sec.name, i), nil, show)
 			arrays.WriteByte('\n')
 		})
 	}
@@ -42,14 +51,13 @@ func (c *Config) WriteTOML(w io.Writer, inForce map[string]string) error {
 	return err
 }
 
-func (c *Config) writeKeys(b *strings.Builder, keys []Key, path string, notes map[string]string) {
+func (c *Config) writeKeys(b *strings.Builder, keys []Key, path string, notes map[string]string, show Show) {
 	for _, k := range keys {
 		full := path + "." + k.Name
 		o := c.origins[full]
 		value := reflect.ValueOf(k.Value).Elem()
-		line := k.Name + " = " + formatValue(value)
-		hidden := isSensitive(value.Type()) && strings.Contains(line, masked)
-		if hidden || k.Optional && o.layer == fromDefault {
+		line := k.Name + " = " + formatValue(value, show)
+		if k.Optional && o.layer == fromDefault {
 			line = "# " + line // to set it, even to this value, would mean something
 		}
 		var about []string
@@ -67,7 +75,10 @@ func (c *Config) writeKeys(b *strings.Builder, keys []Key, path string, notes ma
 }
 
 // formatValue writes a value as TOML.
-func formatValue(v reflect.Value) string {
+func formatValue(v reflect.Value, show Show) string {
+	if s, ok := reflect.TypeAssert[interface{ reveal() string }](v); ok && show == Revealed {
+		return QuoteTOML(s.reveal())
+	}
 	if a, ok := reflect.TypeAssert[AutoBool](v); ok && a != Auto {
 		return string(a)
 	}
@@ -89,7 +100,7 @@ func formatValue(v reflect.Value) string {
 	case reflect.Slice:
 		items := make([]string, v.Len())
 		for i := range items {
-			items[i] = formatValue(v.Index(i))
+			items[i] = formatValue(v.Index(i), show)
 		}
 		return "[" + strings.Join(items, ", ") + "]"
 	default:

@@ -133,15 +133,20 @@ func clip(s string) string {
 	return s
 }
 
-// didYouMean is "; did you mean X?" for the candidate nearest to name, or ""
+// DidYouMean is "; did you mean X?" for the candidate nearest to name, or ""
 // when none is near.
-func didYouMean(name string, candidates []string) string {
+func DidYouMean(name string, candidates []string) string {
 	if len(name) > 200 { // the distance takes a product of lengths
 		return ""
 	}
-	best, bestDistance := "", max(2, len(name)/3)+1
+	// Two letters of one of two are not near.
+	best, bestDistance := "", min(max(2, len(name)/3)+1, max(len(strings.TrimLeft(name, "-")), 1))
 	for _, c := range candidates {
 		d := distance(name, c)
+		// The beginning of the right name.
+		if len(name) > 1 && strings.HasPrefix(c, name) {
+			d = min(d, 2)
+		}
 		// The right name in the wrong section.
 		if last(name) == last(c) {
 			d = min(d, 2)

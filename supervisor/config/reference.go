@@ -72,5 +72,5 @@ func (k *Key) defaultTOML() string {
 	if k.Default == "" && field.Kind() != reflect.Slice {
 		return `""`
 	}
-	return formatValue(field)
+	return formatValue(field, Masked)
 }

@@ -1,9 +1,15 @@
 package config
 
 import (
+	"crypto/rand"
 	"crypto/subtle"
+	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
+	"sync"
+
+	"cleversocks/authsvc"
 )
 
 // masked stands for a secret wherever one would be shown.
@@ -64,5 +70,40 @@ func (s *Secret) UnmarshalText(text []byte) error {
 	return nil
 }
 
-func (Secret) accepts() string { return "a string" }
-func (Secret) sensitive()      {}
+func (Secret) accepts() string  { return "a string" }
+func (Secret) sensitive()       {}
+func (s Secret) reveal() string { return s.Reveal() }
+
+// nobodysHash is the hash of a password that nobody knows.
+var nobodysHash = sync.OnceValue(func() string { return authsvc.Hash([]byte(rand.Text())) })
+
+// unmask takes a mask in the file, which check has written there, for a secret
+// that nobody knows: the settings are as they were, and nobody comes in by it.
+// In a URL it stays a mask, which the other side refuses.
+func (r *run) unmask(k *Key, path string) {
+	o := r.cfg.origins[path]
+	if o.layer != fromFile {
+		return // somebody's password may look like one
+	}
+	text := "%s: %s is a mask, as check writes it, and no secret: nobody can log in with it until the secret stands there (check --show-secrets)"
+	switch v := k.Value.(type) {
+	case *Secret:
+		if v.Reveal() != masked {
+			return
+		}
+		if *v = NewSecret(rand.Text()); k.Name == "password_hash" {
+			*v = NewSecret(nobodysHash())
+		}
+	case *StoreURL:
+		if !strings.Contains(v.secret.Reveal(), ":"+masked+"@") {
+			return
+		}
+	case *[]ProxyURL:
+		if !slices.ContainsFunc(*v, func(u ProxyURL) bool { return strings.Contains(u.secret.Reveal(), ":"+masked+"@") }) {
+			return
+		}
+	default:
+		return
+	}
+	r.cfg.Warnings = append(r.cfg.Warnings, fmt.Sprintf(text, o.where, path))
+}

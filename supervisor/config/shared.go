@@ -75,6 +75,8 @@ func (StoreURL) accepts() string {
 
 func (StoreURL) sensitive() {}
 
+func (u StoreURL) reveal() string { return u.secret.Reveal() }
+
 func (s *SharedState) keys() []Key {
 	return []Key{
 		{

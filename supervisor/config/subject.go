@@ -34,6 +34,14 @@ func (c *Config) HasForeignUsers() bool {
 	return c.isSet(keytabKey) || c.HasClientCA() || len(c.PeerUsers()) > 0
 }
 
+// UserNames are the names of the users that the settings know, sorted.
+func (c *Config) UserNames() []string {
+	if c.subjects == nil {
+		return nil
+	}
+	return slices.Sorted(maps.Keys(c.subjects.users))
+}
+
 // CheckSubjects is finishSubjects for users who come into force alone: with
 // acl.strict, nobody whom a rule names may go.
 func (c *Config) CheckSubjects(users *authsvc.Users) error {
@@ -65,7 +73,7 @@ func (c *Config) finishSubjects(f *finisher) {
 			if unknown++; unknown > maxUnknown {
 				continue
 			}
-			text := fmt.Sprintf("there is no %s %q%s", kind, clip(name), didYouMean(name, slices.Sorted(maps.Keys(known))))
+			text := fmt.Sprintf("there is no %s %q%s", kind, clip(name), DidYouMean(name, slices.Sorted(maps.Keys(known))))
 			origin := c.originOf(at)
 			if c.ACL.Strict {
 				f.add(origin, at, "%s", text)

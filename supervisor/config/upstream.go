@@ -256,6 +256,8 @@ func (ProxyURL) accepts() string {
 
 func (ProxyURL) sensitive() {}
 
+func (p ProxyURL) reveal() string { return p.secret.Reveal() }
+
 // maskURL replaces what stands between the first colon and the last @ of the
 // user part.
 func maskURL(url string) string {
