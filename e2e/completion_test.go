@@ -42,10 +42,7 @@ func TestCompletion(t *testing.T) {
 			x.shows("(?m)^loaded")
 			for _, tt := range []struct{ typed, shows string }{
 				{"cleversocks upstr", `cleversocks upstreams`},
-				{"cleversocks user dis", `cleversocks user disable`},
-				{"cleversocks --drain-t", `--drain-timeout`},
 				{"cleversocks --log-level d", `--log-level debug`},
-				{"cleversocks init sa", `init sandbox`},
 				{"cleversocks user passwd a", `passwd alice`},
 				{"cleversocks kill ", `kill [0-9a-z]+|` + regexp.QuoteMeta(target)},
 				{"cleversocks check --config pr", `--config proxy.toml`},
