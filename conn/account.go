@@ -16,7 +16,6 @@ import (
 // zero charge, of a client that nobody knows by name, takes nothing.
 type charge struct {
 	user    *ratelimit.User
-	source  netip.Addr
 	usage   *authsvc.Usage
 	metrics *metrics.User
 }
@@ -49,7 +48,7 @@ func (a *accounts) enter(s *session) error {
 	if err := userRefusals[verdict]; err != nil {
 		return err
 	}
-	s.charge = charge{user: user, source: s.client.Addr(), usage: usage, metrics: a.metrics.Of(account.Name)}
+	s.charge = charge{user: user, usage: usage, metrics: a.metrics.Of(account.Name)}
 	s.charge.metrics.Connections.Inc()
 	s.charge.metrics.Active.Add(1)
 	return nil
@@ -60,12 +59,12 @@ var userRefusals = map[ratelimit.Verdict]error{
 	ratelimit.TooMany: errUserLimit, ratelimit.TooWide: errAddresses, ratelimit.Unknown: errUnknown,
 }
 
-// release gives back what enterUser took.
-func (c *charge) release() {
+// release gives back what enter took for a source.
+func (c *charge) release(source netip.Addr) {
 	if c.user == nil {
 		return
 	}
-	c.user.Leave(c.source)
+	c.user.Leave(source)
 	c.metrics.Active.Add(-1)
 }
 

@@ -69,7 +69,7 @@ func TestNothingGetsAroundForwardingRules(t *testing.T) {
 			g.SetPolicy(&policy)
 			s := &session{
 				ctx: t.Context(), policy: &policy, identity: authsvc.Identity{User: tt.user, Method: authsvc.MethodNone},
-				request: wire.Request{Command: tt.command}, upstream: routes.RouteDatagrams(upstream.Query{User: tt.user}).Upstream(),
+				request: wire.Request{Command: tt.command}, hop: &hop{name: routes.RouteDatagrams(upstream.Query{User: tt.user}).Upstream()},
 			}
 			addr := tt.dest.IP
 			if tt.dest.IsName() {

@@ -32,6 +32,7 @@ func (c *commands) bind(d *driver) bool {
 		c.replies.commandEnded(s, result.Cause, result.Err)
 		return false
 	}
-	s.server, s.dest = result.Peer, result.Judged
+	s.server = result.Peer
+	s.judged(result.Judged)
 	return d.passAhead(result.Early)
 }

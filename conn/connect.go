@@ -55,7 +55,7 @@ func (c *connector) reach(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	s.dest = route.Dest
+	s.judged(route.Dest)
 	route = route.For(s.origin())
 	if route.Action == upstream.Via {
 		return c.reachVia(ctx, s, route)
@@ -94,7 +94,7 @@ func (c *connector) decide(s *session, w *way) error {
 	case route.Action == upstream.Via:
 		return dial.ErrWaits
 	}
-	s.dest = route.Dest
+	s.judged(route.Dest)
 	if route.Announces() {
 		route = route.For(s.origin())
 	}
@@ -146,7 +146,7 @@ func (s *session) announce(server net.Conn, route upstream.Route) error {
 // reachVia opens a tunnel through an upstream. All members and addresses
 // tried share the time that a dial has.
 func (c *connector) reachVia(ctx context.Context, s *session, route upstream.Route) error {
-	s.upstream = route.Upstream()
+	s.hop = &hop{name: route.Upstream()}
 	ctx, cancel := context.WithTimeout(ctx, s.policy.Timeouts.Connect)
 	defer cancel()
 	dests, err := c.upstreamDests(ctx, s, route)
@@ -161,15 +161,15 @@ func (c *connector) reachVia(ctx context.Context, s *session, route upstream.Rou
 	if err != nil {
 		return err
 	}
-	s.server, s.leaveUpstream = server, info.Release
-	s.upstream, s.parent = info.Path(), info.Parent
+	s.server = server
+	*s.hop = hop{name: info.Path(), parent: info.Parent, leave: info.Release}
 	s.hostIP = info.Dest.AddrPort() // not valid when the upstream resolved
 	if s.hostIP.IsValid() {
 		s.noteRule(route.Dest)
 	}
 	s.local = info.Local
 	if bound := info.Bound; bound.Addr().IsValid() && !bound.Addr().IsUnspecified() && bound.Port() != 0 {
-		s.bound = bound
+		s.hop.bound = bound
 	}
 	return nil
 }
@@ -213,8 +213,8 @@ const maxUpstreamDests = 16
 // boundAddress is what the client is told as BND.ADDR: the upstream's word,
 // which is nearer to the target, or our own end.
 func (s *session) boundAddress() netip.AddrPort {
-	if s.bound.IsValid() {
-		return s.bound
+	if bound := s.via().bound; bound.IsValid() {
+		return bound
 	}
 	return s.local
 }

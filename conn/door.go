@@ -116,19 +116,23 @@ func (d *doorkeeper) pass(s *session) error {
 		if err := step(s.ctx, &e); err != nil {
 			return &doorError{err}
 		}
-		s.conn, s.peer = e.Conn, e.Peer
+		if s.conn = e.Conn; e.Peer != "" {
+			s.note().peer = e.Peer
+		}
 		if err := d.meet(s, &e); err != nil {
 			return err
 		}
 	}
-	s.notes = e.Notes
+	if len(e.Notes) > 0 {
+		s.note().notes = e.Notes
+	}
 	if e.Credentials == nil {
 		return nil
 	}
 	_, err := d.login.verify(s, &authsvc.Attempt{Credentials: e.Credentials})
 	if err == nil {
 		known := s.identity
-		s.vouched = &known
+		s.note().vouched = &known
 	}
 	return err
 }
@@ -138,12 +142,12 @@ func (d *doorkeeper) pass(s *session) error {
 func (d *doorkeeper) meet(s *session, e *Entrance) error {
 	switch {
 	case e.ClientKnown && s.forwarded:
-		s.client, s.reachedAt, s.forwarded = e.Client, e.Local, false
+		s.client, s.note().reachedAt, s.forwarded = e.Client, e.Local, false
 		if l := s.policy.listener(s.listener); l.Allows != nil && !l.Allows(s.client.Addr()) {
 			return &refusedBehind{metrics.RefusedSource}
 		}
-	case s.localUser != e.LocalUser:
-		s.localUser = e.LocalUser
+	case s.atDoor().localUser != e.LocalUser:
+		s.note().localUser = e.LocalUser
 	default:
 		return nil
 	}

@@ -59,7 +59,7 @@ func (r *forwarder) serve(d *driver) (tunnel bool, next *httpproxy.Head) {
 	s := d.session
 	d.release() // the forwarder ends with the context by itself, and may answer first
 	f := &forwarding{forwarder: r, d: d, known: true}
-	defer func() { f.place.release() }() // of the user at the end
+	defer func() { f.place.release(f.d.client.Addr()) }() // of the user at the end
 	terms, _ := s.terms(nil)
 	leaves, release := s.untilOld(r.draining)
 	end := httpforward.New(httpforward.Options{
@@ -94,8 +94,8 @@ func (f *forwarding) upgraded(up *httpforward.Upgrade) bool {
 	}
 	f.servers.remove(to)
 	s.started, s.policy, s.identity, s.request, s.method = one.started, one.policy, one.identity, one.request, one.method
-	s.server, s.dest, s.leaveUpstream = to.Conn, to.route.dest, to.route.leaveUpstream
-	s.hostIP, s.local, s.rule, s.upstream = to.route.hostIP, to.route.local, to.route.rule, to.route.upstream
+	s.server, s.dest, s.hop = to.Conn, to.route.dest, to.route.hop
+	s.hostIP, s.local, s.rule = to.route.hostIP, to.route.local, to.route.rule
 	s.charge, f.place = f.place, charge{} // the tunnel's end gives it back
 	s.counters.In.Store(up.Outcome.BytesIn)
 	s.counters.Out.Store(up.Outcome.BytesOut)
@@ -211,7 +211,7 @@ func (f *forwarding) enter(one *session) error {
 
 // leave gives the user's connection back.
 func (f *forwarding) leave() {
-	f.place.release()
+	f.place.release(f.d.client.Addr())
 	f.place = charge{}
 }
 
@@ -230,11 +230,11 @@ func (f *forwarding) dial(ctx context.Context, one *session, dest wire.Addr) (ht
 	f.servers.add(c)
 	c.judge() // a reload may have passed meanwhile
 	server := httpforward.Server{Conn: c}
-	if to.parent != nil {
+	if parent := to.via().parent; parent != nil {
 		server.Again = true // it may have waited for somebody to need it
-		server.Parent = &httpforward.Parent{Authorization: to.parent.Authorization, Refused: to.parent.Refused}
-		if to.dest != dest {
-			server.Parent.Authority = to.dest.String()
+		server.Parent = &httpforward.Parent{Authorization: parent.Authorization, Refused: parent.Refused}
+		if reached := to.reached(); reached != dest {
+			server.Parent.Authority = reached.String()
 		}
 	}
 	return server, nil
@@ -244,7 +244,7 @@ func (f *forwarding) dial(ctx context.Context, one *session, dest wire.Addr) (ht
 func (f *forwarding) ended(one *session, o httpforward.Outcome) {
 	if server, ok := o.Server.(*forwardConn); ok {
 		one.hostIP, one.local = server.route.hostIP, server.route.local
-		one.rule, one.upstream = server.route.rule, server.route.upstream
+		one.rule, one.hop = server.route.rule, server.route.hop
 		if end := server.end.Load(); end != nil {
 			one.err = end
 		}
@@ -288,7 +288,7 @@ func (s *session) forwardOutcome(o httpforward.Outcome) outcome {
 // fork is a session of its own for one request of s's connection.
 func (s *session) fork() *session {
 	return &session{
-		id: s.id, socket: s.socket, conn: s.conn, vouched: s.vouched, notes: s.notes, listener: s.listener, client: s.client, reachedAt: s.reachedAt, peer: s.peer, started: time.Now(),
+		id: s.id, socket: s.socket, conn: s.conn, entry: s.entry, listener: s.listener, client: s.client, started: time.Now(),
 		ctx: s.ctx, cancel: s.cancel, policy: s.policy, protocol: s.protocol, identity: s.identity,
 	}
 }

@@ -33,9 +33,7 @@ func (c *forwardConn) Close() error {
 	c.of.dialed.remove(netaddr.Of(c.LocalAddr()), dialedConn{c.Conn})
 	c.of.servers.remove(c)
 	c.once.Do(func() { close(c.closed) })
-	if c.route.leaveUpstream != nil {
-		c.route.leaveUpstream()
-	}
+	c.route.leave()
 	return c.Conn.Close()
 }
 

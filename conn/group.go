@@ -158,9 +158,10 @@ func (g *Group) begin(s *session, before func()) {
 // connection: it counts for its source and in all, and has a record.
 func (g *Group) admitStream(of *session, c http2front.Stream) (refused string) {
 	s := &session{
-		id: g.nextID.Add(1), socket: c, conn: c, inner: true, listener: of.listener, client: of.client, reachedAt: of.reachedAt, peer: of.peer, localUser: of.localUser,
-		vouched: of.vouched, notes: append(slices.Clone(of.notes), "http2"), started: time.Now(),
+		id: g.nextID.Add(1), socket: c, conn: c, inner: true, listener: of.listener, client: of.client, entry: new(entry), started: time.Now(),
 	}
+	*s.entry = of.atDoor()
+	s.entry.notes = append(slices.Clone(s.entry.notes), "http2")
 	if reason := g.handler.guards.enter(s); reason != "" {
 		g.access.refused(s, reason)
 		return reason
@@ -221,7 +222,7 @@ func (g *Group) end(s *session) {
 	defer g.contained(s)
 	defer g.remove(s)
 	defer g.handler.guards.leave(s)
-	defer s.charge.release()
+	defer s.charge.release(s.client.Addr())
 	defer s.cancel(nil)
 	defer s.leave()
 	defer g.handler.handshakes.ended(s)

@@ -40,8 +40,8 @@ func (j *judge) nameOf(s *session, dest wire.Addr) error {
 // known of it, and then what is asked for instead.
 func (j *judge) rewritten(s *session, dest wire.Addr) error {
 	asked := s.request.Dest
-	if !s.named.IsZero() {
-		asked = s.named
+	if s.named != nil {
+		asked = *s.named
 	}
 	if err := j.known(s, asked); err != nil {
 		return err

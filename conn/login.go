@@ -21,7 +21,7 @@ func (l *login) verify(s *session, a *authsvc.Attempt) (authsvc.Grant, error) {
 	ctx, cancel := context.WithDeadline(s.ctx, s.started.Add(s.policy.Timeouts.Handshake))
 	defer cancel()
 	defer clearPassword(a)
-	a.Source, a.Local, a.Listener = s.client.Addr(), s.localUser, s.listener
+	a.Source, a.Local, a.Listener = s.client.Addr(), s.atDoor().localUser, s.listener
 	grant, err := s.policy.Auth.Verify(ctx, a)
 	return l.judged(s, a, grant, err)
 }
@@ -29,7 +29,7 @@ func (l *login) verify(s *session, a *authsvc.Attempt) (authsvc.Grant, error) {
 // recall is verify for whoever must not wait. Where nothing is decided, verify or
 // the attempt's Abandon has to follow.
 func (l *login) recall(s *session, a *authsvc.Attempt) (grant authsvc.Grant, decided bool, err error) {
-	a.Source, a.Local, a.Listener = s.client.Addr(), s.localUser, s.listener
+	a.Source, a.Local, a.Listener = s.client.Addr(), s.atDoor().localUser, s.listener
 	grant, decided, err = s.policy.Auth.Recall(a)
 	if !decided {
 		return authsvc.Grant{}, false, nil
@@ -113,8 +113,8 @@ var logins = []authsvc.Kind{authsvc.KindToken, authsvc.KindPassword}
 // free is the identity of a client that need not log in: its door knows it, or
 // its address or nothing at all is asked for.
 func (s *session) free() (id authsvc.Identity, free bool) {
-	if s.vouched != nil {
-		return *s.vouched, true
+	if vouched := s.atDoor().vouched; vouched != nil {
+		return *vouched, true
 	}
 	id, free = s.policy.Auth.Free(s.client.Addr())
 	if l := s.policy.listener(s.listener); free && l.MayLogIn != nil && !l.MayLogIn(id) {
@@ -136,7 +136,7 @@ func (s *session) freeElsewhere() (id authsvc.Identity, free bool) {
 // letIn counts a client that free has let in. One that its door knows was
 // counted there.
 func (s *session) letIn() {
-	if s.vouched == nil {
+	if s.atDoor().vouched == nil {
 		s.policy.Auth.Admitted(s.identity)
 	}
 }

@@ -2,11 +2,10 @@ package conn
 
 import (
 	"errors"
+	"hash/maphash"
 	"net"
 	"net/netip"
 	"sync"
-
-	"cleversocks/conn/netaddr"
 )
 
 // errLoop is a connection of this daemon's that came back to it: by a packet
@@ -19,7 +18,10 @@ var errLoop = errors.New("the connection is this daemon's own, which came back t
 // connection at no cost on the wire. The zero value is ready.
 type dialedEnds struct {
 	mu   sync.Mutex
-	ends map[netip.AddrPort]dialedSocket
+	seed maphash.Seed
+	// ends are by the hash of their address, which would be most of an entry's
+	// memory. That two of them are one happens to nobody, and would hide one loop.
+	ends map[uint64]dialedSocket
 }
 
 // dialedSocket is a socket that was dialed: that of a conn, or of a session,
@@ -48,12 +50,11 @@ func (c dialedConn) control(f func(fd uintptr)) error {
 // addServer notes a session's connection to its destination, or to the first
 // hop.
 func (d *dialedEnds) addServer(s *session) {
-	s.dialedFrom = netaddr.Of(s.server.LocalAddr())
-	d.add(s.dialedFrom, s)
+	d.add(s.local, s)
 }
 
 // removeServer forgets it.
-func (d *dialedEnds) removeServer(s *session) { d.remove(s.dialedFrom, s) }
+func (d *dialedEnds) removeServer(s *session) { d.remove(s.local, s) }
 
 // add notes a socket by its local end.
 func (d *dialedEnds) add(end netip.AddrPort, server dialedSocket) {
@@ -63,17 +64,30 @@ func (d *dialedEnds) add(end netip.AddrPort, server dialedSocket) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.ends == nil {
-		d.ends = make(map[netip.AddrPort]dialedSocket)
+		d.seed, d.ends = maphash.MakeSeed(), make(map[uint64]dialedSocket)
 	}
-	d.ends[end] = server
+	d.ends[maphash.Comparable(d.seed, end)] = server
+}
+
+// at is the socket with a local end; nil: there is none.
+func (d *dialedEnds) at(end netip.AddrPort) dialedSocket {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.ends == nil {
+		return nil
+	}
+	return d.ends[maphash.Comparable(d.seed, end)]
 }
 
 // remove forgets it.
 func (d *dialedEnds) remove(end netip.AddrPort, server dialedSocket) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.ends[end] == server {
-		delete(d.ends, end)
+	if d.ends == nil {
+		return
+	}
+	if key := maphash.Comparable(d.seed, end); d.ends[key] == server {
+		delete(d.ends, key)
 	}
 }
 
@@ -81,9 +95,7 @@ func (d *dialedEnds) remove(end netip.AddrPort, server dialedSocket) {
 // port alone do not prove that, since two sockets of one host may share them with
 // different peers. The kernel's counts of bytes rule that out.
 func (d *dialedEnds) own(s *session) bool {
-	d.mu.Lock()
-	server := d.ends[s.client]
-	d.mu.Unlock()
+	server := d.at(s.client)
 	return server != nil && sameConnection(server, dialedConn{s.socket})
 }
 

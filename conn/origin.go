@@ -13,7 +13,7 @@ import (
 // the client, and where that connected to. A client that a packet filter turned
 // here connected to its destination.
 func (s *session) origin() upstream.Origin {
-	local := s.reachedAt
+	local := s.atDoor().reachedAt
 	switch {
 	case s.protocol == wire.Transparent && !s.request.Dest.IsName():
 		local = s.request.Dest.AddrPort()
@@ -28,7 +28,7 @@ func (s *session) origin() upstream.Origin {
 // of its own and bring them over loopback; one on another host has an address
 // that nothing here can be bound to, and then it is the socket's own.
 func (s *session) here() netip.Addr {
-	if at := s.reachedAt.Addr(); at.IsValid() && isLocal(at) {
+	if at := s.atDoor().reachedAt.Addr(); at.IsValid() && isLocal(at) {
 		return at
 	}
 	return netaddr.Of(s.socket.LocalAddr()).Addr()
@@ -48,10 +48,10 @@ func isLocal(at netip.Addr) bool {
 // forCommand is the session's connection as the commands know it that open
 // something for others to come to: at the address that the client knows.
 func (s *session) forCommand() net.Conn {
-	if !s.reachedAt.IsValid() {
+	if !s.atDoor().reachedAt.IsValid() {
 		return s.conn
 	}
-	return reached{Conn: s.conn, at: &net.TCPAddr{IP: s.here().AsSlice(), Port: int(s.reachedAt.Port())}}
+	return reached{Conn: s.conn, at: &net.TCPAddr{IP: s.here().AsSlice(), Port: int(s.atDoor().reachedAt.Port())}}
 }
 
 // reached is a connection whose client connected to another address of this host.

@@ -192,7 +192,7 @@ func TestPanicInTheEnd(t *testing.T) {
 	}
 	var left atomic.Bool
 	s.ctx, s.cancel = context.WithCancelCause(t.Context())
-	s.leaveUpstream = func() { left.Store(true); panic("pool") }
+	s.hop = &hop{leave: func() { left.Store(true); panic("pool") }}
 	g.metrics.Conn.Active.Of("unknown").Add(1)
 	g.end(s)
 	g.end(s) // the relay's callback and the task may both call it after a panic

@@ -67,7 +67,7 @@ func (s *session) askedFor(dest wire.Addr) string {
 	switch {
 	case !dest.IsName():
 		return ""
-	case dest.Name == s.named.Name:
+	case s.named != nil && dest.Name == s.named.Name:
 		return s.request.Dest.Name
 	}
 	return s.asked.of(dest.Name)

@@ -63,11 +63,11 @@ func (s *session) record() *Record {
 // any goroutine once relaying is set.
 func (s *session) progress() *Record {
 	return &Record{
-		ID: s.ID(), Listener: s.listener, Client: s.client, Peer: s.peer,
+		ID: s.ID(), Listener: s.listener, Client: s.client, Peer: s.atDoor().peer,
 		User: s.identity.User, Auth: string(s.identity.Method),
-		Notes:    noted(s.notes),
+		Notes:    noted(s.atDoor().notes),
 		Protocol: s.protocol, Command: s.request.Command, Method: s.method, Target: s.request.Dest, Sniffed: s.sniffed,
-		Host: s.hostIP, Local: s.local, Upstream: s.upstream, Rule: s.rule,
+		Host: s.hostIP, Local: s.local, Upstream: s.via().name, Rule: s.rule,
 		BytesIn: s.counters.In.Load(), BytesOut: s.counters.Out.Load(),
 		Duration: time.Since(s.started), Started: s.started,
 	}

@@ -96,7 +96,7 @@ func (a *AccessLog) refused(s *session, reason string) {
 	if a == nil || !a.keeps(cause.Refused) || !a.refusals.note(s.source(), s.listener, reason) {
 		return
 	}
-	a.enqueue(&Record{Cause: cause.Refused, refusal: &refusal{key: refusalKey{reason: reason}, client: s.client, peer: s.peer, listener: s.listener}})
+	a.enqueue(&Record{Cause: cause.Refused, refusal: &refusal{key: refusalKey{reason: reason}, client: s.client, peer: s.atDoor().peer, listener: s.listener}})
 }
 
 // message is what the line says.

@@ -126,10 +126,10 @@ func (p *Policy) refuses(s *session) (rule, where string) {
 	switch s.request.Command {
 	case wire.CommandConnect:
 		route = p.Routes.Route(routeQuery(s.request.Dest, &q))
-		if route.Action != upstream.Reject && !s.named.IsZero() {
+		if route.Action != upstream.Reject && s.named != nil {
 			named := q
-			named.Asked = s.askedFor(s.named)
-			route = p.Routes.Route(routeQuery(s.named, &named))
+			named.Asked = s.askedFor(*s.named)
+			route = p.Routes.Route(routeQuery(*s.named, &named))
 		}
 	case wire.CommandUDPAssociate:
 		route = p.Routes.RouteDatagrams(routeQuery(wire.Addr{}, &q))
@@ -161,7 +161,7 @@ func (p *Policy) refuses(s *session) (rule, where string) {
 // knowsPeer reports whether a session that was let in by its user id would be the
 // same user now. Of a listener that is gone nobody can say otherwise.
 func (p *Policy) knowsPeer(s *session) bool {
-	uid, local := netaddr.UIDOf(s.localUser)
+	uid, local := netaddr.UIDOf(s.atDoor().localUser)
 	l, there := p.Listeners[s.listener]
 	return s.identity.Method != authsvc.MethodPeer || !local || !there || l.Peers[uid] == s.identity.User
 }
@@ -170,8 +170,8 @@ func (p *Policy) knowsPeer(s *session) bool {
 // BIND's peer, what a forwarding rule wrote in the place of the request's
 // destination, or that.
 func (s *session) reached() wire.Addr {
-	if s.dest.IsZero() {
+	if s.dest == nil {
 		return s.request.Dest
 	}
-	return s.dest
+	return *s.dest
 }

@@ -78,11 +78,11 @@ func TestRefuses(t *testing.T) {
 		},
 		"resolved by an upstream": {
 			alice, newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserEntry{account("alice")}, byAddress),
-			func(s *session) { s.hostIP, s.upstream = netip.AddrPort{}, "exit" }, "",
+			func(s *session) { s.hostIP, s.hop = netip.AddrPort{}, &hop{name: "exit"} }, "",
 		},
 		"resolved by an upstream, name denied": {
 			alice, newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserEntry{account("alice")}, byName),
-			func(s *session) { s.hostIP, s.upstream = netip.AddrPort{}, "exit" }, "acl.rules[0]",
+			func(s *session) { s.hostIP, s.hop = netip.AddrPort{}, &hop{name: "exit"} }, "acl.rules[0]",
 		},
 		// A rule sends www.example.com:443 to an inner host that is allowed by
 		// its port. A reload judged that host with the port and the name that
@@ -92,14 +92,14 @@ func TestRefuses(t *testing.T) {
 				aclsvc.Rule{Action: "allow", To: []string{"203.0.113.1"}, Ports: []netaddr.PortRange{{First: 8443, Last: 8443}}}, byAddress),
 			func(s *session) {
 				s.hostIP = netip.MustParseAddrPort("203.0.113.1:8443")
-				s.dest = wire.FromAddrPort(s.hostIP)
+				s.judged(wire.FromAddrPort(s.hostIP))
 			}, "",
 		},
 		"rewritten to a name that is denied": {
 			alice, newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserEntry{account("alice")}, byName),
 			func(s *session) {
 				s.hostIP, s.request.Dest = netip.AddrPort{}, wire.Addr{Name: "public.test", Port: 443}
-				s.dest = wire.Addr{Name: "inner.example.com", Port: 443}
+				s.judged(wire.Addr{Name: "inner.example.com", Port: 443})
 			}, "acl.rules[0]",
 		},
 		"bind, its peer denied": {
@@ -107,7 +107,7 @@ func TestRefuses(t *testing.T) {
 			func(s *session) {
 				s.hostIP = netip.MustParseAddrPort("203.0.113.1:20")
 				s.request = wire.Request{Command: wire.CommandBind, Dest: wire.Addr{Name: "ftp.test", Port: 21}}
-				s.dest = wire.Addr{Name: "ftp.test", Port: 20}
+				s.judged(wire.Addr{Name: "ftp.test", Port: 20})
 			}, "acl.rules[0]",
 		},
 		"bind, its peer allowed by name": {
@@ -115,7 +115,7 @@ func TestRefuses(t *testing.T) {
 			func(s *session) {
 				s.hostIP = netip.MustParseAddrPort("203.0.113.1:20")
 				s.request = wire.Request{Command: wire.CommandBind, Dest: wire.Addr{Name: "ftp.test", Port: 21}}
-				s.dest = wire.Addr{Name: "ftp.test", Port: 20}
+				s.judged(wire.Addr{Name: "ftp.test", Port: 20})
 			}, "",
 		},
 		"association, whatever the client's address": {

@@ -82,14 +82,14 @@ func (j *judge) routeBy(s *session, waits bool, by completer) (upstream.Route, e
 			return route, err
 		}
 		if full != asked {
-			s.named = full
+			s.named = &full
 			route = s.routeOf(full)
 		}
 	}
 	switch {
 	case route.Action == upstream.Reject:
 		return route, &deniedError{rule: route.Rule}
-	case route.Dest == asked, route.Dest == s.named:
+	case route.Dest == asked, s.named != nil && route.Dest == *s.named:
 		return route, nil
 	case !waits && route.Dest.IsName():
 		return route, dial.ErrWaits // what is judged below must not be counted twice

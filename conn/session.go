@@ -29,12 +29,7 @@ type session struct {
 	conn     net.Conn // what the client speaks over, once it is through the door
 	listener string
 	client   netip.AddrPort // unmapped; not valid on a unix socket
-	peer     string         // names a client without an address: see caller
-	// localUser is that client, as a source among others: a netaddr.LocalUser.
-	localUser netip.Addr
-	// reachedAt is where the client connected to, as a PROXY header said; not
-	// valid: at the socket's own address. See origin and here.
-	reachedAt netip.AddrPort
+	entry    *entry         // is what the listener's door knows more; nil: nothing
 	// forwarded says that the peer may pass on other clients' connections, and
 	// that the door has not told yet whose this one is. The limits by source wait
 	// until then.
@@ -45,8 +40,6 @@ type session struct {
 	replied   bool
 	toldByTLS bool // a refused client has TLS's own word for it
 	code      wire.ReplyCode
-	vouched   *authsvc.Identity // is who the client is, if the door knows
-	notes     []string          // are the door's, for the record
 	started   time.Time
 
 	ctx    context.Context //nolint:containedctx // the session's scope
@@ -59,32 +52,22 @@ type session struct {
 	request  wire.Request
 
 	server net.Conn // is there after a successful dial; nil again, as conn and socket, when a tunnel has it
-	// dialedFrom is the server's local end, by which dialedEnds finds the session.
-	dialedFrom netip.AddrPort
 	// named is the destination by its full name, where a search list completed
-	// the one that was asked for. asked are such names of an association's
-	// datagrams.
-	named wire.Addr
+	// the one that was asked for; nil: none did. asked are such names of an
+	// association's datagrams.
+	named *wire.Addr
 	asked askedNames
-	// dest is the destination that was judged last: the full name, what a
-	// forwarding rule wrote in its place, or the peer of a BIND. Zero: what was
-	// asked for.
-	dest     wire.Addr
-	hostIP   netip.AddrPort // is the address that was dialed
-	local    netip.AddrPort // is our end of that connection
-	rule     string
-	upstream string         // is "name" or "name/member"
-	bound    netip.AddrPort // is the address that the upstream has bound, if it told
-	// method is a plain HTTP request's. parent is the proxy that the request goes
-	// to in absolute-form; nil: it goes to its server.
-	method string
-	parent *upstream.Parent
+	// dest is the destination that was judged last, where it is not what was asked
+	// for: see judged and reached.
+	dest   *wire.Addr
+	hostIP netip.AddrPort // is the address that was dialed
+	local  netip.AddrPort // is our end of that connection
+	rule   string
+	hop    *hop   // is the upstream on the way; nil: there is none
+	method string // is a plain HTTP request's
 	// sniffed is the name of the server in what the client said first; "": none,
 	// or nobody looks.
 	sniffed string
-	// leaveUpstream tells an upstream's pool that the tunnel has ended; nil: none
-	// is in use.
-	leaveUpstream func()
 
 	charge   charge // is what the session takes of its user
 	counters relay.Counters
@@ -103,6 +86,64 @@ type session struct {
 	evicted    bool
 }
 
+// What follows is of few sessions, and all of them are kept in thousands: each has
+// its place where it is needed alone.
+
+// entry is what a listener's door knows of a session's client.
+type entry struct {
+	peer string // names a client without an address: see caller
+	// localUser is that client, as a source among others: a netaddr.LocalUser.
+	localUser netip.Addr
+	// reachedAt is where the client connected to, as a PROXY header said; not
+	// valid: at the socket's own address. See origin and here.
+	reachedAt netip.AddrPort
+	vouched   *authsvc.Identity // is who the client is, if the door knows
+	notes     []string          // are for the record
+}
+
+// atDoor is what the door knows of the client.
+func (s *session) atDoor() entry {
+	if s.entry == nil {
+		return entry{}
+	}
+	return *s.entry
+}
+
+// note is where to note what the door knows.
+func (s *session) note() *entry {
+	if s.entry == nil {
+		s.entry = new(entry)
+	}
+	return s.entry
+}
+
+// hop is the upstream that a session goes through.
+type hop struct {
+	name  string         // is "name" or "name/member"
+	bound netip.AddrPort // is the address that it has bound, if it told
+	// parent is the proxy that a plain HTTP request goes to in absolute-form; nil:
+	// it goes to its server.
+	parent *upstream.Parent
+	// leave tells its pool that the tunnel has ended; nil: none is in use.
+	leave func()
+}
+
+// via is the upstream that the session goes through, the zero hop for none.
+func (s *session) via() hop {
+	if s.hop == nil {
+		return hop{}
+	}
+	return *s.hop
+}
+
+// judged notes the destination that was judged: the full name, what a forwarding
+// rule wrote in its place, or the peer of a BIND.
+func (s *session) judged(dest wire.Addr) {
+	if s.dest = nil; dest != s.request.Dest && !dest.IsZero() {
+		s.dest = &dest
+	}
+}
+
 // abandon closes what a session has open, after a panic.
 func (s *session) abandon() {
 	if s.conn != nil {
@@ -115,8 +156,8 @@ func (s *session) abandon() {
 
 // leave tells the upstream's pool that the tunnel has ended.
 func (s *session) leave() {
-	if s.leaveUpstream != nil {
-		s.leaveUpstream()
+	if leave := s.via().leave; leave != nil {
+		leave()
 	}
 }
 
@@ -126,12 +167,12 @@ func (s *session) source() netip.Addr {
 	if s.client.IsValid() {
 		return s.client.Addr()
 	}
-	return s.localUser
+	return s.atDoor().localUser
 }
 
 // caller is who the client is, in words: its address, or what its unix socket
 // tells.
-func (s *session) caller() string { return caller(s.client, s.peer) }
+func (s *session) caller() string { return caller(s.client, s.atDoor().peer) }
 
 func caller(client netip.AddrPort, peer string) string {
 	if client.IsValid() {

@@ -325,7 +325,7 @@ func notAsked(err error) error { return &deniedError{rule: bySNI, why: err} }
 
 // namesDest reports whether a name is that of the destination that was asked for.
 func (d *driver) namesDest(name string) bool {
-	return d.request.Dest.IsName() && name != "" && (name == d.request.Dest.Name || name == d.named.Name)
+	return d.request.Dest.IsName() && name != "" && (name == d.request.Dest.Name || d.named != nil && name == d.named.Name)
 }
 
 // matches refuses a name that is not the one that was asked for. Of an address

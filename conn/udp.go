@@ -99,7 +99,9 @@ func (s *session) associateVia() func(context.Context) (udprelay.Upstream, error
 	if s.policy.AssociateVia == nil {
 		return nil
 	}
-	s.upstream = s.policy.Routes.RouteDatagrams(s.routeQuery(wire.Addr{})).Upstream()
+	if name := s.policy.Routes.RouteDatagrams(s.routeQuery(wire.Addr{})).Upstream(); name != "" {
+		s.hop = &hop{name: name}
+	}
 	return s.policy.AssociateVia(s.routeQuery(wire.Addr{}), s.origin())
 }
 

@@ -50,7 +50,7 @@ func (s *session) astray(now *Policy, dest wire.Addr) (rule string) {
 		return ""
 	}
 	route := s.policy.Routes.Route(q)
-	if route.Action == upstream.Via && route.Upstream() != s.upstream {
+	if route.Action == upstream.Via && route.Upstream() != s.via().name {
 		return route.Rule
 	}
 	return ""
