@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"sync/atomic"
 
 	"cleversocks/authsvc"
 	"cleversocks/listener/tlsconf"
@@ -14,11 +15,11 @@ import (
 )
 
 // NewHandshakeQueue makes the queue that the handshakes of all TLS doors share:
-// see tlsTurns.
-func NewHandshakeQueue() *authsvc.Queue {
+// see tlsTurns. The gauge shows how many wait for their turn.
+func NewHandshakeQueue(waiting *atomic.Int64) *authsvc.Queue {
 	// Sources are not bounded by themselves: a source with many at once may be a
 	// network behind one address, and waits for its own.
-	return authsvc.NewQueue(authsvc.QueueOptions{Concurrency: runtime.GOMAXPROCS(0), PerSource: handshakesWaiting, Waiting: handshakesWaiting})
+	return authsvc.NewQueue(authsvc.QueueOptions{Concurrency: runtime.GOMAXPROCS(0), PerSource: handshakesWaiting, Waiting: handshakesWaiting, Gauge: waiting})
 }
 
 // handshakesWaiting bounds the queue. Each is a connection, and costs less than that.

@@ -286,6 +286,25 @@ func TestCertificateReload(t *testing.T) {
 		t.Error("the old certificate")
 	}
 	echoes(t, c, "still there")
+
+	// A certificate that is not its key's changes nothing, and says so.
+	ca.issue("other", "localhost")
+	in := again.ConnectionState().PeerCertificates[0].SerialNumber
+	if err := os.Rename(ca.path("other.crt"), ca.path("proxy.crt")); err != nil {
+		t.Fatal(err)
+	}
+	d.signal(syscall.SIGHUP)
+	failed := d.waitMessage("reload failed: the old configuration stays")
+	if !strings.Contains(failed.text("err"), "tls.cert, tls.key: ") {
+		t.Errorf("the reload fails by %q", failed.text("err"))
+	}
+	if still, err := ca.tlsDial(d.address); err != nil || still.ConnectionState().PeerCertificates[0].SerialNumber.Cmp(in) != 0 {
+		t.Errorf("after a mismatch: %v", err)
+	}
+	echoes(t, c, "and still")
+	if at := d.metric(`cleversocks_tls_expires_timestamp_seconds{listener="` + d.address + `",what="certificate"}`); at == "" {
+		t.Error("no metric says until when the certificate is good")
+	}
 }
 
 // What is no TLS, and handshakes that are never finished, must end cleanly,

@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 )
 
 func written(m *Registry) string {
@@ -24,6 +25,7 @@ func full() *Registry {
 	m.Daemon.BuildInfo("1", "c", "go1")
 	m.Daemon.LogLost(func() uint64 { return 0 })
 	m.Daemon.Restarts("resolver")
+	m.Listener.Expires("office", "crl", time.Unix(1, 0))
 	m.Daemon.Predecessors(func() int { return 0 })
 	return m
 }

@@ -1,6 +1,9 @@
 package metrics
 
 import (
+	"sync/atomic"
+	"time"
+
 	vm "github.com/VictoriaMetrics/metrics"
 )
 
@@ -23,6 +26,7 @@ type Listener struct {
 	ProxyHeaders CounterVec // PROXY headers of trusted peers, by outcome
 	TLS          CounterVec // TLS handshakes, by outcome
 	SNI          CounterVec // what clients said first, by outcome
+	TLSWaiting   *atomic.Int64
 }
 
 func newListener(set *vm.Set) Listener {
@@ -32,6 +36,7 @@ func newListener(set *vm.Set) Listener {
 			RefusedLimit, RefusedIPLimit, RefusedRate, RefusedBanned, RefusedDraining, RefusedDescriptors, RefusedSource, RefusedSilent),
 		ProxyHeaders: newCounterVec(set, "cleversocks_proxy_headers_total", "outcome", "ok", "absent", "malformed"),
 		TLS:          newCounterVec(set, "cleversocks_tls_handshakes_total", "outcome", "ok", "resumed", "failed", "refused"),
+		TLSWaiting:   newGauge(set, "cleversocks_tls_waiting"),
 		SNI: newCounterVec(set, "cleversocks_sni_total", "outcome",
 			"named", "unnamed", "mismatch", "denied", "malformed", "unfinished"),
 	}
@@ -46,4 +51,15 @@ func (l Listener) Accepted(listener string) *Counter {
 // Forget ends the series of a listener that a reload has removed.
 func (l Listener) Forget(listener string) {
 	l.set.UnregisterMetric(series("cleversocks_connections_accepted_total", "listener", listener))
+}
+
+// Expires shows until when something of a listener's TLS is good; the zero time
+// ends the series.
+func (l Listener) Expires(listener, what string, until time.Time) {
+	name := series("cleversocks_tls_expires_timestamp_seconds", "listener", listener, "what", what)
+	if until.IsZero() {
+		l.set.UnregisterMetric(name)
+		return
+	}
+	l.set.GetOrCreateGauge(name, nil).Set(float64(until.Unix()))
 }

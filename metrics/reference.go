@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 )
 
 const referenceHead = `# Metrics
@@ -33,6 +34,9 @@ func WriteReference(w io.Writer, l Labels) error {
 	r := With(l)
 	r.Users.Of("") // for the names of their labels
 	r.Listener.Accepted("")
+	for _, what := range []string{"certificate", "client_ca", "crl"} {
+		r.Listener.Expires("", what, time.Unix(1, 0))
+	}
 	r.Upstream.Member("", "")
 	r.ACL.Decisions(nil)
 	r.Daemon.BuildInfo("", "", "")

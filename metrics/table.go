@@ -28,6 +28,8 @@ var Table = []Family{
 	{"cleversocks_connections_active", GaugeType, "Connections being served, by protocol."},
 	{"cleversocks_proxy_headers_total", CounterType, "PROXY protocol headers of connections that may bring one, by outcome."},
 	{"cleversocks_tls_handshakes_total", CounterType, "TLS handshakes with clients, by outcome."},
+	{"cleversocks_tls_waiting", GaugeType, "TLS handshakes that wait for their turn at the processor."},
+	{"cleversocks_tls_expires_timestamp_seconds", GaugeType, "When a listener's certificate, client_ca or revocation list ends or ended, as seconds since 1970."},
 	{"cleversocks_sni_total", CounterType, "Tunnels whose client's first words were looked at for a server's name, by outcome."},
 	{"cleversocks_handshakes_total", CounterType, "Handshakes that ended, by protocol and outcome."},
 	{"cleversocks_requests_total", CounterType, "Requests answered, by command and reply."},

@@ -166,7 +166,7 @@ func newCore(ctx context.Context, d *daemon, m *metrics.Registry, cfg *config.Co
 	access := conn.NewAccessLog(d.options.Access, m)
 	g := newGuards(ctx, cfg, d.log, m, d.options.Inherited.From() != nil)
 	c := &core{
-		tls: tlsconf.NewKeeper(d.log, d.panics), locals: locals, resolver: names, access: access, guards: g,
+		tls: tlsconf.NewKeeper(tlsconf.KeeperOptions{Log: d.log, Panics: d.panics, Expires: m.Listener.Expires}), locals: locals, resolver: names, access: access, guards: g,
 		pools: relay.NewPools(relay.PoolOptions{Pipes: descriptorBudget().pipes, Full: m.Limits.Of(metrics.LimitPipes).Inc}),
 		group: conn.NewGroup(ctx, conn.Options{
 			Log: d.log, Metrics: m, Access: access, Guards: g.Guards, Panics: d.panics,
@@ -224,7 +224,7 @@ func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim,
 		d.confined,
 		partFunc(d.prepareLog),
 		sockets,
-		&doors{log: log, metrics: m, keeper: c.tls, shaking: conn.NewHandshakeQueue()},
+		&doors{log: log, metrics: m, keeper: c.tls, shaking: conn.NewHandshakeQueue(m.Listener.TLSWaiting)},
 		status,
 		&healthPort{log: log, tree: d.tree, panics: d.panics, ready: ready},
 		who,

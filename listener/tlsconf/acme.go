@@ -221,6 +221,19 @@ func (i *issuer) learn(ctx context.Context, name string, cert *tls.Certificate, 
 	}
 }
 
+// first is the certificate of a domain that ends before the others'; false: there
+// is none yet.
+func (i *issuer) first() (d dated, ok bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for _, s := range i.state {
+		if s.leaf != nil && (!ok || s.leaf.NotAfter.Before(d.until)) {
+			d, ok = dated{datedCertificate, s.leaf.NotBefore, s.leaf.NotAfter}, true
+		}
+	}
+	return d, ok
+}
+
 // lateFor says whether a certificate should have been renewed: that begins when
 // a third of its time is left, and is tried every half an hour or hour.
 func lateFor(leaf *x509.Certificate, now time.Time) bool {

@@ -51,37 +51,42 @@ func (r revocations) has(c *x509.Certificate) bool {
 
 // readCRL reads revocation lists, each signed by one of the CAs: one that
 // anybody could have written would let revoked clients in by being empty. A
-// list past its date is used on, as the last word there is.
-func readCRL(path string, caPEM []byte) (revocations, error) {
+// list past its date is used on, as the last word there is; the date is that of the
+// first to be renewed.
+func readCRL(path string, caPEM []byte) (revocations, dated, error) {
+	date := dated{what: datedCRL}
 	raw, err := readFile(path)
 	if err != nil {
-		return nil, err
+		return nil, date, err
 	}
 	cas, err := certificates(caPEM)
 	if err != nil {
-		return nil, err
+		return nil, date, err
 	}
 	lists := derLists(raw)
 	if len(lists) == 0 {
-		return nil, fmt.Errorf("%s: no revocation list in it", path)
+		return nil, date, fmt.Errorf("%s: no revocation list in it", path)
 	}
 	revoked := make(revocations)
 	for _, der := range lists {
 		list, err := x509.ParseRevocationList(der)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
+			return nil, date, fmt.Errorf("%s: %w", path, err)
 		}
 		if !signedByOne(list, cas) {
-			return nil, fmt.Errorf("%s: the list of %q is signed by none of client_ca's certificates", path, list.Issuer)
+			return nil, date, fmt.Errorf("%s: the list of %q is signed by none of client_ca's certificates", path, list.Issuer)
 		}
 		if list.ThisUpdate.After(time.Now().Add(24 * time.Hour)) {
-			return nil, fmt.Errorf("%s: the list of %q is from the future (%s)", path, list.Issuer, list.ThisUpdate.Format(time.RFC3339))
+			return nil, date, fmt.Errorf("%s: the list of %q is from the future (%s)", path, list.Issuer, list.ThisUpdate.Format(time.RFC3339))
 		}
 		for _, entry := range list.RevokedCertificateEntries {
 			revoked[[2]string{string(list.RawIssuer), string(entry.SerialNumber.Bytes())}] = struct{}{}
 		}
+		if next := list.NextUpdate; !next.IsZero() && (date.until.IsZero() || next.Before(date.until)) {
+			date.from, date.until = list.ThisUpdate, next
+		}
 	}
-	return revoked, nil
+	return revoked, date, nil
 }
 
 func signedByOne(list *x509.RevocationList, cas []*x509.Certificate) bool {

@@ -18,17 +18,32 @@ const watchEvery = 2 * time.Second
 type Keeper struct {
 	log     *slog.Logger
 	panics  *task.Reporter
+	expires func(listener, what string, until time.Time)
 	tickets *tickets
 
-	mu      sync.Mutex
-	doors   map[*Door]fileStates // and what was complained of; nil: nothing
-	issuers map[string]*issuer
+	mu        sync.Mutex
+	doors     map[*Door]fileStates // and what was complained of; nil: nothing
+	issuers   map[string]*issuer
+	published map[date]struct{} // what expires has been told of
+}
+
+// KeeperOptions is what a Keeper needs.
+type KeeperOptions struct {
+	Log    *slog.Logger
+	Panics *task.Reporter
+	// Expires hears, again and again, until when a listener's "certificate",
+	// "client_ca" or "crl" is good; the zero time: it is there no more, or good for
+	// ever. Nil: nobody does.
+	Expires func(listener, what string, until time.Time)
 }
 
 // NewKeeper makes a keeper without doors.
-func NewKeeper(log *slog.Logger, panics *task.Reporter) *Keeper {
+func NewKeeper(o KeeperOptions) *Keeper {
+	if o.Expires == nil {
+		o.Expires = func(string, string, time.Time) {}
+	}
 	return &Keeper{
-		log: log, panics: panics, tickets: newTickets(),
+		log: o.Log, panics: o.Panics, expires: o.Expires, tickets: newTickets(),
 		doors: make(map[*Door]fileStates), issuers: make(map[string]*issuer),
 	}
 }
@@ -43,6 +58,7 @@ func (k *Keeper) Serve(ctx context.Context) error {
 	defer rotate.Stop()
 	for {
 		k.visit(ctx)
+		k.tell(ctx)
 		select {
 		case <-look.C:
 			k.look(ctx)

@@ -2,7 +2,7 @@
 // while connections go on, client certificates with a revocation list, session
 // tickets with keys that change, and certificates from an ACME server.
 //
-//	keeper := tlsconf.NewKeeper(log, panics)
+//	keeper := tlsconf.NewKeeper(tlsconf.KeeperOptions{Log: log, Panics: panics})
 //	supervisor.Add(keeper)
 //	door, err := keeper.Open(tlsconf.Options{Name: "office", Cert: "tls.crt", Key: "tls.key"})
 //	tlsConn := tls.Server(conn, door.Config())
@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/crypto/acme"
 )
@@ -41,6 +42,7 @@ type Door struct {
 	issuer  *issuer     // nil without ACME
 	config  *tls.Config // hands out current's
 	current atomic.Pointer[material]
+	told    map[dated]phase // by Keeper.tell; the keeper's mutex guards it
 }
 
 // material is everything that was read from files, and the configuration made
@@ -52,6 +54,7 @@ type material struct {
 	proof   *tls.Config // for an ACME server's challenge; nil without ACME
 	revoked revocations
 	leaf    *x509.Certificate // nil with ACME
+	dates   []dated           // what of it is good until a time only
 }
 
 // Open reads the files. What it returns must be closed when nothing is accepted
@@ -64,22 +67,34 @@ func (k *Keeper) Open(o Options) (*Door, error) {
 	}
 	d.current.Store(m)
 	d.config = &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: d.configFor}
+	for _, dated := range m.dates {
+		d.told[dated] = dated.phase(time.Now())
+	}
 	k.add(d)
 	return d, nil
 }
 
 func (k *Keeper) door(o Options) *Door {
-	d := &Door{keeper: k, options: o}
+	d := &Door{keeper: k, options: o, told: make(map[dated]phase)}
 	if o.ACME != nil {
 		d.issuer = k.issuer(o.ACME)
 	}
 	return d
 }
 
-// Check reads the files of a door that is not opened.
-func Check(o Options) error {
-	_, err := NewKeeper(nil, nil).door(o).read()
-	return err
+// Check reads the files of a door that is not opened. Its warnings are about what
+// is past its date, or soon will be.
+func Check(o Options) (warnings []string, err error) {
+	m, err := NewKeeper(KeeperOptions{}).door(o).read()
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range m.dates {
+		if w := d.warning(time.Now()); w != "" {
+			warnings = append(warnings, w)
+		}
+	}
+	return warnings, nil
 }
 
 // Close ends the watch over the door's files. Its connections go on.
@@ -145,13 +160,18 @@ func (d *Door) read() (*material, error) {
 		}
 		caPEM = pem
 		c.ClientCAs, c.ClientAuth = pool, tls.RequireAndVerifyClientCert
+		cas, err := certificates(caPEM)
+		if err != nil {
+			return nil, fmt.Errorf("tls.client_ca: %w", err)
+		}
+		m.dates = append(m.dates, lastOf(cas))
 	}
 	if d.options.CRL != "" {
-		revoked, err := readCRL(d.options.CRL, caPEM)
+		revoked, until, err := readCRL(d.options.CRL, caPEM)
 		if err != nil {
 			return nil, fmt.Errorf("tls.crl: %w", err)
 		}
-		m.revoked = revoked
+		m.revoked, m.dates = revoked, append(m.dates, until)
 		c.VerifyConnection = m.verify // runs for resumed sessions too
 	}
 	m.config = c
@@ -183,6 +203,7 @@ func (d *Door) readCertificate(m *material, c *tls.Config) error {
 		return fmt.Errorf("tls.cert, tls.key: %w", err)
 	}
 	c.Certificates, m.leaf = []tls.Certificate{pair}, pair.Leaf
+	m.dates = append(m.dates, dated{datedCertificate, pair.Leaf.NotBefore, pair.Leaf.NotAfter})
 	return nil
 }
 

@@ -185,7 +185,7 @@ func open(t *testing.T, k *Keeper, o Options) *Door {
 	return d
 }
 
-func keeper() *Keeper { return NewKeeper(slog.New(slog.DiscardHandler), nil) }
+func keeper() *Keeper { return NewKeeper(KeeperOptions{Log: slog.New(slog.DiscardHandler)}) }
 
 func TestVersionsAndProtocols(t *testing.T) {
 	ca, f := newAuthority(t, "ca"), newFiles(t)

@@ -105,8 +105,12 @@ func (l *Listener) finishTLS(f *finisher, element string) {
 				return
 			}
 		}
-		if err := tlsconf.Check(t.Options(element)); err != nil {
+		warnings, err := tlsconf.Check(t.Options(element))
+		if err != nil {
 			bad(".tls", "%v", err)
+		}
+		for _, w := range warnings {
+			f.warn("%s.tls: %s", element, w)
 		}
 	}
 }
