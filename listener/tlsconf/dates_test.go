@@ -80,7 +80,7 @@ func TestDatesAreTold(t *testing.T) {
 
 		log.Reset()
 		f.put(t, ca.issue("proxy")) // whose authority is over: that is the clients' to find
-		time.Sleep(time.Minute) //nolint:forbidigo // the bubble's clock
+		time.Sleep(time.Minute)     //nolint:forbidigo // the bubble's clock
 		if strings.Contains(log.String(), "the certificate") || time.Until(told.at(datedCertificate)) < 50*time.Minute {
 			t.Errorf("renewed, ends in %v: %s", time.Until(told.at(datedCertificate)), log)
 		}
