@@ -1,6 +1,9 @@
 package conn
 
-import "errors"
+import (
+	"errors"
+	"net/netip"
+)
 
 // The errors of this package that have an outcome of their own. Those that one
 // file alone makes are there.
@@ -31,8 +34,9 @@ var (
 // deniedError is a refusal by the rules.
 type deniedError struct {
 	rule  string
-	where string // "file:line" of the rule, if it is one
-	why   error  // says more; may be nil
+	where string     // "file:line" of the rule, if it is one
+	addr  netip.Addr // that was judged; not valid: a name
+	why   error      // says more; may be nil
 }
 
 func (e *deniedError) Error() string {

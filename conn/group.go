@@ -141,6 +141,12 @@ func (g *Group) Admit(c net.Conn, listener string) (refused string) {
 	return ""
 }
 
+// TurnedAway notes a connection that its listener refused by itself, for one of
+// metrics.Refused*. It does not block.
+func (g *Group) TurnedAway(c net.Conn, listener, reason string) {
+	g.access.refused(netaddr.Of(c.RemoteAddr()), listener, reason)
+}
+
 // begin starts an admitted session's task, once before has run.
 func (g *Group) begin(s *session, before func()) {
 	s.ctx, s.cancel = s.scope.begin(g.base)

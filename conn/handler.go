@@ -70,7 +70,7 @@ func newHandler(draining context.Context, o Options, tasks *task.Scope) *Handler
 		login:   login{log: o.Log},
 		replies: replies{log: o.Log, metrics: &o.Metrics.Conn},
 	}
-	h.judge = judge{log: o.Log, current: &h.policy}
+	h.judge = judge{log: o.Log, access: o.Access, current: &h.policy}
 	h.door = doorkeeper{log: o.Log, metrics: &o.Metrics.Listener, current: &h.policy, guards: &h.guards, handshakes: &h.handshakes, login: &h.login, access: o.Access}
 	h.accounts = accounts{judge: &h.judge, guards: &h.guards, metrics: o.Metrics.Users}
 	h.connector = connector{judge: &h.judge, watch: &h.watch, panics: o.Panics}

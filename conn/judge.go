@@ -16,6 +16,7 @@ import (
 // nobody; a refusal is a *deniedError.
 type judge struct {
 	log     *slog.Logger
+	access  *AccessLog
 	current *atomic.Pointer[Policy] // for what is judged later than the request
 }
 
@@ -97,7 +98,7 @@ func (j *judge) verdict(s *session, d aclsvc.Decision, addr netip.Addr) error {
 	if d.Allow {
 		return nil
 	}
-	return &deniedError{rule: d.Rule, where: d.Where}
+	return &deniedError{rule: d.Rule, where: d.Where, addr: addr}
 }
 
 // count counts what the rules of a policy said of a destination, and logs what
@@ -112,6 +113,7 @@ func (j *judge) count(s *session, p *Policy, d aclsvc.Decision, dest wire.Addr, 
 			slog.String("id", s.ID()), slog.String("client", s.caller()), slog.String("user", s.identity.User),
 			slog.String("command", s.request.Command.String()), slog.String("target", dest.String()),
 			slog.String("address", addr.String()), slog.String("rule", d.Rule), slog.String("where", d.Where))
+		j.access.reported(s, d, dest, addr)
 	case !d.Allow:
 		action = metrics.ActionDeny
 	}

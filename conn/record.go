@@ -40,6 +40,9 @@ type Record struct {
 	Err      error
 	Interim  bool // the connection goes on
 	Opened   bool // it begins to relay; for a watcher alone
+	// Reported is set where rules would have refused Target, and acl.report_only
+	// let it pass; for a watcher alone.
+	Reported *Denial
 
 	Started   time.Time
 	Handshake bool   // nothing but the client is known yet
@@ -238,7 +241,7 @@ func (a *AccessLog) write(ctx context.Context, r *Record) {
 	if a.watcher != nil && !r.Interim && r.refusal == nil && r.flow == nil {
 		a.watcher(r)
 	}
-	if !r.Opened && (r.Interim || a.keeps(r.Cause)) {
+	if !r.Opened && r.Reported == nil && (r.Interim || a.keeps(r.Cause)) {
 		a.log.LogAttrs(ctx, slog.LevelInfo, r.message(), r.attrs()...) //nolint:sloglint // one of two constants
 	}
 }

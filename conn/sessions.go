@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/netip"
 
+	"cleversocks/aclsvc"
 	"cleversocks/conn/cause"
 	"cleversocks/conn/relay"
+	"cleversocks/conn/wire"
 )
 
 // Sessions are the connections of now, in no order. Of those that still shake
@@ -99,14 +102,28 @@ func (a *AccessLog) opened(s *session) {
 	}
 }
 
-// Denied is where the rule stands that refused the request ("file:line", or ""
-// when it has no line), and whether rules refused it. A log-in that failed and a
-// limit that was met are denied too, and by no rule: what strangers ask for is
-// nothing to make rules of.
-func (r *Record) Denied() (where string, denied bool) {
+// reported tells the watcher what rules would have refused a session.
+func (a *AccessLog) reported(s *session, d aclsvc.Decision, dest wire.Addr, addr netip.Addr) {
+	if a != nil && a.watcher != nil {
+		r := s.progress()
+		r.Target, r.Rule, r.Reported = dest, d.Rule, &Denial{Where: d.Where, Address: addr}
+		a.enqueue(r)
+	}
+}
+
+// Denial is what rules refused, beside the record's Rule.
+type Denial struct {
+	Where   string     // the rule's "file:line"; "": it has no line
+	Address netip.Addr // that was judged; not valid: the name alone was
+}
+
+// Denied is how rules refused the request; nil: they did not. A log-in that failed
+// and a limit that was met are denied too, and by no rule: what strangers ask for
+// is nothing to make rules of.
+func (r *Record) Denied() *Denial {
 	refused, ok := errors.AsType[*deniedError](r.Err)
 	if !ok || r.Cause != cause.Denied {
-		return "", false
+		return nil
 	}
-	return refused.where, true
+	return &Denial{refused.where, refused.addr}
 }

@@ -159,6 +159,7 @@ func (e *exhaustion) wait(ctx context.Context, err error) {
 		}
 		s.accepted.Inc()
 		s.refused.Of(metrics.RefusedDescriptors).Inc()
+		s.handler.TurnedAway(c, s.listener, metrics.RefusedDescriptors)
 		reset.Close(c)
 		works = e.spare.reopen()
 	}

@@ -15,6 +15,8 @@ import (
 // greeter is a Handler that says one byte to each connection.
 type greeter struct{}
 
+func (greeter) TurnedAway(net.Conn, string, string) {}
+
 func (greeter) Admit(c net.Conn, _ string) string {
 	_, _ = c.Write([]byte("x"))
 	c.Close()

@@ -70,6 +70,9 @@ type Keepalive struct {
 // (metrics.Refused*), and the connection then stays the caller's.
 type Handler interface {
 	Admit(c net.Conn, listener string) (refused string)
+	// TurnedAway hears of a connection that the listener itself has refused. It
+	// does not keep c, and must not wait.
+	TurnedAway(c net.Conn, listener, reason string)
 }
 
 // Listener is one configured address: bound, and in use until Close.

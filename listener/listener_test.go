@@ -27,10 +27,17 @@ type door struct {
 	refuse string
 	mu     sync.Mutex
 	conns  []net.Conn
+	turned []string // reasons
 	came   chan struct{}
 }
 
 func newDoor(refuse string) *door { return &door{refuse: refuse, came: make(chan struct{}, 100)} }
+
+func (d *door) TurnedAway(_ net.Conn, _, reason string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.turned = append(d.turned, reason)
+}
 
 func (d *door) Admit(c net.Conn, _ string) string {
 	if d.refuse != "" {
@@ -302,9 +309,9 @@ func TestExhaustionTurnsAllAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	m := metrics.New()
+	m, d := metrics.New(), newDoor("")
 	e := exhaustion{spare: newSpare(), service: &Service{
-		socket: l, log: slog.New(slog.DiscardHandler), accepted: m.Listener.Accepted("l"), refused: m.Listener.Refused,
+		socket: l, log: slog.New(slog.DiscardHandler), accepted: m.Listener.Accepted("l"), refused: m.Listener.Refused, handler: d,
 	}}
 	defer e.spare.close()
 	const clients = 20
@@ -323,6 +330,9 @@ func TestExhaustionTurnsAllAway(t *testing.T) {
 	}
 	if got := m.Listener.Refused.Of(metrics.RefusedDescriptors).Get(); got != clients {
 		t.Errorf("%d of %d clients were reset", got, clients)
+	}
+	if len(d.turned) != clients || d.turned[0] != metrics.RefusedDescriptors {
+		t.Errorf("the handler heard of %q", d.turned)
 	}
 }
 

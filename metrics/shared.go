@@ -43,7 +43,7 @@ func newShared(set *vm.Set) *Shared {
 		Dropped:  set.NewCounter("cleversocks_shared_dropped_total"),
 		Events: newCounterVec2(set, "cleversocks_shared_events_total", [2]string{"direction", "event"},
 			[]string{"sent", "received"},
-			[]string{"join", "left", "ban", "unban", "once", "revoke", "kill", "out", "in", "tighten", "mark"}),
+			[]string{"join", "left", "ban", "unban", "once", "revoke", "kill", "out", "in", "tighten", "mark", "reset"}),
 		EventDelay: set.NewPrometheusHistogramExt("cleversocks_shared_event_delay_seconds", buckets),
 	}
 }

@@ -19,6 +19,8 @@ func (r refuser) Admit(net.Conn, string) string {
 	return metrics.RefusedLimit
 }
 
+func (r refuser) TurnedAway(net.Conn, string, string) {}
+
 // testListeners is listeners in a tree that runs.
 func testListeners(t *testing.T) *listeners {
 	t.Helper()

@@ -92,14 +92,20 @@ func text(name string) string { return strings.ToValidUTF8(name, "\uFFFD") }
 // normal is a name as the cache has it.
 func normal(name string) string { return strings.ToLower(strings.TrimSuffix(name, ".")) }
 
-// seen is told of every connection that begins to relay or has ended, by the
-// access log's goroutine.
+// seen is told of every connection that begins to relay or has ended, and of what
+// acl.report_only let pass, by the access log's goroutine.
 func (o *operator) seen(r *conn.Record) {
 	now := time.Now()
+	if r.Reported != nil {
+		d := denialOf(r, r.Reported, now)
+		o.denials.add(d)
+		o.events.Publish("reported", admin.Event{Time: now, Denial: &d})
+		return
+	}
 	o.usage.Session(usageOf(r))
 	event := admin.Event{Time: now, Cause: r.Cause}
-	if where, denied := r.Denied(); denied {
-		d := denialOf(r, where, now)
+	if denied := r.Denied(); denied != nil {
+		d := denialOf(r, denied, now)
 		o.denials.add(d)
 		event.Denial = &d
 		o.events.Publish("denied", event)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -178,93 +177,6 @@ func (r *rates) fill(list []admin.Session, now time.Time) {
 		rate := r.rate[list[i].ID]
 		list[i].RateIn, list[i].RateOut = rate[0], rate[1]
 	}
-}
-
-// maxDenials is how many of the latest denials are kept.
-const maxDenials = 200
-
-// denials are the latest requests that the rules refused.
-type denials struct {
-	mu   sync.Mutex
-	ring []admin.Denial
-	next int
-}
-
-func (d *denials) add(one admin.Denial) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if len(d.ring) < maxDenials {
-		d.ring = append(d.ring, one)
-		return
-	}
-	d.ring[d.next] = one
-	d.next = (d.next + 1) % maxDenials
-}
-
-// list is the latest first.
-func (d *denials) list() []admin.Denial {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	out := append(append([]admin.Denial{}, d.ring[d.next:]...), d.ring[:d.next]...)
-	slices.Reverse(out)
-	return out
-}
-
-// denialOf says in words who was refused what by which rule, and which rule
-// would allow it.
-func denialOf(r *conn.Record, where string, now time.Time) admin.Denial {
-	s := sessionOf(r)
-	who := "a client without a user name"
-	if s.User != "" {
-		who = "user " + s.User
-	}
-	by := "rule " + s.Rule + " denies it"
-	switch s.Rule {
-	case "default":
-		by = "no rule allows it, and acl.default is deny"
-	case "block_private":
-		by = "acl.block_private keeps clients from private addresses"
-	case "own_listener":
-		by = "it is the proxy itself"
-	}
-	if where != "" {
-		by += " (" + where + ")"
-	}
-	return admin.Denial{
-		Time: now, ID: s.ID, Client: s.Client, User: s.User, Listener: s.Listener, Command: s.Command, Target: s.Target,
-		Rule: s.Rule, Where: where, Allow: allowing(r, &s),
-		Sentence: fmt.Sprintf("%s from %s may not %s to %s: %s", who, hostOf(r), s.Command, s.Target, by),
-	}
-}
-
-// hostOf is where a client comes from.
-func hostOf(r *conn.Record) string {
-	if r.Client.IsValid() {
-		return r.Client.Addr().String()
-	}
-	return r.Caller()
-}
-
-// allowing is the rule that would let a refused request through, to be put
-// before the one that refused it.
-func allowing(r *conn.Record, s *admin.Session) string {
-	if s.Rule == "own_listener" {
-		return "# nothing allows the proxy itself as a destination"
-	}
-	var b strings.Builder
-	b.WriteString("[[acl.rule]]\naction = \"allow\"\n")
-	if s.User != "" {
-		fmt.Fprintf(&b, "users = [%q]\n", s.User)
-	}
-	to := r.Target.Name
-	if r.Target.IP.IsValid() {
-		to = r.Target.IP.String()
-	} else if s.Rule == "block_private" {
-		b.WriteString("# block_private yields to an address alone: put that of " + text(to) + " here\n")
-		to = "192.0.2.1"
-	}
-	fmt.Fprintf(&b, "to = [%q]\nports = [%d]\n", text(to), r.Target.Port)
-	return b.String()
 }
 
 func memberWorks(m upstream.MemberStatus) bool { return m.Up && !m.Drained }

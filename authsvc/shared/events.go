@@ -39,6 +39,7 @@ const (
 	eventIn      = "in"      // one whom they disable no more
 	eventTighten = "tighten" // a user of whom nobody must use a floor, or several
 	eventMark    = "mark"    // what its sender reads again: it has read all before
+	eventReset   = "reset"   // a user whose quota begins anew
 )
 
 // outbox are events that wait to be sent, in order. They wait for a store that
@@ -281,6 +282,10 @@ func (s *Store) happened(ctx context.Context, e *event) {
 			s.becomeStrict(e.User)
 		}
 	case eventMark: // of another
+	case eventReset:
+		if s.options.Quotas != nil {
+			s.options.Quotas.Unshared(e.User) // the store says what is used now
+		}
 	}
 }
 

@@ -57,6 +57,20 @@ func (s *Store) Sync(ctx context.Context, accounts []*authsvc.Account) {
 	}
 }
 
+// ResetQuota begins a new period of an account's quota, for all replicas. An error
+// means that nobody forgot anything.
+func (s *Store) ResetQuota(ctx context.Context, a *authsvc.Account) error {
+	ctx, cancel := context.WithTimeout(ctx, backgroundTimeout)
+	defer cancel()
+	err := s.call(ctx, "quota", func(ctx context.Context, c rueidis.Client) error {
+		return resetScript.run(ctx, c, []string{s.keys.period(a.Name)}, []string{ms(a.QuotaPeriod)}).Error()
+	})
+	if err == nil {
+		s.publish(event{Kind: eventReset, User: a.Name})
+	}
+	return err
+}
+
 func (s *Store) syncShares(ctx context.Context, shares []authsvc.Share) error {
 	calls := make([]scriptCall, len(shares))
 	for i, share := range shares {

@@ -266,18 +266,21 @@ return 1
 // began one at about the same time agree on the first that said so; periods of
 // one that the store has lost go on from when the replicas remember.
 //
+// What was moved in a period that began before an operator's reset counts no more.
+//
 // The counts of a period are under the first key with its begin behind it, which
 // has the same hash tag. ARGV: id, begin, moved, length of a period.
 var quotaScript = newScript(clock + `
 local me, told, own, period = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local begin = tonumber(redis.call('GET', KEYS[1]) or '0')
-if begin == 0 then begin = math.min(told, now) end
+local reset = tonumber(redis.call('GET', KEYS[1] .. ':reset') or '0')
+if begin == 0 then begin = math.max(math.min(told, now), reset) end
 if begin == 0 then return {'0', '0', '0', 0} end
 if now >= begin + period then begin = begin + math.floor((now - begin) / period) * period end
 local life = string.format('%d', begin + period - now + 86400000)
 redis.call('SET', KEYS[1], string.format('%d', begin), 'PX', life)
 local key, counts = KEYS[1] .. ':' .. string.format('%d', begin), 0
-if told == begin or told > begin - period and told <= now then
+if told >= reset and (told == begin or told > begin - period and told <= now) then
   counts = 1
   if own > 0 then redis.call('HSET', key, me, string.format('%d', own)) end
 end
@@ -289,6 +292,16 @@ for i = 1, #all, 2 do
 end
 redis.call('PEXPIRE', key, life)
 return {string.format('%d', begin), string.format('%d', others), string.format('%d', mine), counts}
+`)
+
+// resetScript begins a new period of a user's quota, whatever was moved in the
+// one of before. ARGV: length of a period.
+var resetScript = newScript(clock + `
+local begin, life = string.format('%d', now), string.format('%d', tonumber(ARGV[1]) + 86400000)
+redis.call('SET', KEYS[1], begin, 'PX', life)
+redis.call('SET', KEYS[1] .. ':reset', begin, 'PX', life)
+redis.call('DEL', KEYS[1] .. ':' .. begin)
+return begin
 `)
 
 // foldScript adds the part of a replica that leaves to that of those who left

@@ -302,6 +302,45 @@ func TestQuotaOfFleet(t *testing.T) {
 	eventually(t, "it is used up everywhere", func() bool { return !all[1].quotas.Of(alice).Moved(0) })
 }
 
+// An operator forgets what a user has moved: on all replicas, also on one that says
+// a moment later what it had counted before, and one where the user is at the end.
+func TestQuotaResetOfFleet(t *testing.T) {
+	_, url := fake(t)
+	all := joinAll(t, url, 2)
+	alice := &authsvc.Account{Name: "alice", QuotaBytes: 1000, QuotaPeriod: time.Hour}
+	all[0].quotas.Of(alice).Moved(300)
+	all[1].quotas.Of(alice).Moved(700)
+	for _, r := range all {
+		eventually(t, "it is used up everywhere", func() bool { return !r.quotas.Of(alice).Moved(0) })
+	}
+	if err := all[0].ResetQuota(t.Context(), alice); err != nil {
+		t.Fatal(err)
+	}
+	all[0].quotas.Reset("alice")
+	for _, r := range all {
+		eventually(t, "nothing is used any more", func() bool {
+			for _, u := range r.quotas.List() {
+				if u.User == "alice" && u.Used != 0 {
+					return false
+				}
+			}
+			return r.quotas.Of(alice).Moved(0)
+		})
+	}
+	all[1].quotas.Of(alice).Moved(200)
+	for _, r := range all {
+		eventually(t, "what was moved since counts", func() bool {
+			r.quotas.Of(alice)
+			for _, u := range r.quotas.List() {
+				if u.User == "alice" && u.Used == 200 {
+					return true
+				}
+			}
+			return false
+		})
+	}
+}
+
 // A user whom the settings of one replica disable is out on all, until they do
 // no more, or the replica has gone.
 func TestOutOfFleet(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"os"
 	"time"
 
@@ -132,11 +133,12 @@ func (l *learner) ofDaemon(ctx context.Context, seen *learn.Seen, filter learn.F
 		if filter.User != "" && d.User != filter.User || d.Time.Before(filter.Since) {
 			continue
 		}
-		err := seen.Add(learn.Request{
-			ID: d.ID, Time: d.Time, User: d.User, Client: learn.HostOf(d.Client), Command: d.Command, Target: d.Target, Rule: d.Rule,
-		})
-		if err != nil {
-			seen.Skipped++
+		one := learn.Request{Time: d.Time, User: d.User, Client: learn.HostOf(d.Client), Command: d.Command, Target: d.Target, Rule: d.Rule}
+		one.Address, _ = netip.ParseAddr(d.Address) // "": a name was judged
+		for range d.Count {
+			if err := seen.Add(one); err != nil {
+				seen.Skipped++
+			}
 		}
 	}
 	return nil

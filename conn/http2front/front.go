@@ -325,8 +325,12 @@ func (f *front) windowUpdate(frame *http2.WindowUpdateFrame) error {
 		if f.window += by; f.window > 1<<31-1 {
 			return http2.ConnectionError(http2.ErrCodeFlowControl)
 		}
+		// Clients send one for each piece of data that they take: those who wait for
+		// data of theirs, as most of the streams do, are left asleep.
 		for _, s := range f.streams {
-			s.change.Broadcast()
+			if s.wantRoom {
+				s.change.Broadcast()
+			}
 		}
 		return nil
 	}

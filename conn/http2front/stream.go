@@ -22,6 +22,7 @@ type stream struct {
 	inEnded  bool   // the client has said all it wants
 	owed     int    // bytes read whose window was not given back
 	window   int64  // for our data
+	wantRoom bool   // a Write waits for more of it, or of the connection's
 	outEnded bool
 	broken   error // reset, by either side
 	closed   bool
@@ -176,7 +177,9 @@ func (s *stream) room(wanted int) (int, error) {
 			s.f.window -= n
 			return int(n), nil
 		}
+		s.wantRoom = true
 		s.change.Wait()
+		s.wantRoom = false
 	}
 }
 

@@ -11,6 +11,7 @@
 //	go run ./e2e/bench -fleet                 # replicas with and without a shared state
 //	go run ./e2e/bench -growth -rounds 1 -write docs/growth.md    # with pictures beside it
 //	go run ./e2e/bench -most                  # as many tunnels as the descriptors allow
+//	go run ./e2e/bench -page                  # what it costs to watch 10,000 sessions in a browser
 //
 // It makes a network namespace of its own with reno as congestion control: the
 // pacing of bbr on loopback hides what a proxy costs. The proxies take turns,
@@ -45,6 +46,7 @@ type options struct {
 	fleet      bool
 	growth     bool
 	most       bool
+	page       bool
 	extra      []string
 }
 
@@ -63,6 +65,7 @@ func parse(args []string) (options, error) {
 	f.BoolVar(&o.fleet, "fleet", false, "measure replicas with and without a shared state, in the place of all else")
 	f.BoolVar(&o.growth, "growth", false, "measure what more tunnels, rules, users and names cost, in the place of all else")
 	f.BoolVar(&o.most, "most", false, "open as many tunnels as the descriptors allow, reload and drain, in the place of all else")
+	f.BoolVar(&o.page, "page", false, "watch 10,000 sessions on the status page in Chromium, in the place of all else")
 	f.Func("proxy", "another proxy, as name=command with {host} and {port}; repeatable", func(s string) error {
 		if name, command, ok := strings.Cut(s, "="); !ok || name == "" || command == "" {
 			return errors.New("want name=command")
@@ -159,6 +162,9 @@ func measureAll(ctx context.Context, o options, dir string) error {
 	}
 	if o.most {
 		return measureMost(ctx, o, dir)
+	}
+	if o.page {
+		return measurePage(ctx, o, dir)
 	}
 	proxies, err := choose(o, dir)
 	if err != nil {

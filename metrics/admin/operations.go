@@ -211,11 +211,11 @@ var operations = []operation{
 		},
 	},
 	{
-		method: "GET", path: "/api/v1/denials", summary: "The latest requests that the rules refused", result: []Denial{},
+		method: "GET", path: "/api/v1/denials", summary: "The latest requests that the rules refused, or would have refused but for acl.report_only", result: []Denial{},
 		answer: func(a API, _ call) (any, error) { return a.Denials(), nil },
 	},
 	{
-		method: "GET", path: "/api/v1/events", summary: "A stream of events: opened, closed, denied, banned, reloaded, user", result: Event{},
+		method: "GET", path: "/api/v1/events", summary: "A stream of events: opened, closed, denied, reported, banned, reloaded, user", result: Event{},
 		query: []parameter{{"type", "only these events, comma-separated"}}, stream: API.streamEvents,
 	},
 }

@@ -291,15 +291,19 @@ type Flushed struct {
 	Flushed int `json:"flushed"`
 }
 
-// Denial is a request that the rules refused.
+// Denial is a request that the rules refused. Those of one client for the same
+// are one, with the latest's time and connection.
 type Denial struct {
 	Time     time.Time `json:"time"`
 	ID       string    `json:"id"`
+	Count    int       `json:"count"`              // of connections
+	Reported bool      `json:"reported,omitempty"` // acl.report_only let it pass
 	Client   string    `json:"client"`
 	User     string    `json:"user,omitempty"`
 	Listener string    `json:"listener"`
 	Command  string    `json:"command"`
 	Target   string    `json:"target"`
+	Address  string    `json:"address,omitempty"` // of the target, where that was judged
 	Rule     string    `json:"rule"`
 	Where    string    `json:"where,omitempty"` // the rule's file and line
 	Sentence string    `json:"sentence"`        // for a person

@@ -200,7 +200,11 @@ func (c *Collector) sendOne(line []byte) error {
 	if errors.Is(err, syscall.ECONNREFUSED) && c.o.Network == "udp" {
 		_, err = c.conn.Write(c.message) // that was said of the datagram before
 	}
-	if errors.Is(err, syscall.EMSGSIZE) && !c.o.Journald {
+	switch {
+	case !errors.Is(err, syscall.EMSGSIZE) && !errors.Is(err, syscall.ENOBUFS):
+	case c.o.Journald:
+		err = sendAsFile(c.conn, c.message)
+	default:
 		const smallest = 480 // RFC 5424 §6.1: what every receiver takes
 		_, err = c.conn.Write(cut(c.message, smallest))
 	}

@@ -13,8 +13,7 @@ import (
 )
 
 // journald makes datagrams of its native protocol out of JSON lines: MESSAGE
-// for people, and each field as CLEVERSOCKS_NAME for filters. All of them are
-// far smaller than what a socket takes, so that none has to go by a memfd.
+// for people, and each field as CLEVERSOCKS_NAME for filters.
 // https://systemd.io/JOURNAL_NATIVE_PROTOCOL/
 type journald struct {
 	json bool // MESSAGE is the line itself
