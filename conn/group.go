@@ -144,7 +144,7 @@ func (g *Group) Admit(c net.Conn, listener string) (refused string) {
 // TurnedAway notes a connection that its listener refused by itself, for one of
 // metrics.Refused*. It does not block.
 func (g *Group) TurnedAway(c net.Conn, listener, reason string) {
-	g.access.refused(netaddr.Of(c.RemoteAddr()), listener, reason)
+	g.access.refused(&session{client: netaddr.Of(c.RemoteAddr()), listener: listener}, reason)
 }
 
 // begin starts an admitted session's task, once before has run.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"strings"
 	"sync"
@@ -13,6 +14,20 @@ import (
 
 	"cleversocks/metrics"
 )
+
+// whoCalls is a connection that has an address and nothing else.
+type whoCalls struct{ address string }
+
+func (whoCalls) Close() error              { return nil }
+func (whoCalls) Read([]byte) (int, error)  { return 0, net.ErrClosed }
+func (whoCalls) Write([]byte) (int, error) { return 0, net.ErrClosed }
+func (whoCalls) LocalAddr() net.Addr       { return nil }
+func (w whoCalls) RemoteAddr() net.Addr {
+	return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(w.address))
+}
+func (whoCalls) SetDeadline(time.Time) error      { return nil }
+func (whoCalls) SetReadDeadline(time.Time) error  { return nil }
+func (whoCalls) SetWriteDeadline(time.Time) error { return nil }
 
 // A flood of refused connections leaves the first of each source and reason and
 // then a count a minute; sources without end are counted together.
@@ -35,9 +50,11 @@ func TestRefusals(t *testing.T) {
 		}
 		a.refused(&session{client: netip.MustParseAddrPort("[2001:db8::1]:9"), listener: "main"}, "banned")
 		a.refused(&session{client: netip.MustParseAddrPort("[2001:db8::2]:9"), listener: "main"}, "banned") // the same /64
+		(&Group{access: a}).TurnedAway(whoCalls{"198.51.100.1:5"}, "main", metrics.RefusedDescriptors)
 		synctest.Wait()
 		want := `msg="connection refused" listener=main client=192.0.2.7:1 client_ip=192.0.2.7 client_port=1 cause=refused reason=rate
 msg="connection refused" listener=main client=[2001:db8::1]:9 client_ip=2001:db8::1 client_port=9 cause=refused reason=banned
+msg="connection refused" listener=main client=198.51.100.1:5 client_ip=198.51.100.1 client_port=5 cause=refused reason=descriptors
 `
 		if got := out.take(); got != want {
 			t.Errorf("at once: %s", got)

@@ -11,9 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
-	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -201,6 +198,17 @@ func TestLimitsReachOpenTunnels(t *testing.T) {
 	if r := d.record(echo.String()); r["cause"] != "quota" {
 		t.Errorf("cause %v", r["cause"])
 	}
+	// Used up, and let in again by an operator who has been paid, without another limit.
+	var u struct {
+		Quota struct{ Used, Remaining int64 }
+	}
+	if out := d.mustUser("", "reset", "bob"); !strings.Contains(out, "ok") {
+		t.Errorf("reset says %s", out)
+	}
+	if d.call("GET", "/api/v1/users/bob", nil, &u); u.Quota.Used != 0 || u.Quota.Remaining != 100 {
+		t.Errorf("after the reset: %+v", u)
+	}
+	open(t, d, "bob", "x", echo).Close()
 	if status, answer := d.ask("PATCH", "/api/v1/users/bob", object{"quota": object{"period": "48h"}, "unset": []string{"max_connections"}}); status != 200 || !strings.Contains(answer, `"limit": 100`) {
 		t.Errorf("%d %s", status, answer)
 	}
@@ -237,6 +245,8 @@ func TestUserRefusals(t *testing.T) {
 		{"DELETE", "/nobody", nil, 404, "no such user"},
 		{"DELETE", "/bob", nil, 409, `acl.rule[0].users: there is no user \"bob\"`}, // acl.strict
 		{"GET", "/nobody", nil, 404, "no such user"},
+		{"DELETE", "/nobody/usage", nil, 404, "no such user"},
+		{"DELETE", "/bob/usage", nil, 409, "has no quota"},
 	} {
 		status, answer := d.ask(tt.method, "/api/v1/users"+tt.path, tt.body)
 		if status != tt.want || !strings.Contains(answer, tt.says) || strings.Contains(answer, "hidden") {
@@ -253,199 +263,6 @@ func TestUserRefusals(t *testing.T) {
 	if status, answer := none.ask("POST", "/api/v1/users", object{"name": "x", "password": "x"}); status != 409 || !strings.Contains(answer, "auth.users_file is not set") {
 		t.Errorf("%d %s", status, answer)
 	}
-}
-
-// The file may be edited by hand meanwhile: what was written there is kept, and
-// in force with the next edit. One that is broken by hand is not made worse.
-func TestUsersFileEditedByHand(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "users")
-	first := "bob:" + cheapHash(t, "x") + "\n"
-	d := withUsers(t, path, first, noBans)
-	rewrite(t, path, first+"# by hand\neve:"+cheapHash(t, "e")+":max_connections = 2\n")
-	d.mustUser("", "disable", "bob")
-	if got := fileHas(t, path); !strings.HasPrefix(got, "bob:!$2a$") || !strings.Contains(got, "\n# by hand\neve:$2a$") {
-		t.Errorf("the file: %s", got)
-	}
-	if !letsIn(t, d.address, "eve", "e") {
-		t.Error("eve is not known")
-	}
-	rewrite(t, path, first+"eve;"+cheapHash(t, "e")+"\n")
-	if status, answer := d.ask("PATCH", "/api/v1/users/bob", object{"disabled": true}); status != 500 || !strings.Contains(answer, "line 2: no colon") {
-		t.Errorf("%d %s", status, answer)
-	}
-	if got := fileHas(t, path); !strings.HasPrefix(got, first) || !letsIn(t, d.address, "eve", "e") {
-		t.Errorf("the file: %s", got)
-	}
-	// Cut short, as by a full disk: the users are not forgotten for it.
-	rewrite(t, path, "")
-	if status, answer := d.ask("POST", "/api/v1/users", object{"name": "new", "password": "x"}); status != 500 || !strings.Contains(answer, "it had users and has none now") {
-		t.Errorf("%d %s", status, answer)
-	}
-	if !letsIn(t, d.address, "eve", "e") {
-		t.Error("eve is not known any more")
-	}
-}
-
-// A disk that is full, or mounted read-only, a file that is a volume by itself:
-// the answer says so, the old file is whole, and the old users are in force.
-func TestUsersFileThatCannotBeWritten(t *testing.T) {
-	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
-	path := filepath.Join(dir, "users")
-	content := "bob:" + cheapHash(t, "x") + "\n" + strings.Repeat("# much\n", 2000)
-	d := withUsers(t, path, content, noBans)
-	intact := func(says string) {
-		t.Helper()
-		status, answer := d.ask("PATCH", "/api/v1/users/bob", object{"disabled": true})
-		if status != 500 || !strings.Contains(answer, says) || !strings.Contains(answer, "the old one stays") {
-			t.Errorf("%d %s, want %s", status, answer, says)
-		}
-		list, err := os.ReadDir(dir)
-		if err != nil || fileHas(t, path) != content || !letsIn(t, d.address, "bob", "x") {
-			t.Errorf("%s: it is not as before: %v %v", says, list, err)
-		}
-		for _, e := range list {
-			if strings.HasPrefix(e.Name(), ".") {
-				t.Errorf("%s: %s was left", says, e.Name())
-			}
-		}
-	}
-	full, err := os.Create(filepath.Join(dir, "full"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for err == nil {
-		_, err = full.Write(make([]byte, 4096))
-	}
-	full.Close()
-	intact("no space left on device")
-	if err := os.Remove(full.Name()); err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Mount(path, path, "", syscall.MS_BIND, ""); err != nil {
-		t.Fatal(err)
-	}
-	intact("mount its directory instead")
-	if err := syscall.Unmount(path, syscall.MNT_DETACH); err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Mount("", dir, "", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
-		t.Fatal(err)
-	}
-	intact("read-only file system")
-	if err := syscall.Mount("", dir, "", syscall.MS_REMOUNT, ""); err != nil {
-		t.Fatal(err)
-	}
-	d.mustUser("", "disable", "bob")
-}
-
-// Many edits at once, by API and command, are all made, one after the other.
-func TestManyEditsAtOnce(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "users")
-	d := withUsers(t, path, "# none yet\nfirst:"+cheapHash(t, "x")+"\n", noBans)
-	hash := cheapHash(t, "y")
-	var all sync.WaitGroup
-	for i := range 20 {
-		all.Go(func() {
-			if status, answer := d.ask("POST", "/api/v1/users", object{"name": fmt.Sprintf("user%d", i), "password_hash": hash}); status != 200 {
-				t.Errorf("%d %s", status, answer)
-			}
-		})
-	}
-	all.Wait()
-	if n := strings.Count(fileHas(t, path), hash); n != 20 || !letsIn(t, d.address, "user7", "y") {
-		t.Errorf("%d of 20 are in the file", n)
-	}
-}
-
-// One user of 10,000 is changed again and again while new connections of the
-// others come all the time and tunnels of others are open: not one fails.
-func TestOneUserOfTenThousand(t *testing.T) {
-	echo := echoServer(t, "127.0.0.1:0")
-	var users strings.Builder
-	for i := range 10_000 {
-		fmt.Fprintf(&users, "user%d:password %d\n", i, i)
-	}
-	path := filepath.Join(t.TempDir(), "users")
-	d := withUsers(t, path, users.String(), "allow_plain_passwords = true\n"+noBans)
-	tunnels := make([]*net.TCPConn, 50)
-	for i := range tunnels {
-		tunnels[i] = open(t, d, fmt.Sprintf("user%d", i), fmt.Sprintf("password %d", i), echo)
-	}
-	stop := make(chan struct{})
-	var served, lost atomic.Int64
-	var all sync.WaitGroup
-	pace := time.NewTicker(2 * time.Millisecond) // 500 a second, or as many as the machine can
-	defer pace.Stop()
-	for worker := range 16 {
-		all.Go(func() {
-			for i := worker; ; i += 16 {
-				select {
-				case <-stop:
-					return
-				case <-pace.C:
-				}
-				n := 100 + i%9000
-				if err := roundTrip(d.address, fmt.Sprintf("user%d", n), fmt.Sprintf("password %d", n), echo); err != nil {
-					lost.Add(1)
-					t.Log(err)
-				}
-				served.Add(1)
-			}
-		})
-	}
-	edits, begun := 0, time.Now()
-	for ; edits < 5 || served.Load() < 500; edits++ {
-		if status, answer := d.ask("PATCH", "/api/v1/users/user9999", object{"disabled": edits%2 == 0, "max_connections": edits}); status != 200 {
-			t.Fatalf("%d %s", status, answer)
-		}
-		if time.Since(begun) > 6*patience {
-			t.Fatalf("%d edits and %d connections only", edits, served.Load())
-		}
-	}
-	close(stop)
-	all.Wait()
-	t.Logf("%d edits and %d connections in %s", edits, served.Load(), time.Since(begun))
-	if lost.Load() > 0 {
-		t.Errorf("%d of %d connections were lost", lost.Load(), served.Load())
-	}
-	for _, c := range tunnels {
-		echoes(t, c, "still here")
-	}
-	if got := fileHas(t, path); !strings.HasPrefix(got, strings.TrimSuffix(users.String(), "user9999:password 9999\n")) {
-		t.Error("the lines of others have changed")
-	}
-}
-
-// roundTrip logs in, connects, and gets back what it sends.
-func roundTrip(proxy, user, password string, to netip.AddrPort) error {
-	c, err := net.DialTimeout("tcp", proxy, patience)
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
-		return err
-	}
-	msg := append([]byte{5, 1, 2, 1, byte(len(user))}, user...)
-	msg = append(append(msg, byte(len(password))), password...)
-	ip := to.Addr().As4()
-	msg = append(append(msg, 5, 1, 0, 1), ip[:]...)
-	msg = append(msg, byte(to.Port()>>8), byte(to.Port()), 'h', 'i')
-	if _, err := c.Write(msg); err != nil {
-		return err
-	}
-	answer := make([]byte, 2+2+10+2)
-	if _, err := io.ReadFull(c, answer); err != nil {
-		return fmt.Errorf("%s: %w in %x", user, err, answer)
-	}
-	if answer[3] != 0 || answer[5] != 0 || string(answer[14:]) != "hi" {
-		return fmt.Errorf("%s: %x", user, answer)
-	}
-	return nil
 }
 
 // A removed user's UDP association ends like a tunnel does (3proxy#947), an

@@ -288,6 +288,22 @@ func ReadHash(in *os.File, prompt io.Writer) (string, error) {
 	return authsvc.Hash(password), nil
 }
 
+// HashOf is the hash of a password that is fit to be one.
+func HashOf(password []byte) (string, error) {
+	if err := authsvc.CheckPassword(password); err != nil {
+		return "", err
+	}
+	return authsvc.Hash(password), nil
+}
+
+// SplitUserLine takes a line of a users file apart. secret is a hash or a password.
+func SplitUserLine(line string) (name, secret string, disabled bool, attributes string, ok bool) {
+	return authsvc.SplitUserLine(line)
+}
+
+// IsPasswordHash reports whether a secret is, or claims to be, a hash.
+func IsPasswordHash(secret string) bool { return authsvc.IsHash([]byte(secret)) }
+
 // AskPassword asks for a password that is there already, once.
 func AskPassword(in *os.File, prompt io.Writer) (string, error) {
 	password, err := authsvc.AskPassword(in, prompt)

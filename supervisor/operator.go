@@ -72,6 +72,7 @@ func (o *operator) functions() admin.API {
 		Token:  func() string { return o.config().Admin.Token.Reveal() },
 		Status: o.status, Sessions: o.sessions, CloseSessions: o.closeSessions, Users: o.listUsers, Fleet: o.listFleet,
 		User: o.oneUser, AddUser: o.addUser, ChangeUser: o.changeUser, RemoveUser: o.removeUser,
+		ImportUsers: o.importUsers, ResetUsage: o.resetUsage,
 		Explain: func(ctx context.Context, v url.Values) (admin.Explanation, error) {
 			return explainer{policy: o.group.Policy(), look: o.resolver.Lookup, bans: o.guards.Throttle.Bans}.judge(ctx, questionOf(v))
 		},

@@ -27,7 +27,7 @@ func newEvents(ctx context.Context, c *client) *cobra.Command {
 			defer resp.Body.Close()
 			return c.follow(resp.Body)
 		})
-	cmd.Flags().StringVar(&types, "type", "", "Only the events in `LIST`: opened, closed, denied, banned, reloaded.")
+	cmd.Flags().StringVar(&types, "type", "", "Only the events in `LIST`: opened, closed, denied, reported, banned, reloaded, user.")
 	return cmd
 }
 

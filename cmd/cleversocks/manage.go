@@ -328,11 +328,15 @@ func newDNS(ctx context.Context, c *client) *cobra.Command {
 }
 
 func newDenials(ctx context.Context, c *client) *cobra.Command {
-	return command("denials", "Shows the latest requests that the rules refused", "Shows the latest refusals, each with the rule that made it and the one that\nwould allow it.", "  cleversocks denials\n  cleversocks denials --json", noArguments, func([]string) error {
+	return command("denials", "Shows the latest requests that the rules refused", "Shows the latest refusals, and what acl.report_only let pass, each with the rule\nthat made it and the one that would allow it.", "  cleversocks denials\n  cleversocks denials --json", noArguments, func([]string) error {
 		var list []admin.Denial
 		return c.ask(ctx, http.MethodGet, "/api/v1/denials", nil, &list, func(w io.Writer) {
 			for _, d := range list {
-				row(w, d.Time.Format(time.DateTime)+"  "+d.Sentence)
+				times := ""
+				if d.Count > 1 {
+					times = fmt.Sprintf(" (%d times)", d.Count)
+				}
+				row(w, d.Time.Local().Format(time.DateTime)+"  "+d.Sentence+times)
 				for line := range strings.Lines(d.Allow) {
 					row(w, "    "+strings.TrimSuffix(line, "\n"))
 				}

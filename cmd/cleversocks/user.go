@@ -28,12 +28,18 @@ func newUser(ctx context.Context, c *client) *cobra.Command {
 	cmd := command("user", "Adds, changes, disables and removes users", aboutUser,
 		"  cleversocks user add bob --max-connections 50 --quota 100GiB\n  cleversocks user passwd alice\n  cleversocks user set alice --valid-until 2026-12-31T23:59:59Z\n  cleversocks user disable alice",
 		noArguments, func([]string) error {
-			return usageError{"user: add, passwd, set, expire, disable, enable, remove, show or list"}
+			return usageError{"user: add, import, passwd, set, expire, reset, disable, enable, remove, show or list"}
 		})
 	cmd.AddCommand(
-		newUserAdd(ctx, c), newUserPasswd(ctx, c), newUserSet(ctx, c), newUserExpire(ctx, c),
+		newUserAdd(ctx, c), newUserImport(ctx, c), newUserPasswd(ctx, c), newUserSet(ctx, c), newUserExpire(ctx, c),
 		newUserSwitch(ctx, c, "disable", "Lets a user in no more", "Lets the user in no more, whatever the way to log in, and ends the user's\nconnections.", true),
 		newUserSwitch(ctx, c, "enable", "Lets a disabled user in again", "Lets a disabled user in again, with the password and the quota of before.", false),
+		command("reset NAME...", "Forgets what users have used of their quotas", "Forgets what the users have moved of their quotas, on all replicas of a fleet: a new\nperiod begins.", "  cleversocks user reset alice", oneOrMoreNames, func(names []string) error {
+			return each(names, func(name string) error {
+				var u admin.User
+				return c.ask(ctx, http.MethodDelete, userPath(name)+"/usage", nil, &u, func(w io.Writer) { row(w, name, stateWords(u.State)) })
+			})
+		}),
 		command("remove NAME...", "Takes users out", "Takes users out of the users file, and ends their connections.", "  cleversocks user remove bob", oneOrMoreNames, func(names []string) error {
 			return each(names, func(name string) error { return c.changeUser(ctx, http.MethodDelete, name, nil) })
 		}),

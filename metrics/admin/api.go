@@ -36,6 +36,10 @@ type API struct {
 	AddUser    func(ctx context.Context, u NewUser) (UserChanged, error)
 	ChangeUser func(ctx context.Context, name string, c UserChange) (UserChanged, error)
 	RemoveUser func(ctx context.Context, name string) (UserChanged, error)
+	// ImportUsers adds and changes many, all or none. ResetUsage begins a new
+	// period of a user's quota.
+	ImportUsers func(ctx context.Context, i UserImport) (UsersImported, error)
+	ResetUsage  func(ctx context.Context, name string) (User, error)
 
 	// Explain says what a request meets: user, from, to, command, listener.
 	Explain func(ctx context.Context, question url.Values) (Explanation, error)
@@ -94,8 +98,11 @@ func Conflict(text string) error { return failure{ErrConflict, text} }
 // Busy is an error for what may work in a moment.
 func Busy(text string) error { return failure{ErrBusy, text} }
 
-// maxBody bounds a request's body, in bytes.
-const maxBody = 64 << 10
+// maxBody bounds a request's body, and maxImport one of MaxImport users, in bytes.
+const (
+	maxBody   = 64 << 10
+	maxImport = 8 << 20
+)
 
 // call is one request to an operation.
 type call struct {
@@ -105,8 +112,11 @@ type call struct {
 
 // body reads the request's JSON. A field that is not known is an error: it
 // would have no effect.
-func (c call) body(into any) error {
-	d := json.NewDecoder(io.LimitReader(c.Body, maxBody))
+func (c call) body(into any) error { return c.bodyUpTo(maxBody, into) }
+
+// bodyUpTo is body for one of up to most bytes.
+func (c call) bodyUpTo(most int64, into any) error {
+	d := json.NewDecoder(io.LimitReader(c.Body, most))
 	d.DisallowUnknownFields()
 	if err := d.Decode(into); err != nil {
 		return BadInput("the body is not the JSON that is expected: " + strings.TrimPrefix(err.Error(), "json: "))

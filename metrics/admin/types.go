@@ -185,6 +185,36 @@ type UserChanged struct {
 	Closed int   `json:"closed"`         // connections that ended with it
 }
 
+// Bounds of one import: each password takes some time to hash.
+const (
+	MaxImport          = 10_000
+	MaxImportPasswords = 100
+)
+
+// UserImport is users to be added at once, all or none: at most MaxImport, of whom
+// MaxImportPasswords come with a password in the place of its hash.
+type UserImport struct {
+	Users []NewUser `json:"users"`
+	// Existing is what to do with those who are in auth.users_file already: refuse
+	// all of it (the default), keep them as they are, or change what is given.
+	Existing string `json:"existing,omitempty"`
+}
+
+// The values of UserImport.Existing.
+const (
+	ExistingRefuse = "refuse"
+	ExistingKeep   = "keep"
+	ExistingChange = "change"
+)
+
+// UsersImported is what came of an import.
+type UsersImported struct {
+	Added   int `json:"added"`
+	Changed int `json:"changed"`
+	Kept    int `json:"kept"`
+	Closed  int `json:"closed"` // connections that ended with it
+}
+
 // ReplicaShare is what a user has on one replica.
 type ReplicaShare struct {
 	Replica     string `json:"replica"`
@@ -364,7 +394,7 @@ type Event struct {
 	Ban     *Ban      `json:"ban,omitempty"`
 	Reload  *Reload   `json:"reload,omitempty"`
 	User    string    `json:"user,omitempty"`   // who was changed by an operator
-	Change  string    `json:"change,omitempty"` // added, changed, removed
+	Change  string    `json:"change,omitempty"` // added, changed, removed, reset; imported: many users
 }
 
 // Failure is the body of every answer that is none.

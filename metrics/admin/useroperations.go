@@ -21,6 +21,20 @@ var userOperations = []operation{
 		},
 	},
 	{
+		method: "POST", path: "/api/v1/users/import", summary: "Add and change many users of auth.users_file, all or none", body: UserImport{}, result: UsersImported{}, changes: true,
+		answer: func(a API, c call) (any, error) {
+			var i UserImport
+			if err := c.bodyUpTo(maxImport, &i); err != nil {
+				return nil, err
+			}
+			return a.ImportUsers(c.Context(), i)
+		},
+	},
+	{
+		method: "DELETE", path: "/api/v1/users/{name}/usage", summary: "Forget what a user has moved of the quota, on all replicas: a new period begins", result: User{}, changes: true,
+		answer: func(a API, c call) (any, error) { return a.ResetUsage(c.Context(), c.PathValue("name")) },
+	},
+	{
 		method: "PATCH", path: "/api/v1/users/{name}", summary: "Change a user of auth.users_file: password, disabled, limits. What is left out stays", body: UserChange{}, result: UserChanged{}, changes: true,
 		answer: func(a API, c call) (any, error) {
 			var change UserChange
