@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"path/filepath"
@@ -183,9 +184,7 @@ func TestImportBounds(t *testing.T) {
 		users := make([]object, n)
 		for i := range users {
 			users[i] = object{"name": fmt.Sprintf("u%d", i)}
-			for k, v := range more {
-				users[i][k] = v
-			}
+			maps.Copy(users[i], more)
 		}
 		return object{"users": users}
 	}

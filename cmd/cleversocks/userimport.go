@@ -65,7 +65,7 @@ func (c *client) readUsers(args []string) ([]admin.NewUser, error) {
 		if err != nil {
 			return nil, usageError{err.Error()}
 		}
-		defer f.Close()
+		defer func() { _ = f.Close() }() // nothing was written
 		in = f
 	}
 	body, err := io.ReadAll(io.LimitReader(in, maxUsersInput+1))

@@ -23,9 +23,9 @@ func (p *page) browse(ctx context.Context) error {
 	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(chromium), chromedp.NoSandbox, chromedp.DisableGPU,
 		chromedp.Flag("disable-background-networking", true), chromedp.Flag("disable-dev-shm-usage", true),
 		chromedp.WSURLReadTimeout(time.Minute), chromedp.ModifyCmdFunc(func(cmd *exec.Cmd) { p.chrome = cmd }))
-	ctx, cancel := chromedp.NewExecAllocator(ctx, options...)
+	allocator, cancel := chromedp.NewExecAllocator(ctx, options...)
 	context.AfterFunc(ctx, cancel)
-	p.ctx, cancel = chromedp.NewContext(ctx)
+	p.ctx, cancel = chromedp.NewContext(allocator)
 	context.AfterFunc(ctx, cancel)
 	for _, a := range []chromedp.Action[chromedp.Void]{
 		chromedp.EmulateViewport(1280, 1000), chromedp.Navigate("http://" + p.admin + "/"),
@@ -34,7 +34,7 @@ func (p *page) browse(ctx context.Context) error {
 			return err
 		}),
 	} {
-		if _, err := chromedp.Run(p.ctx, a); err != nil {
+		if _, err := chromedp.Run(p.ctx, a); err != nil { //nolint:contextcheck // the tab is its context
 			return fmt.Errorf("chromium: %w", err)
 		}
 	}

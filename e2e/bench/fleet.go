@@ -90,7 +90,7 @@ func startFleet(ctx context.Context, binary string, n int, shared bool) (f *flee
 		}
 	}
 	for i := range n {
-		port, err := freePort(ctx, "127.0.0.1")
+		port, err := freePort(ctx)
 		if err != nil {
 			return f, err
 		}

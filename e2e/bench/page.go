@@ -42,7 +42,6 @@ address = %q
 [admin]
 address = %q
 token_file = %q
-pprof = true
 `
 
 // page is a run of measurePage.
@@ -101,7 +100,7 @@ func (p *page) start(ctx context.Context, o options, dir string) error {
 	if binary == "" {
 		binary = filepath.Join(dir, "cleversocks")
 	}
-	port, err := freePort(ctx, "127.0.0.1")
+	port, err := freePort(ctx)
 	if err != nil {
 		return err
 	}
@@ -204,7 +203,7 @@ func (p *page) watch(ctx context.Context) error {
 	}
 	fmt.Printf("- to scroll through all of them in %.0f frames: median %.1f ms a frame, 99 %% below %.1f, the longest %.1f\n", frames[0], frames[1], frames[2], frames[3])
 	if to := os.Getenv("CLEVERSOCKS_SCREENSHOTS"); to != "" {
-		picture, err := chromedp.Run(p.ctx, chromedp.FullScreenshot(90))
+		picture, err := chromedp.Run(p.ctx, chromedp.FullScreenshot(90)) //nolint:contextcheck // the tab is its context
 		if err != nil {
 			return err
 		}
@@ -238,10 +237,10 @@ const scrolling = `new Promise(done => {
 	requestAnimationFrame(next);
 })`
 
-// awaited waits for a page that lists all.
+// awaited is true once the page lists all.
 const awaited = `document.getElementById("session-count")?.textContent.startsWith("10,")`
 
-// answered is an error of evaluating while the page is not there yet.
+// await waits for the page to list all.
 func (p *page) await(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()

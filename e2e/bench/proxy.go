@@ -152,11 +152,11 @@ func (p proxy) prepare(i *instance, config string) (err error) {
 // start runs the proxy in groups of its own and waits until it accepts.
 func (p proxy) start(ctx context.Context) (*instance, error) {
 	const host = "127.0.0.1"
-	port, err := freePort(ctx, host)
+	port, err := freePort(ctx)
 	if err != nil {
 		return nil, err
 	}
-	backend, err := freePort(ctx, host)
+	backend, err := freePort(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -219,9 +219,9 @@ func (i *instance) failure() error {
 	return fmt.Errorf("it said: %s", b[:n])
 }
 
-func freePort(ctx context.Context, host string) (int, error) {
+func freePort(ctx context.Context) (int, error) {
 	var config net.ListenConfig
-	l, err := config.Listen(ctx, "tcp4", net.JoinHostPort(host, "0"))
+	l, err := config.Listen(ctx, "tcp4", "127.0.0.1:0")
 	if err != nil {
 		return 0, err
 	}
