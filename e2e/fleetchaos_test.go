@@ -177,7 +177,7 @@ func (c *chaos) replace(r *replica) {
 	// What it had not told anybody yet is gone with it.
 	c.bans = slices.DeleteFunc(c.bans, func(b ban) bool { return b.by == r })
 	i := slices.Index(c.all, r)
-	c.all[i] = &replica{startProgram(c.t, "--config", r.file, "--log-format", "json"), r.file, r.name}
+	c.all[i] = &replica{startProgram(c.t, "--config", r.file, "--log-format", "json"), r.file, r.name, r.password}
 }
 
 // heal makes all well.

@@ -21,6 +21,8 @@ type store struct {
 	t       *testing.T
 	address string
 	dir     string
+	args    []string // more of them
+	pass    string   // its password
 	cmd     *exec.Cmd
 }
 
@@ -30,7 +32,7 @@ const storePassword = "the store's password"
 func startStore(t *testing.T, now bool) *store {
 	t.Helper()
 	program(t, "redis-server", "redis-server")
-	s := &store{t: t, address: freeAddress(t), dir: t.TempDir()}
+	s := &store{t: t, address: freeAddress(t), dir: t.TempDir(), pass: storePassword}
 	if now {
 		s.start()
 	}
@@ -52,13 +54,18 @@ func freeAddress(t *testing.T) string {
 func (s *store) start() {
 	s.t.Helper()
 	_, port, _ := net.SplitHostPort(s.address)
-	s.cmd = exec.Command("redis-server", "--bind", "127.0.0.1", "--port", port, "--save", "", "--appendonly", "no", "--dir", s.dir,
-		"--requirepass", storePassword, "--loglevel", "warning")
+	s.cmd = exec.Command("redis-server", append([]string{
+		"--bind", "127.0.0.1", "--port", port, "--save", "", "--appendonly", "no", "--dir", s.dir,
+		"--requirepass", s.pass, "--loglevel", "warning",
+	}, s.args...)...)
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
-	eventually(s.t, "the store answers", func() bool { _, err := s.ask("PING"); return err == nil })
+	eventually(s.t, "the store answers", func() bool {
+		_, err := s.ask("PING")
+		return err == nil || strings.Contains(err.Error(), "LOADING")
+	})
 }
 
 func (s *store) signal(sig syscall.Signal) {
@@ -86,12 +93,27 @@ func (s *store) ask(command string) ([]string, error) {
 	}
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(patience))
-	fmt.Fprintf(c, "AUTH \"%s\"\r\n%s\r\n", storePassword, command)
+	if s.pass != "" {
+		command = fmt.Sprintf("AUTH \"%s\"\r\n%s", s.pass, command)
+	}
+	fmt.Fprintf(c, "%s\r\n", command)
 	r := bufio.NewReader(c)
-	if first, err := r.ReadString('\n'); err != nil || first[0] != '+' {
-		return nil, fmt.Errorf("%w: %s", io.ErrUnexpectedEOF, first)
+	if s.pass != "" {
+		if first, err := r.ReadString('\n'); err != nil || first[0] != '+' {
+			return nil, fmt.Errorf("%w: %s", io.ErrUnexpectedEOF, first)
+		}
 	}
 	return readRESP(r)
+}
+
+// must is ask that has to be answered well.
+func (s *store) must(commands ...string) {
+	s.t.Helper()
+	for _, command := range commands {
+		if _, err := s.ask(command); err != nil {
+			s.t.Fatalf("%s: %v", command, err)
+		}
+	}
 }
 
 // readRESP is an answer of RESP2, flat.
@@ -171,10 +193,11 @@ password = "secret"
 type replica struct {
 	*daemon
 	file, name string
+	password   string // the file with the store's
 }
 
 // fleetSettings are a replica's.
-func fleetSettings(t *testing.T, storeAt, name, users string) string {
+func fleetSettings(t *testing.T, storeAt, password, name, users string) string {
 	t.Helper()
 	return withAPI(t, users+fmt.Sprintf(`
 [shared_state]
@@ -184,13 +207,14 @@ replica = "%s"
 timeout = "100ms" # the race detector, and busy machines
 [[listener]]
 address = "127.0.0.1:0"
-`, storeAt, writeFile(t, "store.password", storePassword), name))
+`, storeAt, password, name))
 }
 
 func startReplica(t *testing.T, storeAt, name, users string) *replica {
 	t.Helper()
-	file := writeFile(t, "cleversocks.toml", fleetSettings(t, storeAt, name, users))
-	return &replica{startProgram(t, "--config", file, "--log-format", "json"), file, name}
+	password := writeFile(t, "store.password", storePassword)
+	file := writeFile(t, "cleversocks.toml", fleetSettings(t, storeAt, password, name, users))
+	return &replica{startProgram(t, "--config", file, "--log-format", "json"), file, name, password}
 }
 
 // startFleet starts replicas that know each other.

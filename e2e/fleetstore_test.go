@@ -84,7 +84,7 @@ func storeCluster(t *testing.T) string {
 	bus := freeAddress(t)
 	_, busPort, _ := net.SplitHostPort(bus)
 	runStore(t, "--bind", "127.0.0.1", "--port", port, "--cluster-enabled", "yes", "--cluster-port", busPort, "--dir", t.TempDir(), "--requirepass", storePassword)
-	s := &store{t: t, address: address}
+	s := &store{t: t, address: address, pass: storePassword}
 	eventually(t, "the cluster has all slots", func() bool {
 		_, _ = s.ask("CLUSTER ADDSLOTSRANGE 0 16383")
 		state, err := s.ask("CLUSTER INFO")
