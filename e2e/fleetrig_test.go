@@ -55,7 +55,7 @@ func (s *store) start() {
 	s.t.Helper()
 	_, port, _ := net.SplitHostPort(s.address)
 	s.cmd = exec.Command("redis-server", append([]string{
-		"--bind", "127.0.0.1", "--port", port, "--save", "", "--appendonly", "no", "--dir", s.dir,
+		"--bind", "127.0.0.1", "192.0.2.1", "--port", port, "--save", "", "--appendonly", "no", "--dir", s.dir,
 		"--requirepass", s.pass, "--loglevel", "warning",
 	}, s.args...)...)
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

@@ -83,7 +83,7 @@ func TestReloadMovesAListener(t *testing.T) {
 
 func freePort(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", ":0") // on all addresses: connections of before may wait on any
 	if err != nil {
 		t.Fatal(err)
 	}

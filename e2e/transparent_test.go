@@ -12,14 +12,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// behind is a network behind this host: a client in a network namespace of its
-// own, whose every packet comes in through the interface "lan0".
+// behind is a network behind this host.
 type behind struct {
 	t   *testing.T
 	pid string
 }
 
-func newBehind(t *testing.T) *behind {
+// newNetwork is a network namespace that the interface far is in, of a pair whose
+// other end, near, is this host's.
+func newNetwork(t *testing.T, near, far string) *behind {
 	t.Helper()
 	sleep := exec.Command(program(t, "unshare", "util-linux"), "--net", "sleep", "600")
 	if err := sleep.Start(); err != nil {
@@ -27,14 +28,22 @@ func newBehind(t *testing.T) *behind {
 	}
 	t.Cleanup(func() { _ = sleep.Process.Kill(); _ = sleep.Wait() })
 	b := &behind{t: t, pid: fmt.Sprint(sleep.Process.Pid)}
-	inNet(t, "ip link add lan0 type veth peer name lan1")
-	t.Cleanup(func() { inNet(t, "ip link del lan0") })
+	inNet(t, "ip link add "+near+" type veth peer name "+far)
+	t.Cleanup(func() { inNet(t, "ip link del "+near) })
 	// Until unshare has made it, the process is still in this namespace.
-	eventually(t, "the client has a network of its own", func() bool {
-		links, err := exec.Command("nsenter", "-t", b.pid, "-n", "ip", "link", "show", "lan0").CombinedOutput()
+	eventually(t, "there is another network", func() bool {
+		links, err := exec.Command("nsenter", "-t", b.pid, "-n", "ip", "link", "show", near).CombinedOutput()
 		return err != nil && strings.Contains(string(links), "does not exist")
 	})
-	inNet(t, "ip link set lan1 netns "+b.pid)
+	inNet(t, "ip link set "+far+" netns "+b.pid)
+	return b
+}
+
+// newBehind is a client in a network namespace of its own, whose every packet comes
+// in through the interface "lan0".
+func newBehind(t *testing.T) *behind {
+	t.Helper()
+	b := newNetwork(t, "lan0", "lan1")
 	for _, c := range []string{
 		"ip addr add 10.77.0.1/24 dev lan0", "ip -6 addr add 2001:db8:77::1/64 dev lan0 nodad", "ip link set lan0 up",
 	} {
@@ -171,19 +180,7 @@ func TestTransparentLoop(t *testing.T) {
 // address that the answers are to leave from.)
 func nameServersBeyond(t *testing.T) (four, six netip.AddrPort) {
 	t.Helper()
-	sleep := exec.Command(program(t, "unshare", "util-linux"), "--net", "sleep", "600")
-	if err := sleep.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = sleep.Process.Kill(); _ = sleep.Wait() })
-	b := &behind{t: t, pid: fmt.Sprint(sleep.Process.Pid)}
-	inNet(t, "ip link add far0 type veth peer name far1")
-	t.Cleanup(func() { inNet(t, "ip link del far0") })
-	eventually(t, "the server has a network of its own", func() bool {
-		links, err := exec.Command("nsenter", "-t", b.pid, "-n", "ip", "link", "show", "far0").CombinedOutput()
-		return err != nil && strings.Contains(string(links), "does not exist")
-	})
-	inNet(t, "ip link set far1 netns "+b.pid)
+	b := newNetwork(t, "far0", "far1")
 	for _, c := range []string{
 		"ip addr add 10.88.0.1/24 dev far0", "ip -6 addr add 2001:db8:88::1/64 dev far0 nodad", "ip link set far0 up",
 	} {

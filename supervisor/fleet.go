@@ -42,7 +42,7 @@ func (d *daemon) meetStore(ctx context.Context, fleet *shared.Store) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, storePatience)
 	defer cancel()
-	_, _ = await(ctx, d.panics, "shared", func() (struct{}, error) { return struct{}{}, fleet.Connect() }) // its service says what is wrong
+	_, _ = await(ctx, d.panics, "shared", func() (struct{}, error) { return struct{}{}, fleet.Meet(ctx) }) // its service says what is wrong
 }
 
 // out says whom other replicas have put out; nil: there are none.

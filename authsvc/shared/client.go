@@ -2,6 +2,7 @@ package shared
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"math/rand/v2"
 	"slices"
@@ -10,9 +11,25 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// Connect makes the client, which fails while the store is not there, and may take
-// seconds. Who calls it before Serve spares the first connections the wait.
-func (s *Store) Connect() error {
+// Meet connects to the store and reads who is banned, before Serve: the first
+// connections are counted, and nobody comes who must not. Serve does as much if it
+// fails, and may take its time.
+func (s *Store) Meet(ctx context.Context) error {
+	if err := s.tryConnect(); err != nil {
+		return err
+	}
+	c := *s.client.Load()
+	t, err := c.Do(ctx, c.B().Time().Build()).AsIntSlice()
+	if err != nil || len(t) != 2 {
+		return errors.Join(err, errAnswer)
+	}
+	s.offset.Store(t[0]*1000 + t[1]/1000 - time.Now().UnixMilli())
+	return s.readBans(ctx, c)
+}
+
+// tryConnect makes the client, which fails while the store is not there, and may
+// take seconds.
+func (s *Store) tryConnect() error {
 	client, err := s.open()
 	if err == nil && !s.client.CompareAndSwap(nil, &client) {
 		client.Close() // another call was faster
@@ -27,7 +44,7 @@ func (s *Store) open() (rueidis.Client, error) {
 // connect tries until ctx ends.
 func (s *Store) connect(ctx context.Context) error {
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		err := s.Connect()
+		err := s.tryConnect()
 		if err == nil {
 			s.health.worked(ctx, s)
 			return nil
