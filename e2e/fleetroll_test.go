@@ -94,12 +94,13 @@ func newSite(t *testing.T, n int) *site {
 	var servers strings.Builder
 	for i := range n {
 		h, name := newHost(t, i), string(rune('a'+i))
-		fmt.Fprintf(&servers, "  server %s %s:1080 send-proxy-v2 check port 9180 inter 50ms fall 1 rise 1\n", name, h.address)
+		fmt.Fprintf(&servers, "  server %s %s:1080 send-proxy-v2 check port 9180 inter 50ms fall 2 rise 1\n", name, h.address)
 		toml := withAPI(t, siteUsers+fmt.Sprintf(`
 [shared_state]
 url = "redis://192.0.2.1:%s"
 password_file = '%s'
 replica = "%s"
+timeout = "500ms" # a machine that is busy answers late, and then each decides by itself
 [[listener]]
 address = "%s:1080"
 proxy_protocol = "required"
@@ -113,7 +114,7 @@ trusted_proxies = ["10.90.%d.1"]
 	for i := range n {
 		eventually(t, "all know each other", func() bool { return s.all[i].metric("cleversocks_shared_replicas") == strconv.Itoa(n) })
 	}
-	haproxy(t, "frontend front\n  bind "+s.front+"\n  default_backend fleet\nbackend fleet\n  balance roundrobin\n  option httpchk GET /readyz\n  option redispatch 1\n  retries 3\n"+servers.String())
+	haproxy(t, "frontend front\n  bind "+s.front+"\n  default_backend fleet\nbackend fleet\n  balance roundrobin\n  timeout check 5s\n  option httpchk GET /readyz\n  option redispatch 1\n  retries 3\n"+servers.String())
 	eventually(t, "haproxy serves", func() bool {
 		c, err := net.Dial("tcp", s.front)
 		if err == nil {
@@ -202,6 +203,7 @@ func TestFleetRolls(t *testing.T) {
 				}
 				if err := f(); err != nil {
 					t.Errorf("%s: %v", what, err)
+					return
 				}
 			}
 		})
