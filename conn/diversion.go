@@ -1,6 +1,7 @@
 package conn
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"maps"
@@ -48,19 +49,24 @@ func (g *Group) NewDiversion(listener string, socket *transparent.Datagrams) *Di
 
 func (f *Diversion) String() string { return "datagrams of " + f.listener }
 
-// Serve reads until ctx ends or the socket is closed. Flows go on without it.
+// Serve reads until ctx ends or the socket is closed. Flows go on without it, by
+// sockets of their own. It may be called again.
 func (f *Diversion) Serve(ctx context.Context) error {
+	if err := f.socket.SetReadDeadline(time.Time{}); err != nil {
+		return errors.Join(suture.ErrDoNotRestart, err)
+	}
 	defer context.AfterFunc(ctx, func() { _ = f.socket.SetReadDeadline(time.Unix(1, 0)) })()
 	buf := make([]byte, 1<<16)
 	for {
 		n, client, dest, err := f.socket.Read(buf)
 		switch {
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case errors.Is(err, net.ErrClosed), errors.Is(err, os.ErrDeadlineExceeded):
-			return errors.Join(suture.ErrDoNotRestart, err)
-		case err == nil:
+		case err == nil: // even if ctx has ended meanwhile: nobody else gets it
 			f.deliver(client, dest, buf[:n]) //nolint:contextcheck // a flow outlives the service
+		case ctx.Err() == nil && (errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded)):
+			return errors.Join(suture.ErrDoNotRestart, err)
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
 	}
 }
@@ -88,11 +94,7 @@ func (f *Diversion) deliver(client, dest netip.AddrPort, payload []byte) {
 		}
 		f.open[key] = fl
 	}
-	select {
-	case fl.in <- append([]byte(nil), payload...):
-	default:
-		f.drop(metrics.UDPOverload)
-	}
+	fl.take(bytes.Clone(payload))
 }
 
 func (f *Diversion) drop(outcome string) { f.group.metrics.UDP.Datagrams.Of("in", outcome).Inc() }

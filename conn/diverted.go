@@ -34,9 +34,9 @@ type diverted struct {
 	out     *net.UDPConn   // towards the destination, or the upstream
 	to      netip.AddrPort // where datagrams are sent
 	via     net.Conn       // the upstream's control connection; nil: there is none
-	back    *net.UDPConn   // towards the client, from the destination's address
-	moved   chan int       // tells of an answer
-	refused bool           // what else comes is dropped for a while
+	back    *transparent.Flow
+	moved   chan int // tells of an answer
+	refused bool     // what else comes is dropped for a while
 }
 
 // begin makes a session of the flow.
@@ -72,6 +72,7 @@ func (fl *diverted) run(g *Group) {
 	fl.moved = make(chan int, 1)
 	scope, ctx := task.New(s.ctx, h.panics, "udp")
 	scope.Go(func() error { return fl.answers(h) })
+	scope.Go(func() error { fl.hear(); return nil })
 	if fl.via != nil {
 		scope.Go(func() error { _, err := io.Copy(io.Discard, fl.via); return errors.Join(errUpstreamLeft, err) })
 	}
@@ -107,6 +108,7 @@ func (fl *diverted) open(h *Handler) (err error) {
 	if err := h.judge.command(s); err != nil {
 		return err
 	}
+	via := s.associateVia() // which the decision is about, too
 	d := h.judge.decideNow(s)(s.request.Dest, dest.Addr())
 	if s.rule = d.Rule; !d.Allow {
 		return &deniedError{rule: d.Rule, where: d.Where}
@@ -117,7 +119,7 @@ func (fl *diverted) open(h *Handler) (err error) {
 			fl.close()
 		}
 	}()
-	if via := s.associateVia(); via != nil {
+	if via != nil {
 		ctx, cancel := context.WithTimeout(s.ctx, s.policy.Timeouts.Connect)
 		up, err := via(ctx)
 		cancel()
@@ -126,10 +128,10 @@ func (fl *diverted) open(h *Handler) (err error) {
 		}
 		fl.via, fl.to = up.Control, up.Relay
 	}
-	if fl.out, err = s.policy.Dialer.ListenUDP(s.ctx, network(fl.to), s.policy.Routes.RouteDatagrams(s.routeQuery(wire.Addr{})).Egress.Or(s.egress()), netip.AddrPort{}); err != nil {
+	if fl.out, err = s.policy.Dialer.ListenUDP(s.ctx, network(fl.to), s.policy.Routes.RouteDatagrams(s.routeQuery(s.datagramsTo())).Egress.Or(s.egress()), netip.AddrPort{}); err != nil {
 		return err
 	}
-	if fl.back, err = transparent.ReplyFrom(s.ctx, dest); err != nil {
+	if fl.back, err = transparent.NewFlow(s.ctx, dest, fl.key.client); err != nil {
 		return err
 	}
 	s.hostIP, s.local = dest, netaddr.Of(fl.out.LocalAddr())
@@ -202,6 +204,29 @@ func (fl *diverted) pump(ctx context.Context, h *Handler) (own string, err error
 	}
 }
 
+// hear takes what the client sends, until the socket is closed. The first
+// datagrams came by way of the listener, which may be a successor's by now.
+func (fl *diverted) hear() {
+	for {
+		payload, err := fl.back.Receive()
+		switch {
+		case errors.Is(err, net.ErrClosed):
+			return
+		case err == nil:
+			fl.take(payload)
+		} // else an ICMP error, about one datagram
+	}
+}
+
+// take queues a datagram of the client.
+func (fl *diverted) take(payload []byte) {
+	select {
+	case fl.in <- payload:
+	default:
+		fl.of.drop(metrics.UDPOverload)
+	}
+}
+
 // send sends a datagram to the destination, or to the upstream that relays it.
 func (fl *diverted) send(payload []byte) error {
 	if fl.via != nil {
@@ -237,7 +262,7 @@ func (fl *diverted) answers(h *Handler) error {
 		case udprelay.MeterPass:
 		}
 		outcome := metrics.UDPRelayed
-		if _, err := fl.back.WriteToUDPAddrPort(payload, fl.key.client); err != nil {
+		if fl.back.Send(payload) != nil {
 			outcome = metrics.UDPError
 		}
 		count.Of("out", outcome).Inc()

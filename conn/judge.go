@@ -74,7 +74,7 @@ func (j *judge) command(s *session) error {
 	if d := s.policy.ACL.DecideUnknown(&q); !d.Allow {
 		return j.verdict(s, d, netip.Addr{})
 	}
-	if route := s.policy.Routes.RouteDatagrams(s.routeQuery(wire.Addr{})); route.Action == upstream.Reject {
+	if route := s.policy.Routes.RouteDatagrams(s.routeQuery(s.datagramsTo())); route.Action == upstream.Reject {
 		return &deniedError{rule: route.Rule}
 	}
 	return nil

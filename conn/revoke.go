@@ -132,7 +132,7 @@ func (p *Policy) refuses(s *session) (rule, where string) {
 			route = p.Routes.Route(routeQuery(*s.named, &named))
 		}
 	case wire.CommandUDPAssociate:
-		route = p.Routes.RouteDatagrams(routeQuery(wire.Addr{}, &q))
+		route = p.Routes.RouteDatagrams(routeQuery(s.datagramsTo(), &q))
 	case wire.CommandBind:
 		route = p.Routes.Route(routeQuery(dest, &q))
 	}
@@ -143,7 +143,7 @@ func (p *Policy) refuses(s *session) (rule, where string) {
 	q.Name, q.Port = dest.Name, dest.Port
 	q.Asked = s.askedFor(dest)
 	switch {
-	case s.request.Command == wire.CommandUDPAssociate:
+	case s.request.Command == wire.CommandUDPAssociate && s.datagramsTo().IsZero():
 		d = p.ACL.DecideUnknown(&q) // each datagram is judged by itself
 	case s.hostIP.IsValid():
 		d = p.ACL.Decide(&q, s.hostIP.Addr())

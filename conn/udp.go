@@ -99,10 +99,20 @@ func (s *session) associateVia() func(context.Context) (udprelay.Upstream, error
 	if s.policy.AssociateVia == nil {
 		return nil
 	}
-	if name := s.policy.Routes.RouteDatagrams(s.routeQuery(wire.Addr{})).Upstream(); name != "" {
+	q := s.routeQuery(s.datagramsTo())
+	if name := s.policy.Routes.RouteDatagrams(q).Upstream(); name != "" {
 		s.hop = &hop{name: name}
 	}
-	return s.policy.AssociateVia(s.routeQuery(wire.Addr{}), s.origin())
+	return s.policy.AssociateVia(q, s.origin())
+}
+
+// datagramsTo is the one destination of the session's datagrams: that of a flow
+// which a packet filter has turned here. An association has none.
+func (s *session) datagramsTo() wire.Addr {
+	if s.request.Protocol == wire.Transparent {
+		return s.request.Dest
+	}
+	return wire.Addr{}
 }
 
 func (s *session) replySOCKS5(code wire.ReplyCode, bound netip.AddrPort) error {

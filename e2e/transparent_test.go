@@ -66,6 +66,28 @@ func (b *behind) run(args ...string) (string, error) {
 	return run(b.t, nil, "nsenter", append([]string{"-t", b.pid, "-n"}, args...)...)
 }
 
+// inside calls f in that network, on a thread of its own. Sockets that f opens
+// stay there.
+func (b *behind) inside(f func()) {
+	b.t.Helper()
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with its namespace
+		namespace, err := os.Open("/proc/" + b.pid + "/ns/net")
+		if err == nil {
+			err = unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNET)
+			namespace.Close()
+		}
+		if err == nil {
+			f()
+		}
+		done <- err
+	}()
+	if err := <-done; err != nil {
+		b.t.Fatal(err)
+	}
+}
+
 // serverFar gives this host an address of either family that is no
 // interface's of the client's network, with a web server on a port of both.
 func serverFar(t *testing.T) (four, six netip.AddrPort) {
@@ -175,10 +197,10 @@ func TestTransparentLoop(t *testing.T) {
 	}
 }
 
-// nameServersBeyond are two name servers on another host, which is on the other
-// side of this one than the clients. (A server of this host would have the very
-// address that the answers are to leave from.)
-func nameServersBeyond(t *testing.T) (four, six netip.AddrPort) {
+// newBeyond is another host, which is on the other side of this one than the
+// clients. (A server of this host would have the very address that the answers are
+// to leave from.)
+func newBeyond(t *testing.T) *behind {
 	t.Helper()
 	b := newNetwork(t, "far0", "far1")
 	for _, c := range []string{
@@ -191,26 +213,14 @@ func nameServersBeyond(t *testing.T) (four, six netip.AddrPort) {
 			t.Fatalf("%s: %v: %s", c, err, out)
 		}
 	}
+	return b
+}
+
+// nameServersBeyond are two name servers there.
+func nameServersBeyond(t *testing.T) (four, six netip.AddrPort) {
+	b := newBeyond(t)
 	inside := func(address string) (at netip.AddrPort) {
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			runtime.LockOSThread() // and never unlocked: the thread ends with its namespace
-			namespace, err := os.Open("/proc/" + b.pid + "/ns/net")
-			if err == nil {
-				err = unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNET)
-				namespace.Close()
-			}
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			at = dnsServer(t, address)
-		}()
-		<-done
-		if !at.IsValid() {
-			t.FailNow()
-		}
+		b.inside(func() { at = dnsServer(t, address) })
 		return at
 	}
 	return inside("10.88.0.2:0"), inside("[2001:db8:88::2]:0")

@@ -23,15 +23,22 @@ import (
 type lineage struct {
 	*daemon
 
-	pid  int // of the one that serves
-	done int // upgrades
+	pid  int   // of the one that serves
+	pids []int // of all
+	done int   // upgrades
 }
 
-// lineageOf follows a daemon over its upgrades, and ends the last one with the
+// lineageOf follows a daemon over its upgrades, and ends all of them with the
 // test.
 func lineageOf(d *daemon) *lineage {
-	l := &lineage{daemon: d, pid: d.Cmd.Process.Pid}
-	d.t.Cleanup(func() { _ = syscall.Kill(l.pid, syscall.SIGTERM) })
+	l := &lineage{daemon: d, pid: d.Cmd.Process.Pid, pids: []int{d.Cmd.Process.Pid}}
+	d.t.Cleanup(func() {
+		for _, pid := range l.pids {
+			if runs(pid) {
+				_ = syscall.Kill(pid, syscall.SIGTERM)
+			}
+		}
+	})
 	return l
 }
 
@@ -86,6 +93,7 @@ func (l *lineage) succeeded() {
 		l.t.Fatal(err)
 	}
 	l.pid = pid
+	l.pids = append(l.pids, pid)
 }
 
 // runs reports whether a process is there, and is no zombie.

@@ -58,6 +58,19 @@ func (c *socketChange) inherit(cfg *config.Config) error {
 	return cfg.Invalid(faults)
 }
 
+// datagrams are the sockets for datagrams that a predecessor has passed for a
+// listener.
+func (c *socketChange) datagrams(key listenerKey) []*os.File {
+	if key.mode != transparent.TPROXY {
+		return nil
+	}
+	at := c.settings[key].Address.String()
+	return c.of.inherited.Take(func(s upgrade.Socket) bool {
+		as := keyOf(s)
+		return s.Role == upgrade.RoleDatagrams && (as == key || s.Bound == at)
+	})
+}
+
 // path is the listener's place in the settings.
 func (c *socketChange) path(key listenerKey) string {
 	return "listener[" + strconv.Itoa(slices.Index(c.order, key)) + "]"
@@ -139,12 +152,22 @@ func fileID(info os.FileInfo) *upgrade.FileID {
 	return &upgrade.FileID{Device: stat.Dev, Inode: stat.Ino}
 }
 
-// passing is the sockets for a successor, and whose each is. Those of systemd
-// are not among them: Inherited has them.
+// passing is the sockets for a successor, and of which listener each is, for
+// which nil stands with datagrams. Those of systemd are not among them: Inherited
+// has them.
 func (ls *listeners) passing() (all []upgrade.Passing, owners []*running, err error) {
 	for _, key := range ls.order {
 		r := ls.open[key]
-		if key.systemd() || r.Closed() {
+		if r.Closed() {
+			continue
+		}
+		datagrams, err := r.passDatagrams(key.socket())
+		if err != nil {
+			upgrade.CloseAll(all)
+			return nil, nil, err
+		}
+		all, owners = append(all, datagrams...), append(owners, make([]*running, len(datagrams))...)
+		if key.systemd() {
 			continue
 		}
 		for shard, conn := range r.Conns() {

@@ -60,6 +60,7 @@ type running struct {
 	mode   transparent.Mode
 	// datagrams are for those that a packet filter's tproxy leads here.
 	datagrams []*transparent.Datagrams
+	diverting []service // of datagrams, once they have been served
 }
 
 // socketChange is what a configuration asks of the listeners, with the sockets
@@ -146,7 +147,7 @@ func (c *socketChange) openAdded(ctx context.Context) error {
 		opened, err := c.openOne(ctx, key)
 		switch {
 		case err == nil:
-			if c.next[key], err = newRunning(ctx, key.mode, opened); err != nil {
+			if c.next[key], err = newRunning(ctx, key.mode, opened, c.datagrams(key)); err != nil {
 				return err
 			}
 		case errors.Is(err, syscall.EADDRINUSE):
@@ -161,7 +162,7 @@ func (c *socketChange) openAdded(ctx context.Context) error {
 		if err != nil {
 			return c.explain(key, err)
 		}
-		if c.next[key], err = newRunning(ctx, key.mode, opened); err != nil {
+		if c.next[key], err = newRunning(ctx, key.mode, opened, c.datagrams(key)); err != nil {
 			return err
 		}
 	}
@@ -257,7 +258,7 @@ func (c *socketChange) giveBack(ctx context.Context) error {
 			continue
 		}
 		c.of.stop(ctx, old)
-		reopened, err := newRunning(ctx, key.mode, again)
+		reopened, err := newRunning(ctx, key.mode, again, nil)
 		if err != nil {
 			errs = append(errs, err)
 			continue

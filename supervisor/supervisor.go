@@ -104,12 +104,15 @@ func startUnless(ctx context.Context, o Options, signals <-chan os.Signal) (*dae
 		}
 		return start(ctx, o, cfg)
 	})
-	again := false
+	again, upgrade := false, false
 	for {
 		select {
 		case out := <-done:
 			if out.err == nil && again {
 				out.value.reloader.signal() // what was read may be older than the signal
+			}
+			if out.err == nil && upgrade {
+				out.value.upgrader.signal(ctx)
 			}
 			return out.value, out.err
 		case s := <-signals:
@@ -117,7 +120,7 @@ func startUnless(ctx context.Context, o Options, signals <-chan os.Signal) (*dae
 			case syscall.SIGHUP:
 				again = true
 			case syscall.SIGUSR2:
-				o.Logger.LogAttrs(ctx, slog.LevelError, "upgrade refused", slog.String("err", "the daemon is starting"))
+				upgrade = true // the predecessor may have said already that this process serves
 			default:
 				return nil, fmt.Errorf("%w (%s)", ErrStillborn, s)
 			}

@@ -170,13 +170,13 @@ func (r *Router) Route(q Query) Route {
 	return Route{Dest: q.Dest}
 }
 
-// RouteDatagrams is where the first rule sends a client's datagrams, which have
-// no one destination (the query's is not looked at): rules that name destinations or ports are passed over,
-// and nothing is rewritten.
+// RouteDatagrams is where the first rule sends a client's datagrams. Without a
+// destination that is the same for all of them, rules that name destinations or
+// ports are passed over. Nothing is rewritten.
 func (r *Router) RouteDatagrams(q Query) Route {
 	if r != nil {
 		for _, c := range r.rules {
-			if c.any && len(c.ports) == 0 && c.clients.match(&q) {
+			if !q.Dest.IsZero() && c.matches(q) || c.any && len(c.ports) == 0 && c.clients.match(&q) {
 				return Route{Action: c.action, Rule: c.label, Egress: c.egress, pool: c.pool, by: asker{session: q.Session}}
 			}
 		}

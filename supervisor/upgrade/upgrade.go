@@ -58,6 +58,7 @@ type Role string
 // The roles.
 const (
 	RoleListener    Role = "listener"
+	RoleDatagrams   Role = "datagrams" // of a listener that tproxy leads to
 	RoleAdmin       Role = "admin"
 	RoleSystemd     Role = "systemd"     // passed on under the name that systemd gave it
 	RolePredecessor Role = "predecessor" // the channel to one of before, which still drains
