@@ -218,6 +218,7 @@ func newBeyond(t *testing.T) *behind {
 
 // nameServersBeyond are two name servers there.
 func nameServersBeyond(t *testing.T) (four, six netip.AddrPort) {
+	t.Helper()
 	b := newBeyond(t)
 	inside := func(address string) (at netip.AddrPort) {
 		b.inside(func() { at = dnsServer(t, address) })
