@@ -17,7 +17,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -154,12 +153,8 @@ func Check(ctx context.Context, o Options) error {
 	if IsSystemd(o.Address) {
 		return nil // it is there when systemd starts the daemon
 	}
-	if path, isUnix := strings.CutPrefix(o.Address, "unix:"); isUnix {
-		if strings.HasPrefix(path, "@") {
-			return nil
-		}
-		_, err := os.Stat(filepath.Dir(path))
-		return err
+	if path, isUnix := UnixPath(o.Address); isUnix {
+		return checkUnix(path)
 	}
 	config := net.ListenConfig{Control: func(_, _ string, c rawConn) error {
 		var err error
@@ -306,8 +301,15 @@ func (l *Listener) Services(h Handler) []*Service {
 	return services
 }
 
-// explain says what to do about the usual mistakes.
+// explain says what to do about the usual mistakes. Which call met them, and
+// with which address, is said already.
 func explain(err error) error {
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		err = op.Err
+	}
+	if call, ok := errors.AsType[*os.SyscallError](err); ok {
+		err = call.Err
+	}
 	switch text := err.Error(); {
 	case strings.Contains(text, "address already in use"):
 		return fmt.Errorf("%w: another program listens there; choose another port, or stop it", err)

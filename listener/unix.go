@@ -7,8 +7,11 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // unixPrefix begins the address of a unix socket.
@@ -43,7 +46,7 @@ func openUnix(ctx context.Context, path string, file File) (socket, socketFile, 
 	lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error { return setFileMode(raw, closedMode) }}
 	opened, err := lc.Listen(ctx, "unix", path)
 	if err != nil {
-		return nil, socketFile{}, explainUnix(err)
+		return nil, socketFile{}, explainUnix(explain(err))
 	}
 	l := opened.(*net.UnixListener) // what Listen on "unix" returns
 	if strings.HasPrefix(path, "@") {
@@ -74,6 +77,22 @@ func clearUnix(ctx context.Context, path string) error {
 		if info, err := os.Lstat(path); err == nil && info.Mode()&os.ModeSocket != 0 {
 			_ = os.Remove(path) // else the bind says why not
 		}
+	}
+	return nil
+}
+
+// checkUnix says why this process could not listen at a path, whoever does at
+// the moment.
+func checkUnix(path string) error {
+	if strings.HasPrefix(path, "@") {
+		return nil
+	}
+	if err := unix.Access(filepath.Dir(path), unix.W_OK|unix.X_OK); err != nil {
+		return explainUnix(err)
+	}
+	info, err := os.Lstat(path)
+	if err == nil && info.Mode()&os.ModeSocket == 0 {
+		return errors.New("what is there is no socket that was left behind")
 	}
 	return nil
 }

@@ -69,7 +69,11 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	m.Daemon.LogLost(o.LostLog)
 	d := &daemon{options: o, log: o.Logger, panics: reporter(o.Logger, m), config: new(atomic.Pointer[config.Config]), phase: new(atomic.Int32), asked: make(chan struct{}, 1), notify: &notifier{log: o.Logger}, confined: &confinement{log: o.Logger, program: o.Program.Path}}
 	d.predecessors = &predecessors{log: d.log, panics: d.panics}
-	if err := cfg.Invalid(unfit(ctx, cfg, nil)); err != nil {
+	found := unfit(ctx, cfg, nil)
+	if o.Inherited.From() == nil { // whose sockets are open
+		found = append(found, unbindable(ctx, cfg)...)
+	}
+	if err := cfg.Invalid(found); err != nil {
 		return nil, err
 	}
 	// First, so that what follows is logged as the settings say.

@@ -90,7 +90,7 @@ func (e *endpoint) open(ctx context.Context, d *draft) (net.Listener, error) {
 	if at.Address.Socket != "" {
 		socket, err := listenUnix(ctx, at.Address.Socket)
 		if err != nil {
-			return nil, fmt.Errorf("admin.address: %s: %w", at.Address, err)
+			return nil, refused(d.cfg, adminKey, fmt.Errorf("%s: %w", at.Address, bareSocket(err)))
 		}
 		return e.opens(at.Address, socket), nil
 	}
@@ -108,7 +108,7 @@ func (e *endpoint) open(ctx context.Context, d *draft) (net.Listener, error) {
 		if own := d.sockets.holder(address); own != "" && errors.Is(err, syscall.EADDRINUSE) {
 			err = fmt.Errorf("%w by this daemon's own listener %s", syscall.EADDRINUSE, own)
 		}
-		return nil, fmt.Errorf("admin.address: %s: %w", address, err)
+		return nil, refused(d.cfg, adminKey, fmt.Errorf("%s: %w", address, bareSocket(err)))
 	}
 	return e.opens(at.Address, socket), nil
 }

@@ -47,7 +47,7 @@ func (h *healthPort) Prepare(ctx context.Context, d *draft) (change, error) {
 	}
 	socket, err := h.listen(ctx, address.AddrPort)
 	if err != nil {
-		return nil, fmt.Errorf("admin.health_tcp: %s: %w", address, err)
+		return nil, refused(d.cfg, healthKey, fmt.Errorf("%s: %w", address, bareSocket(err)))
 	}
 	h.opened, h.socket = true, socket
 	h.at = socket.Addr().(*net.TCPAddr).AddrPort()

@@ -129,7 +129,7 @@ func (ls *listeners) prepare(ctx context.Context, cfg *config.Config) (*socketCh
 	if err := c.inherit(cfg); err != nil {
 		return nil, err
 	}
-	if err := c.openAdded(ctx); err != nil {
+	if err := c.openAdded(ctx, cfg); err != nil {
 		return nil, errors.Join(err, c.giveBack(ctx))
 	}
 	if err := c.suits(cfg); err != nil {
@@ -141,7 +141,10 @@ func (ls *listeners) prepare(ctx context.Context, cfg *config.Config) (*socketCh
 // openAdded opens the new listeners. It begins with those whose address is
 // free. The others need the address of a listener that is to go: that one
 // serves clients until then, and is closed when hardly anything can fail.
-func (c *socketChange) openAdded(ctx context.Context) error {
+func (c *socketChange) openAdded(ctx context.Context, cfg *config.Config) error {
+	refuse := func(key listenerKey, err error) error {
+		return refused(cfg, addressKey(slices.Index(c.order, key)), err)
+	}
 	var contested []listenerKey
 	for _, key := range c.added {
 		opened, err := c.openOne(ctx, key)
@@ -153,14 +156,14 @@ func (c *socketChange) openAdded(ctx context.Context) error {
 		case errors.Is(err, syscall.EADDRINUSE):
 			contested = append(contested, key)
 		default:
-			return err
+			return refuse(key, err)
 		}
 	}
 	for _, key := range contested {
 		c.makeWay(c.wanted[key].Address)
 		opened, err := listener.Open(ctx, c.wanted[key])
 		if err != nil {
-			return c.explain(key, err)
+			return refuse(key, c.explain(key, err))
 		}
 		if c.next[key], err = newRunning(ctx, key.mode, opened, c.datagrams(key)); err != nil {
 			return err

@@ -16,11 +16,14 @@ import (
 // interface that is not up yet. Of a range nobody expects all addresses here.
 func foreignSources(ctx context.Context, cfg *config.Config) []string {
 	var warnings []string
-	for _, s := range cfg.EgressRanges() {
-		if s.IsSingleIP() && isForeign(ctx, s.Addr()) {
-			warnings = append(warnings, fmt.Sprintf("no interface of this machine has the source address %s: connections from it will fail, unless it is to come", s.Addr()))
+	cfg.EachEgress(func(key string, ranges []netip.Prefix) {
+		for _, s := range ranges {
+			if s.IsSingleIP() && isForeign(ctx, s.Addr()) {
+				text := fmt.Sprintf("no interface of this machine has the source address %s: connections from it will fail, unless it is to come", s.Addr())
+				warnings = append(warnings, cfg.At(key, text, nil).Error())
+			}
 		}
-	}
+	})
 	return warnings
 }
 

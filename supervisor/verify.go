@@ -8,6 +8,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -20,11 +22,62 @@ import (
 // are right by themselves, as a start would. It opens and changes nothing that
 // stays.
 func Verify(ctx context.Context, cfg *config.Config) error {
-	faults := unfit(ctx, cfg, nil)
+	return cfg.Invalid(append(unfit(ctx, cfg, nil), unbindable(ctx, cfg)...))
+}
+
+// Warnings are what an operator should read of settings that Verify accepts.
+func Warnings(ctx context.Context, cfg *config.Config) []string {
+	return slices.Concat(cfg.Warnings, cfg.Exposed(nil, nil), foreignSources(ctx, cfg), taken(cfg))
+}
+
+// The settings of addresses that are not of listeners.
+const (
+	adminKey  = "admin.address"
+	healthKey = "admin.health_tcp"
+)
+
+// addressKey is the setting of the i-th listener's address.
+func addressKey(i int) string { return fmt.Sprintf("listener[%d].address", i) }
+
+// bound are the addresses that the daemon listens at, by setting, in the order
+// of the settings.
+func bound(cfg *config.Config) (keys []string, addresses []config.ListenAddress) {
 	for i, l := range cfg.Listeners {
-		faults.add(fmt.Sprintf("listener[%d].address", i), listener.Check(ctx, listener.Options{Address: l.Address.String(), Transparent: transparentMode(l)}))
+		keys, addresses = append(keys, addressKey(i)), append(addresses, l.Address)
 	}
-	return cfg.Invalid(faults)
+	return append(keys, adminKey, healthKey), append(addresses, cfg.Admin.Address.ListenAddress, cfg.Admin.HealthTCP)
+}
+
+// unbindable are the addresses that this process could not listen at, whoever
+// has them at the moment.
+func unbindable(ctx context.Context, cfg *config.Config) (found faults) {
+	keys, addresses := bound(cfg)
+	for i, at := range addresses {
+		if at.IsZero() {
+			continue
+		}
+		o := listener.Options{Address: at.String()}
+		if i < len(cfg.Listeners) {
+			o.Transparent = transparentMode(cfg.Listeners[i])
+		}
+		if err := listener.Check(ctx, o); err != nil {
+			found.add(keys[i], fmt.Errorf("%s: %w", at, err))
+		}
+	}
+	return found
+}
+
+// refused is the error of an address that could not be opened, with the place of
+// its setting. That somebody else has it is no fault of the settings, and
+// neither is a machine that has run out of something.
+func refused(cfg *config.Config, key string, err error) error {
+	text := strings.TrimPrefix(err.Error(), "listener ")
+	for _, passing := range []error{syscall.EADDRINUSE, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS, context.Canceled, context.DeadlineExceeded} {
+		if errors.Is(err, passing) {
+			return cfg.At(key, text, err)
+		}
+	}
+	return cfg.Invalid([]config.Fault{{Key: key, Text: text}})
 }
 
 // verify is the part that refuses, before anything is opened for them, what
@@ -75,15 +128,26 @@ func unfit(ctx context.Context, cfg, old *config.Config) (found faults) {
 	}
 	for i, l := range cfg.Listeners {
 		found.add(fmt.Sprintf("listener[%d].tls.acme.cache", i), checkCache(l.TLS.ACME.Cache))
-		for j, other := range cfg.Listeners[:i] {
-			if overlap(l.Address.String(), other.Address.String()) {
-				found.add(fmt.Sprintf("listener[%d].address", i), fmt.Errorf("%s and listener[%d].address, %s, have the port twice: one on all addresses leaves none for another",
-					l.Address, j, other.Address))
+	}
+	overlapping(cfg, &found)
+	return found
+}
+
+// overlapping finds addresses of which one leaves none for another. The admin
+// endpoint's default address is given up where it is in the way.
+func overlapping(cfg *config.Config, found *faults) {
+	keys, addresses := bound(cfg)
+	for i, at := range addresses {
+		if keys[i] == adminKey && !cfg.Admin.Configured {
+			continue
+		}
+		for j, other := range addresses[:i] {
+			if (keys[j] != adminKey || cfg.Admin.Configured) && overlap(at.String(), other.String()) {
+				found.add(keys[i], fmt.Errorf("%s and %s, %s, have the port twice: one on all addresses leaves none for another", at, keys[j], other))
 				break
 			}
 		}
 	}
-	return found
 }
 
 // egresses are the ways out in the settings, by key; nil has none.
@@ -125,10 +189,12 @@ func checkLogFile(path string) error {
 	case info.IsDir():
 		return fmt.Errorf("%q is a directory", path)
 	}
-	if err := unix.Access(path, unix.W_OK); err != nil {
-		return fmt.Errorf("%q can't be written: %w", path, err)
+	// Not blocking: a pipe may have nobody at its other end, and is refused then.
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|unix.O_NONBLOCK, 0) //nolint:gosec // the operator names the file
+	if err != nil {
+		return fmt.Errorf("%q can't be written: %w", path, bareError(err))
 	}
-	return nil
+	return f.Close()
 }
 
 // checkDirectory tries whether files can be made in a directory.
@@ -159,6 +225,17 @@ func checkCache(path string) error {
 		return fmt.Errorf("%q can't be made: %w", path, err)
 	}
 	return nil
+}
+
+// bareSocket leaves out the call and the address, which the message has already.
+func bareSocket(err error) error {
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		err = op.Err
+	}
+	if call, ok := errors.AsType[*os.SyscallError](err); ok {
+		err = call.Err
+	}
+	return err
 }
 
 // bareError leaves out the operation and path, which the message has already.

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -40,7 +39,7 @@ Problems go to standard error, all of them, each with file and line. Exit status
 		if err := supervisor.Verify(ctx, cfg); err != nil {
 			return err
 		}
-		for _, w := range slices.Concat(cfg.Warnings, cfg.Exposed(nil, nil)) {
+		for _, w := range supervisor.Warnings(ctx, cfg) {
 			if _, err := fmt.Fprintf(a.stderr, "cleversocks: warning: %s\n", w); err != nil {
 				return err
 			}

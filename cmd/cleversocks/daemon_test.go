@@ -242,8 +242,8 @@ func TestAdminBehindOwnListener(t *testing.T) {
 	free.Close()
 	_, port, _ := net.SplitHostPort(admin)
 	p := prepare(t, "-i", "0.0.0.0", "-p", port, "--admin", admin)
-	p.Next("own listener 0.0.0.0:" + port)
-	if code := p.ExitCode(); code != exitFailed {
+	p.Next("listener[0].address, 0.0.0.0:" + port + ", have the port twice")
+	if code := p.ExitCode(); code != exitInvalid {
 		t.Errorf("exit status %d", code)
 	}
 }

@@ -59,16 +59,21 @@ func (f *finisher) checkEgress(path string, e *Egress) {
 
 // EgressRanges are all source addresses of the settings: what is sent to one of
 // them comes back to this host.
-func (c *Config) EgressRanges() []netip.Prefix {
-	ranges := Prefixes(c.Egress.Address)
+func (c *Config) EgressRanges() (all []netip.Prefix) {
+	c.EachEgress(func(_ string, ranges []netip.Prefix) { all = append(all, ranges...) })
+	return all
+}
+
+// EachEgress visits the source addresses of each setting that has some.
+func (c *Config) EachEgress(visit func(key string, ranges []netip.Prefix)) {
+	visit("egress.address", Prefixes(c.Egress.Address))
 	for i := range c.Users {
-		ranges = append(ranges, Prefixes(c.Users[i].Egress)...)
+		visit(element("user", i)+".egress", Prefixes(c.Users[i].Egress))
 	}
 	for i := range c.Listeners {
-		ranges = append(ranges, c.Listeners[i].EgressRanges()...)
+		visit(element("listener", i)+".egress", c.Listeners[i].EgressRanges())
 	}
 	for i := range c.Forwards {
-		ranges = append(ranges, Prefixes(c.Forwards[i].Egress.Address)...)
+		visit(element("forward", i)+".egress.address", Prefixes(c.Forwards[i].Egress.Address))
 	}
-	return ranges
 }

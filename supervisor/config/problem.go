@@ -106,6 +106,20 @@ func (c *Config) Invalid(faults []Fault) error {
 	return ps.err()
 }
 
+// At is an error with the place of the setting that it is about. It is no fault
+// of the settings.
+func (c *Config) At(key, text string, err error) error {
+	return &placed{problem{origin: c.originOf(key), key: key, text: text}, err}
+}
+
+type placed struct {
+	problem
+	err error
+}
+
+func (p *placed) Error() string { return p.problem.String() }
+func (p *placed) Unwrap() error { return p.err }
+
 // InvalidError holds everything that is wrong with a configuration.
 type InvalidError struct{ problems []problem }
 
