@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -13,6 +14,7 @@ import (
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
 )
 
 // tab is a page in a Chromium with a fresh profile.
@@ -148,8 +150,10 @@ func TestStatusPage(t *testing.T) {
 		t.Errorf("the denial: %q", first)
 	}
 	b.shot("light")
+	b.legible("light")
 	b.do(scheme("dark"))
 	b.shot("dark")
+	b.legible("dark")
 	b.do(chromedp.EmulateViewport(390, 844))
 	b.shot("phone")
 	if wide := ask[int](b, `document.documentElement.scrollWidth`); wide > 390 {
@@ -173,6 +177,35 @@ func (b tab) closeOne() {
 	b.do(chromedp.KeyEvent("\t"), chromedp.KeyEvent("\r"))
 	b.until(`$("message").textContent.startsWith("Closed")`)
 	b.until(`$("session-count").textContent === "39"`)
+}
+
+// legible has each text stand out from what is behind it by 4.5 to 1, and each
+// control's edge by 3 to 1 (WCAG 2.2, 1.4.3 and 1.4.11).
+func (b tab) legible(scheme string) {
+	b.t.Helper()
+	faint := ask[string](b, `(() => {
+		const channels = c => { const m = c.match(/[\d.]+/g).map(Number); return m.length === 4 && m[3] === 0 ? null : m; };
+		const light = c => { const [r, g, b] = c.map(v => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4); return .2126 * r + .7152 * g + .0722 * b; };
+		const behind = e => { for (; e; e = e.parentElement) { const c = channels(getComputedStyle(e).backgroundColor); if (c) return c; } return [255, 255, 255]; };
+		const ratio = (a, b) => { const [x, y] = [light(a), light(b)].sort((a, b) => b - a); return (x + .05) / (y + .05); };
+		const found = [];
+		for (const e of document.querySelectorAll("body *")) {
+			if (!e.getClientRects().length || e.disabled) continue;
+			const style = getComputedStyle(e);
+			if ([...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim())) {
+				const r = ratio(channels(style.color), behind(e));
+				if (r < 4.5) found.push(r.toFixed(2) + " " + e.outerHTML.slice(0, 80));
+			}
+			if (e.matches("input, button") && style.borderTopWidth !== "0px") {
+				const r = ratio(channels(style.borderTopColor), behind(e.parentElement));
+				if (r < 3) found.push(r.toFixed(2) + " the edge of " + e.outerHTML.slice(0, 80));
+			}
+		}
+		return found.join("\n");
+	})()`)
+	if faint != "" {
+		b.t.Errorf("hard to read when it is %s:\n%s", scheme, faint)
+	}
 }
 
 // Every control has a name for a screen reader.
@@ -220,9 +253,13 @@ func TestStatusPageUsers(t *testing.T) {
 	b.visible("#login")
 	b.press("#token", adminToken+"\r")
 	b.until(`$("users").textContent.includes("bobok1")`)
-	if n := ask[int](b, `document.querySelectorAll("#users button").length`); n != 1 {
+	if n := ask[int](b, `document.querySelectorAll("#users button[aria-label^=Disable]").length`); n != 1 {
 		t.Errorf("%d buttons", n)
 	}
+	b.until(`document.querySelector("#users button[aria-label='Reset the usage of bob']")`)
+	b.press(`#users button[aria-label="Reset the usage of bob"]`, "\r")
+	b.press(`#ask button[value="yes"]`, "\r")
+	b.until(`$("message").textContent === "The quota of bob begins anew."`)
 	b.shot("users")
 	b.do(chromedp.EmulateViewport(390, 844))
 	if wide := ask[int](b, `document.documentElement.scrollWidth`); wide > 390 {
@@ -241,4 +278,51 @@ func TestStatusPageUsers(t *testing.T) {
 	b.press(`#ask button[value="yes"]`, "\r")
 	b.until(`$("users").textContent.includes("bobok0")`)
 	open(t, d, "bob", "x", echo)
+}
+
+// The list is one stop of the keyboard's way, and a row that somebody points at or
+// has chosen stays where it is while others come and go: sorted anew under the
+// mouse, another session would be closed than the one that was meant.
+func TestStatusPageHoldsStill(t *testing.T) {
+	echo := echoServer(t, "127.0.0.1:0")
+	d := start(t, withAPI(t, apiSettings))
+	var conns []net.Conn
+	for range 5 {
+		c := login(t, d.address, "127.0.0.1", "alice", "correct horse")
+		if code := request(t, c, 1, echo); code != succeeded {
+			t.Fatalf("reply %d", code)
+		}
+		conns = append(conns, c)
+	}
+	b := browse(t, "http://"+d.admin+"/")
+	b.visible("#login")
+	b.press("#token", adminToken+"\r")
+	b.until(`$("session-count").textContent === "5"`)
+	b.press("#columns [data-key=started] button", "\r")
+	b.press("#table", kb.ArrowDown+kb.ArrowDown)
+	b.until(`document.getElementById($("table").getAttribute("aria-activedescendant"))?.getAttribute("aria-selected") === "true"`)
+	before := ask[string](b, `shown.map(s => s.id).join()`)
+	conns[4].Close() // the newest, which is the first row
+	extra := login(t, d.address, "127.0.0.1", "alice", "correct horse")
+	request(t, extra, 1, echo)
+	b.until(`document.querySelectorAll("#rows .ended").length === 1`)
+	if now := ask[string](b, `shown.map(s => s.id).join()`); now != before {
+		t.Errorf("the order was %s and is %s", before, now)
+	}
+	// A key of the debugger's is pressed and typed, and typed once more in the dialog.
+	_ = ask[bool](b, `$("table").dispatchEvent(new KeyboardEvent("keydown", {key: "Enter"}))`)
+	b.until(`$("one").open && $("about-one").textContent.includes("acl.rules[1]")`)
+	b.shot("details")
+	b.do(chromedp.KeyEvent(kb.Escape))
+	b.until(`!$("one").open`)
+	b.press("#table", kb.Delete)
+	b.until(`$("ask").open && $("ask-text").textContent.startsWith("Close the connection of alice to")`)
+	b.press("#ask-yes", "\r")
+	if _, err := conns[3].Read(make([]byte, 1)); err == nil {
+		t.Error("the chosen one goes on")
+	}
+	b.press("#filter", "nobody")
+	b.until(`shown.length === 0`)
+	b.do(chromedp.KeyEvent(kb.Escape))
+	b.until(`shown.length === 4 && !document.querySelector("#rows .ended")`)
 }

@@ -2,7 +2,7 @@ package admin
 
 import (
 	"crypto/sha256"
-	_ "embed" // the page's parts
+	"embed"
 	"encoding/base64"
 	"errors"
 	"net"
@@ -17,15 +17,25 @@ var pageHTML string
 //go:embed page/page.css
 var pageCSS string
 
-//go:embed page/page.js
-var pageJS string
+//go:embed page/*.js
+var pageScripts embed.FS
+
+// scripts are the parts of the page's script, in order: one file of them.
+var scripts = []string{"base", "figures", "sessions", "people", "refresh"}
 
 // page is the status page in one piece, which asks for nothing but our own
 // figures, and the policy that holds it to that.
 var page, pagePolicy = buildPage()
 
 func buildPage() (body, policy string) {
-	script, style := pageJS, pageCSS
+	script, style := "", pageCSS
+	for _, name := range scripts {
+		part, err := pageScripts.ReadFile("page/" + name + ".js")
+		if err != nil {
+			panic(err) // it was built in
+		}
+		script += string(part)
+	}
 	body = strings.Replace(strings.Replace(pageHTML, "/*STYLE*/", style, 1), "/*SCRIPT*/", script, 1)
 	hash := func(text string) string {
 		sum := sha256.Sum256([]byte(text))
