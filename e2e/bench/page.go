@@ -160,9 +160,8 @@ func (p *page) span(ctx context.Context, what string) error {
 		if err != nil {
 			return err
 		}
-		fmt.Printf("; Chromium %.1f %% with all its processes, the page's main thread %.1f %% (script %.1f), %.0f MB of script's memory",
-			100*(p.browserTime()-browser).Seconds()/passed, 100*(now["TaskDuration"]-tab["TaskDuration"])/passed,
-			100*(now["ScriptDuration"]-tab["ScriptDuration"])/passed, now["JSHeapUsedSize"]/(1<<20))
+		fmt.Printf("; Chromium %.1f %% with all its processes, the page's main thread %.1f %%, %.0f MB of script's memory",
+			100*(p.browserTime()-browser).Seconds()/passed, 100*(now["TaskDuration"]-tab["TaskDuration"])/passed, now["JSHeapUsedSize"]/(1<<20))
 	}
 	fmt.Println()
 	return nil
