@@ -37,7 +37,8 @@ type Options struct {
 	// Drain, once it ends, opens no more streams; those that are there go on.
 	Drain  context.Context //nolint:containedctx // an event, not a scope
 	Panics *task.Reporter
-	// Full hears of each stream that is refused because of MaxStreams; nil: nobody does.
+	// Full hears of each stream that is refused because there are too many; nil: nobody
+	// does.
 	Full func()
 }
 
@@ -51,11 +52,25 @@ type Stream interface {
 
 // Bounds of what a client may have us hold.
 const (
-	MaxStreams  = 128       // at a time, those whose session has not ended included
+	MaxStreams  = 128       // at a time
+	maxSessions = 256       // at a time, those whose stream has ended included
 	window      = 128 << 10 // bytes of a stream that nobody has read yet
 	maxHeaders  = 64 << 10  // of a request
 	maxOutFrame = 16 << 10
+	maxSettings = 32 // in one frame; there are seven
 )
+
+// connWindow is what a client may send beyond what streams have taken. It bounds
+// nothing, since each stream's own window does, so it is large and given back in large
+// parts.
+const (
+	connWindow = 1 << 30
+	connGive   = 1 << 20
+)
+
+// sessionPatience is how long a new stream waits for a session to end, where there
+// are as many as may be. Those of streams that have ended need nothing of the client.
+const sessionPatience = time.Second
 
 // Frames that cost the client nothing and us something (resets, pings,
 // settings, empty data) come out of a bucket. What goes beyond it is a flood.
@@ -82,7 +97,9 @@ type front struct {
 
 	mu        sync.Mutex
 	streams   map[uint32]*stream
-	serving   int // sessions that have not ended, whose stream may have
+	open      int        // streams that the client knows to be open, or will: see stream.leave
+	serving   int        // sessions that have not ended, whose stream may have
+	ended     *sync.Cond // one of them has
 	last      uint32
 	window    int64 // of the connection, for our data
 	initial   int64 // of a new stream, for our data
@@ -90,6 +107,7 @@ type front struct {
 	leaving   bool // GOAWAY was sent
 	err       error
 	cheap     float64
+	owed      int // bytes of the connection's window to be given back; the reader's
 	cheapTime time.Time
 }
 
@@ -102,6 +120,7 @@ func Serve(ctx context.Context, conn net.Conn, r *bufio.Reader, o Options) error
 		conn: conn, opts: &o, writer: bufio.NewWriterSize(conn, 32<<10), streams: make(map[uint32]*stream),
 		window: 65535, initial: 65535, maxFrame: maxOutFrame, cheap: cheapBurst, cheapTime: time.Now(),
 	}
+	f.ended = sync.NewCond(&f.mu)
 	f.framer = http2.NewFramer(f.writer, r)
 	f.framer.SetReuseFrames()
 	f.framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
@@ -138,8 +157,7 @@ func (f *front) greet() error {
 		if err != nil {
 			return err
 		}
-		// The connection's window bounds nothing: each stream's does.
-		return f.framer.WriteWindowUpdate(0, 1<<30)
+		return f.framer.WriteWindowUpdate(0, connWindow)
 	})
 }
 
@@ -228,6 +246,7 @@ func (f *front) take(frame http2.Frame) error {
 		return http2.ConnectionError(http2.ErrCodeProtocol)
 	case *http2.GoAwayFrame:
 		// It opens no more streams. Its end of the connection tells the rest.
+		return f.spend()
 	default: // PRIORITY, and what we do not know
 		return f.spend()
 	}
@@ -260,10 +279,10 @@ func (f *front) data(frame *http2.DataFrame) error {
 	if unknown {
 		return http2.ConnectionError(http2.ErrCodeProtocol)
 	}
-	if size > 0 {
-		// Streams are bounded by their own windows: the connection's is given
-		// back at once, and no stream can starve the others.
-		if err := f.write(func() error { return f.framer.WriteWindowUpdate(0, uint32(size)) }); err != nil {
+	if f.owed += size; f.owed >= connGive {
+		give := uint32(f.owed)
+		f.owed = 0
+		if err := f.write(func() error { return f.framer.WriteWindowUpdate(0, give) }); err != nil {
 			return err
 		}
 	}
@@ -276,6 +295,9 @@ func (f *front) data(frame *http2.DataFrame) error {
 func (f *front) settings(frame *http2.SettingsFrame) error {
 	if err := f.spend(); err != nil || frame.IsAck() {
 		return err
+	}
+	if frame.NumSettings() > maxSettings {
+		return errFlood // each may be one of the window of all streams
 	}
 	err := frame.ForeachSetting(func(s http2.Setting) error {
 		if err := s.Valid(); err != nil {
@@ -322,8 +344,12 @@ func (f *front) windowUpdate(frame *http2.WindowUpdateFrame) error {
 	defer f.mu.Unlock()
 	by := int64(frame.Increment)
 	if frame.StreamID == 0 {
+		waited := f.window <= 0
 		if f.window += by; f.window > 1<<31-1 {
 			return http2.ConnectionError(http2.ErrCodeFlowControl)
+		}
+		if !waited {
+			return nil // nobody waits for it, and such frames cost the client nothing
 		}
 		// Clients send one for each piece of data that they take: those who wait for
 		// data of theirs, as most of the streams do, are left asleep.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -88,7 +89,7 @@ func isGoAway(code http2.ErrCode) func(http2.Frame) bool {
 }
 
 // Each flood ends its connection, whatever the client reads meanwhile, and no
-// more sessions than streams are allowed are ever at work.
+// more sessions than are allowed are ever at work.
 func TestFloods(t *testing.T) {
 	for name, send := range map[string]func(p *peer, i uint32) error{
 		"rapid reset": func(p *peer, i uint32) error {
@@ -150,7 +151,7 @@ func TestFloods(t *testing.T) {
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			if most > 128 {
+			if most > 256 {
 				t.Errorf("%d sessions at a time", most)
 			}
 		})
@@ -232,4 +233,96 @@ func TestDeadlines(t *testing.T) {
 	if !p.await(func(f http2.Frame) bool { _, ok := f.(*http2.RSTStreamFrame); return ok }) {
 		t.Error("a closed stream was not reset")
 	}
+}
+
+// A client that opens a stream as soon as another has ended, as many at a time as our
+// settings let it, is never refused one: sessions end after their streams, which it
+// cannot see, and h2load was refused three streams of a hundred.
+func TestAllStreamsOfTheSettings(t *testing.T) {
+	const most, streams = http2front.MaxStreams, 2000
+	p := newPeer(t, func(s http2front.Stream) bool {
+		go func() {
+			_, _ = io.Copy(io.Discard, s)
+			_, _ = io.WriteString(s, "HTTP/1.1 200 OK\r\n\r\n")
+			_ = s.CloseWrite()
+			time.AfterFunc(2*time.Millisecond, func() { _ = s.Close() }) // it still has things to do
+		}()
+		return false
+	})
+	open := func(n uint32) {
+		if err := errors.Join(p.connect(2*n+1), p.WriteData(2*n+1, true, nil)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	opened, ended := uint32(0), 0
+	for ; opened < most; opened++ {
+		open(opened)
+	}
+	for ended < streams {
+		f, err := p.ReadFrame()
+		if err != nil {
+			t.Fatalf("after %d streams: %v", ended, err)
+		}
+		switch f := f.(type) {
+		case *http2.RSTStreamFrame:
+			t.Fatalf("after %d streams: %v", ended, f.ErrCode)
+		case *http2.DataFrame:
+			if !f.StreamEnded() {
+				continue
+			}
+			ended++
+			if opened < streams {
+				open(opened)
+				opened++
+			}
+		}
+	}
+}
+
+// What a client sends behind its preface is anybody's: nothing panics, the connection
+// ends with it, and so does each stream.
+func FuzzFrames(f *testing.F) {
+	add := func(frames ...func(*peer)) {
+		p := &peer{}
+		var out bytes.Buffer
+		p.Framer, p.enc = http2.NewFramer(&out, nil), hpack.NewEncoder(&p.block)
+		for _, frame := range frames {
+			frame(p)
+		}
+		f.Add(out.Bytes())
+	}
+	settings := func(p *peer) { _ = p.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1}) }
+	connect := func(p *peer) { _ = p.connect(1) }
+	get := func(p *peer) {
+		p.block.Reset()
+		for _, h := range [][2]string{{":method", "POST"}, {":scheme", "http"}, {":authority", "a"}, {":path", "/"}, {"cookie", "x"}} {
+			_ = p.enc.WriteField(hpack.HeaderField{Name: h[0], Value: h[1]})
+		}
+		_ = p.WriteHeaders(http2.HeadersFrameParam{StreamID: 3, BlockFragment: p.block.Bytes(), EndHeaders: true})
+	}
+	add(settings, connect, func(p *peer) { _ = p.WriteDataPadded(1, true, []byte("data"), make([]byte, 9)) })
+	add(settings, get, func(p *peer) { _ = p.WriteData(3, true, []byte("body")) })
+	add(connect, func(p *peer) { _ = p.WriteRSTStream(1, http2.ErrCodeCancel) }, get, func(p *peer) { _ = p.WritePing(false, [8]byte{1}) })
+	add(connect, func(p *peer) { _ = p.WriteWindowUpdate(1, 1<<31-1) }, func(p *peer) { _ = p.WriteWindowUpdate(0, 1<<31-1) })
+	add(get, connect, func(p *peer) { _ = p.WriteGoAway(0, http2.ErrCodeNo, nil) }, func(p *peer) { _ = p.WritePriority(5, http2.PriorityParam{}) })
+	f.Fuzz(func(t *testing.T, data []byte) {
+		ours, client := net.Pipe()
+		go func() { _, _ = io.Copy(io.Discard, client) }() // ends with ours
+		var sessions sync.WaitGroup
+		said := io.MultiReader(strings.NewReader(http2front.Preface), bytes.NewReader(data)) // and then it leaves
+		_ = http2front.Serve(context.Background(), ours, bufio.NewReader(said), http2front.Options{
+			Idle: time.Minute, Drain: context.Background(),
+			Open: func(s http2front.Stream) bool {
+				sessions.Go(func() {
+					_, _ = io.Copy(io.Discard, s)
+					_, _ = io.WriteString(s, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody")
+					_ = s.CloseWrite()
+					_ = s.Close()
+				})
+				return false
+			},
+		})
+		_ = ours.Close()
+		sessions.Wait()
+	})
 }

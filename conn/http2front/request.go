@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
@@ -28,10 +29,12 @@ func (f *front) headers(frame *http2.MetaHeadersFrame) error {
 		return http2.ConnectionError(http2.ErrCodeProtocol)
 	}
 	f.last = id
-	full := f.serving >= MaxStreams
+	f.awaitSession()
+	full := f.open >= MaxStreams || f.serving >= maxSessions
 	refuse := f.leaving || full
 	s := newStream(f, id)
 	if !refuse {
+		f.open++
 		f.serving++
 		f.streams[id] = s
 	}
@@ -58,6 +61,27 @@ func (f *front) headers(frame *http2.MetaHeadersFrame) error {
 		return f.turnAway(s, http2.ErrCodeRefusedStream)
 	}
 	return nil
+}
+
+// awaitSession waits, with the connection's mu held, while there are as many sessions
+// as may be: one ends after its stream, which the client cannot see, and is not to be
+// refused what our settings let it open. A client that resets its streams faster than
+// we can let go of them is slowed down.
+func (f *front) awaitSession() {
+	if f.serving < maxSessions || f.open >= MaxStreams {
+		return
+	}
+	over := false
+	timer := time.AfterFunc(sessionPatience, func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		over = true
+		f.ended.Broadcast()
+	})
+	defer timer.Stop()
+	for f.serving >= maxSessions && !over {
+		f.ended.Wait()
+	}
 }
 
 // turnAway ends a stream that nobody serves.
@@ -136,6 +160,9 @@ func (s *stream) answer(status int, fields []httpproxy.Field, ended bool) error 
 	}
 	s.outEnded = ended
 	over := ended && s.inEnded
+	if over {
+		s.leave()
+	}
 	s.f.mu.Unlock()
 	err := s.f.write(func() error {
 		s.f.block.Reset()

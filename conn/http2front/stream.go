@@ -26,6 +26,7 @@ type stream struct {
 	outEnded bool
 	broken   error // reset, by either side
 	closed   bool
+	left     bool // it counts no more among those that are open
 	onReset  func()
 	readBy   deadline
 	writeBy  deadline
@@ -134,6 +135,9 @@ func (s *stream) receive(data []byte, size int, ended bool) error {
 	s.owed += size - len(data) // padding
 	s.inEnded = ended
 	over := ended && s.outEnded
+	if over {
+		s.leave()
+	}
 	s.change.Broadcast()
 	s.f.mu.Unlock()
 	if over {
@@ -192,12 +196,25 @@ func (s *stream) CloseWrite() error {
 	}
 	s.outEnded = true
 	over := s.inEnded
+	if over {
+		s.leave()
+	}
 	s.f.mu.Unlock()
 	err := s.f.write(func() error { return s.f.framer.WriteData(s.id, true, nil) })
 	if over {
 		s.f.forget(s)
 	}
 	return err
+}
+
+// leave gives the stream's place to another one, with the connection's mu held. It
+// comes before the frame that ends the stream: the client may open another as soon
+// as it has that.
+func (s *stream) leave() {
+	if !s.left {
+		s.left = true
+		s.f.open--
+	}
 }
 
 // Close ends the stream. Without a CloseWrite before it the client sees a
@@ -217,6 +234,8 @@ func (s *stream) Close() error {
 		code = http2.ErrCodeNo // all is said, and the rest need not be sent
 	}
 	s.f.serving--
+	s.f.ended.Broadcast()
+	s.leave()
 	s.change.Broadcast()
 	s.f.mu.Unlock()
 	s.f.forget(s)
@@ -229,6 +248,7 @@ func (s *stream) Close() error {
 // wasReset breaks the stream.
 func (s *stream) wasReset(code http2.ErrCode) {
 	s.f.mu.Lock()
+	s.leave()
 	var tell func()
 	if s.broken == nil {
 		s.broken = fmt.Errorf("the client reset the stream: %v: %w", code, syscall.ECONNRESET)

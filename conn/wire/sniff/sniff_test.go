@@ -7,6 +7,9 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -160,4 +163,40 @@ func FuzzFirst(f *testing.F) {
 			t.Errorf("%+v, %v, and with more behind it %+v, %v", words, err, again, err2)
 		}
 	})
+}
+
+// What clients of the day really say first, which are files of the corpus: old
+// versions, Chromium's with post-quantum keys and GREASE in 2 KB, and one without a
+// name. Each is found whole in one segment and a byte at a time.
+func TestClientsOfTheDay(t *testing.T) {
+	const folder = "testdata/fuzz/FuzzFirst"
+	for name, want := range map[string]Words{
+		"chromium":         {Kind: TLS, Name: "capture.example", Encrypted: true}, // by GREASE
+		"curl-openssl":     {Kind: TLS, Name: "capture.example"},
+		"curl-tls12":       {Kind: TLS, Name: "capture.example"},
+		"gnutls":           {Kind: TLS, Name: "capture.example"},
+		"java":             {Kind: TLS, Name: "capture.example"},
+		"node":             {Kind: TLS, Name: "capture.example"},
+		"openssl-nameless": {Kind: TLS},
+		"openssl-tls10":    {Kind: TLS, Name: "capture.example"},
+		"python":           {Kind: TLS, Name: "capture.example"},
+	} {
+		text, err := os.ReadFile(filepath.Join(folder, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, quoted, _ := strings.Cut(strings.TrimSuffix(strings.TrimSpace(string(text)), ")"), "[]byte(")
+		said, err := strconv.Unquote(quoted)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if got, err := First([]byte(said)); err != nil || got != want {
+			t.Errorf("%s: %+v, %v; want %+v", name, got, err, want)
+		}
+		for n := range said {
+			if _, err := First([]byte(said[:n])); !errors.Is(err, ErrShort) {
+				t.Errorf("%s: %d bytes of %d: %v", name, n, len(said), err)
+			}
+		}
+	}
 }
