@@ -201,6 +201,7 @@ func fleetBans(t *testing.T, all []*replica) {
 // and say that they are degraded, once; and the sums are right again as soon as
 // it answers.
 func TestFleetWithoutItsStore(t *testing.T) {
+	t.Parallel()
 	s := startStore(t, false)
 	echo := echoServer(t, "127.0.0.1:0")
 	a := startReplica(t, s.address, "a", fleetUsers)

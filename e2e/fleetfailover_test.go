@@ -31,6 +31,7 @@ func startPart(t *testing.T, args ...string) *store {
 // used, by the clients that were there: behind sentinels, and as a cluster, each of
 // whose shards is failed over.
 func TestFleetStoreFailsOver(t *testing.T) {
+	t.Parallel()
 	echo := echoServer(t, "127.0.0.1:0")
 	for name, run := range map[string]func(t *testing.T) (url string, failOver func(), now func() *store){
 		"sentinel": failingSentinel,

@@ -16,6 +16,7 @@ import (
 // user that may do no more than it has to, on a unix socket, a cluster, and one
 // that sentinels name.
 func TestFleetStores(t *testing.T) {
+	t.Parallel()
 	echo := echoServer(t, "127.0.0.1:0")
 	password := writeFile(t, "password", "pass-word")
 	for name, of := range map[string]func(t *testing.T) (settings string){

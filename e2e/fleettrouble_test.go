@@ -90,6 +90,7 @@ func newSwitchboard(t *testing.T, to string) *switchboard {
 // each kind nobody is refused, the replica says that it is degraded, and all is well,
 // with the right sum, as soon as the store is.
 func TestFleetStoreTroubles(t *testing.T) {
+	t.Parallel()
 	echo := echoServer(t, "127.0.0.1:0")
 	for name, happens := range map[string]func(x *trouble){
 		"a failover makes it a replica": func(x *trouble) { // READONLY
@@ -186,6 +187,7 @@ func TestFleetStoreTroubles(t *testing.T) {
 // A store fails over behind its name: the one of before is a replica now, takes no
 // writes, and keeps its connections, which a client would use for ever.
 func TestFleetStoreMoves(t *testing.T) {
+	t.Parallel()
 	x := &trouble{t: t, store: startStore(t, true), echo: echoServer(t, "127.0.0.1:0")}
 	next := startStore(t, true)
 	name := newSwitchboard(t, x.store.address)

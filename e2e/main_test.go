@@ -6,6 +6,7 @@
 package e2e
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -88,6 +89,11 @@ func runInNamespace(m *testing.M) (int, error) {
 	binary = filepath.Join(dir, "cleversocks")
 	if out, err := exec.Command("go", "build", "-race", "-o", binary, "cleversocks/cmd/cleversocks").CombinedOutput(); err != nil {
 		return 1, fmt.Errorf("build: %w\n%s", err, out)
+	}
+	// What runs in parallel waits most of the time, for leases to end and servers to
+	// fail over.
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		return 1, err
 	}
 	return m.Run(), nil
 }

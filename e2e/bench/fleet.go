@@ -27,6 +27,11 @@ import (
 // fleetSizes are the numbers of replicas that are measured.
 var fleetSizes = []int{1, 2, 4}
 
+// fleetParts is how many turns the columns that are compared take in a round. The
+// turns are short, and who begins changes: what else the machine does then meets
+// both alike.
+const fleetParts = 6
+
 // fleetClients is how many clients connect at once.
 const fleetClients = 4
 
@@ -43,8 +48,7 @@ access = "off"
 level = "warn"
 [auth]
 allow_plain_passwords = true
-[admin]
-address = ""
+once = { enabled = true }
 [[user]]
 name = "far"
 password = "secret"
@@ -60,6 +64,7 @@ type fleet struct {
 	dir       string
 	store     string // its unix socket; "": none
 	addresses []string
+	admins    []string // their management endpoints
 	processes []*exec.Cmd
 }
 
@@ -89,29 +94,41 @@ func startFleet(ctx context.Context, binary string, n int, shared bool) (f *flee
 			return f, err
 		}
 	}
+	if err = os.WriteFile(f.token(), []byte(newsToken), 0o600); err != nil {
+		return f, err
+	}
 	for i := range n {
+		if err = f.runReplica(ctx, binary, settings, i); err != nil {
+			return f, err
+		}
+	}
+	return f, pause(ctx, fleetBeat) // until the replicas have seen each other
+}
+
+func (f *fleet) token() string { return filepath.Join(f.dir, "token") }
+
+func (f *fleet) runReplica(ctx context.Context, binary, settings string, i int) error {
+	var at [2]string // the proxy, the management endpoint
+	for i := range at {
 		port, err := freePort(ctx)
 		if err != nil {
-			return f, err
+			return err
 		}
-		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
-		own := fmt.Sprintf("%s[[listener]]\naddress = %q\n", settings, address)
-		if shared {
-			own += fmt.Sprintf("[shared_state]\nurl = \"unix://%s\"\nreplica = \"r%d\"\n", f.store, i)
-		}
-		path := filepath.Join(f.dir, fmt.Sprintf("r%d.toml", i))
-		if err := os.WriteFile(path, []byte(own), 0o600); err != nil {
-			return f, err
-		}
-		if err := f.run(ctx, binary, "--config", path); err != nil {
-			return f, err
-		}
-		if err := awaitAccept(ctx, address); err != nil {
-			return f, err
-		}
-		f.addresses = append(f.addresses, address)
+		at[i] = net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 	}
-	return f, pause(ctx, time.Second) // until the replicas have seen each other
+	settings += fmt.Sprintf("[[listener]]\naddress = %q\n[admin]\naddress = %q\ntoken_file = '%s'\n", at[0], at[1], f.token())
+	if f.store != "" {
+		settings += fmt.Sprintf("[shared_state]\nurl = \"unix://%s\"\nreplica = \"r%d\"\n", f.store, i)
+	}
+	path := filepath.Join(f.dir, fmt.Sprintf("r%d.toml", i))
+	if err := os.WriteFile(path, []byte(settings), 0o600); err != nil {
+		return err
+	}
+	if err := f.run(ctx, binary, "--config", path); err != nil {
+		return err
+	}
+	f.addresses, f.admins = append(f.addresses, at[0]), append(f.admins, at[1])
+	return awaitAccept(ctx, at[0])
 }
 
 func (f *fleet) run(ctx context.Context, name string, args ...string) error {
@@ -210,21 +227,29 @@ func setUp(ctx context.Context, proxy, user string, target *net.TCPAddr) (net.Co
 		return nil, 0, err
 	}
 	_ = c.SetDeadline(time.Now().Add(dialTimeout))
+	if err := greet(c, user, target); err != nil {
+		return nil, 0, errors.Join(err, c.Close())
+	}
+	return c, time.Since(begin), nil
+}
+
+// greet logs a user in and connects.
+func greet(c net.Conn, user string, target *net.TCPAddr) error {
 	hello := append([]byte{5, 1, 2, 1, byte(len(user))}, user...)
 	hello = append(append(hello, 6), "secret"...)
 	hello = append(append(hello, 5, 1, 0, 1), target.IP.To4()...)
 	hello = append(hello, byte(target.Port>>8), byte(target.Port))
 	answer := make([]byte, 2+2+10)
-	if _, err = c.Write(hello); err == nil {
-		_, err = io.ReadFull(c, answer)
+	if _, err := c.Write(hello); err != nil {
+		return err
 	}
-	if err == nil && (answer[3] != 0 || answer[5] != 0) {
-		err = fmt.Errorf("%s is refused: % x", user, answer)
+	if _, err := io.ReadFull(c, answer); err != nil {
+		return err
 	}
-	if err != nil {
-		return nil, 0, errors.Join(err, c.Close())
+	if answer[3] != 0 || answer[5] != 0 {
+		return fmt.Errorf("%s is refused: % x", user, answer)
 	}
-	return c, time.Since(begin), nil
+	return nil
 }
 
 // setUps are how long connections of a user took, by clients that go round the
@@ -253,10 +278,12 @@ func (f *fleet) setUps(ctx context.Context, user string, d time.Duration, target
 // fleetFigures are those of one size.
 type fleetFigures struct {
 	took map[string][]time.Duration // all set-ups of a column
+	p99  map[string][]time.Duration // of each turn of a column
 	time map[string]time.Duration   // in which they were
 	idle storeUsage                 // a second
 	held storeUsage                 // a second, for a user who has connections at a replica
 	each storeUsage                 // a connection near the cap
+	news []news
 }
 
 // heldUsers is how many users have a connection at each replica while that is measured.
@@ -284,6 +311,9 @@ func measureFleet(ctx context.Context, o options, dir string) error {
 			return fmt.Errorf("%d replicas: %w", n, err)
 		}
 		fleetRow(&b, n, figures)
+		if n == fleetSizes[len(fleetSizes)-1] {
+			newsTable(&b, n, figures.news)
+		}
 	}
 	if _, err := os.Stdout.Write(b.Bytes()); err != nil || o.write == "" {
 		return err
@@ -302,21 +332,22 @@ func measureSize(ctx context.Context, o options, binary string, n int, target *n
 		return nil, err
 	}
 	defer together.stop()
-	figures := &fleetFigures{took: map[string][]time.Duration{}, time: map[string]time.Duration{}}
+	figures := &fleetFigures{took: map[string][]time.Duration{}, p99: map[string][]time.Duration{}, time: map[string]time.Duration{}}
 	if figures.idle, err = together.storeRate(ctx, o.duration*4); err != nil {
 		return nil, err
 	}
-	// Many short turns: what else the machine does then meets both alike.
-	const parts = 6
-	for range o.rounds * parts {
-		for _, turn := range []struct {
-			column string
-			of     *fleet
-		}{{"alone", alone}, {"store", together}} {
-			if err := figures.take(ctx, turn.column, turn.of, farUser, o.duration/parts, target); err != nil {
+	type turn struct {
+		column string
+		of     *fleet
+	}
+	turns := []turn{{"alone", alone}, {"store", together}}
+	for range o.rounds * fleetParts {
+		for _, t := range turns {
+			if err := figures.take(ctx, t.column, t.of, farUser, o.duration/fleetParts, target); err != nil {
 				return nil, err
 			}
 		}
+		slices.Reverse(turns)
 	}
 	if err := figures.hold(ctx, together, target); err != nil {
 		return nil, err
@@ -340,7 +371,8 @@ func measureSize(ctx context.Context, o options, binary string, n int, target *n
 		return nil, err
 	}
 	figures.each = after.minus(before, float64(len(figures.took["near the cap"])))
-	return figures, nil
+	figures.news, err = together.measureNews(ctx, target)
+	return figures, err
 }
 
 // hold measures what users cost the store who do nothing but have connections.
@@ -384,7 +416,20 @@ func (g *fleetFigures) take(ctx context.Context, column string, f *fleet, user s
 	}
 	g.took[column] = append(g.took[column], all...)
 	g.time[column] += d
+	slices.Sort(all)
+	g.p99[column] = append(g.p99[column], all[len(all)*99/100])
 	return nil
+}
+
+// ratio is the median of what p99 with a store was of p99 without, turn by turn:
+// pairs that another program has disturbed do not decide.
+func (g *fleetFigures) ratio() float64 {
+	var ratios []float64
+	for i := range min(len(g.p99["alone"]), len(g.p99["store"])) {
+		ratios = append(ratios, float64(g.p99["store"][i])/float64(g.p99["alone"][i]))
+	}
+	slices.Sort(ratios)
+	return ratios[len(ratios)/2]
 }
 
 // quantile of a column, in µs.
@@ -421,7 +466,7 @@ the cap; "near the cap" asks the store where it must. The store's figures are ca
 processor: a second with idle replicas; a second more for each user at each replica who has a connection; and for
 each connection near the cap.
 
-| replicas | set-up alone, p50 / p99 µs | with store | ratio of p99 | near the cap | connections/s: alone, store, near | store, idle | for a user at a replica | for a connection near the cap |
+| replicas | set-up alone, p50 / p99 µs | with store | ratio of p99, of all; median of pairs | near the cap | connections/s: alone, store, near | store, idle | for a user at a replica | for a connection near the cap |
 |---:|---:|---:|---:|---:|---:|---:|---:|---:|
 `, time.Now().UTC().Format(time.DateOnly), processor(), runtime.NumCPU(), fleetClients, o.duration, o.rounds)
 }
@@ -430,7 +475,7 @@ func fleetRow(b *bytes.Buffer, n int, g *fleetFigures) {
 	pair := func(column string) string {
 		return fmt.Sprintf("%.0f / %.0f", g.quantile(column, 50), g.quantile(column, 99))
 	}
-	fmt.Fprintf(b, "| %d | %s | %s | %.2f | %s |", n, pair("alone"), pair("store"), g.quantile("store", 99)/g.quantile("alone", 99), pair("near the cap"))
+	fmt.Fprintf(b, "| %d | %s | %s | %.2f; %.2f | %s |", n, pair("alone"), pair("store"), g.quantile("store", 99)/g.quantile("alone", 99), g.ratio(), pair("near the cap"))
 	for i, column := range fleetColumns {
 		fmt.Fprintf(b, "%s%.0f", []string{" ", ", ", ", "}[i], float64(len(g.took[column]))/g.time[column].Seconds())
 	}
