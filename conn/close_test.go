@@ -26,7 +26,7 @@ func connecting(t *testing.T, ahead string) (h *Handler, d *driver, client, serv
 	s := &session{
 		socket: ours, conn: ours, ctx: t.Context(), policy: g.Policy(), local: netip.MustParseAddrPort("192.0.2.1:1"),
 	}
-	d = g.handler.newDriver(s)
+	d = g.handler.newDriver(g.handler.newOpening(s))
 	d.begin(handshake.Options{Spoken: spoken})
 	d.machine.Feed([]byte("\x05\x01\x00\x05\x01\x00\x01\xc0\x00\x02\x07\x00\x50" + ahead))
 	d.machine.Identified(handshake.Terms{Free: true})

@@ -27,10 +27,14 @@ type connector struct {
 }
 
 // connect dials as long as the client stays. ahead says that it has sent more
-// than its request.
-func (c *connector) connect(s *session, ahead bool) error {
+// than its request. w is the way that decide has found, or nil.
+func (c *connector) connect(s *session, ahead bool, w *way) (err error) {
 	defer c.watch.client(s, ahead)()
-	err := c.reach(s.ctx, s)
+	if w != nil {
+		err = c.follow(s.ctx, s, w)
+	} else {
+		err = c.reach(s.ctx, s)
+	}
 	if why := context.Cause(s.ctx); err != nil && errors.Is(why, errClientGone) {
 		return why
 	}
@@ -138,10 +142,12 @@ func (s *session) announce(server net.Conn, route upstream.Route) error {
 	if err != nil {
 		s.server = nil
 		_ = server.Close()
-		return fmt.Errorf("PROXY header: %w", err)
+		return notAnnounced(err)
 	}
 	return nil
 }
+
+func notAnnounced(err error) error { return fmt.Errorf("PROXY header: %w", err) }
 
 // reachVia opens a tunnel through an upstream. All members and addresses
 // tried share the time that a dial has.

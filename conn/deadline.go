@@ -50,7 +50,15 @@ func (d *deadlines) cutShort(s *session) {
 	if end := s.started.Add(s.policy.Timeouts.Handshake); end.Before(until) {
 		until = end
 	}
-	_ = s.socket.SetReadDeadline(until) // fails on a closed conn, whose handshake has ended
+	s.cutAt.Store(until.UnixNano())
+	s.scope.mu.Lock()
+	defer s.scope.mu.Unlock()
+	switch {
+	case s.scope.ringer != nil:
+		s.scope.ringer.Ring()
+	case s.socket != nil:
+		_ = s.socket.SetReadDeadline(until) // fails on a closed conn, whose handshake has ended
+	}
 }
 
 // began is for a session that has its deadline and waits for its first byte.

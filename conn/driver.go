@@ -18,7 +18,7 @@ import (
 // whatever the machine asks for may block: a read, a log-in, a look-up, a dial.
 // It ends before the relay starts, so that an idle tunnel does not hold it.
 type driver struct {
-	opening
+	*opening
 	buf [handshakeBuffer]byte // of one read
 	in  *bufio.Reader         // of those who serve the connection's requests; nil: none do
 	// release gives the connection up to a command that ends with the
@@ -37,33 +37,28 @@ const requestBuffer = 4096
 // has failed, be its time over or not.
 const lastWords = time.Second
 
-// newDriver is for a session that is through its door.
-func (h *Handler) newDriver(s *session) *driver {
+// newDriver is for a session that comes to its door, or one whose handshake has
+// begun on a reactor.
+func (h *Handler) newDriver(o *opening) *driver {
 	d, ok := h.drivers.Get().(*driver)
 	if !ok {
 		d = new(driver)
 	}
-	d.session, d.h = s, h
+	d.opening = o
 	return d
 }
 
 // put gives the driver back, with nothing of its session.
 func (d *driver) put() {
 	h := d.h
-	d.forget()
+	d.opening.put()
+	d.opening = nil
 	if d.in != nil {
 		d.in.Reset(nil)
 		h.readers.Put(d.in)
 	}
 	d.in, d.release = nil, nil
 	h.drivers.Put(d)
-}
-
-// begin starts the machine.
-func (d *driver) begin(o handshake.Options) handshake.Action {
-	action := d.machine.Begin(o)
-	d.speaks(d.machine.Protocol())
-	return action
 }
 
 // run does what the machine asks for until its end, and reports whether there is
@@ -76,12 +71,12 @@ func (d *driver) run(action handshake.Action) bool {
 		case handshake.Read:
 			action = d.read()
 		case handshake.Write:
-			if _, err := d.conn.Write(m.Output()); err != nil && d.server != nil {
+			if _, err := d.conn.Write(m.Output()[d.sent:]); err != nil && d.server != nil {
 				return d.clientLost(err)
 			} else if err != nil {
 				action = m.Lost(err)
 			} else {
-				action = m.Written()
+				action, d.sent = m.Written(), 0
 			}
 		case handshake.Protect:
 			d.protect()
@@ -106,9 +101,6 @@ func (d *driver) untimed() bool {
 	d.requested()
 	if err := d.socket.SetDeadline(time.Time{}); err != nil {
 		return d.fail("handshake", err)
-	}
-	if !d.resumed {
-		d.h.metrics.Conn.Handshakes.Of(d.protocol.String(), "ok").Inc()
 	}
 	return true
 }
@@ -141,10 +133,7 @@ func (d *driver) read() handshake.Action {
 	if n == 0 && err != nil {
 		return d.machine.Lost(err)
 	}
-	d.stage.CompareAndSwap(stageSilent, stageTalking)
-	action := d.machine.Feed(d.buf[:n])
-	d.speaks(d.machine.Protocol())
-	return action
+	return d.feed(d.buf[:n])
 }
 
 // protect wraps the session's connection, with what has been read of it ahead.

@@ -47,8 +47,10 @@ type Group struct {
 	drain   func() time.Duration
 	others  func() int // Options.Elsewhere
 
-	base    context.Context //nolint:containedctx // the scope of all connections, which outlives any one call
-	tasks   *task.Scope     // runs their goroutines
+	onReactors
+	instead func(c net.Conn, listener string) (refused string, done bool) // of Admit; tests have what they admit served on reactors
+	base    context.Context                                               //nolint:containedctx // the scope of all connections, which outlives any one call
+	tasks   *task.Scope                                                   // runs their goroutines
 	endAll  context.CancelCauseFunc
 	limit   atomic.Int64
 	nextID  atomic.Uint64
@@ -120,6 +122,11 @@ func (g *Group) Changed() <-chan struct{} { return g.changed }
 // it: then the reason is one of metrics.Refused*, and the connection is still
 // the caller's. It does not block.
 func (g *Group) Admit(c net.Conn, listener string) (refused string) {
+	if g.instead != nil {
+		if refused, done := g.instead(c, listener); done {
+			return refused
+		}
+	}
 	s := &session{
 		id:       g.nextID.Add(1),
 		socket:   c,
@@ -128,13 +135,7 @@ func (g *Group) Admit(c net.Conn, listener string) (refused string) {
 		client:   netaddr.Of(c.RemoteAddr()),
 		started:  time.Now(),
 	}
-	if reason := g.handler.door.atAccept(s); reason != "" {
-		g.access.refused(s, reason)
-		return reason
-	}
-	if reason := g.add(s); reason != "" {
-		g.handler.guards.leave(s)
-		g.access.refused(s, reason)
+	if reason := g.letIn(s); reason != "" {
 		return reason
 	}
 	g.begin(s, nil)
@@ -147,17 +148,44 @@ func (g *Group) TurnedAway(c net.Conn, listener, reason string) {
 	g.access.refused(&session{client: netaddr.Of(c.RemoteAddr()), listener: listener}, reason)
 }
 
+// letIn takes a session into the group, as far as limits and lists allow.
+func (g *Group) letIn(s *session) (refused string) {
+	refused = g.handler.door.atAccept(s)
+	if refused == "" {
+		if refused = g.add(s); refused != "" {
+			g.handler.guards.leave(s)
+		}
+	}
+	if refused != "" {
+		g.access.refused(s, refused)
+	}
+	return refused
+}
+
 // begin starts an admitted session's task, once before has run.
 func (g *Group) begin(s *session, before func()) {
 	s.ctx, s.cancel = s.scope.begin(g.base)
 	if before != nil {
 		before()
 	}
+	g.began(s)
+	g.tasks.Go(func() error {
+		g.run(s, func() bool { return g.handler.establish(s) })
+		return nil
+	})
+}
+
+// beginWith starts an admitted session that a reactor serves.
+func (g *Group) beginWith(r ringer, s *session) {
+	s.ctx, s.cancel = s.scope.beginWith(r)
+	g.began(s)
+}
+
+func (g *Group) began(s *session) {
 	if !s.inner { // a stream has its request
 		g.handler.handshakes.began(s)
 	}
 	g.metrics.Conn.Active.Of(s.protocol.String()).Add(1)
-	g.tasks.Go(func() error { g.run(s); return nil })
 }
 
 // admitStream serves a stream of an HTTP/2 connection as Admit serves a
@@ -190,7 +218,7 @@ func (g *Group) admitStream(of *session, c http2front.Stream) (refused string) {
 // run is a connection's task up to its relay. It does not stay longer: its
 // stack has grown, and an idle tunnel would keep it. Whatever panics on the
 // way, the connection ends, and what it held is given back.
-func (g *Group) run(s *session) {
+func (g *Group) run(s *session, establish func() bool) {
 	relayed := false
 	defer func() {
 		if !relayed {
@@ -205,7 +233,7 @@ func (g *Group) run(s *session) {
 		}
 	}()
 	growStack(0)
-	if !g.handler.establish(s) {
+	if !establish() {
 		return
 	}
 	g.revocable(s)

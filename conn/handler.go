@@ -37,6 +37,7 @@ type Handler struct {
 	// draining ends when connections should come to their end.
 	draining context.Context //nolint:containedctx // an event, not a scope
 
+	openings     sync.Pool // of *opening
 	drivers      sync.Pool // of *driver
 	readers      sync.Pool // of *bufio.Reader
 	deadlines    deadlines
@@ -87,7 +88,12 @@ func newHandler(draining context.Context, o Options, tasks *task.Scope) *Handler
 // machine of its handshake says. It reports whether there is a tunnel to relay, or an
 // association to serve; if not, the connection is answered and closed.
 func (h *Handler) establish(s *session) (ok bool) {
-	d := h.newDriver(s)
+	return h.drive(h.newOpening(s), func(d *driver) bool { return h.enter(d, s) })
+}
+
+// drive runs a session's driver in its task, as far as steps takes it.
+func (h *Handler) drive(o *opening, steps func(*driver) bool) (ok bool) {
+	d, s := h.newDriver(o), o.session
 	defer func() {
 		if p := recover(); p != nil {
 			s.panicked(h.panics, "conn", p)
@@ -105,7 +111,11 @@ func (h *Handler) establish(s *session) (ok bool) {
 	release := context.AfterFunc(s.ctx, func() { socket.Close() })
 	defer release()
 	d.release = release
+	return steps(d)
+}
 
+// enter is a connection from its door on.
+func (h *Handler) enter(d *driver, s *session) bool {
 	s.policy = h.policy.Load()
 	if err := s.socket.SetDeadline(s.started.Add(s.policy.Timeouts.Handshake)); err != nil {
 		return s.fail("handshake", err)
@@ -136,18 +146,23 @@ func (h *Handler) establish(s *session) (ok bool) {
 // relay has the bytes moved until the tunnel ends, both sides are closed, and
 // end is called. It returns at once.
 func (h *Handler) relay(s *session, end func(*session)) {
-	options := s.policy.Relay
+	options, done := h.tunnel(s, end)
+	s.handTo(relay.Start(bare(s.conn), s.server, options, done))
+}
+
+// tunnel is how a session is relayed, and what comes after that.
+func (h *Handler) tunnel(s *session, end func(*session)) (options relay.Options, done func(relay.Result)) {
+	options = s.policy.Relay
 	options.Counters = &s.counters
 	options.Meter = s.charge.meter()
 	s.relaying.Store(true)
 	h.access.opened(s)
 	options.Panicked = func(p any) { s.panicked(h.panics, "relay", p) }
-	t := relay.Start(bare(s.conn), s.server, options, func(r relay.Result) {
+	return options, func(r relay.Result) {
 		s.cause, s.err = r.Cause, r.Err
 		if s.cause == cause.Quota {
 			h.metrics.Auth.QuotaExceeded.Inc()
 		}
 		end(s)
-	})
-	s.handTo(t)
+	}
 }

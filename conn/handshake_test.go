@@ -47,6 +47,7 @@ func newTestGroup(tb testing.TB, allow bool) (*Group, *metrics.Registry) {
 		Dialer:   dial.New(dial.Options{ConnectTimeout: patience, Metrics: m.Dial}),
 		Timeouts: Timeouts{Handshake: patience},
 	})
+	g.onTestReactors(tb)
 	ctx, cancel := context.WithCancel(context.Background())
 	served, written := make(chan error, 1), make(chan error, 1)
 	go func() { served <- g.Serve(ctx) }()

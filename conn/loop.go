@@ -96,7 +96,15 @@ func (d *dialedEnds) remove(end netip.AddrPort, server dialedSocket) {
 // different peers. The kernel's counts of bytes rule that out.
 func (d *dialedEnds) own(s *session) bool {
 	server := d.at(s.client)
-	return server != nil && sameConnection(server, dialedConn{s.socket})
+	return server != nil && sameConnection(server, s.accepted())
+}
+
+// accepted is the session's client as a socket.
+func (s *session) accepted() dialedSocket {
+	if s.socket == nil {
+		return s.raw.client
+	}
+	return dialedConn{s.socket}
 }
 
 // refuse refuses a request that this daemon makes of itself.

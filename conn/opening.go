@@ -22,13 +22,34 @@ type opening struct {
 	hearing
 	// resumed: the connection has served plain requests already.
 	resumed bool
+	sent    int  // how much of what Write sends is sent already
+	way     *way // of a dial that a reactor has begun, and that takes waiting; nil: none
 }
 
-// forget readies the opening for another session.
-func (o *opening) forget() {
+// newOpening is for a session that has come.
+func (h *Handler) newOpening(s *session) *opening {
+	o, ok := h.openings.Get().(*opening)
+	if !ok {
+		o = new(opening)
+	}
+	o.session, o.h = s, h
+	return o
+}
+
+// put gives the opening back, with nothing of its session.
+func (o *opening) put() {
+	h := o.h
 	o.machine.Reset()
-	o.hearing.forget()
-	o.session, o.h, o.resumed, o.grant, o.level = nil, nil, false, authsvc.Grant{}, 0
+	o.forget()
+	o.session, o.h, o.resumed, o.grant, o.level, o.sent, o.way = nil, nil, false, authsvc.Grant{}, 0, 0, nil
+	h.openings.Put(o)
+}
+
+// begin starts the machine.
+func (o *opening) begin(with handshake.Options) handshake.Action {
+	action := o.machine.Begin(with)
+	o.speaks(o.machine.Protocol())
+	return action
 }
 
 // act does what an action asks for, and gives the next one. Search, Verify,
@@ -57,6 +78,14 @@ func (o *opening) act(action handshake.Action) (next handshake.Action, ok bool) 
 	default:
 		return action, false
 	}
+}
+
+// feed gives the machine what has come.
+func (o *opening) feed(b []byte) handshake.Action {
+	o.stage.CompareAndSwap(stageSilent, stageTalking)
+	action := o.machine.Feed(b)
+	o.speaks(o.machine.Protocol())
+	return action
 }
 
 // trace logs a step.
@@ -100,6 +129,20 @@ func (o *opening) search() handshake.Terms {
 func (o *opening) verify() handshake.Action {
 	attempt := o.machine.Attempt()
 	grant, err := o.h.login.verify(o.session, attempt)
+	return o.verified(attempt, grant, err)
+}
+
+// recall is verify where that takes no waiting; ok is false where it does.
+func (o *opening) recall() (next handshake.Action, ok bool) {
+	attempt := o.machine.Attempt()
+	grant, decided, err := o.h.login.recall(o.session, attempt)
+	if !decided {
+		return handshake.Verify, false
+	}
+	return o.verified(attempt, grant, err), true
+}
+
+func (o *opening) verified(attempt *authsvc.Attempt, grant authsvc.Grant, err error) handshake.Action {
 	if _, isToken := attempt.Credentials.(authsvc.Token); isToken && err == nil && o.protocol == wire.SOCKS5 && grant.Security == nil {
 		err = handshake.ErrNoMethod // an authenticator of tokens without keys
 	}
@@ -145,8 +188,11 @@ func (o *opening) decide() error {
 
 // dial connects to where the request wants to go.
 func (o *opening) dial() error {
-	return o.h.connector.connect(o.session, len(o.machine.Unread())+len(o.first) > 0)
+	return o.h.connector.connect(o.session, o.hasMore(), o.way)
 }
+
+// hasMore says whether the client has sent more than its request.
+func (o *opening) hasMore() bool { return len(o.machine.Unread())+len(o.first) > 0 }
 
 // dialed is for a session that has its server.
 func (o *opening) dialed() handshake.Action {
@@ -189,4 +235,7 @@ func (o *opening) requested() {
 	o.request = o.machine.Request()
 	o.h.deadlines.requested(o.session)
 	o.h.handshakes.requested(o.session)
+	if !o.resumed {
+		o.h.metrics.Conn.Handshakes.Of(o.protocol.String(), "ok").Inc()
+	}
 }

@@ -18,7 +18,7 @@ func (s *session) origin() upstream.Origin {
 	case s.protocol == wire.Transparent && !s.request.Dest.IsName():
 		local = s.request.Dest.AddrPort()
 	case !local.IsValid():
-		local = netaddr.Of(s.socket.LocalAddr())
+		local = s.hereAt()
 	}
 	return upstream.Origin{Client: s.client, Local: local}
 }
@@ -31,7 +31,15 @@ func (s *session) here() netip.Addr {
 	if at := s.atDoor().reachedAt.Addr(); at.IsValid() && isLocal(at) {
 		return at
 	}
-	return netaddr.Of(s.socket.LocalAddr()).Addr()
+	return s.hereAt().Addr()
+}
+
+// hereAt is the address and port of ours that the session's socket has.
+func (s *session) hereAt() netip.AddrPort {
+	if s.socket == nil {
+		return s.raw.client.local()
+	}
+	return netaddr.Of(s.socket.LocalAddr())
 }
 
 // isLocal reports whether an address is this host's, by the one question that

@@ -26,7 +26,13 @@ func talk(t *testing.T, g *Group, sent []byte) []byte {
 	if reason := g.Admit(server, "test"); reason != "" {
 		t.Fatal(reason)
 	}
-	if _, err := client.Write(sent); err != nil {
+	return speakOver(t, client, string(sent))
+}
+
+// speakOver sends all at once, and returns what it reads until the end.
+func speakOver(t *testing.T, client *net.TCPConn, sent string) []byte {
+	t.Helper()
+	if _, err := io.WriteString(client, sent); err != nil {
 		t.Fatal(err)
 	}
 	if err := client.CloseWrite(); err != nil {

@@ -9,17 +9,32 @@ import (
 	"cleversocks/conn/relay"
 )
 
-// scope is a session's context, and what cancels it. Up to the relay it is one
-// of package context's, a child of the group's. Its registration, its channel
-// and its table of children would then stay for as long as an idle tunnel, which
-// needs none of them: so it hands over to the tunnel, and lets them go.
+// scope is a session's context, and what cancels it. In a task, up to the relay,
+// it is one of package context's, a child of the group's. Its registration, its
+// channel and its table of children cost more than the rest of a handshake, and
+// would stay for as long as an idle tunnel, which needs none of them. So on a
+// reactor it is a flag, and someone to ring for; and with the relay it hands over
+// to the tunnel.
 type scope struct {
 	mu      sync.Mutex
-	shaking context.Context //nolint:containedctx // it is the scope; nil once a tunnel has taken over
+	ringer  ringer          // serves the session on a reactor; nil: none does
+	shaking context.Context //nolint:containedctx // it is the scope; nil on a reactor, and once a tunnel has taken over
 	cancel  context.CancelCauseFunc
 	tunnel  *relay.Tunnel
-	ended   bool // with a tunnel: cancelled
+	ended   bool  // without shaking: cancelled
+	why     error // with ended
 }
+
+// ringer is told, by any goroutine, that the session which it serves has to end, or
+// sooner than it knows.
+type ringer interface{ Ring() }
+
+// endedScope is why a scope without a context of package context's has ended. It
+// is its own cause.
+type endedScope struct{ error }
+
+func (e endedScope) Unwrap() error        { return e.error }
+func (e endedScope) Is(target error) bool { return target == context.Canceled }
 
 // begin makes the scope a child of parent.
 func (s *scope) begin(parent context.Context) (context.Context, context.CancelCauseFunc) {
@@ -27,32 +42,65 @@ func (s *scope) begin(parent context.Context) (context.Context, context.CancelCa
 	return s, s.end
 }
 
+// beginWith is begin for a session that a reactor serves.
+func (s *scope) beginWith(r ringer) (context.Context, context.CancelCauseFunc) {
+	s.ringer = r
+	return s, s.end
+}
+
+// toTask makes the scope of a reactor's session a child of parent.
+func (s *scope) toTask(parent context.Context) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ringer = nil
+	s.shaking, s.cancel = context.WithCancelCause(parent)
+	if s.ended {
+		s.cancel(s.why)
+	}
+}
+
 // handTo has the scope's end be the tunnel's from now on. From then on the
 // group ends the tunnels itself: see Group.endTunnels.
 func (s *scope) handTo(t *relay.Tunnel) {
 	s.mu.Lock()
 	shaking, cancel := s.shaking, s.cancel
-	s.shaking, s.cancel, s.tunnel, s.ended = nil, nil, t, shaking.Err() != nil
-	ended := s.ended
+	s.shaking, s.cancel, s.tunnel, s.ringer = nil, nil, t, nil
+	if shaking != nil && shaking.Err() != nil {
+		s.ended, s.why = true, context.Cause(shaking)
+	}
+	ended, why := s.ended, s.why
 	s.mu.Unlock()
 	if ended {
-		t.End(context.Cause(shaking))
+		t.End(why)
 	}
-	cancel(nil) // leaves the parent
+	if cancel != nil {
+		cancel(nil) // leaves the parent
+	}
 }
 
 // end cancels the scope, which ends its tunnel.
 func (s *scope) end(why error) {
 	s.mu.Lock()
-	if s.tunnel == nil {
+	tunnel, ringer, before := s.tunnel, s.ringer, s.ended
+	if s.shaking != nil {
 		s.cancel(why) // under the lock: handTo sees it, or this sees the tunnel
+	} else if !before {
+		s.ended, s.why = true, cmp.Or(why, context.Canceled)
+		if ringer != nil {
+			ringer.Ring() // under the lock: it may be another session's later
+		}
 	}
-	tunnel, before := s.tunnel, s.ended
-	s.ended = tunnel != nil
 	s.mu.Unlock()
 	if tunnel != nil && !before {
 		tunnel.End(cmp.Or(why, context.Canceled))
 	}
+}
+
+// isEnded says whether a reactor's session has to end.
+func (s *scope) isEnded() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended
 }
 
 // handTo gives the session's end and its two conns to a tunnel. The session does
@@ -61,13 +109,17 @@ func (s *session) handTo(t *relay.Tunnel) {
 	s.scope.handTo(t)
 	s.scope.mu.Lock()
 	defer s.scope.mu.Unlock()
-	s.socket, s.conn, s.server = nil, nil, nil
+	s.socket, s.conn, s.server, s.raw = nil, nil, nil, rawEnds{}
 }
 
 // control makes the session a dialedSocket.
 func (s *session) control(f func(fd uintptr)) error {
 	s.scope.mu.Lock()
 	server, tunnel := s.server, s.scope.tunnel
+	if tunnel == nil && server == nil {
+		defer s.scope.mu.Unlock() // or it could be closed meanwhile
+		return s.raw.server.control(f)
+	}
 	s.scope.mu.Unlock()
 	if tunnel != nil {
 		return tunnel.ControlServer(f)
@@ -101,7 +153,7 @@ func (s *scope) Err() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
-		return context.Canceled
+		return endedScope{s.why}
 	}
 	return nil
 }

@@ -27,6 +27,7 @@ type session struct {
 	id       uint64
 	socket   net.Conn // as accepted: for deadlines and resets, from any goroutine
 	conn     net.Conn // what the client speaks over, once it is through the door
+	raw      rawEnds  // in their place, while a reactor serves the session
 	listener string
 	client   netip.AddrPort // unmapped; not valid on a unix socket
 	entry    *entry         // is what the listener's door knows more; nil: nothing
@@ -72,6 +73,7 @@ type session struct {
 	charge   charge // is what the session takes of its user
 	counters relay.Counters
 	stage    atomic.Uint32 // is how far the handshake is: see deadlines
+	cutAt    atomic.Int64  // is when a handshake ends that was cut short, in Unix nanoseconds; 0: it was not
 	relaying atomic.Bool   // is set when the handshake's fields no longer change
 	// leaves is of a session that carries one request after the other; nil: it
 	// does not.
@@ -152,6 +154,7 @@ func (s *session) abandon() {
 	if s.server != nil {
 		s.server.Close()
 	}
+	s.closeRaw()
 }
 
 // leave tells the upstream's pool that the tunnel has ended.

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -34,6 +35,8 @@ type Service struct {
 	listener string
 	noDelay  *atomic.Bool
 	passed   *atomic.Bool
+	closing  <-chan struct{}
+	reacting *sync.RWMutex
 	socket   socket
 	handler  Handler
 	log      *slog.Logger
@@ -61,7 +64,7 @@ func (s *Service) Serve(ctx context.Context) error {
 	})()
 	exhausted := exhaustion{service: s, spare: spare}
 	for {
-		c, err := s.socket.Accept()
+		c, err := s.accept(ctx, &exhausted)
 		switch {
 		case err == nil:
 			exhausted.over()
@@ -79,6 +82,35 @@ func (s *Service) Serve(ctx context.Context) error {
 			s.log.LogAttrs(ctx, slog.LevelDebug, "accept failed", slog.String("listener", s.listener), slog.Any("err", err))
 		}
 	}
+}
+
+// accept is the next connection that the handler does not accept by itself. There
+// is none on a unix socket.
+func (s *Service) accept(ctx context.Context, exhausted *exhaustion) (net.Conn, error) {
+	reactive, ok := s.handler.(Reactive)
+	if _, isTCP := s.socket.(*net.TCPListener); ok && isTCP {
+		if err := s.react(ctx, reactive, exhausted); !errors.Is(err, errors.ErrUnsupported) {
+			return nil, err
+		}
+	}
+	return s.socket.Accept()
+}
+
+// react has the handler accept.
+func (s *Service) react(ctx context.Context, reactive Reactive, exhausted *exhaustion) error {
+	raw, err := s.socket.SyscallConn()
+	if err != nil {
+		return err
+	}
+	s.reacting.RLock()
+	defer s.reacting.RUnlock()
+	return reactive.AcceptFrom(ctx, s.closing, raw, s.listener, func(refused string) {
+		exhausted.over()
+		s.accepted.Inc()
+		if refused != "" {
+			s.refused.Of(refused).Inc()
+		}
+	})
 }
 
 // takeQueued accepts what is in the queue of a socket that is about to be

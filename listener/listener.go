@@ -18,6 +18,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -74,6 +75,17 @@ type Handler interface {
 	TurnedAway(c net.Conn, listener, reason string)
 }
 
+// Reactive is a Handler that may accept by itself, with less than a goroutine for
+// each connection.
+type Reactive interface {
+	Handler
+	// AcceptFrom accepts a socket's connections until ctx ends, closed is closed,
+	// or accepting fails. count is told of each, with the reason of a refusal; what
+	// is refused is reset. The error is errors.ErrUnsupported if the caller has to
+	// accept, for now at least.
+	AcceptFrom(ctx context.Context, closed <-chan struct{}, socket syscall.RawConn, listener string, count func(refused string)) error
+}
+
 // Listener is one configured address: bound, and in use until Close.
 type Listener struct {
 	options Options
@@ -81,6 +93,10 @@ type Listener struct {
 	file    socketFile  // of a unix socket
 	noDelay atomic.Bool // for accepted connections
 	closed  bool
+	closing chan struct{} // is closed before the sockets are
+	// reacting is held for reading while the handler accepts by itself: a port is
+	// free once Close has returned.
+	reacting sync.RWMutex
 	// passed: another process accepts from the sockets now, or from them too.
 	passed atomic.Bool
 }
@@ -94,7 +110,7 @@ type socket interface {
 
 // Open binds the address. What it returns must be closed.
 func Open(ctx context.Context, o Options) (*Listener, error) {
-	l := &Listener{options: o}
+	l := &Listener{options: o, closing: make(chan struct{})}
 	l.noDelay.Store(o.NoDelay)
 	l.passed.Store(o.Lasting)
 	if len(o.Inherited) > 0 {
@@ -219,6 +235,11 @@ func (l *Listener) Shards() int { return len(l.sockets) }
 
 // Close closes the sockets; services that accept from them end.
 func (l *Listener) Close() {
+	if !l.closed {
+		close(l.closing)
+		l.reacting.Lock()
+		defer l.reacting.Unlock()
+	}
 	l.closed = true
 	if !l.passed.Load() {
 		l.file.remove() // while the socket is open nobody else takes the path
@@ -293,7 +314,7 @@ func (l *Listener) Services(h Handler) []*Service {
 			name = fmt.Sprintf("%s#%d", name, i)
 		}
 		services = append(services, &Service{
-			name: name, listener: l.Name(), noDelay: &l.noDelay, passed: &l.passed, socket: socket, handler: h, log: l.options.Log,
+			name: name, listener: l.Name(), noDelay: &l.noDelay, passed: &l.passed, closing: l.closing, reacting: &l.reacting, socket: socket, handler: h, log: l.options.Log,
 			accepted: l.options.Metrics.Listener.Accepted(l.Name()),
 			refused:  l.options.Metrics.Listener.Refused,
 		})

@@ -40,6 +40,16 @@ func setOptions(fd int, o Options) error {
 			return fmt.Errorf("congestion control %q: %w", o.Congestion, err)
 		}
 	}
+	// Urgent bytes (RFC 9293 §3.8.5) come in their place among the others, and the
+	// relay passes them on. Multipath TCP knows none.
+	_ = set(unix.SOL_SOCKET, unix.SO_OOBINLINE, 1)
+	noDelay := 0
+	if o.NoDelay {
+		noDelay = 1
+	}
+	if err := set(unix.IPPROTO_TCP, unix.TCP_NODELAY, noDelay); err != nil {
+		return fmt.Errorf("TCP_NODELAY: %w", err)
+	}
 	if o.Keepalive.Idle <= 0 {
 		return nil
 	}

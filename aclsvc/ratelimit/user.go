@@ -77,6 +77,9 @@ func (t *Users) Enter(ctx context.Context, a *authsvc.Account, source netip.Addr
 	return u, v
 }
 
+// Asks says whether Enter may have to ask other replicas, and wait for them.
+func (t *Users) Asks() bool { return t.fleet != nil }
+
 func (t *Users) user(a *authsvc.Account) *User {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -19,6 +19,11 @@ import (
 // never gives the state in its poller back to the system.
 const bareAfter = 250 * time.Millisecond
 
+// initBare is for a TCP socket that is nobody else's.
+func (e *end) initBare(fd int, watched uint32) {
+	e.fd, e.isTCP, e.watched = int32(fd), true, watched
+}
+
 // isBare says whether a descriptor of our own is all that there is of the end.
 func (e *end) isBare() bool { return e.conn == nil }
 
@@ -53,13 +58,13 @@ func (t *Tunnel) strip() {
 	if t.reactor == nil || t.closing || t.in.place.hasGoroutine() || t.out.place.hasGoroutine() {
 		return
 	}
-	if !t.stripEnd(&t.client, clientSide) || !t.stripEnd(&t.server, serverSide) {
+	if !t.stripEnd(&t.client, ClientSide) || !t.stripEnd(&t.server, ServerSide) {
 		t.lostReactor()
 	}
 }
 
 // stripEnd says whether the end is still watched.
-func (t *Tunnel) stripEnd(e *end, side int32) bool {
+func (t *Tunnel) stripEnd(e *end, side Side) bool {
 	if e.isBare() {
 		return true
 	}
@@ -77,10 +82,10 @@ func (t *Tunnel) stripEnd(e *end, side int32) bool {
 // dress gives a tunnel's bare ends conns again. It says whether both have one
 // now. The caller holds t.mu.
 func (t *Tunnel) dress() bool {
-	return t.dressEnd(&t.client, clientSide) && t.dressEnd(&t.server, serverSide)
+	return t.dressEnd(&t.client, ClientSide) && t.dressEnd(&t.server, ServerSide)
 }
 
-func (t *Tunnel) dressEnd(e *end, side int32) bool {
+func (t *Tunnel) dressEnd(e *end, side Side) bool {
 	if !e.isBare() {
 		return true
 	}

@@ -48,8 +48,9 @@ func (e *end) isSocket() bool { return e.raw != nil || e.isBare() }
 // resetBehindEnd says whether the peer was reset after its end of stream, and
 // before ours. It is Linux's alone to see that.
 func (e *end) resetBehindEnd() bool {
-	// In this order: our own end of stream closes the socket as well.
-	return e.disconnected() && !e.finSent.Load()
+	// The first saves a system call, the last is needed: our own end of stream closes
+	// the socket as well.
+	return !e.finSent.Load() && e.disconnected() && !e.finSent.Load()
 }
 
 // closeWrite passes on an end of stream, and sets finSent if the conn can.

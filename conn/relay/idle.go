@@ -58,6 +58,9 @@ func (t *Tunnel) checkIdle() {
 			return
 		}
 		t.strip()
+		if t.idle.early && t.o.Lasts != nil {
+			t.server.control(t.o.Lasts)
+		}
 		if t.o.Idle <= 0 {
 			return
 		}

@@ -31,6 +31,7 @@ type pump struct {
 	unpiped   uint8 // full reads to go until a pipe is asked for again
 	streak    uint8 // large chunks in a row
 	wide      bool  // its buffers are of wideBuffer
+	brief     bool  // the last read got less than there was room for
 
 	// The chunk on its way is in one of the two. Both are nil while there is
 	// nothing to move.
@@ -40,11 +41,12 @@ type pump struct {
 	off   int32   // next byte of buf, or of first, to deliver
 	left  int32   // bytes to deliver
 
-	// The pump's two system calls, made once.
-	tryTake func(fd uintptr)
-	tryGive func(fd uintptr)
-	err     error
+	raw *rawCalls // for ends that are conns; nil: not made yet
+	err error
 }
+
+// rawCalls are the pump's two system calls as a syscall.RawConn takes them.
+type rawCalls struct{ take, give func(fd uintptr) }
 
 func (p *pump) init(t *Tunnel, dir Direction, src, dst *end, counter *atomic.Int64) {
 	p.t, p.dir, p.src, p.dst, p.counter = t, dir, src, dst, counter
@@ -96,7 +98,7 @@ func (p *pump) take() (outcome, error) {
 	if !p.src.isSocket() {
 		return wantsBytes, nil
 	}
-	if err := p.src.withFD(p.tryTake); err != nil {
+	if err := p.tryFrom(); err != nil {
 		return sourceOver, err
 	}
 	return p.came()
@@ -107,7 +109,7 @@ func (p *pump) give() (outcome, error) {
 	if !p.dst.isSocket() {
 		return wantsRoom, nil
 	}
-	if err := p.dst.withFD(p.tryGive); err != nil {
+	if err := p.tryTo(); err != nil {
 		return destinationOver, err
 	}
 	return p.came()

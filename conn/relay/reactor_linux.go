@@ -33,17 +33,27 @@ type Reactor struct {
 	events [eventBatch]unix.EpollEvent
 	ready  []task // this goroutine's: what the events are about
 	again  []task // this goroutine's: what used up its turn
+	epoll  int    // file's descriptor
+	bell   int    // an eventfd: somebody rings, see Seat.Ring
 
 	mu      sync.Mutex
-	slots   []*Tunnel // by the number that the kernel holds for us
-	free    []int32   // slots to use
-	retired []int32   // slots whose events may still be in ready
+	slots   []entry // by the number that the kernel holds for us; nil: it is free, or retired
+	free    []int32 // slots to use
+	retired []int32 // slots whose events may still be in ready
+	rung    []int32 // slots of guests that somebody rings for
+	closed  bool    // the descriptors are closed
 }
 
-// task is a relay whose pumps may have work.
+// entry is what has a slot: a *Tunnel or a Guest.
+type entry any
+
+// task is a slot whose entry may have work. Whoever has the slot when its turn
+// comes gets it: a guest's relay, for one, gets what was meant for the guest.
 type task struct {
-	tunnel  *Tunnel
-	in, out readiness
+	slot    int32
+	side    Side
+	events  uint32    // what the kernel reported of that side; 0: this is not about an event
+	in, out readiness // of a tunnel that used up its turn
 }
 
 func newReactor(name string) (*Reactor, error) {
@@ -55,10 +65,13 @@ func newReactor(name string) (*Reactor, error) {
 		_ = unix.Close(fd)
 		return nil, err
 	}
-	r := &Reactor{name: name, file: os.NewFile(uintptr(fd), "relay reactor")}
+	r := &Reactor{name: name, epoll: fd, file: os.NewFile(uintptr(fd), "relay reactor")}
 	r.await = func(fd uintptr) bool { return r.look(fd) > 0 }
 	r.glance = func(fd uintptr) { r.look(fd) }
-	if r.raw, err = r.file.SyscallConn(); err != nil {
+	if r.raw, err = r.file.SyscallConn(); err == nil {
+		err = r.hangBell()
+	}
+	if err != nil {
 		_ = r.file.Close()
 		return nil, err
 	}
@@ -94,31 +107,53 @@ func (r *Reactor) Serve(ctx context.Context) error {
 		// Those that had their turn come after those that had none.
 		r.ready = append(r.ready, r.again...)
 		r.again = r.again[:0]
-		for i, t := range r.ready {
-			var over bool
-			t.in, t.out, over = t.tunnel.turn(t.in, t.out)
-			switch {
-			case over && (t.tunnel.client.dead || t.tunnel.server.dead):
-				t.tunnel.finishLater() // it may wait for the one that is left
-			case over:
-				t.tunnel.finish()
-			case t.in|t.out != 0:
-				r.again = append(r.again, t)
-			}
-			r.ready[i].tunnel = nil
+		for i := range r.ready {
+			r.serve(r.ready[i])
 		}
 	}
 	return ctx.Err()
 }
 
-// lookAtAll gives each tunnel a turn.
+// serve gives a slot's entry its turn.
+func (r *Reactor) serve(t task) {
+	r.mu.Lock()
+	e := r.slots[t.slot]
+	r.mu.Unlock()
+	switch e := e.(type) {
+	case *Tunnel:
+		if t.events != 0 {
+			t.in, t.out = readinessOf(t.events, t.side)
+		}
+		if t.in|t.out != 0 {
+			r.serveTunnel(e, t)
+		}
+	case Guest:
+		e.Turn(t.side, t.events)
+	}
+}
+
+func (r *Reactor) serveTunnel(e *Tunnel, t task) {
+	var over bool
+	t.events = 0
+	t.in, t.out, over = e.turn(t.in, t.out)
+	switch {
+	case over && (e.client.dead || e.server.dead):
+		e.finishLater() // it may wait for the one that is left
+	case over:
+		e.finish()
+	case t.in|t.out != 0:
+		r.again = append(r.again, t)
+	}
+}
+
+// lookAtAll gives each tunnel and guest a turn.
 func (r *Reactor) lookAtAll() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.ready, r.again = r.ready[:0], r.again[:0]
-	for _, t := range r.slots {
-		if t != nil {
-			r.again = append(r.again, task{tunnel: t, in: readable | writable, out: readable | writable})
+	for slot, e := range r.slots {
+		if e != nil {
+			r.again = append(r.again, task{slot: int32(slot), side: SideUnknown, in: readable | writable, out: readable | writable})
 		}
 	}
 }
@@ -137,19 +172,24 @@ func (r *Reactor) look(fd uintptr) int {
 		return 0
 	}
 	for _, e := range r.events[:n] {
-		if t := r.slots[e.Fd]; t != nil {
-			r.ready = append(r.ready, taskOf(t, e.Events, e.Pad))
+		if e.Fd == bellSlot {
+			r.answerBell()
+			continue
 		}
+		r.ready = append(r.ready, task{slot: e.Fd, side: Side(e.Pad), events: e.Events})
 	}
 	return int(n)
 }
 
-// taskOf is what the events of one of a tunnel's sockets give its pumps to do.
-func taskOf(t *Tunnel, events uint32, side int32) task {
+// readinessOf is what the events of one of a tunnel's sockets give its pumps to do.
+func readinessOf(events uint32, side Side) (in, out readiness) {
 	var source, destination readiness // of the socket, as each of the two
 	const gone = unix.EPOLLHUP | unix.EPOLLERR
-	if events&(unix.EPOLLIN|unix.EPOLLRDHUP|gone) != 0 {
+	if events&(arrivals|gone) != 0 {
 		source = readable
+	}
+	if events&(arrivals|gone) == unix.EPOLLIN {
+		source |= justBytes
 	}
 	// The kernel reports room together with each arrival. It counts only for
 	// a pump that waits for it.
@@ -159,54 +199,65 @@ func taskOf(t *Tunnel, events uint32, side int32) task {
 	if events&gone != 0 {
 		destination |= hungUp
 	}
-	if side == serverSide {
-		return task{tunnel: t, in: destination, out: source}
+	if side == ServerSide {
+		return destination, source
 	}
-	return task{tunnel: t, in: source, out: destination}
+	return source, destination
 }
 
-// The two sides of a tunnel, as the kernel holds them for us.
+// Side is one of the sockets of a slot's entry, as the kernel holds it for us.
+type Side int32
+
+// The two sides of a tunnel, and what a guest is told that is to look at its
+// sockets by itself.
 const (
-	clientSide = 0
-	serverSide = 1
+	ClientSide  Side = 0
+	ServerSide  Side = 1
+	SideUnknown Side = -1
 )
 
-// arrivals are the events that a source is watched for.
-const arrivals = unix.EPOLLIN | unix.EPOLLRDHUP
+// arrivals are the events that a source is watched for: of urgent bytes too, since a
+// read stops at them.
+const arrivals = unix.EPOLLIN | unix.EPOLLPRI | unix.EPOLLRDHUP
+
+// take gives an entry a slot.
+func (r *Reactor) take(e entry) (slot int32) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if last := len(r.free) - 1; last >= 0 {
+		slot = r.free[last]
+		r.free = r.free[:last]
+		r.slots[slot] = e
+		return slot
+	}
+	r.slots = append(r.slots, e)
+	return int32(len(r.slots) - 1)
+}
 
 // add has the tunnel's sockets watched. The caller holds t.mu, so no event is
 // served before both are.
 func (r *Reactor) add(t *Tunnel) bool {
-	r.mu.Lock()
-	if last := len(r.free) - 1; last >= 0 {
-		t.slot = r.free[last]
-		r.free = r.free[:last]
-	} else {
-		t.slot = int32(len(r.slots))
-		r.slots = append(r.slots, nil)
-	}
-	r.slots[t.slot] = t
-	r.mu.Unlock()
-	if r.watch(&t.client, unix.EPOLL_CTL_ADD, arrivals, t.slot, clientSide) && r.watch(&t.server, unix.EPOLL_CTL_ADD, arrivals, t.slot, serverSide) {
+	t.slot = r.take(t)
+	if r.watch(&t.client, unix.EPOLL_CTL_ADD, arrivals, t.slot, ClientSide) && r.watch(&t.server, unix.EPOLL_CTL_ADD, arrivals, t.slot, ServerSide) {
 		return true
 	}
 	r.change(&t.client, unix.EPOLL_CTL_DEL, nil)
-	r.remove(t)
+	r.remove(t.slot)
 	return false
 }
 
-// remove forgets a tunnel whose sockets are closed or not watched.
-func (r *Reactor) remove(t *Tunnel) {
+// remove forgets an entry whose sockets are closed or not watched.
+func (r *Reactor) remove(slot int32) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.slots[t.slot] = nil
-	r.retired = append(r.retired, t.slot)
+	r.slots[slot] = nil
+	r.retired = append(r.retired, slot)
 }
 
 // watch has the kernel report each change of the end's socket once, and its
 // state now.
-func (r *Reactor) watch(e *end, operation int, events uint32, slot, side int32) bool {
-	event := unix.EpollEvent{Events: events | unix.EPOLLET&0xffffffff, Fd: slot, Pad: side}
+func (r *Reactor) watch(e *end, operation int, events uint32, slot int32, side Side) bool {
+	event := unix.EpollEvent{Events: events | unix.EPOLLET&0xffffffff, Fd: slot, Pad: int32(side)}
 	e.watched = events
 	return r.change(e, operation, &event)
 }
@@ -228,7 +279,7 @@ func (t *Tunnel) watchForRoom(e *end) {
 // rewatch has the reactor report what its pumps wait for, the state now
 // included, and nothing for a pump that has a goroutine. The caller holds t.mu.
 func (t *Tunnel) rewatch() {
-	if t.watchAs(&t.client, &t.in, &t.out, clientSide) && t.watchAs(&t.server, &t.out, &t.in, serverSide) {
+	if t.watchAs(&t.client, &t.in, &t.out, ClientSide) && t.watchAs(&t.server, &t.out, &t.in, ServerSide) {
 		return
 	}
 	t.lostReactor()
@@ -245,7 +296,7 @@ var errWatch = errors.New("relay lost its reactor")
 
 // watchAs has an end watched for the pump that reads from it and the one that
 // writes to it.
-func (t *Tunnel) watchAs(e *end, reader, writer *pump, side int32) bool {
+func (t *Tunnel) watchAs(e *end, reader, writer *pump, side Side) bool {
 	var events uint32
 	if !reader.place.hasGoroutine() {
 		events = arrivals
@@ -289,7 +340,7 @@ func (p *Pools) openReactors(n int) {
 // closeReactors ends their Serve, if it still runs.
 func (p *Pools) closeReactors() {
 	for _, r := range p.reactors.all {
-		_ = r.file.Close()
+		r.close()
 	}
 }
 
@@ -305,4 +356,4 @@ func (t *Tunnel) chooseReactor() {
 }
 
 // leave is for when both conns are closed.
-func (t *Tunnel) leave() { t.reactor.remove(t) }
+func (t *Tunnel) leave() { t.reactor.remove(t.slot) }

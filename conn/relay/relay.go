@@ -87,8 +87,9 @@ type Options struct {
 	Counters   *Counters     // live byte counts; nil: only in Result
 	Meter      Meter         // nil costs nothing
 	Metrics    *metrics.Relay
-	Pools      *Pools    // free buffers and pipes, shared by all relays; nil: made and dropped as needed
-	Panicked   func(any) // told of a panic on a relay goroutine, which ends that relay alone
+	Pools      *Pools           // free buffers and pipes, shared by all relays; nil: made and dropped as needed
+	Lasts      func(server int) // told of the server's descriptor once a tunnel that began at a Seat has lasted; nil: nobody is
+	Panicked   func(any)        // told of a panic on a relay goroutine, which ends that relay alone
 }
 
 // Result is what there is to say about a relay that has ended.

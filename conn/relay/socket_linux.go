@@ -30,14 +30,33 @@ func (e *end) initReadiness() {
 
 // initSockets readies the pump for what its two ends can do.
 func (p *pump) initSockets() {
-	if p.src.isSocket() {
-		p.tryTake = p.takeFrom
-	}
-	if p.dst.isSocket() {
-		p.tryGive = p.giveTo
-	}
 	p.canSplice = p.src.isSocket() && p.dst.isSocket() && p.t.o.Engine != EngineCopy
 	p.large = p.canSplice && p.t.o.Engine == EngineSplice
+}
+
+// tryFrom has takeFrom try the source.
+func (p *pump) tryFrom() error {
+	if p.src.isBare() {
+		p.takeFrom(uintptr(p.src.fd))
+		return nil
+	}
+	return p.src.raw.Control(p.calls().take)
+}
+
+// tryTo has giveTo try the destination.
+func (p *pump) tryTo() error {
+	if p.dst.isBare() {
+		p.giveTo(uintptr(p.dst.fd))
+		return nil
+	}
+	return p.dst.raw.Control(p.calls().give)
+}
+
+func (p *pump) calls() *rawCalls {
+	if p.raw == nil {
+		p.raw = &rawCalls{take: p.takeFrom, give: p.giveTo}
+	}
+	return p.raw
 }
 
 // takeFrom reads one chunk from the source's socket, or gives back everything
@@ -76,6 +95,7 @@ func (p *pump) takeFrom(fd uintptr) {
 // next one.
 func (p *pump) fill(fd uintptr) (int, unix.Errno) {
 	if room := p.spliceRoom(); p.large && p.limit(room) >= p.t.o.BufferSize && p.takePipe() {
+		p.brief = false
 		n, errno := splice(fd, p.pipe.w, p.limit(min(p.pipe.size, room)))
 		if errno == unix.EAGAIN && !urgent(fd) || errno != 0 && errno != unix.EAGAIN && errno != unix.EINVAL || n > 0 {
 			p.pipe.filled = n
@@ -91,13 +111,19 @@ func (p *pump) fill(fd uintptr) (int, unix.Errno) {
 	}
 	p.dropPipe()
 	b := p.takeBuffer()
-	n, errno := rawIO(unix.SYS_READ, fd, b[:p.limit(len(b))])
+	room := p.limit(len(b))
+	n, errno := rawIO(unix.SYS_READ, fd, b[:room])
+	p.brief = n < room
 	if n == len(b) && p.canSplice {
 		p.large = p.unpiped == 0
 		p.unpiped -= min(p.unpiped, 1)
 	}
 	return n, errno
 }
+
+// tookAll says of a pump that has read whether its source had no more, so that the
+// next event tells of more. Only of TCP: a read of a unix socket may stop anywhere.
+func (p *pump) tookAll() bool { return p.brief && p.src.isTCP }
 
 // sized switches back from splice after some small chunks in a row.
 func (p *pump) sized(n int) {
@@ -268,6 +294,8 @@ func (e *end) control(f func(fd int)) {
 // tcpClosed says whether the socket is in the state CLOSED of RFC 9293 §3.3.2.
 func tcpClosed(fd int) bool {
 	const stateClosed = 7 // TCP_CLOSE
-	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
-	return err == nil && info.State == stateClosed
+	var state uint8       // is the first field of struct tcp_info
+	size := uint32(1)
+	_, _, errno := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.IPPROTO_TCP, unix.TCP_INFO, uintptr(unsafe.Pointer(&state)), uintptr(unsafe.Pointer(&size)), 0) //nolint:gosec // the kernel gets their own bounds
+	return errno == 0 && state == stateClosed
 }

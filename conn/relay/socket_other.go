@@ -13,6 +13,9 @@ func (e *end) initReadiness() {}
 // initSockets leaves the pump to blocking reads and writes.
 func (p *pump) initSockets() {}
 
+// tookAll is not asked here.
+func (p *pump) tookAll() bool { return false }
+
 // queued is unknown here: a reset does not wait for what is queued.
 func (e *end) queued() int { return 0 }
 
@@ -38,7 +41,11 @@ func (e *end) shutBare() {}
 
 func (e *end) resetBare() {}
 
-func (e *end) withFD(f func(fd uintptr)) error { return e.raw.Control(f) }
+// tryFrom is not asked here: no end can be read without waiting.
+func (p *pump) tryFrom() error { return syscall.ENOTSUP }
+
+// tryTo is not asked here.
+func (p *pump) tryTo() error { return syscall.ENOTSUP }
 
 func (e *end) close() { _ = e.conn.Close() }
 

@@ -37,21 +37,27 @@ type Tunnel struct {
 }
 
 func newTunnel(client, server net.Conn, o Options, done func(Result)) *Tunnel {
+	t := &Tunnel{done: done}
+	t.client.init(client)
+	t.server.init(server)
+	t.init(o)
+	return t
+}
+
+// init is for a tunnel that has its two ends.
+func (t *Tunnel) init(o Options) {
 	if o.BufferSize <= 0 {
 		o.BufferSize = DefaultBufferSize
 	}
-	t := &Tunnel{o: o, done: done, started: time.Now()}
-	if t.o.Counters == nil {
-		t.o.Counters = new(Counters)
+	if o.Counters == nil {
+		o.Counters = new(Counters)
 	}
-	t.client.init(client)
-	t.server.init(server)
+	t.o, t.started = o, time.Now()
 	t.in.init(t, In, &t.client, &t.server, &t.o.Counters.In)
 	t.out.init(t, Out, &t.server, &t.client, &t.o.Counters.Out)
 	if o.Metrics != nil {
 		t.in.metric, t.out.metric = o.Metrics.BytesIn, o.Metrics.BytesOut
 	}
-	return t
 }
 
 // start gives the pumps to a reactor, or each to a new goroutine, whose stack is

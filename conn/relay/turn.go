@@ -10,9 +10,10 @@ const chunksPerTurn = 4
 type readiness uint8
 
 const (
-	readable readiness = 1 << iota // the source may have bytes
-	writable                       // the destination may have room
-	hungUp                         // the destination may have been reset
+	readable  readiness = 1 << iota // the source may have bytes
+	writable                        // the destination may have room
+	hungUp                          // the destination may have been reset
+	justBytes                       // with readable: bytes have come, and no end of stream or urgent byte behind them
 )
 
 // turn moves the pumps that may have something to do, in a reactor's tunnel. It
@@ -44,7 +45,7 @@ func (p *pump) advance(ready readiness) readiness {
 	}
 	awaited := readable
 	if p.left > 0 {
-		awaited = writable
+		awaited, ready = writable, ready&^justBytes
 	}
 	if ready&awaited == 0 {
 		return 0
@@ -52,6 +53,10 @@ func (p *pump) advance(ready readiness) readiness {
 	for range chunksPerTurn {
 		if o, err := p.step(); o != moved {
 			p.conclude(o, err)
+			return 0
+		}
+		if ready&justBytes != 0 && p.tookAll() {
+			p.abandon()
 			return 0
 		}
 		if p.bulky() && p.t.dress() {

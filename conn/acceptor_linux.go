@@ -1,0 +1,185 @@
+package conn
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"cleversocks/conn/relay"
+	"cleversocks/conn/reset"
+)
+
+// acceptor has a reactor accept what comes to a listening socket.
+type acceptor struct {
+	g        *Group
+	seat     relay.Seat
+	fd       int // a descriptor of its own for the socket
+	listener string
+	count    func(refused string)
+
+	// from and size are where the kernel writes a client's address.
+	from unix.RawSockaddrAny
+	size uint32
+
+	mu     sync.Mutex
+	over   bool
+	failed chan error // 1
+}
+
+// acceptBurst is how many connections are accepted in one turn.
+const acceptBurst = 1
+
+// AcceptFrom has the connections of a listener's socket accepted and served on
+// reactors, without a goroutine for any of them, until ctx ends, closed is closed,
+// or accepting fails. count is called for each, with the reason if it is refused,
+// and then it is reset. The error is errors.ErrUnsupported when the caller has to
+// accept by itself, for now at least: what the listener's connections meet takes
+// tasks, or there are no reactors.
+func (g *Group) AcceptFrom(ctx context.Context, closed <-chan struct{}, socket syscall.RawConn, listener string, count func(refused string)) error {
+	policy := g.Policy()
+	if policy == nil {
+		return errors.ErrUnsupported
+	}
+	lanes, ok := g.lanesOf(policy, listener)
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	a := &acceptor{g: g, listener: listener, count: count, failed: make(chan error, 1)}
+	if err := a.watch(lanes[int(g.nextLane.Add(1))%len(lanes)], socket); err != nil {
+		return errors.Join(errors.ErrUnsupported, err)
+	}
+	defer a.end()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-closed:
+		return net.ErrClosed
+	case err := <-a.failed:
+		return err
+	}
+}
+
+// lanesOf are what serves a listener's connections; false: tasks do.
+func (g *Group) lanesOf(p *Policy, listener string) ([]*lane, bool) {
+	l := p.listener(listener)
+	if p.Relay.Pools == nil || !l.onReactor() {
+		return nil, false
+	}
+	reactors := p.Relay.Pools.Reactors()
+	if len(reactors) == 0 {
+		return nil, false
+	}
+	return g.lanes(reactors), true
+}
+
+// watch begins to accept.
+func (a *acceptor) watch(l *lane, socket syscall.RawConn) error {
+	fd := -1
+	var failed error
+	err := socket.Control(func(of uintptr) { fd, failed = unix.FcntlInt(of, unix.F_DUPFD_CLOEXEC, 0) })
+	if err = errors.Join(err, failed); err != nil {
+		return err
+	}
+	a.fd, a.seat = fd, l.reactor.Seat(a)
+	if err = a.seat.WatchWhile(fd, relay.ClientSide); err != nil {
+		a.seat.Leave()
+		_ = unix.Close(fd)
+	}
+	return err
+}
+
+// end stops accepting, and waits for a turn that is under way.
+func (a *acceptor) end() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.over = true
+	_ = a.seat.Unwatch(a.fd) // it is not watched any more if accepting has failed
+	_ = unix.Close(a.fd)
+	a.seat.Leave()
+}
+
+// Turn makes it a relay.Guest.
+func (a *acceptor) Turn(relay.Side, uint32) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for range acceptBurst {
+		if a.over {
+			return
+		}
+		switch fd, client, errno := a.accept(); errno {
+		case 0:
+			a.hand(fd, client)
+		case unix.EAGAIN:
+			return
+		case unix.EINTR, unix.ECONNABORTED: // the client gave up
+		default:
+			a.stop(os.NewSyscallError("accept4", errno))
+		}
+	}
+}
+
+// stop has AcceptFrom return. Whoever waits in the queue would else be told of
+// without end.
+func (a *acceptor) stop(err error) {
+	a.over = true
+	_ = a.seat.Unwatch(a.fd)
+	a.failed <- err
+}
+
+// accept is accept4(2). The client is unmapped.
+func (a *acceptor) accept() (fd int, client netip.AddrPort, errno unix.Errno) {
+	a.size = unix.SizeofSockaddrAny
+	n, _, errno := unix.RawSyscall6(unix.SYS_ACCEPT4, uintptr(a.fd), uintptr(unsafe.Pointer(&a.from)), uintptr(unsafe.Pointer(&a.size)), //nolint:gosec // the kernel gets their own bounds
+		unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
+	if errno != 0 {
+		return -1, client, errno
+	}
+	return int(n), addressOf(&a.from), 0
+}
+
+// hand gives a connection to a lane, or to a task where the settings have changed
+// such that it takes one. One that a panic met is reset.
+func (a *acceptor) hand(fd int, client netip.AddrPort) {
+	taken := false
+	defer func() {
+		if p := recover(); p != nil {
+			_ = a.g.handler.panics.Panicked(context.Background(), "conn", p)
+		}
+		if !taken {
+			_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}) // it fails on a socket that is gone
+			_ = unix.Close(fd)
+		}
+	}()
+	policy := a.g.Policy()
+	lanes, ok := a.g.lanesOf(policy, a.listener)
+	if !ok {
+		a.stop(errors.ErrUnsupported)
+		taken = true // as a conn
+		a.handToTask(fd)
+		return
+	}
+	lane := lanes[int(a.g.nextLane.Add(1))%len(lanes)]
+	reason := lane.admit(fd, client, a.listener, policy)
+	taken = reason == ""
+	a.count(reason)
+}
+
+func (a *acceptor) handToTask(fd int) {
+	c, err := rawEndOf(fd).conn()
+	if err != nil {
+		a.count("")
+		return
+	}
+	reason := a.g.Admit(c, a.listener)
+	if reason != "" {
+		reset.Close(c)
+	}
+	a.count(reason)
+}

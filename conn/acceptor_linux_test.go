@@ -1,0 +1,157 @@
+package conn
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"cleversocks/metrics"
+)
+
+// accepted runs AcceptFrom, and returns what it counted and how it ended.
+type accepted struct {
+	mu     sync.Mutex
+	counts map[string]int
+	ended  chan error
+}
+
+func acceptFrom(t *testing.T, ctx context.Context, closed <-chan struct{}, g *Group, l *net.TCPListener) *accepted {
+	t.Helper()
+	raw, err := l.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &accepted{counts: make(map[string]int), ended: make(chan error, 1)}
+	go func() {
+		a.ended <- g.AcceptFrom(ctx, closed, raw, "test", func(refused string) {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			a.counts[refused]++
+		})
+	}()
+	late := time.After(patience)
+	for g.nextLane.Load() == 0 && len(a.ended) == 0 {
+		select {
+		case <-late:
+			t.Fatal("does not begin to accept")
+		case <-time.After(time.Millisecond):
+		}
+	}
+	return a
+}
+
+func (a *accepted) count(refused string) int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.counts[refused]
+}
+
+func (a *accepted) wantEnd(t *testing.T, want error) {
+	t.Helper()
+	select {
+	case err := <-a.ended:
+		if !errors.Is(err, want) {
+			t.Errorf("ended with %v, want %v", err, want)
+		}
+	case <-time.After(patience):
+		t.Fatal("does not end")
+	}
+}
+
+// reactingGroup is a group whose connections reactors serve.
+func reactingGroup(t *testing.T) (*Group, *metrics.Registry) {
+	t.Helper()
+	defer func(before string) { driverTested = before }(driverTested)
+	driverTested = "reactors"
+	return newTestGroup(t, true)
+}
+
+// A reactor accepts, serves, and resets whom a limit refuses, until it is told to
+// stop. Somebody else may accept from the socket then: nothing is left behind that
+// would.
+func TestAcceptFrom(t *testing.T) {
+	g, _ := reactingGroup(t)
+	to, l := sinkServer(t), listen(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	a := acceptFrom(t, ctx, nil, g, l)
+	for range 20 {
+		client, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = client.SetDeadline(time.Now().Add(patience))
+		got := speakOver(t, client.(*net.TCPConn), sessions(to)["socks5"][0]+"hello")
+		if err := sameAnswer(sessions(to)["socks5"][1], []byte("hello"), got); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := a.count(""); n != 20 {
+		t.Errorf("counted %d", n)
+	}
+	awaitIdle(t, g)
+	g.SetLimit(0)
+	refused, err := net.Dial("tcp", l.Addr().String())
+	if err == nil {
+		defer refused.Close()
+		_ = refused.SetDeadline(time.Now().Add(patience))
+		_, err = refused.Read(make([]byte, 1))
+	}
+	if !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("who is refused sees %v", err)
+	}
+	if a.count(metrics.RefusedLimit) != 1 {
+		t.Errorf("counted %v", a.counts)
+	}
+	cancel()
+	a.wantEnd(t, context.Canceled)
+	late, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer late.Close()
+	_ = l.SetDeadline(time.Now().Add(patience))
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatalf("nobody is left to accept: %v", err)
+	}
+	c.Close()
+}
+
+// A reload that gives a listener a door, or has it listen in, has tasks serve it
+// from the next connection on.
+func TestAcceptFromEndsForADoor(t *testing.T) {
+	g, _ := reactingGroup(t)
+	to, l := sinkServer(t), listen(t)
+	a := acceptFrom(t, t.Context(), nil, g, l)
+	policy := *g.Policy()
+	policy.Listeners = map[string]Listener{"test": {Protocols: spoken, SNI: SNILog}}
+	g.SetPolicy(&policy)
+	client, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = client.SetDeadline(time.Now().Add(patience))
+	got := speakOver(t, client.(*net.TCPConn), sessions(to)["socks5"][0]+"hello")
+	if err := sameAnswer(sessions(to)["socks5"][1], []byte("hello"), got); err != nil {
+		t.Error(err)
+	}
+	a.wantEnd(t, errors.ErrUnsupported)
+	if n := a.count(""); n != 1 {
+		t.Errorf("counted %d", n)
+	}
+	again := acceptFrom(t, t.Context(), nil, g, l)
+	again.wantEnd(t, errors.ErrUnsupported)
+}
+
+// A listener that is closed waits for AcceptFrom to be done with its socket.
+func TestAcceptFromEndsWithTheListener(t *testing.T) {
+	g, _ := reactingGroup(t)
+	closed := make(chan struct{})
+	a := acceptFrom(t, t.Context(), closed, g, listen(t))
+	close(closed)
+	a.wantEnd(t, net.ErrClosed)
+}

@@ -1,0 +1,214 @@
+package conn
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"cleversocks/aclsvc"
+	"cleversocks/authsvc"
+	"cleversocks/conn/dial"
+	"cleversocks/metrics"
+	"cleversocks/resolver"
+)
+
+// told is what everybody hears of one connection: its client, the access log and
+// the metrics.
+type told struct {
+	Answer string
+	Record string
+	Counts []string
+}
+
+// TestDriversAgree: there are two drivers of a handshake, in a task and on a
+// reactor, and nobody can tell which of them served a connection. What a client is
+// answered, what is recorded and what is counted is the same, byte for byte.
+func TestDriversAgree(t *testing.T) {
+	to, closed := sinkServer(t), closedPort(t)
+	for name, sent := range conversations(to, closed) {
+		t.Run(name, func(t *testing.T) {
+			want := tellOf(t, "tasks", sent)
+			got := tellOf(t, "reactors", sent)
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("a reactor's differs from a task's:\n%s", diff)
+			}
+		})
+	}
+}
+
+// conversations are what clients send, until the end of their stream.
+func conversations(to, closed netip.AddrPort) map[string]string {
+	port := func(at netip.AddrPort) string { return string([]byte{byte(at.Port() >> 8), byte(at.Port())}) }
+	all := map[string]string{
+		"nothing":                      "",
+		"no protocol":                  "\x00\x01\x02",
+		"half of a greeting":           "\x05\x02\x00",
+		"no way to log in":             "\x05\x01\x01",
+		"half of a request":            "\x05\x01\x00\x05\x01\x00\x01\x7f",
+		"a command that is none":       "\x05\x01\x00\x05\x09\x00\x01\x7f\x00\x00\x01\x00\x50",
+		"an address type that is none": "\x05\x01\x00\x05\x01\x00\x09\x7f\x00\x00\x01\x00\x50",
+		"port 0":                       "\x05\x01\x00\x05\x01\x00\x01\x7f\x00\x00\x01\x00\x00",
+		"no host":                      "\x05\x01\x00\x05\x01\x00\x01\x00\x00\x00\x00\x00\x50",
+		"a closed port":                "\x05\x01\x00\x05\x01\x00\x01\x7f\x00\x00\x01" + port(closed),
+		"a closed port, SOCKS4":        "\x04\x01" + port(closed) + "\x7f\x00\x00\x01\x00",
+		"a closed port, HTTP":          "CONNECT " + closed.String() + " HTTP/1.1\r\n\r\n",
+		"a denied address":             "\x05\x01\x00\x05\x01\x00\x01\x7f\x00\x00\x63\x00\x50",
+		"a denied name":                "\x05\x01\x00\x05\x01\x00\x03\x0edenied.example\x00\x50",
+		"a name that is none":          "\x05\x01\x00\x05\x01\x00\x03\x0cnone.example\x00\x50",
+		"a name":                       "\x05\x01\x00\x05\x01\x00\x03\x0dknown.example" + port(to) + "hello",
+		"a wrong password":             "\x05\x01\x02\x01\x03ann\x05wrong",
+		"a wrong password, HTTP":       "CONNECT " + to.String() + " HTTP/1.0\r\nProxy-Authorization: Basic YW5uOndyb25n\r\n\r\n",
+		"BIND":                         "\x05\x01\x00\x05\x02\x00\x01\x7f\x00\x00\x01\x00\x50",
+		"UDP ASSOCIATE":                "\x05\x01\x00\x05\x03\x00\x01\x00\x00\x00\x00\x00\x00",
+		"no request of HTTP":           "CONNECT \r\n\r\n",
+		"a plain request":              "GET http://" + closed.String() + "/ HTTP/1.0\r\n\r\n",
+		"a long head":                  "CONNECT " + to.String() + " HTTP/1.1\r\nX: " + strings.Repeat("x", 6000) + "\r\n\r\nhello",
+	}
+	for name, session := range sessions(to) {
+		all[name] = session[0] + "hello"
+		all[name+", without payload"] = session[0]
+	}
+	return all
+}
+
+func closedPort(t *testing.T) netip.AddrPort {
+	t.Helper()
+	l := listen(t)
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).AddrPort()
+}
+
+// tellOf has one driver serve a conversation.
+func tellOf(t *testing.T, driver, sent string) told {
+	t.Helper()
+	defer func(before string) { driverTested = before }(driverTested)
+	driverTested = driver
+	g, m := newTestGroup(t, true)
+	policy := *g.Policy()
+	var err error
+	policy.ACL, err = aclsvc.Compile(aclsvc.Options{DefaultAllow: true, Rules: deniedRules()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	users, err := authsvc.NewUsers(authsvc.UsersOptions{User: "ann", Password: "s3cret", Metrics: &m.Auth})
+	if err != nil {
+		t.Fatal(err)
+	}
+	policy.Auth = authsvc.NewAdmission(authsvc.AdmissionOptions{
+		Authenticators: []authsvc.Authenticator{users}, Outcomes: m.Conn.Auth, Refused: m.Auth.Refused,
+	})
+	policy.Dialer = dial.New(dial.Options{
+		ConnectTimeout: patience, Metrics: m.Dial, NoDelay: true,
+		Lookup: func(_ context.Context, name string, family resolver.Family) ([]netip.Addr, error) {
+			return lookedUp(name, family)
+		},
+		Known: func(name string, families []resolver.Family) (answers [2]resolver.Answer, known bool) {
+			for i, family := range families {
+				answers[i].Family = family
+				answers[i].Addrs, answers[i].Err = lookedUp(name, family)
+			}
+			return answers, true
+		},
+	})
+	policy.Relay.Metrics = &m.Relay
+	g.SetPolicy(&policy)
+	records := make(chan *Record, 16)
+	log := NewAccessLog(slog.New(slog.DiscardHandler), m)
+	log.Watch(func(r *Record) { records <- r }, func() bool { return false })
+	g.recordIn(log)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { defer close(ended); _ = log.Serve(ctx) }()
+
+	client, server := pair(t, listen(t))
+	defer client.Close()
+	if reason := g.Admit(server, "test"); reason != "" {
+		t.Fatal(reason)
+	}
+	if _, err := io.WriteString(client, sent); err != nil {
+		t.Fatal(err)
+	}
+	_ = client.CloseWrite()
+	answer, err := io.ReadAll(client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	awaitIdle(t, g)
+	if onReactor := g.nextLane.Load() > 0; onReactor != (driver == "reactors") {
+		t.Errorf("served on a reactor: %v, for %s", onReactor, driver)
+	}
+	cancel()
+	<-ended
+	close(records)
+	heard := told{Answer: unbound(answer, sent), Counts: countsOf(m)}
+	for r := range records {
+		heard.Record += plainRecord(r)
+	}
+	return heard
+}
+
+// deniedRules deny one address and one name.
+func deniedRules() []aclsvc.Rule {
+	return []aclsvc.Rule{
+		{Action: "deny", To: []string{"127.0.0.99"}, Where: "here:1"},
+		{Action: "deny", To: []string{"denied.example"}, Where: "here:2"},
+	}
+}
+
+func lookedUp(name string, family resolver.Family) ([]netip.Addr, error) {
+	if name == "known.example" && family == resolver.IPv4 {
+		return []netip.Addr{netip.MustParseAddr("127.0.0.1")}, nil
+	}
+	return nil, fmt.Errorf("%w: %s", resolver.ErrNotFound, name)
+}
+
+// unbound is an answer without the port that the proxy's own end got by chance.
+func unbound(answer []byte, sent string) string {
+	i := bytes.Index(answer, []byte("\x7f\x00\x00\x01"))
+	switch {
+	case i < 2:
+	case sent[0] == 4:
+		answer[i-2], answer[i-1] = 0, 0
+	case len(answer) >= i+6:
+		answer[i+4], answer[i+5] = 0, 0
+	}
+	return string(answer)
+}
+
+// plainRecord is a record without what chance and time made of it.
+func plainRecord(r *Record) string {
+	c := *r
+	c.ID, c.Client, c.Local, c.Started, c.Duration = "", netip.AddrPort{}, netip.AddrPort{}, time.Time{}, 0
+	text := ""
+	for _, a := range c.attrs() {
+		if a.Key != "err" {
+			text += a.String() + " "
+		}
+	}
+	return fmt.Sprintf("%s failed=%v", text, c.Err != nil)
+}
+
+// countsOf are the metrics that count, without those that time.
+func countsOf(m *metrics.Registry) []string {
+	var text bytes.Buffer
+	m.WritePrometheus(&text)
+	var counts []string
+	for line := range strings.Lines(text.String()) {
+		isTime := strings.Contains(line, "_seconds") && !strings.Contains(line, "_count")
+		if !strings.HasPrefix(line, "#") && !isTime && !strings.Contains(line, "process_") && !strings.HasPrefix(line, "go_") {
+			counts = append(counts, strings.TrimSpace(line))
+		}
+	}
+	slices.Sort(counts)
+	return counts
+}
