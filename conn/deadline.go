@@ -50,15 +50,21 @@ func (d *deadlines) cutShort(s *session) {
 	if end := s.started.Add(s.policy.Timeouts.Handshake); end.Before(until) {
 		until = end
 	}
-	s.cutAt.Store(until.UnixNano())
+	s.cutAfter.Store(int32(max(until.Sub(s.started).Milliseconds(), 1)))
 	s.scope.mu.Lock()
 	defer s.scope.mu.Unlock()
-	switch {
-	case s.scope.ringer != nil:
-		s.scope.ringer.Ring()
+	switch r, ok := s.scope.holder.(ringer); {
+	case ok:
+		r.Ring()
 	case s.socket != nil:
 		_ = s.socket.SetReadDeadline(until) // fails on a closed conn, whose handshake has ended
 	}
+}
+
+// cutAt is when a handshake ends that was cut short; false: it was not.
+func (s *session) cutAt() (at time.Time, cut bool) {
+	after := time.Duration(s.cutAfter.Load()) * time.Millisecond
+	return s.started.Add(after), after > 0
 }
 
 // began is for a session that has its deadline and waits for its first byte.

@@ -4,7 +4,7 @@ import "net"
 
 // rawEnd is a socket by its descriptor alone, of a session that a reactor serves:
 // one above it, so that the zero rawEnd is none.
-type rawEnd int
+type rawEnd int32
 
 // rawEnds are both sockets of such a session. The mutex of its scope guards them
 // against who looks on from other goroutines.

@@ -196,8 +196,8 @@ func (r *reactive) rung() {
 		r.toTask(func(d *driver) bool { return d.run(handshake.Read) })
 		return
 	}
-	if at := r.cutAt.Load(); at != 0 && r.place == isShaking {
-		r.lane.expect(r, time.Unix(0, at))
+	if at, cut := r.cutAt(); cut && r.place == isShaking {
+		r.lane.expect(r, at)
 	}
 }
 

@@ -76,8 +76,8 @@ func (d *driver) timed() bool {
 	if err := d.socket.SetDeadline(d.started.Add(d.policy.Timeouts.Handshake)); err != nil {
 		return d.fail("handshake", err)
 	}
-	if at := d.cutAt.Load(); at != 0 {
-		_ = d.socket.SetReadDeadline(time.Unix(0, at)) // it fails as the one before
+	if at, cut := d.cutAt(); cut {
+		_ = d.socket.SetReadDeadline(at) // it fails as the one before
 	}
 	return true
 }
@@ -150,9 +150,7 @@ func (r *reactive) close() {
 // leave gives the place at the reactor back: the session is no longer the
 // reactive's.
 func (r *reactive) leave(s *session) {
-	s.scope.mu.Lock()
-	s.scope.ringer = nil
-	s.scope.mu.Unlock()
+	s.scope.release()
 	r.seat.Leave()
 	r.put()
 }

@@ -16,13 +16,17 @@ import (
 // reactor it is a flag, and someone to ring for; and with the relay it hands over
 // to the tunnel.
 type scope struct {
-	mu      sync.Mutex
-	ringer  ringer          // serves the session on a reactor; nil: none does
-	shaking context.Context //nolint:containedctx // it is the scope; nil on a reactor, and once a tunnel has taken over
-	cancel  context.CancelCauseFunc
-	tunnel  *relay.Tunnel
-	ended   bool  // without shaking: cancelled
-	why     error // with ended
+	mu sync.Mutex
+	// holder is who has the session: a *shakingScope, a ringer, or the
+	// *relay.Tunnel. Nil: nobody any more.
+	holder any
+	why    error // why a scope has ended that no shakingScope has; nil: it has not
+}
+
+// shakingScope is a scope in a task, up to the relay.
+type shakingScope struct {
+	ctx    context.Context //nolint:containedctx // it is the scope
+	cancel context.CancelCauseFunc
 }
 
 // ringer is told, by any goroutine, that the session which it serves has to end, or
@@ -38,13 +42,18 @@ func (e endedScope) Is(target error) bool { return target == context.Canceled }
 
 // begin makes the scope a child of parent.
 func (s *scope) begin(parent context.Context) (context.Context, context.CancelCauseFunc) {
-	s.shaking, s.cancel = context.WithCancelCause(parent)
+	s.holder = newShakingScope(parent)
 	return s, s.end
+}
+
+func newShakingScope(parent context.Context) *shakingScope {
+	ctx, cancel := context.WithCancelCause(parent)
+	return &shakingScope{ctx, cancel}
 }
 
 // beginWith is begin for a session that a reactor serves.
 func (s *scope) beginWith(r ringer) (context.Context, context.CancelCauseFunc) {
-	s.ringer = r
+	s.holder = r
 	return s, s.end
 }
 
@@ -52,10 +61,9 @@ func (s *scope) beginWith(r ringer) (context.Context, context.CancelCauseFunc) {
 func (s *scope) toTask(parent context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ringer = nil
-	s.shaking, s.cancel = context.WithCancelCause(parent)
-	if s.ended {
-		s.cancel(s.why)
+	shaking := newShakingScope(parent)
+	if s.holder = shaking; s.why != nil {
+		shaking.cancel(s.why)
 	}
 }
 
@@ -63,35 +71,43 @@ func (s *scope) toTask(parent context.Context) {
 // group ends the tunnels itself: see Group.endTunnels.
 func (s *scope) handTo(t *relay.Tunnel) {
 	s.mu.Lock()
-	shaking, cancel := s.shaking, s.cancel
-	s.shaking, s.cancel, s.tunnel, s.ringer = nil, nil, t, nil
-	if shaking != nil && shaking.Err() != nil {
-		s.ended, s.why = true, context.Cause(shaking)
+	shaking, _ := s.holder.(*shakingScope)
+	if s.holder = t; shaking != nil && shaking.ctx.Err() != nil {
+		s.why = context.Cause(shaking.ctx)
 	}
-	ended, why := s.ended, s.why
+	why := s.why
 	s.mu.Unlock()
-	if ended {
+	if why != nil {
 		t.End(why)
 	}
-	if cancel != nil {
-		cancel(nil) // leaves the parent
+	if shaking != nil {
+		shaking.cancel(nil) // leaves the parent
 	}
+}
+
+// release is for a session that its reactor has no more to do with.
+func (s *scope) release() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.holder = nil
 }
 
 // end cancels the scope, which ends its tunnel.
 func (s *scope) end(why error) {
 	s.mu.Lock()
-	tunnel, ringer, before := s.tunnel, s.ringer, s.ended
-	if s.shaking != nil {
-		s.cancel(why) // under the lock: handTo sees it, or this sees the tunnel
+	before := s.why != nil
+	shaking, isShaking := s.holder.(*shakingScope)
+	if isShaking {
+		shaking.cancel(why) // under the lock: handTo sees it, or this sees the tunnel
 	} else if !before {
-		s.ended, s.why = true, cmp.Or(why, context.Canceled)
-		if ringer != nil {
-			ringer.Ring() // under the lock: it may be another session's later
+		s.why = cmp.Or(why, context.Canceled)
+		if r, ok := s.holder.(ringer); ok {
+			r.Ring() // under the lock: it may be another session's later
 		}
 	}
+	tunnel, isTunnel := s.holder.(*relay.Tunnel)
 	s.mu.Unlock()
-	if tunnel != nil && !before {
+	if isTunnel && !before {
 		tunnel.End(cmp.Or(why, context.Canceled))
 	}
 }
@@ -100,7 +116,7 @@ func (s *scope) end(why error) {
 func (s *scope) isEnded() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.ended
+	return s.why != nil
 }
 
 // handTo gives the session's end and its two conns to a tunnel. The session does
@@ -115,13 +131,14 @@ func (s *session) handTo(t *relay.Tunnel) {
 // control makes the session a dialedSocket.
 func (s *session) control(f func(fd uintptr)) error {
 	s.scope.mu.Lock()
-	server, tunnel := s.server, s.scope.tunnel
-	if tunnel == nil && server == nil {
+	server := s.server
+	tunnel, isTunnel := s.scope.holder.(*relay.Tunnel)
+	if !isTunnel && server == nil {
 		defer s.scope.mu.Unlock() // or it could be closed meanwhile
 		return s.raw.server.control(f)
 	}
 	s.scope.mu.Unlock()
-	if tunnel != nil {
+	if isTunnel {
 		return tunnel.ControlServer(f)
 	}
 	return dialedConn{server}.control(f)
@@ -131,7 +148,10 @@ func (s *session) control(f func(fd uintptr)) error {
 func (s *scope) inner() context.Context {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.shaking
+	if shaking, ok := s.holder.(*shakingScope); ok {
+		return shaking.ctx
+	}
+	return nil
 }
 
 // Deadline is none.
@@ -152,7 +172,7 @@ func (s *scope) Err() error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ended {
+	if s.why != nil {
 		return endedScope{s.why}
 	}
 	return nil

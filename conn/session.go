@@ -73,7 +73,7 @@ type session struct {
 	charge   charge // is what the session takes of its user
 	counters relay.Counters
 	stage    atomic.Uint32 // is how far the handshake is: see deadlines
-	cutAt    atomic.Int64  // is when a handshake ends that was cut short, in Unix nanoseconds; 0: it was not
+	cutAfter atomic.Int32  // is how long after its begin a handshake ends that was cut short, in milliseconds; 0: it was not
 	relaying atomic.Bool   // is set when the handshake's fields no longer change
 	// leaves is of a session that carries one request after the other; nil: it
 	// does not.
