@@ -65,7 +65,9 @@ func (p *pump) passEnd() {
 	p.place.set(halfClosed)
 	p.returnGrant(0)
 	p.abandon()
-	p.checkReset() // what tells of it may have come with the end of stream
+	if !p.calm {
+		p.checkReset() // what tells of it may have come with the end of stream
+	}
 	if p.dir == In && other.place.at(paused) {
 		other.probe()
 	}

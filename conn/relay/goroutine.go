@@ -33,6 +33,7 @@ func (p *pump) bulky() bool {
 // launch gives the pump a goroutine. The caller holds t.mu.
 func (p *pump) launch() {
 	p.place.set(onGoroutine)
+	p.calm = false
 	p.t.callbacks.Add(1)
 	go p.run()
 }

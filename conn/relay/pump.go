@@ -32,6 +32,7 @@ type pump struct {
 	streak    uint8 // large chunks in a row
 	wide      bool  // its buffers are of wideBuffer
 	brief     bool  // the last read got less than there was room for
+	calm      bool  // see the readiness
 
 	// The chunk on its way is in one of the two. Both are nil while there is
 	// nothing to move.

@@ -191,6 +191,9 @@ func readinessOf(events uint32, side Side) (in, out readiness) {
 	if events&(arrivals|gone) == unix.EPOLLIN {
 		source |= justBytes
 	}
+	if events&gone == 0 {
+		source |= calm
+	}
 	// The kernel reports room together with each arrival. It counts only for
 	// a pump that waits for it.
 	if events&(unix.EPOLLOUT|gone) != 0 {

@@ -14,6 +14,7 @@ const (
 	writable                        // the destination may have room
 	hungUp                          // the destination may have been reset
 	justBytes                       // with readable: bytes have come, and no end of stream or urgent byte behind them
+	calm                            // with readable: the source was not reset, and if it is, an event will tell
 )
 
 // turn moves the pumps that may have something to do, in a reactor's tunnel. It
@@ -50,6 +51,7 @@ func (p *pump) advance(ready readiness) readiness {
 	if ready&awaited == 0 {
 		return 0
 	}
+	p.calm = ready&calm != 0
 	for range chunksPerTurn {
 		if o, err := p.step(); o != moved {
 			p.conclude(o, err)

@@ -51,9 +51,9 @@ var guarded = []struct {
 	calls float64 // of sockets and descriptors, for a connection from accept to close
 	waits float64 // of the rest
 }{
-	{name: "socks5", open: socks5(""), calls: 38.7, waits: 30},
-	{name: "socks5 with password", open: socks5("alice"), calls: 40.9, waits: 34},
-	{name: "http connect", open: httpConnect, calls: 36.5, waits: 30},
+	{name: "socks5", open: socks5(""), calls: 21, waits: 30},
+	{name: "socks5 with password", open: socks5("alice"), calls: 23, waits: 34},
+	{name: "http connect", open: httpConnect, calls: 19.1, waits: 30},
 }
 
 const config = `
