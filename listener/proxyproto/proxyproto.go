@@ -50,7 +50,8 @@ const fixed = 16
 
 // nginx writes an IPv4 client of an IPv6 listener as one of the TCP6 lines,
 // against the specification and without a doubt about what it means.
-func init() { proxy.V1AcceptIPv4InTCP6 = true }
+// The library's own bound is a quarter of ours, less than some client certificates.
+func init() { proxy.V1AcceptIPv4InTCP6, proxy.MaxV2HeaderSize = true, MaxHeader-fixed }
 
 // ErrHeader is a header that is required and missing, or malformed.
 var ErrHeader = errors.New("PROXY protocol")
@@ -168,9 +169,25 @@ func complete(seen []byte) bool {
 	return true
 }
 
+// A version 2 header's byte behind the signature is its version and command; the high
+// half of the next one is the family of its addresses (§2.2).
+const (
+	commandAt    = 12
+	commandLocal = 0x20
+	commandProxy = 0x21
+	unspecified  = 0
+)
+
 // parse reads one whole header.
 func parse(raw []byte) (Header, error) {
-	parsed, err := proxy.Read(bufio.NewReaderSize(bytes.NewReader(raw), max(len(raw), fixed)))
+	known := raw
+	if raw[0] != 'P' && raw[commandAt] == commandProxy && raw[commandAt+1] == unspecified {
+		// Of a client that the load balancer has no address of: version 1's UNKNOWN.
+		// The library leaves that to LOCAL.
+		known = bytes.Clone(raw)
+		known[commandAt] = commandLocal
+	}
+	parsed, err := proxy.Read(bufio.NewReaderSize(bytes.NewReader(known), max(len(known), fixed)))
 	if err != nil {
 		return Header{}, fmt.Errorf("%w: %w", ErrHeader, err)
 	}

@@ -99,6 +99,12 @@ func TestRead(t *testing.T) {
 		{"version 2, IPv4", header(t, 2, client4, local4), true, Header{Client: client4, Local: local4}},
 		{"version 2, IPv6", header(t, 2, client6, local6), true, Header{Client: client6, Local: local6}},
 		{"version 2, a health check's", header(t, 2, netip.AddrPort{}, netip.AddrPort{}), true, Header{}},
+		{"version 2, a client without an address", string(proxy.SIGV2) + "\x21\x00\x00\x00", true, Header{}},
+		{"version 2, of a unix socket", string(proxy.SIGV2) + "\x21\x31\x00\xd8" + strings.Repeat("\x00", 216), true, Header{}},
+		{
+			"version 2, a field as large as a client's certificate", header(t, 2, client4, local4, proxy.TLV{Type: 0xE8, Value: []byte(strings.Repeat("c", 12<<10))}), true,
+			Header{Client: client4, Local: local4, TLVs: []TLV{{"0xe8", strings.Repeat("c", maxValue) + "..."}}},
+		},
 		{
 			"version 2, fields", header(t, 2, client4, local4, unique, vendor), true,
 			Header{Client: client4, Local: local4, TLVs: []TLV{{"unique_id", "abc"}, {"0xe7", "x"}}},
@@ -110,6 +116,11 @@ func TestRead(t *testing.T) {
 		{"SOCKS5", "\x05\x01\x00", false, Header{}},
 		{"an HTTP method that begins alike", "PROPFIND / HTTP/1.1\r\n", false, Header{}},
 		{"a TLS hello", "\x16\x03\x01\x02\x00", false, Header{}},
+		{"an HTTP method with the same letter", "PUT http://a/ HTTP/1.1\r\n", false, Header{}},
+		{"another", "POST http://a/ HTTP/1.1\r\n", false, Header{}},
+		{"a line end in front of a request", "\r\nGET http://a/ HTTP/1.1\r\n", false, Header{}},
+		{"a line end and a half of the signature", "\r\n\r\n\x00\r\nQUIET", false, Header{}},
+		{"version 1 in lower-case", "proxy TCP4 192.0.2.7 198.51.100.1 50000 1080\r\n", false, Header{}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -145,6 +156,11 @@ func TestRefusals(t *testing.T) {
 		{"version 2, cut short", big[:15]},
 		{"version 2, a field longer than the header", big[:14] + "\x00\x0f" + big[16:] + "\x05\x00\xff"},
 		{"cut short within the signature", "PRO"},
+		{"version 1 with a bare line end", "PROXY TCP4 192.0.2.7 198.51.100.1 50000 1080\n"},
+		{"version 1, a port past the last", "PROXY TCP4 192.0.2.7 198.51.100.1 99999 1080\r\n"},
+		{"version 2, another version", big[:12] + "\x11" + big[13:]},
+		{"version 2, another command", big[:12] + "\x22" + big[13:]},
+		{"version 2, another family", big[:13] + "\x41" + big[14:]},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -154,6 +170,27 @@ func TestRefusals(t *testing.T) {
 				t.Errorf("present %v, %v; want ErrHeader", present, err)
 			}
 		})
+	}
+}
+
+// A header may come in two segments, wherever it is cut, and what comes with the
+// second is left to those behind.
+func TestEveryCut(t *testing.T) {
+	for _, version := range []int{1, 2} {
+		sent := header(t, version, client6, local6)
+		for n := 1; n < len(sent); n++ {
+			here, there := pair(t)
+			go func() {
+				_, _ = io.WriteString(there, sent[:n])
+				time.Sleep(time.Millisecond) //nolint:forbidigo // nothing depends on it but how often there are two reads
+				_, _ = io.WriteString(there, sent[n:]+"behind")
+				_ = there.CloseWrite()
+			}()
+			got, present, err := policy(t, Required).Read(here)
+			if rest, _ := io.ReadAll(here); err != nil || !present || got.Client != client6 || string(rest) != "behind" {
+				t.Errorf("version %d, cut at %d: %v, %v, %v, then %q", version, n, got, present, err, rest)
+			}
+		}
 	}
 }
 

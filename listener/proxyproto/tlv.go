@@ -13,11 +13,15 @@ import (
 // TLV is one of the extra fields of a version 2 header, for logs.
 type TLV struct {
 	Name  string // as the specification has it, in lower case; "0xe7" when it is not named there
-	Value string // raw bytes: escape them
+	Value string // raw bytes: escape them. What is longer than maxValue is cut
 }
 
-// maxTLVs bounds how many fields of one header are kept.
-const maxTLVs = 16
+// maxTLVs bounds how many fields of one header are kept, and maxValue how much of
+// each: a certificate would be more than all the rest of a record.
+const (
+	maxTLVs  = 16
+	maxValue = 256
+)
 
 // names are the fields that have one.
 var names = map[proxy.PP2Type]string{
@@ -50,7 +54,7 @@ func readTLVs(raw []byte, header *proxy.Header) ([]TLV, error) {
 		case proxy.PP2_TYPE_SSL:
 			out = appendSSL(out, f)
 		default:
-			out = append(out, TLV{Name: name(f.Type), Value: string(f.Value)})
+			out = append(out, TLV{Name: name(f.Type), Value: clip(f.Value)})
 		}
 	}
 	return out[:min(len(out), maxTLVs)], nil
@@ -63,14 +67,21 @@ func name(t proxy.PP2Type) string {
 	return fmt.Sprintf("0x%02x", byte(t))
 }
 
+func clip(value []byte) string {
+	if len(value) > maxValue {
+		return string(value[:maxValue]) + "..."
+	}
+	return string(value)
+}
+
 // appendSSL adds what the load balancer says of its TLS connection.
 func appendSSL(out []TLV, f proxy.TLV) []TLV {
 	ssl, err := tlvparse.SSL(f)
 	if err != nil {
-		return append(out, TLV{Name: "ssl", Value: string(f.Value)})
+		return append(out, TLV{Name: "ssl", Value: clip(f.Value)})
 	}
 	for _, sub := range ssl.TLV {
-		out = append(out, TLV{Name: "ssl_" + strings.TrimPrefix(name(sub.Type), "ssl_"), Value: string(sub.Value)})
+		out = append(out, TLV{Name: "ssl_" + strings.TrimPrefix(name(sub.Type), "ssl_"), Value: clip(sub.Value)})
 	}
 	return out
 }
