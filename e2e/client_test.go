@@ -91,8 +91,8 @@ func port(address string) string {
 	return p
 }
 
-// echoServer sends back what it gets, half-close included.
-func echoServer(t *testing.T, address string) netip.AddrPort {
+// tcpServer is a destination that serve has each connection of, until it returns.
+func tcpServer(t *testing.T, address string, serve func(*net.TCPConn)) netip.AddrPort {
 	t.Helper()
 	l, err := net.Listen("tcp", address)
 	if err != nil {
@@ -107,11 +107,17 @@ func echoServer(t *testing.T, address string) netip.AddrPort {
 			}
 			go func() {
 				defer c.Close()
-				_, _ = io.Copy(c, c)
+				serve(c.(*net.TCPConn))
 			}()
 		}
 	}()
 	return l.Addr().(*net.TCPAddr).AddrPort()
+}
+
+// echoServer sends back what it gets, half-close included.
+func echoServer(t *testing.T, address string) netip.AddrPort {
+	t.Helper()
+	return tcpServer(t, address, func(c *net.TCPConn) { _, _ = io.Copy(c, c) })
 }
 
 // dialProxy is a bare connection to the proxy, closed with the test.

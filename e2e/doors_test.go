@@ -173,25 +173,15 @@ func TestTLSClients(t *testing.T) {
 func TestTLSHalfClose(t *testing.T) {
 	ca := newAuthority(t)
 	d := start(t, ca.tlsListener(""))
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	go func() {
-		c, err := l.Accept()
-		if err != nil {
-			return
-		}
-		defer c.Close()
+	shouting := tcpServer(t, "127.0.0.1:0", func(c *net.TCPConn) {
 		all, _ := io.ReadAll(c)
 		_, _ = c.Write(bytes.ToUpper(all))
-	}()
+	})
 	c, err := ca.tlsDial(d.address)
 	if err != nil {
 		t.Fatal(err)
 	}
-	fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\nHost: x\r\n\r\n", l.Addr())
+	fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\nHost: x\r\n\r\n", shouting)
 	head := make([]byte, len("HTTP/1.1 200"))
 	if _, err := io.ReadFull(c, head); err != nil || string(head) != "HTTP/1.1 200" {
 		t.Fatalf("%q, %v", head, err)

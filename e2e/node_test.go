@@ -12,25 +12,6 @@ import (
 	"testing"
 )
 
-// tunnelEnd is a destination of one connection, which serve has.
-func tunnelEnd(t *testing.T, serve func(*net.TCPConn)) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		c, err := l.Accept()
-		if err != nil {
-			return
-		}
-		defer c.Close()
-		serve(c.(*net.TCPConn))
-	}()
-	return l.Addr().String()
-}
-
 // TestNodeTunnels: Node's client half-closes tunnels in one HTTP/2 connection, has
 // them half-closed by the destination, which must not cut off what it still sends,
 // and resets them: close(CANCEL) sends an end of stream before the reset,
@@ -41,7 +22,7 @@ func TestNodeTunnels(t *testing.T) {
 	before := d.baseline()
 	run := func(t *testing.T, what string, serve func(*net.TCPConn)) string {
 		t.Helper()
-		target := tunnelEnd(t, serve)
+		target := tcpServer(t, "127.0.0.1:0", serve).String()
 		ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
 		defer cancel()
 		cmd := exec.CommandContext(ctx, program(t, "node", "nodejs"), "testdata/tunnels.js", what, d.address, ca.path("ca.pem"), target)

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 )
@@ -30,25 +31,10 @@ func secureOrigin(t *testing.T, address string) netip.AddrPort {
 // bannerServer speaks first, as those of mail and SSH do.
 func bannerServer(t *testing.T, address string) netip.AddrPort {
 	t.Helper()
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				_, _ = io.WriteString(c, "220 hello\r\n")
-				_, _ = io.Copy(c, c)
-			}()
-		}
-	}()
-	return l.Addr().(*net.TCPAddr).AddrPort()
+	return tcpServer(t, address, func(c *net.TCPConn) {
+		_, _ = io.WriteString(c, "220 hello\r\n")
+		_, _ = io.Copy(c, c)
+	})
 }
 
 // Domain fronting asks the proxy for one name and the server behind it for
@@ -83,6 +69,37 @@ func TestSNIMatch(t *testing.T) {
 	})
 	if n := d.metric(`cleversocks_sni_total{outcome="mismatch"}`); n != "6" {
 		t.Errorf("%s mismatches are counted", n)
+	}
+}
+
+// copied is how many bytes the program has read by system calls: what is spliced is
+// not among them.
+func (d *daemon) copied() (bytes int) {
+	d.t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/io", d.Cmd.Process.Pid))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	if _, err := fmt.Sscanf(string(text), "rchar: %d", &bytes); err != nil {
+		d.t.Fatalf("%v in %q", err, text)
+	}
+	return bytes
+}
+
+// Once the client's first words are judged, the tunnel is spliced as any other,
+// whatever was held back of it.
+func TestSplicedBehindSNI(t *testing.T) {
+	web := secureOrigin(t, "127.0.0.1:0")
+	d := start(t, "[[listener]]\naddress = \"127.0.0.1:0\"\nsni = \"match\"\n")
+	before := d.copied()
+	for _, scheme := range []string{"socks5h", "http"} {
+		out := mustCurl(t, "--insecure", "--proxy", scheme+"://"+d.address, fmt.Sprintf("https://origin.example:%d/big", web.Port()))
+		if sum(strings.NewReader(out)) != bigSum() {
+			t.Errorf("%s: %d bytes", scheme, len(out))
+		}
+	}
+	if n := d.copied() - before; n > bigSize/2 {
+		t.Errorf("%d of %d bytes were copied", n, 2*bigSize)
 	}
 }
 
@@ -215,6 +232,14 @@ func TestTransparentSNI(t *testing.T) {
 		if served := err == nil && strings.Contains(out, "hello from"); served != tt.ok {
 			t.Errorf("%+v: %v %q", tt, err, out)
 		}
+	}
+	before := d.copied()
+	out, err := client.run("curl", "-sS", "--noproxy", "*", "--max-time", "15", "--connect-to", fmt.Sprintf("a.good.example:%d:%s", four.Port(), four), fmt.Sprintf("http://a.good.example:%d/big", four.Port()))
+	if err != nil || sum(strings.NewReader(out)) != bigSum() {
+		t.Errorf("%v, %d bytes", err, len(out))
+	}
+	if n := d.copied() - before; n > bigSize/2 {
+		t.Errorf("%d of %d bytes were copied", n, bigSize)
 	}
 	d.find("with the name of TLS", func(l line) bool {
 		return l.text("sni") == "b.good.example" && l.text("target") == secure.String() && l.text("host_ip") == secure.String()

@@ -39,25 +39,41 @@ func newNetwork(t *testing.T, near, far string) *behind {
 	return b
 }
 
+// newNeighbour is another host of a network 10.N.0.0/24 and 2001:db8:N::/64, where
+// it is number 2 and this host number 1.
+func newNeighbour(t *testing.T, near, far string, n int) *behind {
+	t.Helper()
+	b := newNetwork(t, near, far)
+	up := func(address int, link string) []string {
+		return []string{
+			fmt.Sprintf("ip addr add 10.%d.0.%d/24 dev %s", n, address, link), fmt.Sprintf("ip -6 addr add 2001:db8:%d::%d/64 dev %s nodad", n, address, link),
+			"ip link set lo up", "ip link set " + link + " up",
+		}
+	}
+	for _, c := range up(1, near) {
+		inNet(t, c)
+	}
+	b.must(up(2, far)...)
+	return b
+}
+
 // newBehind is a client in a network namespace of its own, whose every packet comes
 // in through the interface "lan0".
 func newBehind(t *testing.T) *behind {
 	t.Helper()
-	b := newNetwork(t, "lan0", "lan1")
-	for _, c := range []string{
-		"ip addr add 10.77.0.1/24 dev lan0", "ip -6 addr add 2001:db8:77::1/64 dev lan0 nodad", "ip link set lan0 up",
-	} {
-		inNet(t, c)
-	}
-	for _, c := range []string{
-		"ip link set lo up", "ip addr add 10.77.0.2/24 dev lan1", "ip -6 addr add 2001:db8:77::2/64 dev lan1 nodad",
-		"ip link set lan1 up", "ip route add default via 10.77.0.1", "ip -6 route add default via 2001:db8:77::1",
-	} {
+	b := newNeighbour(t, "lan0", "lan1", 77)
+	b.must("ip route add default via 10.77.0.1", "ip -6 route add default via 2001:db8:77::1")
+	return b
+}
+
+// must runs commands in the network behind this host.
+func (b *behind) must(commands ...string) {
+	b.t.Helper()
+	for _, c := range commands {
 		if out, err := b.run(strings.Fields(c)...); err != nil {
-			t.Fatalf("%s: %v: %s", c, err, out)
+			b.t.Fatalf("%s: %v: %s", c, err, out)
 		}
 	}
-	return b
 }
 
 // run runs a program in the network behind this host.
@@ -197,29 +213,12 @@ func TestTransparentLoop(t *testing.T) {
 	}
 }
 
-// newBeyond is another host, which is on the other side of this one than the
-// clients. (A server of this host would have the very address that the answers are
-// to leave from.)
-func newBeyond(t *testing.T) *behind {
-	t.Helper()
-	b := newNetwork(t, "far0", "far1")
-	for _, c := range []string{
-		"ip addr add 10.88.0.1/24 dev far0", "ip -6 addr add 2001:db8:88::1/64 dev far0 nodad", "ip link set far0 up",
-	} {
-		inNet(t, c)
-	}
-	for _, c := range []string{"ip link set lo up", "ip addr add 10.88.0.2/24 dev far1", "ip -6 addr add 2001:db8:88::2/64 dev far1 nodad", "ip link set far1 up"} {
-		if out, err := b.run(strings.Fields(c)...); err != nil {
-			t.Fatalf("%s: %v: %s", c, err, out)
-		}
-	}
-	return b
-}
-
-// nameServersBeyond are two name servers there.
+// nameServersBeyond are two name servers of another host, which is on the other side
+// of this one than the clients. (A server of this host would have the very address that
+// the answers are to leave from.)
 func nameServersBeyond(t *testing.T) (four, six netip.AddrPort) {
 	t.Helper()
-	b := newBeyond(t)
+	b := newNeighbour(t, "far0", "far1", 88)
 	inside := func(address string) (at netip.AddrPort) {
 		b.inside(func() { at = dnsServer(t, address) })
 		return at

@@ -75,7 +75,7 @@ func asked(c net.Conn, payload string, patience time.Duration) (source string) {
 // listeners heard nothing until the parent had gone; envoy#20584: a port of both
 // UDP and TCP could not be bound after a hot restart.)
 func TestUpgradeDatagrams(t *testing.T) {
-	client, beyond := newBehind(t), newBeyond(t)
+	client, beyond := newBehind(t), newNeighbour(t, "far0", "far1", 88)
 	takeMarked(t)
 	for _, address := range []string{"10.88.0.2:0", "[2001:db8:88::2]:0"} {
 		server := sourceEcho(t, beyond, address)
@@ -131,7 +131,7 @@ func TestUpgradeDatagrams(t *testing.T) {
 // those of the daemon itself that a packet filter turns back to it are refused as
 // the loop that they are.
 func TestTransparentDatagramRoutes(t *testing.T) {
-	client, beyond := newBehind(t), newBeyond(t)
+	client, beyond := newBehind(t), newNeighbour(t, "far0", "far1", 88)
 	takeMarked(t)
 	server := sourceEcho(t, beyond, "10.88.0.2:0")
 	exit := start(t, "[acl]\nblock_private = false\n")
