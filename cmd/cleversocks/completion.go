@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"cleversocks/cmd/cleversocks/top"
 	"cleversocks/metrics/admin"
 	"cleversocks/supervisor/config"
 )
@@ -219,7 +220,7 @@ func listeners(ctx context.Context, c *client, _ []string) (list []string) {
 const mostOffered = 200
 
 func sessions(ctx context.Context, c *client, _ []string) (list []string) {
-	page, _ := c.sessionsFor(ctx, "rate", "", mostOffered) // else there is nothing to offer
+	page, _ := c.sessionsFor(ctx, "rate", top.Filter{}, mostOffered) // else there is nothing to offer
 	for _, s := range page.Sessions {
 		list = append(list, described(s.ID, cmp.Or(s.User, s.Client)+" to "+cmp.Or(s.Target, "nowhere yet")))
 	}

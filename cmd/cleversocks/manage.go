@@ -134,7 +134,7 @@ func (f *sessionFlags) pairs() []string {
 
 func newSessions(ctx context.Context, c *client) *cobra.Command {
 	var f sessionFlags
-	var sort string
+	var sort, search string
 	var limit int
 	cmd := command("sessions", "Lists the connections of a running daemon", "Lists the connections of now, the oldest first. Those that a process of before an\nupgrade still has are among them: the last column has its id.",
 		"  cleversocks sessions --sort rate --limit 10\n  cleversocks sessions --user alice --json", noArguments, func([]string) error {
@@ -143,7 +143,7 @@ func newSessions(ctx context.Context, c *client) *cobra.Command {
 			if limit > 0 {
 				limited = strconv.Itoa(limit)
 			}
-			return c.ask(ctx, http.MethodGet, "/api/v1/sessions"+queryOf(append(f.pairs(), "sort", sort, "limit", limited)...), nil, &page, func(w io.Writer) {
+			return c.ask(ctx, http.MethodGet, "/api/v1/sessions"+queryOf(append(f.pairs(), "sort", sort, "limit", limited, "search", search)...), nil, &page, func(w io.Writer) {
 				row(w, "ID", "AGE", "CLIENT", "USER", "COMMAND", "TARGET", "IN", "OUT", "RATE", "PROCESS")
 				for _, s := range page.Sessions {
 					command := s.Command
@@ -159,6 +159,7 @@ func newSessions(ctx context.Context, c *client) *cobra.Command {
 			})
 		})
 	f.add(cmd)
+	cmd.Flags().StringVar(&search, "search", "", "Those of which user, client, target or listener have each of the `WORDS`.")
 	cmd.Flags().StringVar(&sort, "sort", "age", "By `WHAT`: age, bytes or rate.")
 	cmd.Flags().IntVar(&limit, "limit", 0, "At most `N`. (default all)")
 	return cmd

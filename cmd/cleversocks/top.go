@@ -21,7 +21,7 @@ import (
 // newTop is `cleversocks top`.
 func newTop(ctx context.Context, c *client) *cobra.Command {
 	var every time.Duration
-	cmd := command("top", "Shows a running daemon's sessions, live", "Shows load and sessions, and goes on. Keys: r, b and a sort by rate, bytes and age;\n/ filters; k closes the selected session, once it has asked; q leaves. It needs\na terminal; `sessions` and `status` are for programs.",
+	cmd := command("top", "Shows a running daemon's sessions, live", "Shows load and sessions, and goes on. Keys: r, b and a sort by rate, bytes and age;\n/ filters, by words and by user:NAME, client:ADDR, target:TEXT and listener:NAME;\nEnter shows all of the selected session, and k closes it, once it has asked; q\nleaves. It needs a terminal; `sessions` and `status` are for programs.",
 		"  cleversocks top", noArguments, func([]string) error {
 			if !c.terminal() {
 				return usageError{"top needs a terminal: use `cleversocks sessions --sort rate` and `cleversocks status`"}
@@ -65,8 +65,8 @@ func (c *client) fetch(ctx context.Context, path string, into any) error {
 	return nil
 }
 
-func (c *client) sessionsFor(ctx context.Context, sort, filter string, limit int) (page admin.SessionPage, err error) {
-	err = c.fetch(ctx, "/api/v1/sessions"+queryOf("sort", sort, "target", filter, "limit", strconv.Itoa(limit)), &page)
+func (c *client) sessionsFor(ctx context.Context, sort string, f top.Filter, limit int) (page admin.SessionPage, err error) {
+	err = c.fetch(ctx, "/api/v1/sessions"+queryOf("sort", sort, "user", f.User, "client", f.Client, "target", f.Target, "listener", f.Listener, "search", f.Words, "limit", strconv.Itoa(limit)), &page)
 	return page, err
 }
 

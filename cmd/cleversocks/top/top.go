@@ -21,7 +21,7 @@ import (
 // Options are how the daemon is asked.
 type Options struct {
 	Status   func(context.Context) (admin.Status, error)
-	Sessions func(ctx context.Context, sort, filter string, limit int) (admin.SessionPage, error)
+	Sessions func(ctx context.Context, sort string, f Filter, limit int) (admin.SessionPage, error)
 	Close    func(ctx context.Context, id string) error
 	Every    time.Duration // between looks
 	Size     func(bytes float64) string
@@ -58,10 +58,13 @@ type view struct {
 
 	sort, filter atomic.Value // string
 	again        chan struct{}
-	sessions     []admin.Session
+	work         func(func() error) // runs what may wait, until the view is left
+	page         admin.SessionPage
 	last         admin.Status
-	at           time.Time
+	at           time.Time // of last
+	load         load      // between the last two looks
 	said         time.Time // when foot had something else than keys
+	width        int       // of the screen
 }
 
 // Run shows the daemon until it is left, or ctx ends.
@@ -71,6 +74,7 @@ func Run(ctx context.Context, o Options) error {
 		v.app.SetScreen(o.Screen)
 	}
 	scope, inner := task.New(ctx, nil, "top")
+	v.work = scope.Go
 	scope.Go(func() error { v.look(inner); return nil })
 	scope.Go(func() error { <-inner.Done(); v.app.Stop(); return nil })
 	err := v.app.Run()
@@ -89,28 +93,51 @@ func newView(o Options) *view {
 	v.head.SetDynamicColors(false).SetWrap(false)
 	v.table.SetSelectable(true, false).SetFixed(1, 0)
 	v.table.SetSelectedStyle(tcell.StyleDefault.Reverse(true))
-	v.input.SetLabel("filter (a part of the target; empty: all): ").SetFieldBackgroundColor(tcell.ColorDefault)
+	v.input.SetLabel(" filter: ").SetPlaceholder("words, user:NAME client:ADDR target:TEXT; empty: all").SetFieldBackgroundColor(tcell.ColorDefault)
+	v.input.SetPlaceholderStyle(tcell.StyleDefault.Dim(true))
 	v.input.SetDoneFunc(v.filtered)
 	tview.Styles.PrimitiveBackgroundColor = tcell.ColorDefault // the terminal's own
 	body := tview.NewFlex().SetDirection(tview.FlexRow).
-		AddItem(v.head, 4, 0, false).AddItem(v.table, 0, 1, true).AddItem(v.foot, 1, 0, false)
+		AddItem(v.head, headLines, 0, false).AddItem(v.table, 0, 1, true).AddItem(v.foot, 1, 0, false)
 	for _, p := range []interface{ SetBackgroundColor(tcell.Color) *tview.Box }{v.head, v.table, v.foot, v.input, body, v.pages} {
 		p.SetBackgroundColor(tcell.ColorDefault)
 	}
 	v.pages.AddPage("main", body, true, true)
-	v.app.SetRoot(v.pages, true).SetInputCapture(v.key)
-	v.keys()
+	v.app.SetRoot(v.pages, true).SetInputCapture(v.key).SetBeforeDrawFunc(func(screen tcell.Screen) bool {
+		if width, _ := screen.Size(); width != v.width { // the terminal has another size
+			v.width = width
+			v.fill()
+		}
+		return false
+	})
 	return v
 }
 
+// keys says what can be done, as far as there is room.
 func (v *view) keys() {
-	v.foot.SetText(" r b a: sort by rate, bytes, age   /: filter   k: close a session   q: leave")
+	text := ""
+	for _, part := range []string{" q leave", "  / filter", "  k close", "  r b a sort by rate, bytes, age", "  Enter shows all of a session"} {
+		if len(text)+len(part) <= v.width {
+			text += part
+		}
+	}
+	v.foot.SetText(text)
+}
+
+// say puts what came of a key in the place of the keys, for a while.
+func (v *view) say(text string) {
+	v.foot.SetText(" " + v.o.Safe(text))
+	v.said = time.Now()
 }
 
 // key is what a key does, unless something else is on top.
 func (v *view) key(e *tcell.EventKey) *tcell.EventKey {
 	if name, _ := v.pages.GetFrontPage(); name != "main" {
 		return e
+	}
+	if e.Key() == tcell.KeyEnter {
+		v.tell()
+		return nil
 	}
 	switch e.Rune() {
 	case 'q':
@@ -146,34 +173,66 @@ func (v *view) filtered(key tcell.Key) {
 	v.soon()
 }
 
-// ask asks before it closes the session that is selected.
-func (v *view) ask() {
+// selected is the session that the cursor is on; nil: none.
+func (v *view) selected() *admin.Session {
 	row, _ := v.table.GetSelection()
-	if row < 1 || row > len(v.sessions) {
-		return
+	if row < 1 || row > len(v.page.Sessions) {
+		return nil
 	}
-	s := v.sessions[row-1]
-	modal := tview.NewModal().SetText(fmt.Sprintf("Close the session %s of %s to %s?", s.ID, v.o.Safe(or(s.User, s.Client)), v.o.Safe(or(s.Target, "-")))).
-		AddButtons([]string{"No", "Yes"}).
-		SetDoneFunc(func(_ int, label string) {
-			v.pages.RemovePage("question")
-			v.app.SetFocus(v.table)
-			if label == "Yes" {
-				v.end(s.ID)
-			}
-		})
-	v.pages.AddPage("question", modal, true, true)
+	s := v.page.Sessions[row-1]
+	return &s
 }
 
+// modal puts a question in front; answered hears the button.
+func (v *view) modal(text string, answered func(label string), buttons ...string) {
+	v.pages.AddPage("question", tview.NewModal().SetText(text).AddButtons(buttons).SetDoneFunc(func(_ int, label string) {
+		v.pages.RemovePage("question")
+		v.app.SetFocus(v.table)
+		answered(label)
+	}), true, true)
+}
+
+// tell shows all that is known of the session that is selected.
+func (v *view) tell() {
+	s := v.selected()
+	if s == nil {
+		return
+	}
+	var b strings.Builder
+	for _, line := range [][2]string{
+		{"session", s.ID}, {"client", s.Client}, {"user", s.User}, {"log-in", s.Auth}, {"listener", s.Listener}, {"protocol", s.Protocol + " " + s.Command},
+		{"target", s.Target}, {"connected to", s.HostIP}, {"from", s.Local}, {"upstream", s.Upstream}, {"rule", s.Rule},
+		{"since", s.Started.Local().Format(time.DateTime)}, {"moved", v.o.Size(float64(s.BytesIn)) + " in, " + v.o.Size(float64(s.BytesOut)) + " out"},
+	} {
+		if strings.TrimSpace(line[1]) != "" {
+			b.WriteString(line[0] + ": " + v.o.Safe(line[1]) + "\n")
+		}
+	}
+	v.modal(tview.Escape(b.String()), func(string) {}, "Back")
+}
+
+// ask asks before it closes the session that is selected.
+func (v *view) ask() {
+	s := v.selected()
+	if s == nil {
+		return
+	}
+	v.modal(tview.Escape(fmt.Sprintf("Close the session %s of %s to %s?", s.ID, v.o.Safe(or(s.User, s.Client)), v.o.Safe(or(s.Target, "-")))), func(label string) {
+		if label == "Yes" {
+			v.work(func() error { v.end(s.ID); return nil })
+		}
+	}, "No", "Yes")
+}
+
+// end closes a session. It waits for the daemon, and so is no key's to call.
 func (v *view) end(id string) {
 	ctx, cancel := context.WithTimeout(context.Background(), answerTime)
 	defer cancel()
+	said := "session " + id + " is closed"
 	if err := v.o.Close(ctx, id); err != nil {
-		v.foot.SetText(" " + v.o.Safe(err.Error()))
-	} else {
-		v.foot.SetText(" session " + id + " is closed")
+		said = err.Error()
 	}
-	v.said = time.Now()
+	v.app.QueueUpdateDraw(func() { v.say(said) })
 	v.soon()
 }
 
@@ -193,7 +252,7 @@ func (v *view) look(ctx context.Context) {
 		status, err := v.o.Status(asking)
 		var page admin.SessionPage
 		if err == nil {
-			page, err = v.o.Sessions(asking, v.sort.Load().(string), v.filter.Load().(string), rows)
+			page, err = v.o.Sessions(asking, v.sort.Load().(string), parseFilter(v.filter.Load().(string)), rows)
 		}
 		cancel()
 		if ctx.Err() != nil {
@@ -207,135 +266,4 @@ func (v *view) look(ctx context.Context) {
 			return
 		}
 	}
-}
-
-// show draws what was told.
-func (v *view) show(s admin.Status, page admin.SessionPage, err error) {
-	if err != nil {
-		v.head.SetText(" " + v.o.Safe(err.Error()) + "\n\n it is asked again; q leaves")
-		return
-	}
-	now := time.Now()
-	v.head.SetText(v.summary(s, page, now))
-	v.last, v.at = s, now
-	if now.After(v.said.Add(keysAgain)) {
-		v.keys()
-	}
-	// What is selected stays so, wherever it has moved to.
-	row, _ := v.table.GetSelection()
-	selected := ""
-	if row >= 1 && row <= len(v.sessions) {
-		selected = v.sessions[row-1].ID
-	}
-	v.sessions = page.Sessions
-	v.table.Clear()
-	_, _, room, _ := v.table.GetInnerRect()
-	for i, title := range titles {
-		if !fits(i, room) {
-			continue
-		}
-		v.table.SetCell(0, i, tview.NewTableCell(title).SetSelectable(false).SetAttributes(tcell.AttrBold).SetAlign(align(i)).SetExpansion(expansion(i)))
-	}
-	for n := range page.Sessions {
-		one := &page.Sessions[n]
-		for i, text := range v.cells(one, now) {
-			if !fits(i, room) {
-				continue
-			}
-			v.table.SetCell(n+1, i, tview.NewTableCell(tview.Escape(v.o.Safe(text))).SetAlign(align(i)).SetExpansion(expansion(i)).SetMaxWidth(width(i)))
-		}
-		if one.ID == selected {
-			row = n + 1
-		}
-	}
-	v.table.Select(max(1, min(row, len(page.Sessions))), 0)
-}
-
-// titles are the columns.
-var titles = []string{"ID", "USER", "CLIENT", "TARGET", "AGE", "IN", "OUT", "IN/S", "OUT/S"}
-
-// fits leaves columns out where the terminal is narrow.
-func fits(column, room int) bool {
-	const wide, middle = 110, 84
-	switch titles[column] {
-	case "IN", "OUT":
-		return room >= wide
-	case "CLIENT":
-		return room >= middle
-	}
-	return true
-}
-
-func (v *view) cells(s *admin.Session, now time.Time) []string {
-	target := s.Target
-	if s.Handshake {
-		target = "(handshake)"
-	}
-	client := s.Client
-	if s.Process != 0 {
-		client += fmt.Sprintf(" (process %d drains)", s.Process)
-	}
-	return []string{
-		s.ID, or(s.User, "-"), client, or(target, "-"), v.o.Age(now.Sub(s.Started)),
-		v.o.Size(float64(s.BytesIn)), v.o.Size(float64(s.BytesOut)), v.o.Size(s.RateIn), v.o.Size(s.RateOut),
-	}
-}
-
-// summary is the daemon in four lines.
-func (v *view) summary(s admin.Status, page admin.SessionPage, now time.Time) string {
-	state := "ready"
-	switch {
-	case !s.Ready:
-		state = "not ready: " + s.Reason
-	case len(s.Degraded) > 0:
-		state = "degraded: " + strings.Join(s.Degraded, "; ")
-	}
-	in, out, cpu := 0.0, 0.0, 0.0
-	if passed := now.Sub(v.at).Seconds(); !v.at.IsZero() && passed > 0 && s.PID == v.last.PID {
-		in, out = float64(s.BytesIn-v.last.BytesIn)/passed, float64(s.BytesOut-v.last.BytesOut)/passed
-		cpu = 100 * (s.CPU - v.last.CPU) / passed
-	}
-	shown := fmt.Sprintf("sorted by %s, %d of %d", v.sort.Load(), len(page.Sessions), page.Total)
-	if f := v.filter.Load().(string); f != "" {
-		shown += fmt.Sprintf(" to %q", f)
-	}
-	return fmt.Sprintf(" cleversocks %s, process %d, up for %s: %s\n %d connections of %d, %d accepted; CPU %.0f %%, memory %s\n from clients %s/s, to clients %s/s\n %s",
-		v.o.Safe(s.Version), s.PID, v.o.Age(now.Sub(s.Started)), v.o.Safe(state), s.Connections, s.Limit, s.Accepted, cpu, v.o.Size(float64(s.Memory)),
-		v.o.Size(in), v.o.Size(out), v.o.Safe(shown))
-}
-
-func or(text, instead string) string {
-	if text == "" {
-		return instead
-	}
-	return text
-}
-
-// align has numbers on the right.
-func align(column int) int {
-	if column >= 4 {
-		return tview.AlignRight
-	}
-	return tview.AlignLeft
-}
-
-// expansion gives the target what room there is.
-func expansion(column int) int {
-	if column == 3 {
-		return 1
-	}
-	return 0
-}
-
-// width bounds what strangers may fill.
-func width(column int) int {
-	switch column {
-	case 1:
-		return 20
-	case 2:
-		return 47 // an IPv6 address with its port
-	case 3:
-		return 60
-	}
-	return 0
 }
