@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
 	"reflect"
 	"slices"
 	"time"
@@ -206,7 +207,8 @@ func (r *reloader) install(ctx context.Context, cfg *config.Config) error {
 // warn logs what is allowed and yet hardly meant.
 func (r *reloader) warn(ctx context.Context) {
 	cfg := r.installed
-	for _, w := range slices.Concat(cfg.Warnings, cfg.Exposed(r.sockets.names, r.sockets.exposed), foreignSources(ctx, cfg)) {
+	for _, w := range slices.Concat(cfg.Warnings, cfg.Exposed(r.sockets.names, r.sockets.exposed), foreignSources(ctx, cfg),
+		killedSooner(cfg, os.Getpid(), os.Getenv("KUBERNETES_SERVICE_HOST"))) {
 		r.log.LogAttrs(ctx, slog.LevelWarn, "configuration", slog.String("warning", w))
 	}
 }

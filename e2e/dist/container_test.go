@@ -1,7 +1,9 @@
 package dist
 
 import (
+	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"net"
 	"os"
 	"os/exec"
@@ -54,13 +56,13 @@ func (c *containers) run(program string, args ...string) string {
 	return out
 }
 
-// goImage makes the image that the Dockerfile builds in from this machine's
-// Go: no registry is asked.
+// goImage makes the image that the Dockerfile builds in: no registry is asked. Go,
+// its modules and its cache are this machine's, and mounted (goMounts).
 func (c *containers) goImage() string {
 	c.t.Helper()
 	t := c.t
 	dir := t.TempDir()
-	for _, sub := range []string{"bin", "usr/bin", "usr/local", "etc/ssl/certs", "go", "tmp"} {
+	for _, sub := range []string{"bin", "usr/bin", "usr/local/go", "etc/ssl/certs", "go/cache", "go/pkg/mod", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -71,7 +73,6 @@ func (c *containers) goImage() string {
 			t.Fatal(err)
 		}
 	}
-	run(t, "", nil, "cp", "-a", strings.TrimSpace(run(t, "", nil, "go", "env", "GOROOT")), filepath.Join(dir, "usr/local/go"))
 	run(t, "", nil, "cp", "/etc/ssl/certs/ca-certificates.crt", filepath.Join(dir, "etc/ssl/certs/"))
 	image := c.run("buildah", "from", "scratch")
 	c.run("buildah", "copy", "-q", image, dir, "/")
@@ -81,16 +82,22 @@ func (c *containers) goImage() string {
 	return "localhost/golang"
 }
 
+// goMounts are the options that mount Go where the image looks for it.
+func goMounts(t *testing.T) []string {
+	t.Helper()
+	env := func(name string) string { return strings.TrimSpace(run(t, root(t), nil, "go", "env", name)) }
+	return []string{"-v", env("GOROOT") + ":/usr/local/go:ro", "-v", env("GOMODCACHE") + ":/go/pkg/mod:ro", "-v", env("GOCACHE") + ":/go/cache"}
+}
+
 // The image is built by its Dockerfile, and runs as nobody on a root that
 // cannot be written, with its configuration mounted.
 func TestContainer(t *testing.T) {
+	t.Parallel()
 	c := newContainers(t)
 	source := filepath.Join(t.TempDir(), "tree")
 	run(t, "", nil, "git", "clone", "-q", "--no-hardlinks", root(t), source)
-	modules := strings.TrimSpace(run(t, root(t), nil, "go", "env", "GOMODCACHE"))
 	run(t, root(t), nil, "go", "mod", "download")
-	c.run("buildah", "build", "-q", "--format", "docker", "--build-arg", "GO_IMAGE="+c.goImage(),
-		"-v", modules+":/go/pkg/mod:ro", "-t", "localhost/cleversocks", source)
+	c.run("buildah", append(append([]string{"build", "-q", "--format", "docker", "--build-arg", "GO_IMAGE=" + c.goImage()}, goMounts(t)...), "-t", "localhost/cleversocks", source)...)
 
 	// Nobody can log in yet: it says so, and does not serve an open proxy.
 	flags := []string{"--network", "host", "--read-only", "--cap-drop", "all", "--ulimit", "nofile=4096:4096", "--ulimit", "nproc=1000:1000"}
@@ -99,30 +106,56 @@ func TestContainer(t *testing.T) {
 		t.Errorf("without users: %v\n%s", err, out)
 	}
 
-	config := filepath.Join(t.TempDir(), "cleversocks.toml")
+	// Its settings are in a folder that is mounted, as Kubernetes replaces them.
+	config, admin := t.TempDir(), free(t)
+	if err := os.Chmod(config, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	write := func(level string) {
 		t.Helper()
-		text := "[[listener]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n[drain]\ntimeout = \"2s\"\n[log]\nformat = \"json\"\nlevel = \"" + level + "\"\n"
-		if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
+		text := "[[listener]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"" + admin + "\"\n[drain]\ntimeout = \"2s\"\n[log]\nformat = \"json\"\nlevel = \"" + level + "\"\n" +
+			"[state]\ndirectory = \"/var/lib/cleversocks\"\n[acl]\nblock_private = false\n"
+		data := filepath.Join(config, "..data_"+level)
+		if err := os.Mkdir(data, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(data, "cleversocks.toml"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		replaced := filepath.Join(config, "..next")
+		if err := errors.Join(os.Symlink(filepath.Base(data), replaced), os.Rename(replaced, filepath.Join(config, "..data"))); err != nil {
 			t.Fatal(err)
 		}
 	}
 	write("info")
-	c.run("podman", append(append([]string{"run", "-d", "--name", "cs", "-v", config + ":/etc/cleversocks/cleversocks.toml:ro"}, flags...), "localhost/cleversocks")...)
-	address := c.logged("cs", "proxy listens")["address"]
+	if err := os.Symlink("..data/cleversocks.toml", filepath.Join(config, "cleversocks.toml")); err != nil {
+		t.Fatal(err)
+	}
+	c.run("podman", append(append([]string{"run", "-d", "--name", "cs", "--env", "TZ=Asia/Kolkata", "-v", config + ":/etc/cleversocks:ro"}, flags...), "localhost/cleversocks")...)
+	listens := c.logged("cs", "proxy listens")
+	if !strings.HasSuffix(listens["time"], "+05:30") {
+		t.Errorf("it does not know the time zone: %s", listens["time"])
+	}
 	if user := c.run("podman", "inspect", "cs", "--format", "{{.Config.User}}"); user != "65532:65532" {
 		t.Errorf("it runs as %s", user)
 	}
 	if out := c.run("podman", "inspect", "localhost/cleversocks", "--format", "{{.HealthCheck.Test}}"); !strings.Contains(out, "healthcheck") {
 		t.Errorf("health check: %q", out)
 	}
+	c.run("podman", "healthcheck", "run", "cs") // as it stands in the image
+	sandbox, _, _ := strings.Cut(run(t, "", nil, "curl", "-s", "-m", "20", "http://"+admin+"/status"), "\n}")
+	confined(t, strings.NewReplacer(" ", "", "\n", "").Replace(sandbox))
+	c.knowsAuthorities()
 	write("debug")
 	c.run("podman", "kill", "-s", "HUP", "cs")
 	c.logged("cs", "reloaded")
+	if out := run(t, "", nil, "curl", "-s", "-m", "20", "http://"+admin+"/status"); !strings.Contains(out, `"log_level": "debug"`) {
+		t.Errorf("the settings that took their place: %s", out)
+	}
 
 	// A tunnel that is open holds the stop up until the drain's time is over,
 	// and the end is a clean one.
-	conn, err := net.Dial("tcp", address)
+	conn, err := net.Dial("tcp", listens["address"])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,6 +164,17 @@ func TestContainer(t *testing.T) {
 	c.logged("cs", "stopped")
 	if code := c.run("podman", "inspect", "cs", "--format", "{{.State.ExitCode}}"); code != "0" {
 		t.Errorf("exit status %s", code)
+	}
+}
+
+// knowsAuthorities holds the image to certificates of authorities.
+func (c *containers) knowsAuthorities() {
+	c.t.Helper()
+	file := filepath.Join(c.t.TempDir(), "authorities")
+	c.run("podman", "cp", "cs:/etc/ssl/certs/ca-certificates.crt", file)
+	text, err := os.ReadFile(file)
+	if err != nil || !x509.NewCertPool().AppendCertsFromPEM(text) {
+		c.t.Errorf("authorities: %v", err)
 	}
 }
 
@@ -144,7 +188,8 @@ func (c *containers) logged(name, message string) map[string]string {
 			var fields map[string]any
 			if json.Unmarshal([]byte(line), &fields) == nil && fields["msg"] == message {
 				address, _ := fields["address"].(string)
-				return map[string]string{"address": address}
+				at, _ := fields["time"].(string)
+				return map[string]string{"address": address, "time": at}
 			}
 		}
 		if time.Now().After(deadline) {

@@ -88,6 +88,7 @@ func glob(t *testing.T, dir, pattern string) string {
 // belongs to a release is there and signed.
 func TestRelease(t *testing.T) {
 	need.Root(t)
+	t.Parallel()
 	key := filepath.Join(t.TempDir(), "key")
 	run(t, "", nil, need.Program(t, "ssh-keygen", "openssh-client"), "-q", "-t", "ed25519", "-N", "", "-C", "throw-away", "-f", key)
 	private, err := os.ReadFile(key)

@@ -24,7 +24,7 @@ func (d *Drain) keys() []Key {
 		},
 		{
 			Name: "timeout", Value: &d.Timeout, Default: "25s", Max: "24h", Flag: "drain-timeout", Arg: "DURATION",
-			Doc: "How long connections may go on after SIGTERM; then what is left is closed. Orchestrators kill after 30s.",
+			Doc: "How long connections may go on after SIGTERM; then what is left is closed. Kubernetes kills after 30s, and `docker stop` after 10s: give the container more (`--stop-timeout 30`), or set this to `8s`, as the image's own configuration does.",
 		},
 		{
 			Name: "upgrade_timeout", Value: &d.UpgradeTimeout, Default: "0s",
