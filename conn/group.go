@@ -56,6 +56,7 @@ type Group struct {
 	nextID  atomic.Uint64
 	before  atomic.Uint64 // ids that predecessors have given
 	changed chan struct{} // has room for one: the group became empty, or is so no longer
+	left    chan struct{} // has room for one: a connection has ended
 
 	mu       sync.Mutex
 	sessions map[*session]struct{}
@@ -88,6 +89,7 @@ func NewGroup(ctx context.Context, o Options) *Group {
 		base:     base,
 		endAll:   endAll,
 		changed:  make(chan struct{}, 1),
+		left:     make(chan struct{}, 1),
 		sessions: make(map[*session]struct{}),
 		empty:    make(chan struct{}),
 	}
@@ -117,6 +119,10 @@ func (g *Group) Active() int {
 // Changed gets a value when the group becomes empty, and when it has a connection
 // again. Several changes may come as one value. It has one reader.
 func (g *Group) Changed() <-chan struct{} { return g.changed }
+
+// Left gets a value when a connection has ended. Several ends may come as one
+// value. It has one reader.
+func (g *Group) Left() <-chan struct{} { return g.left }
 
 // Admit takes the connection and serves it in a task of its own, or refuses
 // it: then the reason is one of metrics.Refused*, and the connection is still
@@ -296,7 +302,7 @@ func (g *Group) addUpTo(s *session, extra int64) (refused string) {
 	}
 	g.sessions[s] = struct{}{}
 	if len(g.sessions) == 1 {
-		g.notify()
+		notify(g.changed)
 	}
 	return ""
 }
@@ -305,18 +311,19 @@ func (g *Group) remove(s *session) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.sessions, s)
+	notify(g.left)
 	if len(g.sessions) > 0 {
 		return
 	}
-	g.notify()
+	notify(g.changed)
 	if g.draining {
 		close(g.empty)
 	}
 }
 
-func (g *Group) notify() {
+func notify(c chan<- struct{}) {
 	select {
-	case g.changed <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }

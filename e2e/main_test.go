@@ -24,6 +24,9 @@ const inNamespace = "CLEVERSOCKS_E2E_NAMESPACE"
 var binary string
 
 func TestMain(m *testing.M) {
+	if os.Getenv(asSuccessor) != "" {
+		os.Exit(succeedBadly())
+	}
 	if os.Getenv(inNamespace) == "" {
 		os.Exit(enterNamespace())
 	}

@@ -77,53 +77,58 @@ func asked(c net.Conn, payload string, patience time.Duration) (source string) {
 func TestUpgradeDatagrams(t *testing.T) {
 	client, beyond := newBehind(t), newNeighbour(t, "far0", "far1", 88)
 	takeMarked(t)
-	for _, address := range []string{"10.88.0.2:0", "[2001:db8:88::2]:0"} {
-		server := sourceEcho(t, beyond, address)
-		p := freePort(t)
-		d := lineageOf(start(t, "[[listener]]\naddress = \"[::]:"+p+"\"\ntransparent = \"tproxy\"\nreuse_port = 2\n[drain]\ntimeout = \"100ms\"\n[log]\naccess = \"off\"\n[acl]\nblock_private = false\n"))
-		t.Run(address, func(t *testing.T) {
-			loadRules(t, "tproxy.nft", "cleversocks_tproxy", "inside=lan0", "proxy_port="+p, "proxy_mark=47")
-			flows := make([]net.Conn, 300)
-			client.inside(func() {
-				for i := range flows {
-					flows[i], _ = net.Dial("udp", server.String())
-				}
-			})
-			before := make([]string, len(flows))
-			var sent atomic.Int64
-			done := make(chan struct{})
-			go func() {
-				defer close(done)
-				pace := time.NewTicker(3 * time.Millisecond)
-				defer pace.Stop()
-				for i, c := range flows {
-					before[i] = asked(c, fmt.Sprint("datagram ", i), patience)
-					sent.Add(1)
-					<-pace.C
-				}
-			}()
-			for n := range 3 {
-				eventually(t, "some more flows", func() bool { return sent.Load() >= int64(n)*60+30 })
-				d.upgrade()
-			}
-			<-done
-			moved, lost := 0, 0
-			for i, c := range flows {
-				switch source := asked(c, fmt.Sprint("again ", i), patience); {
-				case before[i] == "" || source == "":
-					lost++
-				case source != before[i]:
-					moved++
-				}
-				c.Close()
-			}
-			if moved > 0 || lost > 0 {
-				t.Errorf("of %d flows %d lost a datagram, and %d came from elsewhere afterwards", len(flows), lost, moved)
-			}
-			if n := len(d.all("the predecessor has ended")); n > 0 {
-				t.Errorf("%d processes have ended, with their flows", n)
-			}
-		})
+	servers := []netip.AddrPort{sourceEcho(t, beyond, "10.88.0.2:0"), sourceEcho(t, beyond, "[2001:db8:88::2]:0")}
+	p, own := freePort(t), ownBinary(t)
+	config := writeFile(t, "c.toml", "[[listener]]\naddress = \"[::]:"+p+"\"\ntransparent = \"tproxy\"\nreuse_port = 2\n[drain]\ntimeout = \"100ms\"\n[log]\naccess = \"off\"\n[acl]\nblock_private = false\n")
+	d := lineageOf(startCommand(t, exec.Command(own, "--config", config, "--log-format", "json")))
+	loadRules(t, "tproxy.nft", "cleversocks_tproxy", "inside=lan0", "proxy_port="+p, "proxy_mark=47")
+	flows := make([]net.Conn, 300)
+	client.inside(func() {
+		for i := range flows {
+			flows[i], _ = net.Dial("udp", servers[i%len(servers)].String())
+		}
+	})
+	before := make([]string, len(flows))
+	var sent atomic.Int64
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		pace := time.NewTicker(3 * time.Millisecond)
+		defer pace.Stop()
+		for i, c := range flows {
+			before[i] = asked(c, fmt.Sprint("datagram ", i), patience)
+			sent.Add(1)
+			<-pace.C
+		}
+	}()
+	more := func(n int64) {
+		eventually(t, "some more flows", func() bool { return sent.Load() >= n })
+	}
+	more(30)
+	replaceBinary(t, own, badSuccessor(t, own)) // which gives the turn back
+	d.tell(syscall.SIGUSR2)
+	d.await("upgrade failed: this process goes on", 1)
+	replaceBinary(t, own, binary)
+	for n := range 3 {
+		more(int64(n)*60 + 60)
+		d.upgrade()
+	}
+	<-done
+	moved, lost := 0, 0
+	for i, c := range flows {
+		switch source := asked(c, fmt.Sprint("again ", i), patience); {
+		case before[i] == "" || source == "":
+			lost++
+		case source != before[i]:
+			moved++
+		}
+		c.Close()
+	}
+	if moved > 0 || lost > 0 {
+		t.Errorf("of %d flows %d lost a datagram, and %d came from elsewhere afterwards", len(flows), lost, moved)
+	}
+	if n := len(d.all("the predecessor has ended")); n > 0 {
+		t.Errorf("%d processes have ended, with their flows", n)
 	}
 }
 

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -9,6 +10,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // ownBinary is a copy of the program, which a test may replace.
@@ -135,4 +139,79 @@ func readText(t *testing.T, path string) string {
 		t.Fatal(err)
 	}
 	return string(b)
+}
+
+// asSuccessor has this test binary be a successor that says it is ready, and
+// ends when it has got the turn: it is the program of the next version that
+// crashes on what it finds.
+const asSuccessor = "E2E_AS_SUCCESSOR"
+
+func succeedBadly() int {
+	const channel = 3 // SD_LISTEN_FDS_START
+	buf := make([]byte, 1<<16)
+	for _, want := range []string{`"kind":"hello"`, `"kind":"yours"`} {
+		for text := ""; !strings.Contains(text, want); {
+			n, err := syscall.Read(channel, buf)
+			if errors.Is(err, syscall.EAGAIN) {
+				poll := []unix.PollFd{{Fd: channel, Events: unix.POLLIN}}
+				_, _ = unix.Poll(poll, -1)
+				continue
+			}
+			if err != nil || n == 0 {
+				return 4
+			}
+			text = string(buf[:n])
+		}
+		if _, err := syscall.Write(channel, []byte(`l{"kind":"ready","body":[0,1,2,3,4,5,6,7]}`)); err != nil {
+			return 5
+		}
+	}
+	return 3
+}
+
+// badSuccessor is a program that succeeds badly, beside the one given, where
+// that one's sandbox lets it be started.
+func badSuccessor(t *testing.T, own string) (script string) {
+	t.Helper()
+	replaceBinary(t, own+".bad", os.Args[0])
+	return writeFile(t, "bad", "#!/bin/sh\n"+asSuccessor+"=1 exec "+own+".bad\n")
+}
+
+// A successor that crashes when it has the turn, while nobody accepts, gives it
+// back by that: clients that came meanwhile have waited, and none is lost.
+func TestSuccessorCrashesWithTheTurn(t *testing.T) {
+	echo := echoServer(t, "127.0.0.1:0")
+	own := ownBinary(t)
+	config := writeFile(t, "c.toml", withAPI(t, "[log]\naccess = \"off\"\n[limits]\nexempt = [\"127.0.0.0/8\"]\n[[listener]]\naddress = \"127.0.0.1:0\"\nreuse_port = 2\n"))
+	d := lineageOf(startCommand(t, exec.Command(own, "--config", config, "--log-format", "json")))
+	tunnel, _ := connect(t, d.address, echo)
+	replaceBinary(t, own, badSuccessor(t, own))
+	l := startLoad(3*time.Millisecond, through("tcp", d.address, socksSteps(echo)...))
+	for n := range 3 {
+		d.tell(syscall.SIGUSR2)
+		if failed := d.await("upgrade failed: this process goes on", n+1); !strings.Contains(failed.text("err"), "exit status 3") {
+			t.Errorf("%v", failed)
+		}
+		enough := l.made.Load() + 50
+		eventually(t, "50 more", func() bool { return l.made.Load() >= enough })
+	}
+	replaceBinary(t, own, binary)
+	d.upgrade()
+	l.end(t)
+	echoes(t, tunnel, "on")
+}
+
+// A successor that dies once it serves takes no connection of the predecessor's
+// with it: that says so, and ends with its last one.
+func TestSuccessorDies(t *testing.T) {
+	echo := echoServer(t, "127.0.0.1:0")
+	d := lineageOf(start(t, "[[listener]]\naddress = \"127.0.0.1:0\"\n"))
+	first := d.pid
+	c, _ := connect(t, d.address, echo)
+	d.upgrade()
+	d.tell(syscall.SIGKILL)
+	d.await("the successor has ended; connections go on here", 1)
+	echoes(t, c, "on")
+	c.Close()
+	eventually(t, "the predecessor ends with its tunnel", func() bool { return !runs(first) })
 }

@@ -215,6 +215,7 @@ func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim,
 			Hosts: func() []string { return d.config.Load().Admin.Hosts },
 		}
 	}}
+	health := &healthPort{log: log, tree: d.tree, panics: d.panics, ready: ready, inherited: d.options.Inherited}
 	who := &accounts{log: log, metrics: m, guards: c.guards, queue: authsvc.NewQueue(authsvc.QueueOptions{Gauge: m.Auth.Waiting})}
 	inForce := onCommit(func(_ context.Context, next *draft) {
 		operator.users.Store(next.users)
@@ -230,7 +231,7 @@ func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim,
 		sockets,
 		&doors{log: log, metrics: m, keeper: c.tls, shaking: conn.NewHandshakeQueue(m.Listener.TLSWaiting)},
 		status,
-		&healthPort{log: log, tree: d.tree, panics: d.panics, ready: ready},
+		health,
 		who,
 		&rules{log: log, metrics: m, locals: c.locals},
 		&outbound{log: log, metrics: m, resolver: c.resolver, history: dial.NewHistory(dialHistory), spares: dial.NewSpares(descriptorBudget().races, m.Limits.Of(metrics.LimitRaces).Inc), panics: d.panics, pools: c.pools},
@@ -273,7 +274,7 @@ func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim,
 		inForce,
 	}
 	operator.reload, operator.edit, operator.hashing = r.Reload, r.editUsers, who.queue
-	d.upgrader = newUpgrader(d, m, c, sockets, status, operator)
+	d.upgrader = newUpgrader(d, m, c, sockets, status, health, operator)
 	r.upgrader = d.upgrader
 	operator.upgrade = d.upgrader.Upgrade
 	return r

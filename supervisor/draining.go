@@ -37,15 +37,6 @@ type draining struct {
 // String names the service.
 func (*draining) String() string { return "draining" }
 
-// How often the successor is told: often while handshakes may be under way, in
-// which somebody logs in, or fails to, and comes back to the successor.
-const (
-	newsSoon = 20 * time.Millisecond
-	newsLate = 500 * time.Millisecond
-	// newsShare bounds the share of a processor that looking for news takes.
-	newsShare = 20
-)
-
 // Serve tells until ctx ends, and once more then.
 func (d *draining) Serve(ctx context.Context) error {
 	defer d.successor.Close()
@@ -66,7 +57,7 @@ func (d *draining) Serve(ctx context.Context) error {
 		d.log.LogAttrs(ctx, slog.LevelWarn, "the successor has ended; connections go on here", slog.Int("pid", d.successor.PID))
 		return suture.ErrDoNotRestart
 	}
-	_ = d.news() // nobody is left to hear that it is
+	_, _ = d.news() // nobody is left to hear that it is
 	return errors.Join(suture.ErrDoNotRestart, ctx.Err())
 }
 
@@ -110,36 +101,37 @@ func (d *draining) follow(s upgrade.State) error {
 }
 
 func (d *draining) tell(ctx context.Context) error {
-	begun := time.Now()
+	// Whoever logs in, or fails to, comes back to the successor at once, and so does
+	// a user whose connection has ended here and who may have one.
+	p := pace{least: 20 * time.Millisecond, most: 500 * time.Millisecond, wake: d.group.Left()}
 	for {
 		look := time.Now()
-		if err := d.news(); err != nil {
+		told, err := d.news()
+		if err != nil {
 			return err
 		}
-		wait := newsSoon
-		if time.Since(begun) > time.Minute {
-			wait = newsLate
-		}
-		if err := pause(ctx, max(wait, newsShare*time.Since(look))); err != nil {
+		if err := p.wait(ctx, told || d.last.Opening > 0, time.Since(look)); err != nil {
 			return err
 		}
 	}
 }
 
-// news tells what is new.
-func (d *draining) news() error {
+// news tells what is new, and whether there was anything.
+func (d *draining) news() (told bool, err error) {
 	for _, t := range d.guards.tables {
-		if err := d.successor.Tell(t.Name, t.News()); err != nil {
-			return err
+		n, err := d.successor.Tell(t.Name, t.News())
+		if err != nil {
+			return false, err
 		}
+		told = told || n > 0
 	}
 	r := holdingsOf(d.guards, d.group)
 	r.Holdings = d.held.of(r.Holdings)
 	if r.Connections == d.last.Connections && r.Opening == d.last.Opening && len(r.Holdings) == 0 {
-		return nil
+		return told, nil
 	}
 	d.last = r
-	return r.send(d.successor.Report)
+	return true, r.send(d.successor.Report)
 }
 
 // holdingsOf is all that the connections of this process hold.

@@ -7,13 +7,16 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"cleversocks/conn/task"
+	"cleversocks/listener"
 	"cleversocks/supervisor/config"
+	"cleversocks/supervisor/upgrade"
 )
 
 // healthPort is a port that accepts while the daemon is ready, for load
@@ -24,8 +27,12 @@ type healthPort struct {
 	panics *task.Reporter
 	ready  func() error
 
+	inherited *upgrade.Inherited // what this process was started with
+
 	opened bool
+	asked  netip.AddrPort // of the settings
 	at     netip.AddrPort
+	mu     sync.Mutex   // of socket, once it is served
 	socket net.Listener // nil: not ready
 }
 
@@ -45,11 +52,14 @@ func (h *healthPort) Prepare(ctx context.Context, d *draft) (change, error) {
 		h.opened = true
 		return nil, nil //nolint:nilnil // nothing to commit
 	}
-	socket, err := h.listen(ctx, address.AddrPort)
+	socket, err := h.inherit(address.AddrPort)
+	if socket == nil && err == nil {
+		socket, err = h.listen(ctx, address.AddrPort)
+	}
 	if err != nil {
 		return nil, refused(d.cfg, healthKey, fmt.Errorf("%s: %w", address, bareSocket(err)))
 	}
-	h.opened, h.socket = true, socket
+	h.opened, h.socket, h.asked = true, socket, address.AddrPort
 	h.at = socket.Addr().(*net.TCPAddr).AddrPort()
 	h.at = netip.AddrPortFrom(h.at.Addr().Unmap(), h.at.Port())
 	d.own = append(d.own, h.at)
@@ -71,8 +81,35 @@ func (o healthOpening) Rollback(context.Context) {
 	o.of.opened, o.of.at, o.of.socket = false, netip.AddrPort{}, nil
 }
 
-// listen shares the port with a predecessor, which closes its own when it is
-// not ready any more.
+// inherit is the port's socket, if a predecessor has passed it, which closes its
+// own when it is not ready any more. What has connected waits in the queue of both.
+func (h *healthPort) inherit(at netip.AddrPort) (net.Listener, error) {
+	files := h.inherited.Take(func(s upgrade.Socket) bool {
+		return s.Role == upgrade.RoleHealth && (s.Address == at.String() || s.Bound == at.String())
+	})
+	if len(files) == 0 {
+		return nil, nil //nolint:nilnil // it is to be opened
+	}
+	defer closeFiles(files) // the listener has its own
+	return listener.Inherit(files[0])
+}
+
+// passing is the port's socket for a successor.
+func (h *healthPort) passing() ([]upgrade.Passing, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	conn, ok := h.socket.(syscall.Conn)
+	if !ok {
+		return nil, nil // it is off, or not ready
+	}
+	p, err := upgrade.Pass(upgrade.Socket{Role: upgrade.RoleHealth, Address: h.asked.String(), Bound: h.at.String()}, conn)
+	if err != nil {
+		return nil, err
+	}
+	return []upgrade.Passing{p}, nil
+}
+
+// listen opens the port, beside a predecessor's of before it was passed on.
 func (h *healthPort) listen(ctx context.Context, at netip.AddrPort) (net.Listener, error) {
 	lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) (err error) {
 		return errors.Join(raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) }), err)
@@ -104,7 +141,9 @@ func (h *healthPort) Serve(ctx context.Context) error {
 				h.log.LogAttrs(ctx, slog.LevelWarn, "the health port cannot be opened again", slog.String("address", h.at.String()), slog.Any("err", err))
 				continue
 			}
+			h.mu.Lock()
 			h.socket = socket
+			h.mu.Unlock()
 			h.serve(scope, socket)
 		case !ready:
 			h.shut()
@@ -113,6 +152,8 @@ func (h *healthPort) Serve(ctx context.Context) error {
 }
 
 func (h *healthPort) shut() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	if h.socket != nil {
 		_ = h.socket.Close() // its loop ends
 		h.socket = nil

@@ -248,10 +248,6 @@ func (ps *predecessors) moved(p *predecessor, raw json.RawMessage) error {
 // String names the service: there may be several.
 func (p *predecessor) String() string { return "predecessor" }
 
-// totalsInterval is how often predecessors hear what counts in all, if that has
-// changed.
-const totalsInterval = 100 * time.Millisecond
-
 // Serve listens until the predecessor has ended, or ctx has.
 func (p *predecessor) Serve(ctx context.Context) error {
 	scope, ctx := task.New(ctx, p.of.panics, "predecessor")
@@ -269,42 +265,43 @@ func (p *predecessor) Serve(ctx context.Context) error {
 // tellTotals tells what counts in all. A successor that goes on in the place of
 // another tells everything anew.
 func (p *predecessor) tellTotals(ctx context.Context) error {
-	tick := time.NewTicker(totalsInterval)
-	defer tick.Stop()
 	last := make(map[string][]byte)
 	var elsewhere changes
+	every := pace{least: 100 * time.Millisecond, most: 400 * time.Millisecond}
 	for {
+		look, told := time.Now(), false
 		for _, t := range p.of.guards.tables {
-			if err := p.tellTable(t, last); err != nil {
+			news, err := p.tellTable(t, last)
+			if err != nil {
 				return err
 			}
+			told = told || news
 		}
-		if p.opening.Load() > 0 { // nothing else of it asks a limit any more
+		opening := p.opening.Load() > 0
+		if opening { // else nothing of it asks a limit any more
 			if changed := elsewhere.of(p.of.elsewhere(p)); len(changed) > 0 {
 				if err := (report{Holdings: changed}).send(p.Report); err != nil {
 					return err
 				}
 			}
 		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := every.wait(ctx, told || opening, time.Since(look)); err != nil {
+			return err
 		}
 	}
 }
 
 // tellTable tells what a table has in all, unless that is as the last time.
-func (p *predecessor) tellTable(t authsvc.Table, last map[string][]byte) error {
+func (p *predecessor) tellTable(t authsvc.Table, last map[string][]byte) (told bool, err error) {
 	if t.Totals == nil {
-		return nil
+		return false, nil
 	}
 	totals, err := json.Marshal(t.Totals())
 	if err != nil || bytes.Equal(totals, last[t.Name]) {
-		return nil //nolint:nilerr // what cannot be marshalled cannot be saved either, which was reported
+		return false, nil //nolint:nilerr // what cannot be marshalled cannot be saved either, which was reported
 	}
 	last[t.Name] = totals
-	return p.Tell(t.Name, json.RawMessage(totals))
+	return true, p.Tell(t.Name, json.RawMessage(totals))
 }
 
 // elsewhere is what users with limits hold in other processes than p.
@@ -341,32 +338,19 @@ func (m tellMoved) Serve(ctx context.Context) error {
 	})
 }
 
-// movedInterval is how often processes tell each other what they have moved for
-// users with a bandwidth: while they do not know, a user may have more.
-const movedInterval = 50 * time.Millisecond
-
 // tellingMoved tells what is moved from now on, until ctx ends or tell fails.
 func tellingMoved(ctx context.Context, users *ratelimit.Users, tell func([]ratelimit.Moved) error) error {
 	users.Moved() // of before
+	// While the others do not know, a user may have more than the bandwidth.
+	p := pace{least: 50 * time.Millisecond, most: 400 * time.Millisecond}
 	for {
 		look := time.Now()
-		if err := tell(users.Moved()); err != nil {
+		list := users.Moved()
+		if err := tell(list); err != nil {
 			return err
 		}
-		if err := pause(ctx, max(movedInterval, newsShare*time.Since(look))); err != nil {
+		if err := p.wait(ctx, len(list) > 0, time.Since(look)); err != nil {
 			return err
 		}
-	}
-}
-
-// pause waits, or says that ctx has ended.
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }

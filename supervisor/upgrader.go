@@ -28,6 +28,7 @@ type upgrader struct {
 	confined     *confinement
 	listeners    *listeners
 	endpoint     *endpoint
+	health       *healthPort
 	guards       *guards
 	group        *conn.Group
 	predecessors *predecessors
@@ -38,11 +39,11 @@ type upgrader struct {
 	done     chan *upgrade.Successor // 1: it serves
 }
 
-func newUpgrader(d *daemon, m *metrics.Registry, c *core, sockets *listeners, status *endpoint, o *operator) *upgrader {
+func newUpgrader(d *daemon, m *metrics.Registry, c *core, sockets *listeners, status *endpoint, health *healthPort, o *operator) *upgrader {
 	m.Daemon.Predecessors(d.predecessors.connections)
 	return &upgrader{
 		program: d.options.Program, log: d.log, metrics: m, panics: d.panics, notify: d.notify, confined: d.confined,
-		inherited: d.options.Inherited, listeners: sockets, endpoint: status, guards: c.guards, group: c.group,
+		inherited: d.options.Inherited, listeners: sockets, endpoint: status, health: health, guards: c.guards, group: c.group,
 		predecessors: d.predecessors,
 		drain: func(s *upgrade.Successor) {
 			d.tree.add(d.tree.core, &draining{
@@ -146,7 +147,7 @@ func (u *upgrader) try(ctx context.Context) (*upgrade.Successor, error) {
 	u.metrics.Daemon.Upgrades.Each(func(outcome string, n uint64) { counted[outcome] += n })
 	s, err := upgrade.Start(ctx, u.successor(), sockets, counted, u.panics)
 	if err != nil {
-		return nil, err
+		return nil, u.confined.explain(err)
 	}
 	u.log.LogAttrs(ctx, slog.LevelInfo, "upgrade: a successor starts", slog.Int("pid", s.PID), slog.String("program", u.program.Path))
 	places, err := s.AwaitReady(ctx)
@@ -205,7 +206,7 @@ func (u *upgrader) giveTurn(ctx context.Context, s *upgrade.Successor, taken map
 func (u *upgrader) handOver(ctx context.Context, s *upgrade.Successor) error {
 	for _, t := range u.guards.tables {
 		t.Yield()
-		if err := s.Tell(t.Name, t.All()); err != nil {
+		if _, err := s.Tell(t.Name, t.All()); err != nil {
 			return err
 		}
 	}
@@ -227,7 +228,7 @@ func (u *upgrader) sockets() (all []upgrade.Passing, owners []*running, err erro
 	if err != nil {
 		return nil, nil, err
 	}
-	for _, more := range []func() ([]upgrade.Passing, error){u.endpoint.passing, u.inherited.Systemd, u.predecessors.passing} {
+	for _, more := range []func() ([]upgrade.Passing, error){u.endpoint.passing, u.health.passing, u.inherited.Systemd, u.predecessors.passing} {
 		sockets, err := more()
 		if err != nil {
 			upgrade.CloseAll(all)

@@ -105,7 +105,11 @@ func TestTell(t *testing.T) {
 		list[i] = i
 	}
 	sent := make(chan error, 1)
-	go func() { sent <- errors.Join(a.tell("empty", []int{}), a.tell("numbers", list), a.send(kindYours, nil)) }()
+	go func() {
+		_, first := a.tell("empty", []int{})
+		_, second := a.tell("numbers", list)
+		sent <- errors.Join(first, second, a.send(kindYours, nil))
+	}()
 	var got []int
 	err := b.expect(t.Context(), kindYours, nil, func(m message) error {
 		return stateOf(m, func(s State) error {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 )
 
@@ -105,7 +106,10 @@ func stateOf(m message, take func(State) error) error {
 }
 
 // Tell passes on what counts in all.
-func (p *Predecessor) Tell(table string, entries any) error { return p.channel.tell(table, entries) }
+func (p *Predecessor) Tell(table string, entries any) error {
+	_, err := p.channel.tell(table, entries)
+	return err
+}
 
 // Report tells what connections of other processes than the predecessor hold.
 func (p *Predecessor) Report(r any) error { return p.channel.send(kindReport, r) }
@@ -136,26 +140,25 @@ func (p *Predecessor) Close() { p.channel.close() }
 // takes them one batch at a time.
 const batch = 256
 
-// tell sends a table's entries, which marshal to a JSON list.
-func (c *channel) tell(table string, entries any) error {
+// tell sends a table's entries, which marshal to a JSON list, and says how many
+// they are.
+func (c *channel) tell(table string, entries any) (int, error) {
 	raw, err := json.Marshal(entries)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	var list []json.RawMessage
 	if err := json.Unmarshal(raw, &list); err != nil {
-		return err
+		return 0, err
 	}
-	for len(list) > 0 {
-		n := min(len(list), batch)
-		part, err := json.Marshal(list[:n])
+	for all := range slices.Chunk(list, batch) {
+		part, err := json.Marshal(all)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		if err := c.send(kindState, State{Table: table, Entries: part}); err != nil {
-			return err
+			return 0, err
 		}
-		list = list[n:]
 	}
-	return nil
+	return len(list), nil
 }

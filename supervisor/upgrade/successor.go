@@ -157,8 +157,10 @@ func (s *Successor) AwaitReady(ctx context.Context) (taken []int, err error) {
 	return taken, s.explain(ctx, s.channel.expect(bounded, kindReady, &taken, nil), ReadyTimeout)
 }
 
-// Tell passes on a table's entries.
-func (s *Successor) Tell(table string, entries any) error { return s.channel.tell(table, entries) }
+// Tell passes on a table's entries, and says how many they are.
+func (s *Successor) Tell(table string, entries any) (int, error) {
+	return s.channel.tell(table, entries)
+}
 
 // Report tells what connections hold that counts in all processes.
 func (s *Successor) Report(r any) error { return s.channel.send(kindReport, r) }

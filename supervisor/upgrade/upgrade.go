@@ -60,6 +60,7 @@ const (
 	RoleListener    Role = "listener"
 	RoleDatagrams   Role = "datagrams" // of a listener that tproxy leads to
 	RoleAdmin       Role = "admin"
+	RoleHealth      Role = "health"
 	RoleSystemd     Role = "systemd"     // passed on under the name that systemd gave it
 	RolePredecessor Role = "predecessor" // the channel to one of before, which still drains
 )
