@@ -1,5 +1,6 @@
 // Package examples holds configurations to start from. Each is a file that a
-// test loads; `cleversocks init` writes some of them.
+// test loads; `cleversocks init` writes some of them. The first line of each tells
+// editors where the schema of the settings is.
 package examples
 
 import "embed"

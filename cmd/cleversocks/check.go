@@ -26,7 +26,7 @@ Problems go to standard error, all of them, each with file and line. Exit status
 		Example: `  cleversocks check --config /etc/cleversocks/cleversocks.toml
   cleversocks check --config cleversocks.toml > /dev/null && echo good
   cleversocks check -i 0.0.0.0 -u alice --password-file password > new.toml
-  cleversocks check --config a.toml | cleversocks check --config -`,
+  cleversocks check --config cleversocks.toml | cleversocks check --config -`,
 		Args: noArguments,
 	}
 	reveal := cmd.Flags().Bool("show-secrets", false, "Prints passwords and hashes as they are.")

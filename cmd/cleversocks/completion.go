@@ -33,11 +33,11 @@ func newCompletion(a *app) *cobra.Command {
 		Use:   "completion SHELL",
 		Short: "Prints what has a shell complete commands, flags and their values",
 		Long: `Prints the completion script for bash, fish, powershell or zsh. Packages install
-it; without one, put it where the shell looks, or load it when the shell starts.
+it; without one, put it where the shell looks, or load it when the shell starts,
+by source <(cleversocks completion bash) for one.
 Names of users, listeners, sessions and upstreams are the running daemon's, or
 those of the file that --config names. bash needs the package bash-completion.`,
-		Example: `  source <(cleversocks completion bash)
-  cleversocks completion bash > /etc/bash_completion.d/cleversocks
+		Example: `  cleversocks completion bash > /etc/bash_completion.d/cleversocks
   cleversocks completion zsh > /usr/local/share/zsh/site-functions/_cleversocks
   cleversocks completion fish > /etc/fish/completions/cleversocks.fish`,
 		ValidArgs: names,
@@ -66,7 +66,7 @@ func (a *app) setCompletion(ctx context.Context, root *cobra.Command) {
 	arguments := map[string]completer{
 		"init": fixed(situationNames()...), "log": fixed("error", "warn", "info", "debug", "trace"), "dns": names, "dns flush": names,
 		"kill": sessions, "user passwd": users, "user set": users, "user expire": users, "user show": users,
-		"user disable": users, "user enable": users, "user remove": users, "bans lift": bans, "whitelist remove": whitelisted,
+		"user disable": users, "user enable": users, "user remove": users, "user reset": users, "bans lift": bans, "whitelist remove": whitelisted,
 		"upstreams drain": upstreams, "upstreams undrain": upstreams,
 	}
 	seen := make(map[*pflag.Flag]bool) // a command has those of the ones above it, too
@@ -85,7 +85,7 @@ func (a *app) setCompletion(ctx context.Context, root *cobra.Command) {
 		case ok:
 			cmd.ValidArgs = nil
 			cmd.ValidArgsFunction = a.function(ctx, complete)
-		case cmd.ValidArgsFunction == nil && cmd.ValidArgs == nil && path != "learn" && path != "test rules":
+		case cmd.ValidArgsFunction == nil && cmd.ValidArgs == nil && !slices.Contains([]string{"learn", "test rules", "user import"}, path): // the others take files
 			cmd.ValidArgsFunction = cobra.NoFileCompletions
 		}
 	}
@@ -105,8 +105,9 @@ func (a *app) completeFlag(ctx context.Context, cmd *cobra.Command, f *pflag.Fla
 	values := map[string]completer{
 		"user": users, "as": users, "listener": listeners, "groups": groups, "listen": addresses, "bind": addresses,
 		"sort": fixed("age", "bytes", "rate"), "command": fixed("connect", "udp", "bind"),
-		"type":  fixed("opened", "closed", "denied", "banned", "reloaded"),
-		"unset": fixed("groups", "from", "max_connections", "max_addresses", "bandwidth", "quota", "valid_from", "valid_until", "hours", "egress", "note"),
+		"existing": fixed("refuse", "keep", "change"),
+		"type":     fixed("opened", "closed", "denied", "banned", "reloaded"),
+		"unset":    fixed("groups", "from", "max_connections", "max_addresses", "bandwidth", "quota", "valid_from", "valid_until", "hours", "egress", "note"),
 	}
 	var err error
 	argument := argumentOf(f)

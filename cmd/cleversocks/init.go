@@ -4,9 +4,11 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -45,12 +47,12 @@ func newInit(a *app) *cobra.Command {
 		fmt.Fprintf(&long, "  %-8s  %s\n", s.name, s.about)
 		names = append(names, s.name)
 	}
-	long.WriteString("\nA file that is there is never overwritten. For friends a users file with one\nuser is written beside it; the password is printed once.")
+	long.WriteString("\nA file that is there is never overwritten. For friends a users file with one\nuser is written beside it; the password is printed once. With --stdout nothing is\nwritten but the configuration, to standard output.")
 	cmd := &cobra.Command{
 		Use:       "init SITUATION",
 		Short:     "Writes a configuration to start from",
 		Long:      long.String(),
-		Example:   "  cleversocks init me\n  cleversocks init friends --output /etc/cleversocks/cleversocks.toml",
+		Example:   "  cleversocks init me --output me.toml\n  cleversocks init sandbox --stdout | cleversocks check --config -",
 		ValidArgs: names,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
@@ -60,18 +62,47 @@ func newInit(a *app) *cobra.Command {
 		},
 	}
 	output := cmd.Flags().StringP("output", "o", "cleversocks.toml", "Writes to `FILE`.")
-	cmd.RunE = func(_ *cobra.Command, args []string) error { return a.initialise(args[0], *output) }
+	stdout := cmd.Flags().Bool("stdout", false, "Writes to standard output, and no users file.")
+	cmd.RunE = func(_ *cobra.Command, args []string) error {
+		text, err := situation(args[0])
+		if err != nil {
+			return err
+		}
+		if *stdout || *output == "-" {
+			_, err := io.WriteString(a.stdout, text)
+			return err
+		}
+		return a.initialise(text, *output)
+	}
 	return cmd
 }
 
-// initialise writes the configuration of a situation and what it needs.
-func (a *app) initialise(situation, output string) error {
-	text, err := examples.Files.ReadFile(situation + ".toml")
-	if err != nil || !isSituation(situation) {
-		return usageError{fmt.Sprintf("unknown situation %q%s", situation, settings.DidYouMean(situation, situationNames()))}
+// schemaFile is where packages put the schema of the settings.
+const schemaFile = "/usr/share/cleversocks/cleversocks.schema.json"
+
+// situation is the configuration for one, with a line that tells editors of the
+// schema, if that is where packages put it.
+func situation(name string) (string, error) {
+	if !slices.Contains(situationNames(), name) {
+		return "", usageError{fmt.Sprintf("unknown situation %q%s", name, settings.DidYouMean(name, situationNames()))}
 	}
-	config := string(text)
-	output, err = filepath.Abs(output)
+	raw, err := examples.Files.ReadFile(name + ".toml")
+	if err != nil {
+		return "", err
+	}
+	text := string(raw)
+	if hint, rest, ok := strings.Cut(text, "\n"); ok && strings.HasPrefix(hint, "#:schema ") {
+		text = rest
+		if _, err := os.Stat(schemaFile); err == nil {
+			text = "#:schema " + schemaFile + "\n" + rest
+		}
+	}
+	return text, nil
+}
+
+// initialise writes a configuration and what it needs.
+func (a *app) initialise(config, output string) error {
+	output, err := filepath.Abs(output)
 	if err != nil {
 		return err
 	}
@@ -90,15 +121,6 @@ func (a *app) initialise(situation, output string) error {
 	}
 	_, err = fmt.Fprintf(a.stdout, "Wrote %s. Read it, then:\n  cleversocks check --config %s\n  cleversocks --config %s\n", output, output, output)
 	return err
-}
-
-func isSituation(name string) bool {
-	for _, s := range situations {
-		if s.name == name {
-			return true
-		}
-	}
-	return false
 }
 
 // addFirstUser writes a users file with one user, and prints the password,

@@ -176,7 +176,7 @@ func drainsIn(s *admin.Session) string {
 func newKill(ctx context.Context, c *client) *cobra.Command {
 	var f sessionFlags
 	cmd := command("kill [ID...]", "Closes connections of a running daemon", "Closes the connections with the ids given, or those that meet the conditions,\nthe latter on all replicas of a fleet. Their records say \"revoked\".",
-		"  cleversocks kill 2f\n  cleversocks kill --user alice", nil, func(ids []string) error {
+		"  cleversocks kill --user alice\n  cleversocks kill --client 192.0.2.7 --target example.com", nil, func(ids []string) error {
 			paths := []string{}
 			for _, id := range ids {
 				paths = append(paths, "/api/v1/sessions/"+url.PathEscape(id))
@@ -368,7 +368,7 @@ goes on, and this says why.
 
 With --pid the daemon is asked by a signal, SIGUSR2, and its log alone tells
 what comes of it.`,
-		"  cleversocks upgrade --config /etc/cleversocks/cleversocks.toml\n  cleversocks upgrade --pid $(pidof cleversocks)", noArguments, func([]string) error {
+		"  cleversocks upgrade --config /etc/cleversocks/cleversocks.toml\n  cleversocks upgrade --pid $(pidof -s cleversocks)", noArguments, func([]string) error {
 			if pid > 0 {
 				return signalUpgrade(pid)
 			}

@@ -79,7 +79,7 @@ func writeCLI(w io.Writer, root *cobra.Command) error {
 			writeCommands(&b, cmd, widest)
 			b.WriteString("```\n\n")
 		}
-		fmt.Fprintf(&b, "```text\n%s\n", cmd.UseLine())
+		fmt.Fprintf(&b, "```text\nUsage: %s\n", cmd.UseLine())
 		writeFlags(&b, "Flags", cmd.LocalFlags(), widest)
 		writeFlags(&b, "Flags of all these commands", cmd.InheritedFlags(), widest)
 		b.WriteString("```\n")

@@ -41,7 +41,7 @@ one, half a second later or more, ends at once. Exit status: 0 drained,
 const examplesOfRoot = `  cleversocks
   cleversocks --config /etc/cleversocks/cleversocks.toml
   cleversocks -i 0.0.0.0 -p 1081 -u alice --password-file password -1
-  generate-settings | cleversocks --config -`
+  cleversocks --config - < cleversocks.toml`
 
 // groupSettings is the heading, in the help, of commands that need no daemon.
 const groupSettings = "settings"

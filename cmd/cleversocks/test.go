@@ -52,12 +52,11 @@ The proxy is the first listener of the settings in --config, or else at
 is asked for, or is the first line of standard input, or comes from
 --password-file or --password-env: never from the command line, where others
 of the machine could see it. Exit status: 0 it works, 1 it does not, 2 usage.`,
-		Example: `  cleversocks test --user alice --to example.com:443
-  cleversocks test --config cleversocks.toml --user alice --to example.com:443
-  cleversocks test --proxy https://proxy.example.org:443 --to example.com:80 \
-    --user alice --password-file password --get / --json
-  cleversocks test --proxy socks4://127.0.0.1:1080 --to mail.example.com:25 \
-    --first-byte`,
+		Example: `  cleversocks test --user alice --password-file password --to example.com:443
+  cleversocks test --config /etc/cleversocks/cleversocks.toml \
+    --user alice --password-file password --to example.com:80 --get /
+  cleversocks test --proxy https://proxy.example.org:443 \
+    --user alice --password-file password --to example.com:443 --json`,
 		Args: noArguments,
 	}
 	f.add(cmd)

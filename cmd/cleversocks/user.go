@@ -26,7 +26,7 @@ Users in the configuration itself are for you to edit.`
 // newUser is `cleversocks user`, which changes users.
 func newUser(ctx context.Context, c *client) *cobra.Command {
 	cmd := command("user", "Adds, changes, disables and removes users", aboutUser,
-		"  cleversocks user add bob --max-connections 50 --quota 100GiB\n  cleversocks user passwd alice\n  cleversocks user set alice --valid-until 2026-12-31T23:59:59Z\n  cleversocks user disable alice",
+		"  cleversocks user add carol --max-connections 50 --quota 100GiB\n  cleversocks user passwd alice\n  cleversocks user set alice --valid-until 2036-12-31T23:59:59Z\n  cleversocks user disable alice",
 		noArguments, func([]string) error {
 			return usageError{"user: add, import, passwd, set, expire, reset, disable, enable, remove, show or list"}
 		})
@@ -34,7 +34,7 @@ func newUser(ctx context.Context, c *client) *cobra.Command {
 		newUserAdd(ctx, c), newUserImport(ctx, c), newUserPasswd(ctx, c), newUserSet(ctx, c), newUserExpire(ctx, c),
 		newUserSwitch(ctx, c, "disable", "Lets a user in no more", "Lets the user in no more, whatever the way to log in, and ends the user's\nconnections.", true),
 		newUserSwitch(ctx, c, "enable", "Lets a disabled user in again", "Lets a disabled user in again, with the password and the quota of before.", false),
-		command("reset NAME...", "Forgets what users have used of their quotas", "Forgets what the users have moved of their quotas, on all replicas of a fleet: a new\nperiod begins.", "  cleversocks user reset alice", oneOrMoreNames, func(names []string) error {
+		command("reset NAME...", "Forgets what users have used of their quotas", "Forgets what the users have moved of their quotas, on all replicas of a fleet: a new\nperiod begins.", "  cleversocks user reset carol", oneOrMoreNames, func(names []string) error {
 			return each(names, func(name string) error {
 				var u admin.User
 				return c.ask(ctx, http.MethodDelete, userPath(name)+"/usage", nil, &u, func(w io.Writer) { row(w, name, stateWords(u.State)) })
@@ -112,7 +112,7 @@ func newUserAdd(ctx context.Context, c *client) *cobra.Command {
 	var f limitFlags
 	var disabled bool
 	cmd := command("add NAME", "Adds a user", "Adds a user to the users file. The password is asked for twice when standard\ninput is a terminal, and else is the first line of it.",
-		"  cleversocks user add bob --groups staff --up 10MiB/s --down 50MiB/s\n  head -1 bobs-password | cleversocks user add bob", exactly(1, 1, "one name"), nil)
+		"  cleversocks user add bob --groups staff --up 10MiB/s --down 50MiB/s\n  head -1 password | cleversocks user add dave", exactly(1, 1, "one name"), nil)
 	f.add(cmd)
 	cmd.Flags().BoolVar(&disabled, "disabled", false, "Adds the user disabled.")
 	cmd.RunE = func(_ *cobra.Command, args []string) error {
@@ -164,7 +164,7 @@ func newUserSet(ctx context.Context, c *client) *cobra.Command {
 func newUserExpire(ctx context.Context, c *client) *cobra.Command {
 	at := "now"
 	cmd := command("expire NAME", "Sets when a user's time ends", "Sets valid_until of a user. When it has passed, connections end and log-ins are\nrefused.",
-		"  cleversocks user expire alice\n  cleversocks user expire alice --at 720h\n  cleversocks user expire alice --at 2026-12-31T23:59:59+01:00", exactly(1, 1, "one name"), nil)
+		"  cleversocks user expire bob\n  cleversocks user expire bob --at 720h\n  cleversocks user expire bob --at 2036-12-31T23:59:59+01:00", exactly(1, 1, "one name"), nil)
 	cmd.Flags().StringVar(&at, "at", at, "At this `TIME`: now, a date and time with its zone, or a duration from now.")
 	cmd.RunE = func(_ *cobra.Command, args []string) error {
 		t, err := moment("--at", at)

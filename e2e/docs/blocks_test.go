@@ -17,9 +17,26 @@ type block struct {
 
 // leftOut has the blocks that are not run, by page and first line, and why.
 var leftOut = map[string]string{
+	"docs/cli.md: cleversocks top":                                       "package e2e runs it, in a terminal",
+	"docs/cli.md: cleversocks events --type denied,banned":               "it goes on until it is interrupted; package e2e runs it",
+	"docs/cli.md: cleversocks drain":                                     "it ends the daemon; package e2e runs it",
 	"README.md: go run github.com/go-task/task/v3/cmd/task@v3.40.1 test": "it is what runs this test",
 	"docs/upgrades.md: [[listener]]":                                     "package dist runs it, with sockets that systemd-socket-activate passes",
 	"docs/protocols.md: SOCKS_CONF=socks.conf socksify kdig +notcp @192.0.2.53 example.com   # not dig: its sendmmsg goes around": "package e2e runs it, with a name server and an FTP server",
+}
+
+// before are commands ahead of a page's own. The examples of the command line are
+// for a folder with some files, and an operator who has the token at hand.
+var before = map[string]string{
+	"docs/cli.md": `mkdir -p /tmp/folder /etc/bash_completion.d /etc/fish/completions /usr/local/share/zsh/site-functions
+cd /tmp/folder
+cp /etc/cleversocks/cleversocks.toml /etc/cleversocks/password /etc/cleversocks/users .
+printf '[[case]]\nto = "example.com:443"\nuser = "alice"\nexpect = "allow"\n' > rules-test.toml
+printf 'erin:a-password-of-hers\nfrank:a-password-of-his\n' > users.txt
+printf '#!/bin/sh\ncat users.txt\n' > directory-export
+chmod +x directory-export
+export CLEVERSOCKS_ADMIN__TOKEN_FILE=/etc/cleversocks/token
+`,
 }
 
 // key is how leftOut names a block.
@@ -51,7 +68,7 @@ func pages(t *testing.T, root string) []string {
 // generated pages are held by the tests of what they are made from.
 func generated(path string) bool {
 	switch filepath.Base(path) {
-	case "cli.md", "configuration.md", "metrics.md", "benchmarks.md":
+	case "configuration.md", "metrics.md", "benchmarks.md":
 		return true
 	}
 	return false

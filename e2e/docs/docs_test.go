@@ -46,6 +46,7 @@ func TestDocs(t *testing.T) {
 		t.Run(page, func(t *testing.T) {
 			t.Parallel()
 			var script strings.Builder
+			script.WriteString(before[page])
 			for _, b := range blocks(t, w.root, page) {
 				fmt.Fprintf(&script, "echo '=== %s:%d'\n", b.page, b.line)
 				script.WriteString(scriptOf(t, b))

@@ -75,7 +75,8 @@ until_true() {
 start() {
 	stop
 	case "$*" in *--log-output*) : ;; *) set -- "$@" --log-output /tmp/daemon.log ;; esac
-	CLEVERSOCKS_LOG__LEVEL=debug "$@" &
+	exec 3<&0 # else a program in the background has /dev/null
+	CLEVERSOCKS_LOG__LEVEL=debug "$@" <&3 3<&- &
 	daemon=$!
 	until_true serves "$@"
 }

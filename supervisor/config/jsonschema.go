@@ -112,7 +112,11 @@ func typeSchema(t reflect.Type) object {
 	case reflect.Int, reflect.Int64:
 		return object{"type": "integer"}
 	case reflect.Slice:
-		return object{"type": "array", "maxItems": maxList, "items": typeSchema(t.Elem())}
+		list := object{"type": "array", "maxItems": maxList, "items": typeSchema(t.Elem())}
+		if _, alone := reflect.TypeAssert[interface{ standsAlone() }](reflect.Zero(t.Elem())); alone {
+			return object{"anyOf": []object{list, typeSchema(t.Elem())}}
+		}
+		return list
 	default:
 		return object{"type": "string"}
 	}
