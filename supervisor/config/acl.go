@@ -53,7 +53,7 @@ func (a *ACL) keys() []Key {
 		},
 		{
 			Name: "strict", Value: &a.Strict, Default: "false",
-			Doc: "Refuses settings whose rules or forwarding rules name a user or a group that does not exist, which is otherwise a warning: a slip in a denial opens what it should close.",
+			Doc: "Refuses settings whose rules or forwarding rules name a user or a group that does not exist, which is otherwise a warning: a slip in a denial opens what it should close. (A listener that does not exist is an error at any rate.)",
 		},
 	}
 }

@@ -176,6 +176,12 @@ func (r *run) loadListenFlags(fs *pflag.FlagSet) {
 		source{text: true, origin: func(string) origin { return o }})
 }
 
+// listensByFlag reports whether -i or -p stands in the place of all listeners of the
+// file.
+func (f *finisher) listensByFlag() bool {
+	return f.flags != nil && (changed(f.flags, listenFlag) || changed(f.flags, portFlag))
+}
+
 func changed(fs *pflag.FlagSet, name string) bool {
 	f := fs.Lookup(name)
 	return f != nil && f.Changed

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"cleversocks/authsvc"
 	"cleversocks/authsvc/gssapi"
 	"cleversocks/conn"
 	"cleversocks/conn/wire"
@@ -185,6 +186,9 @@ func (l *Listener) finishPolicy(f *finisher, element string) {
 		if n == 0 && f.cfg.origins[element+key].layer == fromFile {
 			f.add(f.cfg.originOf(element+key), element+key, "is an empty list: leave it out if nothing is meant to be restricted")
 		}
+	}
+	if slices.Contains(l.Kinds(), authsvc.KindToken) && !f.cfg.isSet(keytabKey) {
+		f.warn("%s.auth names gssapi, and %s is not set: nobody can log in that way", element, keytabKey)
 	}
 	if l.SameEgress() && l.Transparent == "tproxy" {
 		f.add(f.cfg.originOf(element+".egress"), element+".egress", `"same" is the destination's own address with transparent = "tproxy"`)

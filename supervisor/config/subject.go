@@ -59,7 +59,9 @@ func (c *Config) CheckSubjects(users *authsvc.Users) error {
 const maxUnknown = 20
 
 // finishSubjects warns of rules for users and groups that do not exist, since a
-// slip in a denial opens what it should close. With acl.strict it is an error.
+// slip in a denial opens what it should close. With acl.strict it is an error, and
+// of a listener at any rate: those are all in the settings, unless a flag has
+// replaced them.
 func (c *Config) finishSubjects(f *finisher) {
 	if c.subjects == nil {
 		return // not known, for what is wrong with them is said already
@@ -75,7 +77,7 @@ func (c *Config) finishSubjects(f *finisher) {
 			}
 			text := fmt.Sprintf("there is no %s %q%s", kind, clip(name), DidYouMean(name, slices.Sorted(maps.Keys(known))))
 			origin := c.originOf(at)
-			if c.ACL.Strict {
+			if c.ACL.Strict || kind == "listener" && !f.listensByFlag() {
 				f.add(origin, at, "%s", text)
 				continue
 			}

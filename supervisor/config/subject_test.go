@@ -42,6 +42,29 @@ func TestRulesForNobody(t *testing.T) {
 	}
 }
 
+// TestRulesForNoListener: a denial at "ofice" denied nothing, and a route for it left
+// its clients without one, with a warning that nobody read. Users come and go;
+// listeners are all in the settings, so that a name of none is an error. With -p in
+// the place of all of them it is still a warning: somebody tries something.
+func TestRulesForNoListener(t *testing.T) {
+	const office = "[[listener]]\nname = \"office\"\naddress = \"127.0.0.1:1080\"\n[[listener]]\naddress = \"[::1]:1080\"\n"
+	for _, tt := range []struct{ name, file, want string }{
+		{"rule", "[[acl.rule]]\naction = \"deny\"\nlisteners = [\"ofice\"]\n", `acl.rule[0].listeners: there is no listener "ofice"; did you mean office?`},
+		{"forward", "[[forward]]\nlisteners = [\"127.0.0.1:1080\"]\nupstream = \"reject\"\n", `forward[0].listeners: there is no listener "127.0.0.1:1080"`},
+		{"all there", "[[acl.rule]]\naction = \"deny\"\nlisteners = [\"office\", \"[::1]:1080\"]\n", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := load(t, tt.file+office, nil, nil)
+			if (err != nil) != (tt.want != "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("%v", err)
+			}
+			if _, err := load(t, tt.file+office, nil, []string{"-p", "1081"}); err != nil {
+				t.Errorf("with -p: %v", err)
+			}
+		})
+	}
+}
+
 // TestVariablesWithSingleUnderscores: CLEVERSOCKS_AUTH_REQUIRED=true was
 // ignored without a word, and the proxy was open.
 func TestVariablesWithSingleUnderscores(t *testing.T) {
