@@ -196,7 +196,7 @@ func writeSettingsMan(w io.Writer) error {
 				b.WriteString(".br\n" + manLines(manInline(strings.TrimPrefix(line, "- "))))
 			}
 		case strings.HasPrefix(block, "1. "):
-			for item := range strings.SplitSeq(strings.ReplaceAll(block, "\n   ", " "), "\n") {
+			for item := range strings.SplitSeq(strings.ReplaceAll(block, "\n   ", " "), "\n") { // continued lines are indented
 				number, text, _ := strings.Cut(item, " ")
 				fmt.Fprintf(&b, ".IP %s 4\n%s", number, manLines(manInline(text)))
 			}

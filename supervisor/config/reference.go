@@ -14,16 +14,22 @@ const referenceHead = `# Configuration
 Settings come from four places; each wins over the ones before it:
 
 1. the defaults below,
-2. the TOML file given by ` + "`--config FILE`" + `,
+2. the TOML file given by ` + "`--config FILE`" + `; ` + "`-`" + ` is standard input, read once,
 3. the environment: section and key joined by two underscores,
-   ` + "`CLEVERSOCKS_LOG__LEVEL=debug`" + `; lists are comma-separated; names without
-   two underscores are not ours and are ignored,
+   ` + "`CLEVERSOCKS_LOG__LEVEL=debug`" + `; lists are comma-separated. Names without
+   two underscores are not ours (` + "`CLEVERSOCKS_PORT`" + `). One that looks like a slip of
+   a setting is refused where the proxy would be open without it, as
+   ` + "`CLEVERSOCKS_AUTH_REQUIRED`" + `, and else warned of,
 4. the flags, see [cli.md](cli.md).
 
 Tables in double brackets are for the file alone. Unknown keys, wrong types and
 impossible combinations are errors, all reported together, each with its place.
 ` + "`cleversocks check --config FILE`" + ` tries a file and prints the settings in
-force. Durations are written ` + "`\"30s\"`, `\"15m\"`, `\"1h30m\"`" + `; sizes
+force, in a form that can be loaded again. Editors find names, choices and these
+texts in cleversocks.schema.json, which packages put into /usr/share/cleversocks:
+` + "`#:schema PATH`" + ` in the first line of a file names it.
+
+Durations are written ` + "`\"30s\"`, `\"15m\"`, `\"1h30m\"`" + `; sizes
 ` + "`\"16KiB\"`, `\"1MB\"`" + ` or a number of bytes; rates ` + "`\"50MiB/s\"`" + `.
 `
 
