@@ -7,16 +7,38 @@ import (
 	"testing"
 )
 
-// promtool takes what we expose without a remark, with series of every kind.
+// promtool takes what we expose without a remark, with series of every kind and all
+// that can be turned on turned on.
 func TestPromtoolHasNoRemark(t *testing.T) {
 	program(t, "promtool", "prometheus")
 	echo := echoServer(t, "127.0.0.1:0")
 	d := start(t, `
 [auth]
 allow_plain_passwords = true
+once = { enabled = true }
 [[user]]
 name = 'CORP\al"ice'
 password = "correct horse"
+quota = { bytes = "1GiB" }
+bandwidth = { up = "100MiB/s" }
+max_addresses = 3
+[[user]]
+name = "late"
+password = "correct horse"
+valid_until = 2020-01-01T00:00:00Z
+[shared_state]
+url = "redis://127.0.0.1:1"
+[usage]
+url = "http://127.0.0.1:1/"
+interval = "1s"
+[state]
+directory = '`+t.TempDir()+`'
+[resolver]
+servers = ["udp://127.0.0.1:1", "tls://127.0.0.1:1", "https://127.0.0.1:1/dns-query"]
+[[listener]]
+address = "127.0.0.1:0"
+`+newAuthority(t).tlsListener("")+`[acl]
+report_only = true
 [[acl.rule]]
 action = "allow"
 to = ["127.0.0.0/8"]

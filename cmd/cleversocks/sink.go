@@ -136,11 +136,17 @@ func (s *sink) run() {
 			s.closeOut()
 			return
 		}
-		if torn && len(batch) > 0 {
-			batch = append([]byte{'\n'}, batch...)
+		var err error
+		if torn && len(batch) > 0 { // by itself: it is no line that could be lost
+			var ended int
+			ended, err = s.out.Write([]byte{'\n'})
+			torn = ended == 0
 		}
-		n, err := s.out.Write(batch)
-		torn = n > 0 && batch[n-1] != '\n' || torn && n == 0
+		n := 0
+		if err == nil {
+			n, err = s.out.Write(batch)
+			torn = n > 0 && batch[n-1] != '\n' || torn && n == 0
+		}
 		s.settle(batch[n:], err)
 		spare = batch[:0]
 	}

@@ -40,8 +40,11 @@ func newDoor(l net.Listener, full func()) *door {
 func (d *door) Accept() (net.Conn, error) {
 	for {
 		c, err := d.Listener.Accept()
-		if err != nil || d.enter(c) {
-			return c, err
+		if err != nil {
+			return nil, err
+		}
+		if p := (&probing{Conn: c}); d.enter(p) {
+			return p, nil
 		}
 		reset.Close(c)
 	}

@@ -159,3 +159,37 @@ func TestPanickingHandler(t *testing.T) {
 		t.Errorf("afterwards: %d", got)
 	}
 }
+
+// A load balancer that nobody has told a name sends none: by HTTP/1.0, as haproxy's
+// plain check does, or by HTTP/1.1, where it should. What answers no probe refuses it.
+func TestProbesWithoutAHost(t *testing.T) {
+	url, stop := startServer(t, Options{Metrics: func(io.Writer) {}, Ready: func() error { return nil }})
+	defer func() { _ = stop() }()
+	for request, want := range map[string]string{
+		"GET /readyz HTTP/1.0\r\n\r\n":                                 "HTTP/1.0 200",
+		"HEAD /healthz HTTP/1.0\r\n\r\n":                               "HTTP/1.0 200",
+		"GET /readyz HTTP/1.1\r\n\r\n":                                 "HTTP/1.0 200",
+		"HEAD /healthz HTTP/1.1\r\nUser-Agent: a check\r\n\r\n":        "HTTP/1.0 200",
+		"GET /readyz HTTP/1.1\r\nHost: evil.example\r\n\r\n":           "HTTP/1.1 200",
+		"GET /metrics HTTP/1.1\r\n\r\n":                                "HTTP/1.1 400",
+		"GET /metrics HTTP/1.0\r\n\r\n":                                "HTTP/1.0 421",
+		"GET /readyz HTTP/1.1\r\nhost: a\r\nHost: b\r\n\r\n":           "HTTP/1.1 400",
+		"GET /readyz?x HTTP/1.1\r\n\r\n":                               "HTTP/1.1 400",
+		"GET /readyz HTTP/1.1\r\nX-Long: " + strings.Repeat("x", 8000): "", // what is not whole yet waits for the rest
+	} {
+		c, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(c, request); err != nil {
+			t.Fatal(err)
+		}
+		if want != "" {
+			answer := make([]byte, 12)
+			if _, err := io.ReadFull(c, answer); err != nil || string(answer) != want {
+				t.Errorf("%.60q: %q, %v, want %s", request, answer, err, want)
+			}
+		}
+		c.Close()
+	}
+}

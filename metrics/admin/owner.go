@@ -11,7 +11,8 @@ import (
 // the user whom the daemon runs as, or from root: such a one could as well read
 // the token.
 func isOwner(r *http.Request) bool {
-	c, ok := r.Context().Value(placeKey{}).(*net.UnixConn)
+	socket, _ := r.Context().Value(placeKey{}).(net.Conn)
+	c, ok := unprobed(socket).(*net.UnixConn)
 	if !ok {
 		return false
 	}

@@ -162,10 +162,18 @@ func (p *pusher) post(ctx context.Context, b batch) (after time.Duration, err er
 	case resp.StatusCode == http.StatusBadRequest, resp.StatusCode == http.StatusRequestEntityTooLarge, resp.StatusCode == http.StatusUnprocessableEntity:
 		return 0, fmt.Errorf("%w: %s", errRejected, resp.Status)
 	}
-	if seconds, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && seconds > 0 {
-		after = min(time.Duration(seconds)*time.Second, lastPause)
+	return retryAfter(resp.Header.Get("Retry-After"), time.Now()), fmt.Errorf("the endpoint answers %s", resp.Status)
+}
+
+// retryAfter is how long an endpoint wants to be left alone (RFC 9110 §10.2.3): it
+// says seconds, or a date. 0: it does not say.
+func retryAfter(value string, now time.Time) (after time.Duration) {
+	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
+		after = time.Duration(seconds) * time.Second
+	} else if at, err := http.ParseTime(value); err == nil {
+		after = at.Sub(now)
 	}
-	return after, fmt.Errorf("the endpoint answers %s", resp.Status)
+	return max(0, min(after, lastPause))
 }
 
 // failed says how long to wait after an attempt that failed. The log hears of the first.

@@ -331,3 +331,17 @@ func TestCloseWithoutADisk(t *testing.T) {
 		t.Errorf("%d lost: %s", n, log.String())
 	}
 }
+
+// An endpoint says when it is to be asked again, in seconds or as a date, and not
+// for ever.
+func TestRetryAfter(t *testing.T) {
+	now := time.Date(2026, 11, 29, 10, 0, 0, 0, time.UTC)
+	for value, want := range map[string]time.Duration{
+		"": 0, "7": 7 * time.Second, "0": 0, "-1": 0, "soon": 0, "999999999": lastPause, "99999999999999999999": 0,
+		"Sun, 29 Nov 2026 10:00:30 GMT": 30 * time.Second, "Sun, 29 Nov 2026 09:00:00 GMT": 0, "Mon, 30 Nov 2026 10:00:00 GMT": lastPause,
+	} {
+		if got := retryAfter(value, now); got != want {
+			t.Errorf("%q: %s, want %s", value, got, want)
+		}
+	}
+}

@@ -200,9 +200,19 @@ func (v *view) tell() {
 	}
 	var b strings.Builder
 	for _, line := range [][2]string{
-		{"session", s.ID}, {"client", s.Client}, {"user", s.User}, {"log-in", s.Auth}, {"listener", s.Listener}, {"protocol", s.Protocol + " " + s.Command},
-		{"target", s.Target}, {"connected to", s.HostIP}, {"from", s.Local}, {"upstream", s.Upstream}, {"rule", s.Rule},
-		{"since", s.Started.Local().Format(time.DateTime)}, {"moved", v.o.Size(float64(s.BytesIn)) + " in, " + v.o.Size(float64(s.BytesOut)) + " out"},
+		{"session", s.ID},
+		{"client", s.Client},
+		{"user", s.User},
+		{"log-in", s.Auth},
+		{"listener", s.Listener},
+		{"protocol", s.Protocol + " " + s.Command},
+		{"target", s.Target},
+		{"connected to", s.HostIP},
+		{"from", s.Local},
+		{"upstream", s.Upstream},
+		{"rule", s.Rule},
+		{"since", s.Started.Local().Format(time.DateTime)},
+		{"moved", v.o.Size(float64(s.BytesIn)) + " in, " + v.o.Size(float64(s.BytesOut)) + " out"},
 	} {
 		if strings.TrimSpace(line[1]) != "" {
 			b.WriteString(line[0] + ": " + v.o.Safe(line[1]) + "\n")
