@@ -166,23 +166,7 @@ func TestProtectedBind(t *testing.T) {
 // nowhere.
 func TestProtectedDatagrams(t *testing.T) {
 	g, kdc, _ := kerberosGroup(t, Listener{})
-	echo, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer echo.Close()
-	go func() {
-		buf := make([]byte, 65536)
-		for {
-			n, from, err := echo.ReadFromUDPAddrPort(buf)
-			if err != nil {
-				return
-			}
-			_, _ = echo.WriteToUDPAddrPort(buf[:n], from)
-		}
-	}()
-	port := echo.LocalAddr().(*net.UDPAddr).Port
-	header := []byte{0, 0, 0, 1, 127, 0, 0, 1, byte(port >> 8), byte(port)}
+	header := echoDatagrams(t)
 	for _, level := range bothLevels {
 		c, context, err := kdc.Dial(admit(t, g), gsstest.Login{Client: "alice", Service: gssService}, level)
 		if err != nil {

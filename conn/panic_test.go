@@ -24,6 +24,7 @@ import (
 	"cleversocks/conn/relay"
 	"cleversocks/conn/upstream"
 	"cleversocks/conn/wire/httpproxy"
+	"cleversocks/e2e/written"
 	"cleversocks/metrics"
 	"cleversocks/resolver"
 	"cleversocks/udprelay"
@@ -46,30 +47,12 @@ func (f *faultyUsers) Authenticate(context.Context, *authsvc.Attempt) (authsvc.G
 	return authsvc.Grant{Identity: authsvc.Identity{User: f.account.Name, Method: authsvc.MethodPassword, Account: f.account}}, nil
 }
 
-// loggedLines is a log that may be read while it is written.
-type loggedLines struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *loggedLines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *loggedLines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
-
 // panicking is a group with one place for each source and each user, so that
 // a place which a panic kept would be missed at once.
-func panicking(t *testing.T) (g *Group, m *metrics.Registry, log *loggedLines) {
+func panicking(t *testing.T) (g *Group, m *metrics.Registry, log *written.Text) {
 	t.Helper()
 	g, m = newTestGroup(t, true)
-	log = new(loggedLines)
+	log = new(written.Text)
 	h := g.handler
 	h.panics.Log = slog.New(slog.NewTextHandler(log, nil))
 	h.guards.Gate = ratelimit.NewGate()
@@ -222,7 +205,7 @@ func TestPanicInALiveRelay(t *testing.T) {
 	for driver, options := range map[string]relay.Options{"reactor": {Pools: pools}, "goroutine": {}} {
 		t.Run(driver, func(t *testing.T) {
 			g, m := newTestGroup(t, true)
-			log := new(loggedLines)
+			log := new(written.Text)
 			g.handler.panics.Log = slog.New(slog.NewTextHandler(log, nil))
 			users := &faultyUsers{account: &authsvc.Account{Name: "u", MaxConnections: 1}}
 			policy := *g.Policy()

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -182,17 +183,17 @@ func bindThrough(t *testing.T, g *Group, request []byte, skipped, length int) {
 	}
 }
 
-// datagramsThrough has one datagram go to an echo and come back, and ends the
-// association by its control connection.
-func datagramsThrough(t *testing.T, g *Group) {
+// echoDatagrams sends datagrams back, and gives the head that leads there (RFC 1928
+// section 7).
+func echoDatagrams(t *testing.T) (head []byte) {
 	t.Helper()
 	echo, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer echo.Close()
+	t.Cleanup(func() { echo.Close() })
 	go func() {
-		buf := make([]byte, 2048)
+		buf := make([]byte, 65536)
 		for {
 			n, from, err := echo.ReadFromUDPAddrPort(buf)
 			if err != nil {
@@ -201,6 +202,15 @@ func datagramsThrough(t *testing.T, g *Group) {
 			_, _ = echo.WriteToUDPAddrPort(buf[:n], from)
 		}
 	}()
+	port := echo.LocalAddr().(*net.UDPAddr).Port
+	return slices.Clip([]byte{0, 0, 0, 1, 127, 0, 0, 1, byte(port >> 8), byte(port)})
+}
+
+// datagramsThrough has one datagram go to an echo and come back, and ends the
+// association by its control connection.
+func datagramsThrough(t *testing.T, g *Group) {
+	t.Helper()
+	echo := echoDatagrams(t)
 	client := admit(t, g)
 	if _, err := client.Write([]byte{5, 1, 0}); err != nil {
 		t.Fatal(err)
@@ -214,8 +224,7 @@ func datagramsThrough(t *testing.T, g *Group) {
 		t.Fatal(err)
 	}
 	defer udp.Close()
-	port := echo.LocalAddr().(*net.UDPAddr).Port
-	datagram := append([]byte{0, 0, 0, 1, 127, 0, 0, 1, byte(port >> 8), byte(port)}, "hello"...)
+	datagram := append(echo, "hello"...)
 	if _, err := udp.Write(datagram); err != nil {
 		t.Fatal(err)
 	}

@@ -7,11 +7,11 @@ import (
 	"net"
 	"net/netip"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"cleversocks/e2e/written"
 	"cleversocks/metrics"
 )
 
@@ -33,7 +33,7 @@ func (whoCalls) SetWriteDeadline(time.Time) error { return nil }
 // then a count a minute; sources without end are counted together.
 func TestRefusals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var out lockedText
+		var out written.Text
 		log := slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 			if a.Key == slog.TimeKey || a.Key == slog.LevelKey {
 				return slog.Attr{}
@@ -56,12 +56,12 @@ func TestRefusals(t *testing.T) {
 msg="connection refused" listener=main client=[2001:db8::1]:9 client_ip=2001:db8::1 client_port=9 cause=refused reason=banned
 msg="connection refused" listener=main client=198.51.100.1:5 client_ip=198.51.100.1 client_port=5 cause=refused reason=descriptors
 `
-		if got := out.take(); got != want {
+		if got := out.Take(); got != want {
 			t.Errorf("at once: %s", got)
 		}
 		time.Sleep(refusalInterval + time.Second) //nolint:forbidigo // of a fake clock
 		synctest.Wait()
-		counted := out.take()
+		counted := out.Take()
 		for _, line := range []string{
 			`msg="connections refused" listener=main source=192.0.2.7/32 cause=refused reason=rate count=99`,
 			`msg="connections refused" listener=main source=2001:db8::/64 cause=refused reason=banned count=1`,
@@ -72,7 +72,7 @@ msg="connection refused" listener=main client=198.51.100.1:5 client_ip=198.51.10
 		}
 		time.Sleep(2 * refusalInterval) //nolint:forbidigo // of a fake clock; nothing more comes, and all are forgotten
 		synctest.Wait()
-		if n, got := toldApart(&a.refusals), out.take(); got != "" || n > 0 {
+		if n, got := toldApart(&a.refusals), out.Take(); got != "" || n > 0 {
 			t.Errorf("later: %s, %d", got, n)
 		}
 		for i := range 3 * refusalSources {
@@ -83,7 +83,7 @@ msg="connection refused" listener=main client=198.51.100.1:5 client_ip=198.51.10
 		}
 		cancel()
 		<-done
-		if want := fmt.Sprintf("source=others cause=refused reason=limit count=%d\n", 2*refusalSources); !strings.Contains(out.take(), want) {
+		if want := fmt.Sprintf("source=others cause=refused reason=limit count=%d\n", 2*refusalSources); !strings.Contains(out.Take(), want) {
 			t.Errorf("at the end there is no %q", want)
 		}
 	})
@@ -94,24 +94,4 @@ func toldApart(r *refusals) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return len(r.seen)
-}
-
-// lockedText is a log that is read while it is written.
-type lockedText struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (l *lockedText) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-// take returns what was written since the last call.
-func (l *lockedText) take() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	defer l.text.Reset()
-	return l.text.String()
 }

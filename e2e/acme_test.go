@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -12,11 +11,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 
 	"github.com/miekg/dns"
+
+	"cleversocks/e2e/written"
 )
 
 // ACME against pebble, Let's Encrypt's server for tests: `task e2e` builds it
@@ -35,20 +35,11 @@ type pebble struct {
 	t   *testing.T
 	ca  *authority // of its own certificate
 	cmd *exec.Cmd
-	mu  sync.Mutex
-	out bytes.Buffer
-}
-
-func (p *pebble) Write(b []byte) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.out.Write(b)
+	out written.Text
 }
 
 // issued is how many certificates it has issued.
 func (p *pebble) issued() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	return strings.Count(p.out.String(), "Issued certificate serial")
 }
 
@@ -67,7 +58,7 @@ func startPebble(t *testing.T, ca *authority, valid int) *pebble {
 		pebblePort, pebbleAdmin, ca.path("pebble.crt"), ca.path("pebble.key"), pebbleTLS, valid))
 	p := &pebble{t: t, ca: ca, cmd: exec.Command(path, "-config", config, "-dnsserver", everyName(t))}
 	p.cmd.Env = append(os.Environ(), "PEBBLE_VA_NOSLEEP=1", "PEBBLE_WFE_NONCEREJECT=5")
-	p.cmd.Stdout, p.cmd.Stderr = p, p
+	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.out
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -21,6 +21,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"cleversocks/e2e/written"
 )
 
 // recorder is a conn that keeps what is written, and whose other end is silent.
@@ -258,23 +260,10 @@ func TestTLSChangesInMidStream(t *testing.T) {
 }
 
 // lines is what a program says.
-type lines struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (l *lines) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(b)
-}
+type lines struct{ written.Text }
 
 // await waits until it has said something.
 func (l *lines) await(t *testing.T, what string) {
 	t.Helper()
-	eventually(t, "it says "+what, func() bool {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		return strings.Contains(l.text.String(), what)
-	})
+	eventually(t, "it says "+what, func() bool { return strings.Contains(l.String(), what) })
 }

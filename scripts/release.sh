@@ -64,7 +64,11 @@ for arch; do
 	GOARCH=$arch GOARM=""
 	[ "$arch" = armv7 ] && GOARCH=arm GOARM=7
 	export GOARCH GOARM
-	compile "$STAGE/cleversocks"
+	if [ "$arch" = "$(go env GOHOSTARCH)" ]; then
+		cp "$STAGE/host" "$STAGE/cleversocks"
+	else
+		compile "$STAGE/cleversocks"
+	fi
 	case $arch in armv7) ARCH=arm7 ;; *) ARCH=$arch ;; esac
 	export ARCH
 	cp "$STAGE/cleversocks" "$out/cleversocks-$VERSION-linux-$arch"

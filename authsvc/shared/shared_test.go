@@ -1,7 +1,6 @@
 package shared
 
 import (
-	"bytes"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -15,6 +14,7 @@ import (
 
 	"cleversocks/aclsvc/ratelimit"
 	"cleversocks/authsvc"
+	"cleversocks/e2e/written"
 )
 
 // A cap is the fleet's: of twenty that come to two replicas by turns, ten may
@@ -396,7 +396,7 @@ func TestStartWithoutStore(t *testing.T) {
 	server, url := fake(t)
 	addr := server.Addr()
 	server.Close()
-	var log lockedBuffer
+	var log written.Text
 	r := join(t, url, "a", func(o *Options) {
 		o.Log = slog.New(slog.NewTextHandler(&log, nil))
 		o.Timeout = 20 * time.Millisecond
@@ -452,23 +452,6 @@ func TestSlowStore(t *testing.T) {
 	}
 	wg.Wait()
 	eventually(t, "the breaker opens", r.health.isDown)
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // The URL says what kind of store it is; a bad one is refused without being

@@ -2,7 +2,6 @@ package dist
 
 import (
 	"bufio"
-	"bytes"
 	"fmt"
 	"io"
 	"net"
@@ -21,13 +20,40 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cleversocks/e2e/need"
+	"cleversocks/e2e/written"
 )
+
+// shared is a folder for what several tests need.
+var shared string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "cleversocks-dist-")
+	if err != nil {
+		panic(err)
+	}
+	shared = dir
+	code := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// built is the program with the race detector, once for all tests.
+var built = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(shared, "cleversocks")
+	out, err := exec.Command("go", "build", "-C", "../..", "-race", "-o", path, "./cmd/cleversocks").CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("%w: %s", err, out)
+	}
+	return path, err
+})
 
 // plain is the program, built as it is.
 func plain(t *testing.T) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "cleversocks")
-	run(t, root(t), nil, "go", "build", "-race", "-o", path, "./cmd/cleversocks")
+	path, err := built()
+	if err != nil {
+		t.Fatal(err)
+	}
 	return path
 }
 
@@ -36,8 +62,7 @@ type process struct {
 	t   *testing.T
 	cmd *exec.Cmd
 
-	mu   sync.Mutex
-	said bytes.Buffer
+	said written.Text
 }
 
 func launch(t *testing.T, cmd *exec.Cmd) *process {
@@ -54,9 +79,7 @@ func launch(t *testing.T, cmd *exec.Cmd) *process {
 	go func() {
 		defer close(read)
 		for s := bufio.NewScanner(stderr); s.Scan(); {
-			p.mu.Lock()
-			p.said.WriteString(s.Text() + "\n")
-			p.mu.Unlock()
+			_, _ = io.WriteString(&p.said, s.Text()+"\n")
 		}
 	}()
 	t.Cleanup(func() {
@@ -74,11 +97,7 @@ func launch(t *testing.T, cmd *exec.Cmd) *process {
 	return p
 }
 
-func (p *process) log() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.said.String()
-}
+func (p *process) log() string { return p.said.String() }
 
 // says waits until it has said something.
 func (p *process) says(text string) {

@@ -75,13 +75,23 @@ func run(t *testing.T, stdin, name string, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
+// shared is a folder for what several tests need.
+var shared string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "cleversocks-pod-")
+	if err != nil {
+		panic(err)
+	}
+	shared = dir
+	code := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
+
 // built is the program as the image has it.
 var built = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "cleversocks-pod")
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(dir, "cleversocks")
+	path := filepath.Join(shared, "cleversocks")
 	cmd := exec.Command("go", "build", "-C", "../..", "-trimpath", "-o", path, "./cmd/cleversocks")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	out, err := cmd.CombinedOutput()
@@ -90,15 +100,6 @@ var built = sync.OnceValues(func() (string, error) {
 	}
 	return path, err
 })
-
-// TestMain takes the program away.
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if path, err := built(); err == nil {
-		_ = os.RemoveAll(filepath.Dir(path))
-	}
-	os.Exit(code)
-}
 
 // publish writes a volume as a kubelet does: the files are links through "..data" to
 // a folder with the time's name, and "..data" is replaced by a rename.

@@ -1,22 +1,22 @@
 package shortage
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"cleversocks/e2e/written"
 )
 
 // A full proxy reset everybody without a line at any level. It says so at once,
 // and once a minute, not for each client that it turns away.
 func TestOnceAMinuteWithACount(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var out lockedBuffer
+		var out written.Text // synctest orders reads and writes in time, which the race detector does not see
 		var refused atomic.Uint64
 		w := New(slog.New(slog.NewTextHandler(&out, nil)), []Limit{
 			{Name: "limits.max_connections", Effect: "reset", Count: refused.Load, Figure: func() int64 { return 7 }},
@@ -49,25 +49,4 @@ func TestOnceAMinuteWithACount(t *testing.T) {
 		cancel()
 		synctest.Wait()
 	})
-}
-
-// lockedBuffer is a log that is read while it is written: synctest orders the
-// two in time, which the race detector does not see.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-// Write appends.
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-// String is all that was written.
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
