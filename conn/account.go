@@ -44,7 +44,7 @@ func (a *accounts) enter(s *session) error {
 	case usage != nil && a.guards.Unsure != nil && a.guards.Unsure():
 		return errUnknown
 	}
-	user, verdict := a.guards.Users.Enter(s.ctx, account, s.client.Addr())
+	user, verdict := a.guards.Users.Enter(s.ctx, account, s.client.Addr(), s)
 	if err := userRefusals[verdict]; err != nil {
 		return err
 	}
@@ -53,6 +53,10 @@ func (a *accounts) enter(s *session) error {
 	s.charge.metrics.Active.Add(1)
 	return nil
 }
+
+// EndSurplus ends the session, of whose connection its user's fleet says late that
+// it is one too many.
+func (s *session) EndSurplus() { s.cancel(relay.ErrRevoked) }
 
 // userRefusals are what a user's limits say, as errors.
 var userRefusals = map[ratelimit.Verdict]error{

@@ -152,7 +152,7 @@ func TestRefusedPlainRequests(t *testing.T) {
 	}{
 		"too many": {
 			func(g *Group) {
-				g.handler.guards.Users.Enter(t.Context(), &limited.Account, netip.MustParseAddr("127.0.0.1"))
+				g.handler.guards.Users.Enter(t.Context(), &limited.Account, netip.MustParseAddr("127.0.0.1"), nil)
 			}, nil,
 			cause.Denied, metrics.RefusedUserLimit,
 		},
@@ -261,7 +261,7 @@ func TestPanicsEndOnePlainRequest(t *testing.T) {
 			// The connection's end, which is behind the record's, gives its
 			// user's place back.
 			for end := time.Now().Add(patience); ; {
-				probe, _ := g.handler.guards.Users.Enter(t.Context(), &alice.Account, netip.MustParseAddr("127.0.0.1"))
+				probe, _ := g.handler.guards.Users.Enter(t.Context(), &alice.Account, netip.MustParseAddr("127.0.0.1"), nil)
 				n := probe.Open()
 				probe.Leave(netip.MustParseAddr("127.0.0.1"))
 				if n == 1 {

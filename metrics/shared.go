@@ -24,6 +24,7 @@ type Shared struct {
 	Duration   *vm.PrometheusHistogram
 	Outages    *Counter
 	Alone      *Counter    // decisions that were made without the store
+	Surplus    *Counter    // connections that were ended by a late answer
 	Dropped    *Counter    // calls and events that were given up
 	Events     CounterVec2 // by direction and event
 	EventDelay *vm.PrometheusHistogram
@@ -40,6 +41,7 @@ func newShared(set *vm.Set) *Shared {
 		Duration: set.NewPrometheusHistogramExt("cleversocks_shared_call_duration_seconds", buckets),
 		Outages:  set.NewCounter("cleversocks_shared_outages_total"),
 		Alone:    set.NewCounter("cleversocks_shared_alone_total"),
+		Surplus:  set.NewCounter("cleversocks_shared_surplus_total"),
 		Dropped:  set.NewCounter("cleversocks_shared_dropped_total"),
 		Events: newCounterVec2(set, "cleversocks_shared_events_total", [2]string{"direction", "event"},
 			[]string{"sent", "received"},

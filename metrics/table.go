@@ -86,6 +86,7 @@ var Table = []Family{
 	{"cleversocks_shared_call_duration_seconds", Histogram, "Time of calls to the shared state."},
 	{"cleversocks_shared_outages_total", CounterType, "Times that the shared state ceased to answer."},
 	{"cleversocks_shared_alone_total", CounterType, "Connections that were decided without the shared state, which had not answered in time."},
+	{"cleversocks_shared_surplus_total", CounterType, "Connections that were ended since the shared state, which was late, says that they are too many."},
 	{"cleversocks_shared_dropped_total", CounterType, "Calls and events for the shared state that were given up."},
 	{"cleversocks_shared_events_total", CounterType, "Events of the fleet, by direction and event."},
 	{"cleversocks_shared_event_delay_seconds", Histogram, "Time from an event at another replica until it is known here."},

@@ -43,7 +43,7 @@ func TestUsersElsewhere(t *testing.T) {
 	table.Elsewhere("alice", first, 1)
 	enter := func(from netip.Addr, want Verdict) *User {
 		t.Helper()
-		u, got := table.Enter(t.Context(), account, from)
+		u, got := table.Enter(t.Context(), account, from, nil)
 		if got != want {
 			t.Errorf("from %s: %v, want %v", from, got, want)
 		}
@@ -74,7 +74,7 @@ func TestBandwidthElsewhere(t *testing.T) {
 		var free [2]time.Time // when each may book again
 		for i := range tables {
 			tables[i] = NewUsers()
-			users[i], _ = tables[i].Enter(t.Context(), &authsvc.Account{Name: "alice", Down: rate}, home)
+			users[i], _ = tables[i].Enter(t.Context(), &authsvc.Account{Name: "alice", Down: rate}, home, nil)
 		}
 		begun := time.Now()
 		for told := begun; time.Since(begun) < length; pass(5 * time.Millisecond) {

@@ -171,7 +171,7 @@ func TestPerSourceUnderRace(t *testing.T) {
 func TestUserConnections(t *testing.T) {
 	users := NewUsers()
 	alice := &authsvc.Account{Name: "alice", MaxConnections: 2}
-	enter := func(a *authsvc.Account) (*User, Verdict) { return users.Enter(t.Context(), a, home) }
+	enter := func(a *authsvc.Account) (*User, Verdict) { return users.Enter(t.Context(), a, home, nil) }
 	first, v1 := enter(alice)
 	second, v2 := enter(alice)
 	if _, v3 := enter(alice); v1 != Admitted || v2 != Admitted || first != second || v3 != TooMany || first.Open() != 2 {
@@ -190,8 +190,8 @@ func TestUserConnections(t *testing.T) {
 
 func TestLimitsChangeOnReload(t *testing.T) {
 	users := NewUsers()
-	u, _ := users.Enter(t.Context(), &authsvc.Account{Name: "alice", Up: 1}, home)
-	gone, _ := users.Enter(t.Context(), &authsvc.Account{Name: "gone"}, home)
+	u, _ := users.Enter(t.Context(), &authsvc.Account{Name: "alice", Up: 1}, home, nil)
+	gone, _ := users.Enter(t.Context(), &authsvc.Account{Name: "gone"}, home, nil)
 	gone.Leave(home)
 	next, err := authsvc.NewUsers(authsvc.UsersOptions{Users: []authsvc.UserEntry{{Account: authsvc.Account{Name: "alice", MaxConnections: 1}}}})
 	if err != nil {
@@ -244,7 +244,7 @@ func TestUserAddresses(t *testing.T) {
 	users := NewUsers()
 	var u *User
 	may := func(source netip.Addr) bool {
-		user, v := users.Enter(t.Context(), &authsvc.Account{Name: "alice", MaxAddresses: 2}, source)
+		user, v := users.Enter(t.Context(), &authsvc.Account{Name: "alice", MaxAddresses: 2}, source, nil)
 		u = user
 		return v == Admitted
 	}
@@ -270,12 +270,12 @@ func TestUserInFleet(t *testing.T) {
 	users, others := NewUsers(), &fakeFleet{say: TooWide}
 	users.Join(others)
 	alice := &authsvc.Account{Name: "alice", MaxConnections: 5, MaxAddresses: 2}
-	u, v := users.Enter(t.Context(), alice, netip.MustParseAddr("2001:db8::7"))
+	u, v := users.Enter(t.Context(), alice, netip.MustParseAddr("2001:db8::7"), nil)
 	if v != TooWide || u.Open() != 0 {
 		t.Errorf("verdict %d, %d open", v, u.Open())
 	}
 	others.say = Admitted
-	u, v = users.Enter(t.Context(), alice, netip.MustParseAddr("2001:db8::7"))
+	u, v = users.Enter(t.Context(), alice, netip.MustParseAddr("2001:db8::7"), nil)
 	if v != Admitted || others.held != 1 || others.last != "alice 2001:db8:: 5 2" {
 		t.Errorf("verdict %d, %d held, asked %q", v, others.held, others.last)
 	}
@@ -291,7 +291,7 @@ type fakeFleet struct {
 	last string
 }
 
-func (f *fakeFleet) Enter(_ context.Context, user string, source netip.Addr, most, wide int) Verdict {
+func (f *fakeFleet) Enter(_ context.Context, user string, source netip.Addr, most, wide int, _ Holder) Verdict {
 	f.last = fmt.Sprint(user, " ", source, " ", most, " ", wide)
 	if f.say == Admitted {
 		f.held++

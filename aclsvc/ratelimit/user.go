@@ -25,8 +25,17 @@ type Fleet interface {
 	// Enter asks for one more connection of a user from a source, an
 	// netaddr.SourceKey, and says TooMany, TooWide or Unknown if it may not
 	// be; most and wide are as in Account. Who is Admitted owes it a Leave.
-	Enter(ctx context.Context, user string, source netip.Addr, most, wide int) Verdict
+	// holder (nil: nobody) may be asked to end the connection soon after.
+	Enter(ctx context.Context, user string, source netip.Addr, most, wide int, holder Holder) Verdict
 	Leave(user string, source netip.Addr)
+}
+
+// Holder is who has a connection.
+type Holder interface {
+	// EndSurplus ends the connection: it was let in by what was known, since the
+	// fleet's answer was late, and by that answer it is one too many. It does not
+	// wait.
+	EndSurplus()
 }
 
 // User is one user's limits, shared by all of the user's connections and
@@ -58,8 +67,8 @@ func (t *Users) Join(f Fleet) { t.fleet = f }
 
 // Enter asks for one connection of the account's user from a source (unmapped).
 // Whoever is Admitted gets a User, and owes it one Leave. An account of nil has
-// no limits, and gets a User of its own that nobody shares.
-func (t *Users) Enter(ctx context.Context, a *authsvc.Account, source netip.Addr) (*User, Verdict) {
+// no limits, and gets a User of its own that nobody shares. For holder see Fleet.
+func (t *Users) Enter(ctx context.Context, a *authsvc.Account, source netip.Addr, holder Holder) (*User, Verdict) {
 	key := netaddr.SourceKey(source)
 	if a == nil {
 		u := new(User)
@@ -70,7 +79,7 @@ func (t *Users) Enter(ctx context.Context, a *authsvc.Account, source netip.Addr
 		return u, v
 	}
 	most, wide := u.limits()
-	v := u.fleet.Enter(ctx, u.name, key, most, wide)
+	v := u.fleet.Enter(ctx, u.name, key, most, wide, holder)
 	if v != Admitted {
 		u.leave(key)
 	}

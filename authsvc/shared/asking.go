@@ -14,13 +14,17 @@ func (s *Store) ask(ctx context.Context, u *seat) {
 		u.mu.Lock()
 		claims := u.current()
 		if len(claims) == 0 {
-			if !u.stale {
+			if !u.stale && len(u.doubts) == 0 {
 				u.busy = false
 				u.mu.Unlock()
 				return
 			}
-			s.tell(ctx, u)
+			unsure := s.tell(ctx, u) && s.judge(u)
 			u.mu.Unlock()
+			if unsure {
+				s.publish(event{Kind: eventTighten, User: u.user})
+				after(ctx, s.options.Timeout/2) // for the others to have told
+			}
 			continue
 		}
 		slack := s.askFor(ctx, u, claims)
@@ -109,7 +113,7 @@ func (s *Store) askFor(ctx context.Context, u *seat, claims []*claim) (slack boo
 			case c.refused:
 				c.decide(ratelimit.TooMany)
 			default:
-				c.decide(s.alone(u, c.source))
+				c.decide(s.alone(u, c))
 			}
 		}
 		return false
@@ -135,16 +139,21 @@ func (s *Store) askFor(ctx context.Context, u *seat, claims []*claim) (slack boo
 	return got.slack
 }
 
-// tell says what is held. The seat's lock is held before and after, not
-// meanwhile.
-func (s *Store) tell(ctx context.Context, u *seat) {
+// tell says what is held, and reports whether the store has taken it. The seat's
+// lock is held before and after, not meanwhile.
+func (s *Store) tell(ctx context.Context, u *seat) bool {
 	call, sent := s.telling(u), s.now()
 	u.mu.Unlock()
 	got, err := s.told(ctx, call)
 	u.mu.Lock()
-	if err == nil {
-		u.noted(sent+s.rhythm.lease, got)
+	if err != nil {
+		if u.forgetDoubts(s.now()); s.health.isDown() {
+			u.doubts = nil // nobody knows better
+		}
+		return false
 	}
+	u.noted(sent+s.rhythm.lease, got)
+	return true
 }
 
 // telling is the call that says what is held.
@@ -165,4 +174,49 @@ func (u *seat) noted(until time.Duration, got beaten) {
 	u.stored = got.strict || u.said > 0
 	// Of a strict user the others need to know what is held, not what was.
 	u.stale = u.stale || u.strict && u.said != u.held
+}
+
+// doubt is a connection that was let in while the store was late.
+type doubt struct {
+	holder ratelimit.Holder
+	since  time.Duration
+}
+
+// doubtLife is how long a connection may be ended for a late answer: who has been
+// let in for good stays.
+const doubtLife = time.Second
+
+// forgetDoubts lets stay who has been in for doubtLife.
+func (u *seat) forgetDoubts(now time.Duration) {
+	for len(u.doubts) > 0 && now-u.doubts[0].since > doubtLife {
+		u.doubts = u.doubts[1:]
+	}
+}
+
+// judge ends those of the doubtful connections that are too many, by what the
+// store has answered after they were told to it: of two replicas that were both in
+// doubt, the second one to tell sees what the first one has. true: the others are
+// to say first what they really hold, and then it is asked again. The seat's lock
+// is held.
+func (s *Store) judge(u *seat) (again bool) {
+	u.forgetDoubts(s.now())
+	surplus := min(u.held+u.others-u.most, len(u.doubts))
+	if surplus > 0 && !u.doubted {
+		u.doubted, u.stale = true, true
+		return true
+	}
+	u.doubted = false
+	if surplus > 0 {
+		ended := u.doubts[len(u.doubts)-surplus:]
+		if !s.background(func(context.Context) {
+			for _, d := range ended {
+				d.holder.EndSurplus()
+			}
+		}) {
+			surplus = 0
+		}
+		s.metrics.Surplus.Add(surplus)
+	}
+	u.doubts = nil
+	return false
 }

@@ -24,6 +24,11 @@ func (s *Store) Meet(ctx context.Context) error {
 		return errors.Join(err, errAnswer)
 	}
 	s.offset.Store(t[0]*1000 + t[1]/1000 - time.Now().UnixMilli())
+	met, err := s.newest(ctx, c) // first: what is told while the list is read is read again
+	if err != nil {
+		return err
+	}
+	s.met.Store(&met)
 	return s.readBans(ctx, c)
 }
 

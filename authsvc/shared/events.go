@@ -197,6 +197,10 @@ func (s *Store) follow(ctx context.Context) error {
 }
 
 func (s *Store) followOn(ctx context.Context, c rueidis.Client, last *string, current *bool) error {
+	if met := s.met.Swap(nil); *last == "" && met != nil {
+		*last = *met
+		s.readsOnce.Do(func() { close(s.reads) })
+	}
 	if *last == "" {
 		id, err := s.newest(ctx, c)
 		if err != nil {
@@ -229,8 +233,8 @@ func (s *Store) followOn(ctx context.Context, c rueidis.Client, last *string, cu
 		if e.From != s.id {
 			e.User = string(e.Name)
 			s.happened(ctx, &e)
-		} else if e.Kind == eventMark {
-			s.fleet.readMark(string(e.What))
+		} else {
+			s.happenedHere(&e)
 		}
 	}
 	return nil
@@ -285,6 +289,23 @@ func (s *Store) happened(ctx context.Context, e *event) {
 	case eventReset:
 		if s.options.Quotas != nil {
 			s.options.Quotas.Unshared(e.User) // the store says what is used now
+		}
+	}
+}
+
+// happenedHere takes what this replica has told, in its place among the events: of
+// a ban here and its end elsewhere, told at the same time, the later one holds on
+// all replicas.
+func (s *Store) happenedHere(e *event) {
+	switch e.Kind {
+	case eventMark:
+		s.fleet.readMark(string(e.What))
+	case eventBan:
+		s.ownBan(e.Ban)
+		s.banned(e.Source, e.Ban)
+	case eventUnban:
+		if s.options.Throttle != nil {
+			s.options.Throttle.Forget(e.Source)
 		}
 	}
 }

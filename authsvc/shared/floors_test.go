@@ -163,6 +163,54 @@ func TestLateCallIsTold(t *testing.T) {
 	}
 }
 
+// held is a connection, which ends when it is one too many.
+type held struct {
+	replica *replica
+	ended   *atomic.Int64
+}
+
+func (h held) EndSurplus() {
+	h.ended.Add(1)
+	h.replica.Leave("alice", home)
+}
+
+// Three replicas whose calls are late let in nine of three; the answers say so, and
+// six of them end: not more, though each replica hears that there are too many.
+func TestLateAnswersEndSurplus(t *testing.T) {
+	store, url := fake(t)
+	all := joinAll(t, url, 3, func(o *Options) { o.Timeout = 50 * time.Millisecond })
+	var slow atomic.Bool
+	slow.Store(true)
+	store.Server().SetPreHook(func(_ *server.Peer, cmd string, args ...string) bool {
+		if cmd == "EVALSHA" && slices.Contains(args, "cs:{u:alice}:conns") && slow.Load() {
+			after(t.Context(), 120*time.Millisecond)
+		}
+		return false
+	})
+	var came, ended atomic.Int64
+	var wg sync.WaitGroup
+	for i := range 9 {
+		wg.Go(func() {
+			r := all[i%3]
+			if r.Enter(t.Context(), "alice", home, 3, 0, held{r, &ended}) == ratelimit.Admitted {
+				came.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	slow.Store(false)
+	if came.Load() < 4 {
+		t.Fatalf("%d came: no answer was late", came.Load())
+	}
+	eventually(t, "three are left", func() bool { return came.Load()-ended.Load() == 3 })
+	for _, r := range all {
+		r.quiet(t, "alice")
+	}
+	if left := came.Load() - ended.Load(); left != 3 {
+		t.Errorf("%d are left, the cap is 3", left)
+	}
+}
+
 // A connection that comes before the service runs waits for it, and is counted.
 func TestEnterBeforeServe(t *testing.T) {
 	_, url := fake(t)
@@ -170,7 +218,7 @@ func TestEnterBeforeServe(t *testing.T) {
 	fill(all[0], "alice", 3)
 	verdict := make(chan ratelimit.Verdict, 1)
 	late := prepare(t, url, "late", func(o *Options) { o.Timeout = patience })
-	go func() { verdict <- late.Enter(t.Context(), "alice", home, 3, 0) }()
+	go func() { verdict <- late.Enter(t.Context(), "alice", home, 3, 0, nil) }()
 	eventually(t, "it waits", func() bool {
 		u := late.lockSeat("alice")
 		defer u.mu.Unlock()

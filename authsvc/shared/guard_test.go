@@ -11,9 +11,9 @@ import (
 func TestGuardEnter(t *testing.T) {
 	s := New(Options{Metrics: metrics.New().Shared})
 	s.fleet.floors, s.fleet.beaten, s.fleet.seen = 2, s.now(), [3]int{2, 2, 2}
-	s.Enter(t.Context(), "alice", home, 100, 0) // another of hers is there
+	s.Enter(t.Context(), "alice", home, 100, 0, nil) // another of hers is there
 	if n := testing.AllocsPerRun(1000, func() {
-		s.Enter(t.Context(), "alice", home, 100, 0)
+		s.Enter(t.Context(), "alice", home, 100, 0, nil)
 		s.Leave("alice", home)
 	}); n > 0 {
 		t.Errorf("%v allocations", n)
@@ -24,10 +24,10 @@ func BenchmarkEnter(b *testing.B) {
 	s := New(Options{Metrics: metrics.New().Shared})
 	s.fleet.floors, s.fleet.beaten, s.fleet.seen = 2, s.now(), [3]int{2, 2, 2}
 	ctx := b.Context()
-	s.Enter(ctx, "alice", home, 100, 0)
+	s.Enter(ctx, "alice", home, 100, 0, nil)
 	b.ReportAllocs()
 	for b.Loop() {
-		s.Enter(ctx, "alice", home, 100, 0)
+		s.Enter(ctx, "alice", home, 100, 0, nil)
 		s.Leave("alice", home)
 	}
 }

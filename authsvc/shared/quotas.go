@@ -3,6 +3,7 @@ package shared
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -74,10 +75,7 @@ func (s *Store) ResetQuota(ctx context.Context, a *authsvc.Account) error {
 func (s *Store) syncShares(ctx context.Context, shares []authsvc.Share) error {
 	calls := make([]scriptCall, len(shares))
 	for i, share := range shares {
-		begin := int64(0)
-		if !share.Begin.IsZero() {
-			begin = s.storeTime(share.Begin)
-		}
+		begin := s.periods.told(s, share)
 		calls[i] = scriptCall{
 			keys: []string{s.keys.period(share.User)},
 			args: []string{s.id, itoa(begin), itoa(share.Own), ms(share.Period)},
@@ -96,11 +94,50 @@ func (s *Store) syncShares(ctx context.Context, shares []authsvc.Share) error {
 				return errors.Join(err, errAnswer)
 			}
 			if n[0] > 0 {
-				s.options.Quotas.Learn(shares[i], s.ourTime(n[0]), n[1], n[2], n[3] == 1)
+				s.options.Quotas.Learn(shares[i], s.periods.learnt(s, shares[i].User, n[0]), n[1], n[2], n[3] == 1)
 			}
 		}
 		return nil
 	})
+}
+
+// periods are when users' periods began, as the store says it: by our clock and
+// back, which drift, a period would seem to be another one.
+type periods struct {
+	mu    sync.Mutex
+	users map[string]period
+}
+
+type period struct {
+	ours  time.Time
+	store int64
+}
+
+// learnt is a begin by our clock.
+func (p *periods) learnt(s *Store, user string, begin int64) time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if known := p.users[user]; known.store == begin {
+		return known.ours
+	}
+	if p.users == nil {
+		p.users = make(map[string]period)
+	}
+	p.users[user] = period{s.ourTime(begin), begin}
+	return p.users[user].ours
+}
+
+// told is a share's begin by the store's clock; 0: nothing was moved.
+func (p *periods) told(s *Store, share authsvc.Share) int64 {
+	if share.Begin.IsZero() {
+		return 0
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if known := p.users[share.User]; known.ours.Equal(share.Begin) {
+		return known.store
+	}
+	return s.storeTime(share.Begin)
 }
 
 // foldQuotas gives what this replica has moved to those who left before: its

@@ -137,7 +137,7 @@ func fake(t *testing.T) (*miniredis.Miniredis, string) {
 var home = netip.MustParseAddr("192.0.2.7")
 
 func (r *replica) enter(user string, most int) bool {
-	return r.Enter(context.Background(), user, home, most, 0) == ratelimit.Admitted
+	return r.Enter(context.Background(), user, home, most, 0, nil) == ratelimit.Admitted
 }
 
 // quiet waits until the replica has told all that it has to tell of a user.

@@ -267,20 +267,22 @@ return 1
 // one that the store has lost go on from when the replicas remember.
 //
 // What was moved in a period that began before an operator's reset counts no more.
+// A begin that is later than now is of a replica that has the store's clock wrong,
+// by as long as an answer was under way: it is now.
 //
 // The counts of a period are under the first key with its begin behind it, which
 // has the same hash tag. ARGV: id, begin, moved, length of a period.
 var quotaScript = newScript(clock + `
-local me, told, own, period = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local me, told, own, period = ARGV[1], math.min(tonumber(ARGV[2]), now), tonumber(ARGV[3]), tonumber(ARGV[4])
 local begin = tonumber(redis.call('GET', KEYS[1]) or '0')
 local reset = tonumber(redis.call('GET', KEYS[1] .. ':reset') or '0')
-if begin == 0 then begin = math.max(math.min(told, now), reset) end
+if begin == 0 then begin = math.max(told, reset) end
 if begin == 0 then return {'0', '0', '0', 0} end
 if now >= begin + period then begin = begin + math.floor((now - begin) / period) * period end
 local life = string.format('%d', begin + period - now + 86400000)
 redis.call('SET', KEYS[1], string.format('%d', begin), 'PX', life)
 local key, counts = KEYS[1] .. ':' .. string.format('%d', begin), 0
-if told >= reset and (told == begin or told > begin - period and told <= now) then
+if told >= reset and told > begin - period then
   counts = 1
   if own > 0 then redis.call('HSET', key, me, string.format('%d', own)) end
 end

@@ -41,6 +41,8 @@ type seat struct {
 
 	busy      bool
 	stale     bool // the store should hear of held soon
+	doubts    []doubt
+	doubted   bool // the others were asked what they hold, to judge these
 	waiting   []*claim
 	tightened time.Duration // when the others were last asked in vain to be strict
 	gone      bool          // out of the table
@@ -50,6 +52,7 @@ type seat struct {
 type claim struct {
 	source  netip.Addr
 	fresh   bool // the source is new here, and the user may have few
+	holder  ratelimit.Holder
 	decided chan ratelimit.Verdict
 	refused bool // by the store, unless others give something back
 	over    bool // it is decided, or waits no longer
@@ -81,8 +84,10 @@ func (s *Store) lockSeat(user string) *seat {
 // Enter asks for one more connection of a user from a source (a netaddr.SourceKey):
 // most and wide bound the connections and the sources that the user has in the
 // whole fleet; 0: any number. Admitted owes one Leave. It asks the store only
-// where the user has many, and returns within the budget of a call.
-func (s *Store) Enter(ctx context.Context, user string, source netip.Addr, most, wide int) ratelimit.Verdict {
+// where the user has many, and returns within the budget of a call. Of what it lets
+// in since the store was late, the holder (nil: nobody) may hear in the next moment
+// that it is one too many.
+func (s *Store) Enter(ctx context.Context, user string, source netip.Addr, most, wide int, holder ratelimit.Holder) ratelimit.Verdict {
 	u := s.lockSeat(user)
 	u.most, u.wide = most, wide
 	fresh := wide > 0 && u.sources[source] == 0
@@ -91,10 +96,10 @@ func (s *Store) Enter(ctx context.Context, user string, source netip.Addr, most,
 		u.mu.Unlock()
 		return ratelimit.Admitted
 	}
-	c := &claim{source: source, fresh: fresh, decided: make(chan ratelimit.Verdict, 1)}
+	c := &claim{source: source, fresh: fresh, holder: holder, decided: make(chan ratelimit.Verdict, 1)}
 	if s.health.isDown() {
 		defer u.mu.Unlock()
-		return s.alone(u, source)
+		return s.alone(u, c)
 	}
 	u.waiting = append(u.waiting, c)
 	heard := u.answers
@@ -169,19 +174,19 @@ func (s *Store) giveUp(u *seat, c *claim) ratelimit.Verdict {
 	if c.refused {
 		return ratelimit.TooMany
 	}
-	return s.alone(u, c.source)
+	return s.alone(u, c)
 }
 
 // alone decides without the store. Where it answers, and this call was late, what
 // it said of the others a moment ago still holds. Otherwise the whole cap is this
 // replica's for the time of a lease, then its share by the number of replicas
 // there were.
-func (s *Store) alone(u *seat, source netip.Addr) ratelimit.Verdict {
+func (s *Store) alone(u *seat, c *claim) ratelimit.Verdict {
 	s.metrics.Alone.Inc()
 	if s.options.Deny {
 		return ratelimit.Unknown
 	}
-	if u.wide > 0 && u.sources[source] == 0 && len(u.sources) >= u.wide {
+	if u.wide > 0 && u.sources[c.source] == 0 && len(u.sources) >= u.wide {
 		return ratelimit.TooWide
 	}
 	down, most := s.health.isDown(), u.most
@@ -194,8 +199,11 @@ func (s *Store) alone(u *seat, source netip.Addr) ratelimit.Verdict {
 	if u.most > 0 && u.held >= most {
 		return ratelimit.TooMany
 	}
-	u.take(source)
+	u.take(c.source)
 	if !down {
+		if u.most > 0 && c.holder != nil {
+			u.doubts = append(u.doubts, doubt{c.holder, s.now()})
+		}
 		s.tellSoon(u)
 	}
 	return ratelimit.Admitted

@@ -106,7 +106,8 @@ type Store struct {
 	health  health
 	offset  atomic.Int64 // ms to add to our clock to have the store's
 
-	reads     chan struct{} // closed when the events are read
+	met       atomic.Pointer[string] // where the events were when Meet looked
+	reads     chan struct{}          // closed when the events are read
 	readsOnce sync.Once
 
 	fleet   fleet
@@ -116,6 +117,7 @@ type Store struct {
 	missing missing
 	out     outList
 	usage   usage
+	periods periods
 }
 
 // New makes a replica's part that is not connected yet.

@@ -169,7 +169,7 @@ func TestAddressesOfFleet(t *testing.T) {
 	_, url := fake(t)
 	all := joinAll(t, url, 2)
 	from := func(r *replica, last byte) ratelimit.Verdict {
-		return r.Enter(t.Context(), "alice", netip.AddrFrom4([4]byte{192, 0, 2, last}), 0, 2)
+		return r.Enter(t.Context(), "alice", netip.AddrFrom4([4]byte{192, 0, 2, last}), 0, 2, nil)
 	}
 	if a, b, again, c := from(all[0], 1), from(all[1], 2), from(all[1], 1), from(all[1], 3); a+b+again != 3*ratelimit.Admitted || c != ratelimit.TooWide {
 		t.Errorf("verdicts %d %d %d %d", a, b, again, c)
@@ -426,10 +426,10 @@ func TestDeny(t *testing.T) {
 	server.Close()
 	r := join(t, url, "a", func(o *Options) { o.Deny = true })
 	eventually(t, "it is down", r.health.isDown)
-	if v := r.Enter(t.Context(), "alice", home, 10, 0); v != ratelimit.Unknown {
+	if v := r.Enter(t.Context(), "alice", home, 10, 0, nil); v != ratelimit.Unknown {
 		t.Errorf("verdict %d", v)
 	}
-	if v := r.Enter(t.Context(), "bob", home, 0, 0); v != ratelimit.Admitted {
+	if v := r.Enter(t.Context(), "bob", home, 0, 0, nil); v != ratelimit.Admitted {
 		t.Errorf("bob has no limit, and yet: %d", v)
 	}
 	eventually(t, "nobody knows what is left of a quota", r.Unsure)

@@ -171,12 +171,15 @@ func (s *Store) banned(source netip.Addr, data *banData) {
 // Lifted ends a ban for all replicas.
 func (s *Store) Lifted(source netip.Addr) {
 	source = netaddr.SourceKey(source)
-	s.publish(event{Kind: eventUnban, Source: source})
 	s.do(job{source, "lift", true, func(ctx context.Context, c rueidis.Client) error {
 		if err := c.Do(ctx, c.B().Del().Key(s.keys.fail(source), s.keys.ban(source)).Build()).Error(); err != nil {
 			return err
 		}
-		return listScript.run(ctx, c, []string{s.keys.bans(), s.keys.bansData()}, []string{source.String(), "0", ""}).Error()
+		err := listScript.run(ctx, c, []string{s.keys.bans(), s.keys.bansData()}, []string{source.String(), "0", ""}).Error()
+		if err == nil { // not before: who reads the list between the two would never hear of it
+			s.publish(event{Kind: eventUnban, Source: source})
+		}
+		return err
 	}})
 }
 
@@ -212,7 +215,7 @@ func (s *Store) readBans(ctx context.Context, c rueidis.Client) error {
 
 // ownBan leaves the name out of a ban that was made here.
 func (s *Store) ownBan(b *banData) {
-	if b.Replica == s.options.Replica {
+	if b != nil && b.Replica == s.options.Replica {
 		b.Replica = ""
 	}
 }
