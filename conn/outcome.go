@@ -163,8 +163,8 @@ func (s *session) outcome(in phase, err error) outcome {
 	case in != inHandshake:
 	case errors.Is(err, os.ErrDeadlineExceeded) && s.isCutShort():
 		err = errCutShort
-	case errors.Is(err, io.EOF) && s.protocol == wire.ProtocolUnknown:
-		err = errProbe
+	case s.protocol == wire.ProtocolUnknown && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) && !atDoor(err)):
+		err = errProbe // many end by a reset, also behind a TLS handshake
 	}
 	o := outcomeOf(in, err)
 	if s.ctx.Err() != nil && !o.final {

@@ -40,6 +40,20 @@ func TestChromiumOverHTTP2(t *testing.T) {
 	}
 }
 
+// TestBigAnswerOverHTTP2: all that a destination says before it closes arrives, and
+// then an end, however small the client's windows are: Envoy lost the last part of
+// answers with "Connection: close".
+func TestBigAnswerOverHTTP2(t *testing.T) {
+	web := origin(t, "127.0.0.1:0")
+	d := start(t, newAuthority(t).tlsListener(""))
+	to := strings.TrimPrefix(web.URL, "http://")
+	for range 3 {
+		if got := sum(strings.NewReader(getOverHTTP2(t, d.address, to, "/big"))); got != bigSum() {
+			t.Errorf("%s arrived", got)
+		}
+	}
+}
+
 // TestTicketsOverHTTP2: a browser that comes by TLS speaks HTTP/2, and brings its
 // ticket for each stream: pages with TLS, by tunnels, and others.
 func TestTicketsOverHTTP2(t *testing.T) {

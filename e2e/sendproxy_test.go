@@ -73,6 +73,11 @@ func TestSendProxyToDestination(t *testing.T) {
 // overHTTP2 is the answer to a request in a tunnel through a proxy of HTTP/2.
 func overHTTP2(t *testing.T, proxy, to string) string {
 	t.Helper()
+	return getOverHTTP2(t, proxy, to, "/")
+}
+
+func getOverHTTP2(t *testing.T, proxy, to, path string) string {
+	t.Helper()
 	c, err := tls.Dial("tcp", proxy, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
 	if err != nil {
 		t.Fatal(err)
@@ -89,7 +94,7 @@ func overHTTP2(t *testing.T, proxy, to string) string {
 		t.Fatal(err)
 	}
 	defer answer.Body.Close()
-	fmt.Fprintf(in, "GET / HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", to)
+	fmt.Fprintf(in, "GET %s HTTP/1.0\r\nHost: %s\r\n\r\n", path, to)
 	all, err := io.ReadAll(answer.Body)
 	if err != nil {
 		t.Errorf("HTTP/2: %v", err)

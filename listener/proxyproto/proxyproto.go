@@ -21,6 +21,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"syscall"
 
 	"github.com/gaissmai/bart"
 	proxy "github.com/pires/go-proxyproto"
@@ -108,11 +109,11 @@ type Header struct {
 // is a peer that has sent none.
 func (p *Policy) Read(conn net.Conn) (h Header, present bool, err error) {
 	seen, err := peekHeader(conn)
+	if len(seen) == 0 && (err == nil || errors.Is(err, syscall.ECONNRESET)) {
+		return Header{}, false, io.EOF // a probe, or a client that thought better of it
+	}
 	if err != nil {
 		return Header{}, false, err
-	}
-	if len(seen) == 0 {
-		return Header{}, false, io.EOF // a probe, or a client that thought better of it
 	}
 	length, err := headerLength(seen)
 	switch {

@@ -290,6 +290,74 @@ func TestClientCertificates(t *testing.T) {
 }
 
 // A ticket from before must not carry a client past its revocation.
+// What mounts Kubernetes' secrets leaves the names alone, and turns the link that they
+// go through to another folder: other proxies served the old certificate until they
+// were restarted.
+func TestFilesBehindALink(t *testing.T) {
+	ca, dir := newAuthority(t, "ca"), t.TempDir()
+	put := func(version string) {
+		t.Helper()
+		if err := os.Mkdir(filepath.Join(dir, version), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		files{cert: filepath.Join(dir, version, "tls.crt"), key: filepath.Join(dir, version, "tls.key")}.put(t, ca.issue("proxy"))
+		if err := os.Symlink(version, filepath.Join(dir, "..data.new")); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(filepath.Join(dir, "..data.new"), filepath.Join(dir, "..data")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("one")
+	for _, name := range []string{"tls.crt", "tls.key"} {
+		if err := os.Symlink(filepath.Join("..data", name), filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k := keeper()
+	d := open(t, k, Options{Cert: filepath.Join(dir, "tls.crt"), Key: filepath.Join(dir, "tls.key")})
+	before := d.Leaf()
+	put("two")
+	k.look(t.Context())
+	if d.Leaf().Equal(before) {
+		t.Error("the old certificate is served")
+	}
+}
+
+// Where client_ca is an intermediate authority, its own list is all that there has to
+// be: haproxy then refused everybody, for want of the root's.
+func TestListOfAnIntermediate(t *testing.T) {
+	root, between, f := newAuthority(t, "root"), newAuthority(t, "between"), newFiles(t)
+	between.certifiedBy(root)
+	f.put(t, root.issue("proxy"))
+	write(t, f.ca, certPEM(between.cert.Raw))
+	good, bad := between.issue("good"), between.issue("bad")
+	between.revoke(f.crl, bad)
+	d := open(t, keeper(), Options{Cert: f.cert, Key: f.key, ClientCA: f.ca, CRL: f.crl})
+	for _, tt := range []struct {
+		cert tls.Certificate
+		ok   bool
+	}{{good, true}, {bad, false}, {root.issue("not of it"), false}} {
+		c := clientConfig(root)
+		c.Certificates = []tls.Certificate{tt.cert}
+		if _, _, err, _ := handshake(t, d, c); (err == nil) != tt.ok {
+			t.Errorf("%s: %v", tt.cert.Leaf.Subject, err)
+		}
+	}
+}
+
+// certifiedBy makes an authority another's.
+func (a *authority) certifiedBy(root *authority) {
+	a.t.Helper()
+	der, err := x509.CreateCertificate(rand.Reader, a.cert, root.cert, a.key.Public(), root.key)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	if a.cert, err = x509.ParseCertificate(der); err != nil {
+		a.t.Fatal(err)
+	}
+}
+
 func TestResumedSessionsAreRevokedToo(t *testing.T) {
 	ca, clients, f := newAuthority(t, "ca"), newAuthority(t, "clients"), newFiles(t)
 	f.put(t, ca.issue("proxy"))
