@@ -17,17 +17,20 @@ import (
 func taken(cfg *config.Config) []string {
 	var warnings []string
 	keys, addresses := bound(cfg)
-	free := false
+	free, busy := false, 0
 	for i, at := range addresses {
 		switch {
 		case !at.AddrPort.IsValid() || at.AddrPort.Port() == 0:
 		case inUse(at.AddrPort):
+			if busy++; keys[i] == adminKey && !cfg.Admin.Configured {
+				continue // the daemon goes on without it
+			}
 			warnings = append(warnings, cfg.At(keys[i], fmt.Sprintf("%s is in use at the moment, and a daemon that is started now would not get it", at), nil).Error())
 		default:
 			free = true
 		}
 	}
-	if !free && len(warnings) > 1 {
+	if !free && busy > 1 {
 		return nil
 	}
 	return warnings

@@ -75,9 +75,15 @@ func writeCLI(w io.Writer, root *cobra.Command) error {
 		}
 		fmt.Fprintf(&b, "```sh\n%s\n```\n\n", strings.ReplaceAll(strings.TrimPrefix(cmd.Example, "  "), "\n  ", "\n"))
 		if !cmd.HasParent() {
-			b.WriteString("The commands, each of which has a section below:\n\n```text")
-			writeCommands(&b, cmd, widest)
-			b.WriteString("```\n\n")
+			for _, g := range append(cmd.Groups(), &cobra.Group{Title: "Others:"}) {
+				b.WriteString(g.Title + "\n\n")
+				for _, sub := range cmd.Commands() {
+					if sub.GroupID == g.ID && sub.IsAvailableCommand() {
+						fmt.Fprintf(&b, "- [%s](#cleversocks-%s): %s\n", sub.Name(), sub.Name(), sub.Short)
+					}
+				}
+				b.WriteByte('\n')
+			}
 		}
 		fmt.Fprintf(&b, "```text\nUsage: %s\n", cmd.UseLine())
 		writeFlags(&b, "Flags", cmd.LocalFlags(), widest)

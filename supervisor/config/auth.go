@@ -203,12 +203,17 @@ func (c *Config) Exposed(names []string, exposed func(i int) bool) []string {
 		switch {
 		case !c.Auth.Required && len(l.Users)+len(l.Groups) == 0:
 			warnings = append(warnings, fmt.Sprintf("no authentication on %s: whoever reaches this address can use the proxy", at))
-		case l.TLS.Enabled():
+		case l.TLS.Enabled() || !c.hasPasswords():
 		default:
 			warnings = append(warnings, fmt.Sprintf("passwords cross the network in clear text on %s", at))
 		}
 	}
 	return warnings
+}
+
+// hasPasswords reports whether somebody has one to log in with.
+func (c *Config) hasPasswords() bool {
+	return c.Auth.Credential != nil || len(c.Users) > 0 || c.isSet(usersFile)
 }
 
 // credential finds the one user. A source of a higher layer wins; two of one
