@@ -3,6 +3,10 @@ package e2e
 import (
 	"context"
 	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -280,12 +284,23 @@ func TestStatusPageUsers(t *testing.T) {
 	open(t, d, "bob", "x", echo)
 }
 
+// below puts an endpoint under a prefix of another server, as a reverse proxy does.
+func below(t *testing.T, address, prefix string) string {
+	t.Helper()
+	to := &url.URL{Scheme: "http", Host: address}
+	front := httptest.NewServer(http.StripPrefix(prefix, &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(to) }}))
+	t.Cleanup(front.Close)
+	return front.URL + prefix + "/"
+}
+
 // The list is one stop of the keyboard's way, and a row that somebody points at or
 // has chosen stays where it is while others come and go: sorted anew under the
-// mouse, another session would be closed than the one that was meant.
+// mouse, another session would be closed than the one that was meant. The page is
+// under a prefix here, where a dashboard asked for its data at the top
+// (traefik#409, #591, #1081).
 func TestStatusPageHoldsStill(t *testing.T) {
 	echo := echoServer(t, "127.0.0.1:0")
-	d := start(t, withAPI(t, apiSettings))
+	d := start(t, withAPI(t, apiSettings)+"hosts = [\"127.0.0.1\"]\n[[listener]]\naddress = \"127.0.0.1:0\"\n")
 	var conns []net.Conn
 	for range 5 {
 		c := login(t, d.address, "127.0.0.1", "alice", "correct horse")
@@ -294,7 +309,7 @@ func TestStatusPageHoldsStill(t *testing.T) {
 		}
 		conns = append(conns, c)
 	}
-	b := browse(t, "http://"+d.admin+"/")
+	b := browse(t, below(t, d.admin, "/ops"))
 	b.visible("#login")
 	b.press("#token", adminToken+"\r")
 	b.until(`$("session-count").textContent === "5"`)

@@ -108,6 +108,7 @@ func (a API) streamEvents(w http.ResponseWriter, r *http.Request) {
 	defer a.Events.leave(l)
 	control := http.NewResponseController(w)
 	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("X-Accel-Buffering", "no") // nginx in front would keep events back
 	// A client that does not read for a minute loses the stream, not before.
 	write := func(text string) bool {
 		_ = control.SetWriteDeadline(time.Now().Add(answerTimeout)) // else the write fails later

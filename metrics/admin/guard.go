@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 )
@@ -69,7 +70,7 @@ func (s *Server) guarded(next http.Handler) http.Handler {
 			text(w, http.StatusMisdirectedRequest, "this name is not ours: call the endpoint by its address, or put the name into admin.hosts")
 			return
 		}
-		if !sameOrigin(r) {
+		if !s.sameOrigin(r) {
 			text(w, http.StatusForbidden, "a page of another site may not ask this")
 			return
 		}
@@ -78,8 +79,9 @@ func (s *Server) guarded(next http.Handler) http.Handler {
 }
 
 // sameOrigin is false for what a page of another site has a browser send.
-// Programs send neither header.
-func sameOrigin(r *http.Request) bool {
+// Programs send neither header. A reverse proxy may call us by another name than
+// the browser called it: that one is in admin.hosts.
+func (s *Server) sameOrigin(r *http.Request) bool {
 	switch r.Header.Get("Sec-Fetch-Site") {
 	case "", "same-origin", "none":
 	case "cross-site", "same-site":
@@ -91,5 +93,9 @@ func sameOrigin(r *http.Request) bool {
 		return false
 	}
 	origin := r.Header.Get("Origin")
-	return origin == "" || origin == "http://"+r.Host || origin == "https://"+r.Host
+	if origin == "" || origin == "http://"+r.Host || origin == "https://"+r.Host {
+		return true
+	}
+	from, err := url.Parse(origin)
+	return err == nil && slices.ContainsFunc(s.hosts(), func(h string) bool { return strings.EqualFold(h, from.Hostname()) })
 }

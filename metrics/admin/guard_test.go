@@ -79,16 +79,23 @@ func TestHost(t *testing.T) {
 // What a browser sends for a page of another site is refused; what a person
 // follows or types is not.
 func TestOrigin(t *testing.T) {
-	url, _ := startServer(t, Options{Metrics: func(io.Writer) {}, Ready: func() error { return nil }})
+	url, _ := startServer(t, Options{
+		Metrics: func(io.Writer) {}, Ready: func() error { return nil }, Hosts: func() []string { return []string{"ops.example.org"} },
+	})
 	for head, want := range map[string]int{
-		"Origin: http://evil.example": 403,
-		"Origin: null":                403,
-		"Origin: http://127.0.0.1:1":  200,
-		"Sec-Fetch-Site: cross-site":  403,
-		"Sec-Fetch-Site: same-site":   403,
-		"Sec-Fetch-Site: none":        200,
-		"Sec-Fetch-Site: same-origin": 200,
-		"Sec-Fetch-Site: strange":     403,
+		// A reverse proxy in front calls us by our address.
+		"Origin: https://Ops.example.org:8443":                         200,
+		"Origin: https://ops.example.org\r\nSec-Fetch-Site: same-site": 403,
+		"Origin: https://ops.example.org.evil.example":                 403,
+		"Origin: https://evil.example/ops.example.org":                 403,
+		"Origin: http://evil.example":                                  403,
+		"Origin: null":                                                 403,
+		"Origin: http://127.0.0.1:1":                                   200,
+		"Sec-Fetch-Site: cross-site":                                   403,
+		"Sec-Fetch-Site: same-site":                                    403,
+		"Sec-Fetch-Site: none":                                         200,
+		"Sec-Fetch-Site: same-origin":                                  200,
+		"Sec-Fetch-Site: strange":                                      403,
 		"Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document": 200,
 		"Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: iframe":   403,
 	} {

@@ -35,7 +35,8 @@ const changed = (id, content) => {
   return true;
 };
 
-// ask asks the API. The token stays in this tab.
+// ask asks the API, below wherever the page is: a reverse proxy may have put it under
+// a prefix. The token stays in this tab.
 let token = sessionStorage.getItem("token") || "", wanted = false;
 const ask = async (path, method = "GET", send) => {
   const headers = token ? { Authorization: "Bearer " + token } : {};

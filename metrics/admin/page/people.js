@@ -21,19 +21,19 @@ const table = (id, lines, none) => {
 
 // turn disables a user, which ends the user's connections, or takes that back.
 const turn = u => sure(u.disabled ? "Let " + u.name + " in again?" : "Disable " + u.name + " and end " + u.connections + " connections?", u.disabled ? "Enable" : "Disable", async () => {
-  const done = await ask("/api/v1/users/" + encodeURIComponent(u.name), "PATCH", { disabled: !u.disabled });
+  const done = await ask("api/v1/users/" + encodeURIComponent(u.name), "PATCH", { disabled: !u.disabled });
   return (u.disabled ? "Enabled " : "Disabled ") + u.name + ". " + done.closed + " connections ended.";
 });
 const forget = u => sure("Forget that " + u.name + " has used " + size(u.quota.used) + " of " + size(u.quota.limit) + "?", "Forget it", async () => {
-  await ask("/api/v1/users/" + encodeURIComponent(u.name) + "/usage", "DELETE");
+  await ask("api/v1/users/" + encodeURIComponent(u.name) + "/usage", "DELETE");
   return "The quota of " + u.name + " begins anew.";
 });
 const lift = b => sure("Let " + b.source + " in again?", "Lift the ban", async () => {
-  await ask("/api/v1/bans/" + b.source, "DELETE");
+  await ask("api/v1/bans/" + b.source, "DELETE");
   return "The ban of " + b.source + " is over.";
 });
 const drain = (u, m) => sure(m.drained ? "Use " + m.name + " again?" : "Have no new tunnels go through " + m.name + "?", m.drained ? "Use it" : "Drain it", async () => {
-  await ask("/api/v1/upstreams/" + encodeURIComponent(u.name) + "/drain", "PUT", { member: m.name, drained: !m.drained });
+  await ask("api/v1/upstreams/" + encodeURIComponent(u.name) + "/drain", "PUT", { member: m.name, drained: !m.drained });
   return m.name + (m.drained ? " is used again." : " drains.");
 });
 

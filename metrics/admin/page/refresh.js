@@ -3,7 +3,9 @@ const parts = ["sessions?sort=rate&limit=" + most, "users", "upstreams", "denial
 let busy = false, due = 0, silent = 0;
 
 const look = async () => {
-  const [page, users, upstreams, denials, bans, fleet] = await Promise.all(parts.map(what => ask("/api/v1/" + what)));
+  const answers = [];
+  for (const what of parts) answers.push(await ask("api/v1/" + what)); // one connection for each page that is open
+  const [page, users, upstreams, denials, bans, fleet] = answers;
   $("private").hidden = false; $("login").hidden = true;
   due = performance.now() + every * Math.min(5, Math.floor(page.total / 5000)) - every / 2;
   sessions = page.sessions; total = page.total;
@@ -15,7 +17,7 @@ const refresh = async () => {
   if (busy || document.hidden) return;
   busy = true;
   try {
-    const s = await (await fetch("/status", { cache: "no-store" })).json();
+    const s = await (await fetch("status", { cache: "no-store" })).json();
     silent = 0;
     figures(s);
     if (s.api && !wanted && !paused && performance.now() >= due) await look();

@@ -84,7 +84,7 @@ const rows = () => {
 };
 
 const closeOne = s => sure("Close the connection of " + who(s) + "?", "Close it", async () => {
-  await ask("/api/v1/sessions/" + encodeURIComponent(s.id), "DELETE");
+  await ask("api/v1/sessions/" + encodeURIComponent(s.id), "DELETE");
   return "Closed " + s.id + ".";
 });
 
