@@ -17,11 +17,13 @@ import (
 	"cleversocks/metrics"
 )
 
-// Neither an address nor a known name costs an allocation per datagram.
+// Neither an address nor a known name costs an allocation per datagram, nor does it
+// to tell what each destination has moved.
 func TestGuardDatagramsAllocateNothing(t *testing.T) {
 	h := associate(t, New(RelayOptions{}), func(s *Request) {
 		s.Generation = func() uint64 { return 1 }
 		s.Meter = func(Direction, int) MeterVerdict { return MeterPass }
+		s.Flow = func(*Flow) {}
 		s.Resolve = func(context.Context, wire.Addr) ([]netip.Addr, error) { return []netip.Addr{loopback4}, nil }
 	})
 	at := echo(t, loopback4)
