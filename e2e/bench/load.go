@@ -244,7 +244,7 @@ func idle(ctx context.Context, o options, p *instance) ([]value, error) {
 		return nil, err
 	}
 	defer s.close()
-	for range 50 { // what the first connections cost once
+	for range 1000 { // what the first connections cost once, the first collection of their garbage among it
 		if err = oneConnection(ctx, p, s); err != nil {
 			return nil, err
 		}

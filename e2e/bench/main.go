@@ -60,7 +60,7 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.congestion, "congestion", "reno", "TCP congestion control in the namespace")
 	f.StringVar(&o.ours, "ours", "", "our binary; empty: build ./cmd/cleversocks")
 	f.StringVar(&o.only, "only", "", "names of the proxies to measure, comma-separated; empty: all")
-	f.StringVar(&o.measure, "measure", "", "start of the names of the measurements, comma-separated; empty: all")
+	f.StringVar(&o.measure, "measure", "", "start of the names of the measurements, or a name and =, comma-separated; empty: all")
 	f.StringVar(&o.write, "write", "", "also write the table to this file")
 	f.BoolVar(&o.fleet, "fleet", false, "measure replicas with and without a shared state, in the place of all else")
 	f.BoolVar(&o.growth, "growth", false, "measure what more tunnels, rules, users and names cost, in the place of all else")

@@ -113,7 +113,7 @@ func chooseMeasurements(o options) []measurement {
 	var chosen []measurement
 	for _, m := range measurements() {
 		for name := range strings.SplitSeq(o.measure, ",") {
-			if strings.HasPrefix(m.name, name) {
+			if whole, exact := strings.CutSuffix(name, "="); exact && m.name == whole || !exact && strings.HasPrefix(m.name, name) {
 				chosen = append(chosen, m)
 				break
 			}
