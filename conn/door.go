@@ -12,6 +12,7 @@ import (
 	"cleversocks/authsvc"
 	"cleversocks/conn/reset"
 	"cleversocks/listener/proxyproto"
+	"cleversocks/listener/tlsconf"
 	"cleversocks/metrics"
 )
 
@@ -41,6 +42,8 @@ type Entrance struct {
 	// ClientKnown says that Client is the real one, where the listener's Forwards
 	// said that the peer may pass on somebody else's connection.
 	ClientKnown bool
+	// Proof is the client's certificate, which may be revoked; nil: there is none.
+	Proof *tlsconf.Proof
 	// Credentials prove who the client is, if the door knows: they are verified
 	// before the client is asked. May be nil.
 	Credentials authsvc.Credentials
@@ -125,6 +128,9 @@ func (d *doorkeeper) pass(s *session) error {
 	}
 	if len(e.Notes) > 0 {
 		s.note().notes = e.Notes
+	}
+	if e.Proof != nil {
+		s.note().proof = e.Proof
 	}
 	if e.Credentials == nil {
 		return nil

@@ -6,6 +6,7 @@ import (
 	"cleversocks/authsvc"
 	"cleversocks/authsvc/gssapi"
 	"cleversocks/conn/dial"
+	"cleversocks/listener/tlsconf"
 	"cleversocks/listener/transparent"
 )
 
@@ -27,6 +28,8 @@ type Listener struct {
 	// Peers are the users of a unix socket whom the kernel's word is enough for, by
 	// user id: see OverUnix.
 	Peers map[uint32]string
+	// Revokes reports client certificates that are revoked by now; nil: none are.
+	Revokes func(*tlsconf.Proof) bool
 	// Door is what happens before the first byte of a protocol; empty: nothing.
 	Door []Step
 	// Forwards reports peers that may pass on other clients' connections. The
@@ -55,6 +58,9 @@ type Listener struct {
 // byListener is the rule that a record names where a listener is not for this
 // user.
 const byListener = "listener"
+
+// byCRL is the same for a client certificate that is revoked.
+const byCRL = "crl"
 
 // listener is the policy for connections of one listener. Without any in the
 // policy, everything is spoken everywhere; a listener that is missing among

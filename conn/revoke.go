@@ -21,7 +21,8 @@ func (g *Group) revocable(s *session) {
 	s.revocable = true
 	g.mu.Unlock()
 	p := g.Policy()
-	if p != s.policy && p.Revoke && g.revoke(s, p) {
+	listed := s.atDoor().proof != nil // and lists of certificates change without a policy
+	if (p != s.policy || listed) && p.Revoke && g.revoke(s, p) {
 		return
 	}
 	g.handler.judge.endLapsed(s, p)
@@ -113,6 +114,9 @@ func (p *Policy) refuses(s *session) (rule, where string) {
 	identity, err := p.Auth.Holds(s.identity, s.client.Addr())
 	if refusal, ok := errors.AsType[*authsvc.Refusal](err); ok {
 		return string(refusal.Reason), ""
+	}
+	if l, proof := p.listener(s.listener), s.atDoor().proof; proof != nil && l.Revokes != nil && l.Revokes(proof) {
+		return byCRL, ""
 	}
 	if !p.knowsPeer(s) {
 		return string(authsvc.ReasonUser), ""

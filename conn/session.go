@@ -15,6 +15,7 @@ import (
 	"cleversocks/conn/relay"
 	"cleversocks/conn/upstream"
 	"cleversocks/conn/wire"
+	"cleversocks/listener/tlsconf"
 )
 
 // levelTrace is below debug: every step of a handshake.
@@ -96,6 +97,7 @@ type entry struct {
 	peer string // names a client without an address: see caller
 	// localUser is that client, as a source among others: a netaddr.LocalUser.
 	localUser netip.Addr
+	proof     *tlsconf.Proof // is the client's certificate; nil: it has shown none
 	// reachedAt is where the client connected to, as a PROXY header said; not
 	// valid: at the socket's own address. See origin and here.
 	reachedAt netip.AddrPort

@@ -49,7 +49,7 @@ func OverTLS(door *tlsconf.Door, q *authsvc.Queue, m *metrics.Registry) Step {
 		}
 		e.Conn = &tlsConn{Conn: c, below: below}
 		if names := tlsconf.Names(state); len(names) > 0 {
-			e.Credentials = authsvc.Certificate{Names: names}
+			e.Credentials, e.Proof = authsvc.Certificate{Names: names}, tlsconf.ProofOf(state)
 		}
 		return nil
 	}

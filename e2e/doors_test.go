@@ -206,6 +206,8 @@ func TestClientCertificates(t *testing.T) {
 	mallory := ca.issue("mallory", "mallory")
 	ca.revoke()
 	d := start(t, ca.tlsListener("")+fmt.Sprintf("client_ca = %q\ncrl = %q\n", ca.path("ca.pem"), ca.path("crl.pem"))+`
+[reload]
+revoke = true
 [[user]]
 name = "alice"
 groups = ["staff"]
@@ -238,8 +240,35 @@ action = "deny"
 	if out, err := get(""); err == nil {
 		t.Errorf("without a certificate: %q", out)
 	}
+	// What mallory has open ends with the certificate, and nobody else's.
+	echo := echoServer(t, "127.0.0.1:0")
+	tunnel := func(file string) net.Conn {
+		pair, err := tls.LoadX509KeyPair(ca.path(file+".crt"), ca.path(file+".key"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := ca.tlsDial(d.address, pair)
+		if err != nil {
+			t.Fatal(err)
+		}
+		send(t, c, 5, 1, 0)
+		receive(t, c, 2)
+		if code := request(t, c, 1, echo); code != succeeded {
+			t.Fatalf("%s: reply %d", file, code)
+		}
+		echoes(t, c, file)
+		return c
+	}
+	hers, theirs := tunnel("alice"), tunnel("mallory")
 	ca.revoke(mallory)
 	d.waitMessage("TLS files read again")
+	if rest, err := io.ReadAll(theirs); len(rest) > 0 {
+		t.Errorf("mallory's tunnel goes on: %q, %v", rest, err)
+	}
+	d.find("of the end of mallory's tunnel", func(l line) bool {
+		return l.text("msg") == "session revoked" && l.text("user") == "mallory" && l.text("rule") == "crl"
+	})
+	echoes(t, hers, "alice's goes on")
 	if out, err := get("mallory"); err == nil {
 		t.Errorf("revoked: %q", out)
 	}

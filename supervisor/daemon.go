@@ -170,7 +170,7 @@ func newCore(ctx context.Context, d *daemon, m *metrics.Registry, cfg *config.Co
 	access := conn.NewAccessLog(d.options.Access, m)
 	g := newGuards(ctx, cfg, d.log, m, d.options.Inherited.From() != nil)
 	c := &core{
-		tls: tlsconf.NewKeeper(tlsconf.KeeperOptions{Log: d.log, Panics: d.panics, Expires: m.Listener.Expires}), locals: locals, resolver: names, access: access, guards: g,
+		locals: locals, resolver: names, access: access, guards: g,
 		pools: relay.NewPools(relay.PoolOptions{Pipes: descriptorBudget().pipes, Full: m.Limits.Of(metrics.LimitPipes).Inc}),
 		group: conn.NewGroup(ctx, conn.Options{
 			Log: d.log, Metrics: m, Access: access, Guards: g.Guards, Panics: d.panics,
@@ -188,6 +188,7 @@ func newCore(ctx context.Context, d *daemon, m *metrics.Registry, cfg *config.Co
 			},
 		}),
 	}
+	c.tls = tlsconf.NewKeeper(tlsconf.KeeperOptions{Log: d.log, Panics: d.panics, Expires: m.Listener.Expires, Changed: func() { c.group.Revoke() }})
 	c.usage = newUsage(d, m, cfg, c.group)
 	return c, nil
 }

@@ -71,6 +71,9 @@ func (c *doorChange) complete(policy *conn.Listener, r *running, l config.Listen
 	}
 	c.open = append(c.open, door)
 	policy.Door = append(policy.Door, conn.OverTLS(door, c.of.shaking, c.of.metrics))
+	if l.TLS.CRL != "" {
+		policy.Revokes = door.Revokes
+	}
 	return nil
 }
 

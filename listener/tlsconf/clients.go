@@ -2,11 +2,13 @@ package tlsconf
 
 import (
 	"bytes"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"cleversocks/conn/textfile"
@@ -45,8 +47,39 @@ func readPool(path string) (*x509.CertPool, []byte, error) {
 type revocations map[[2]string]struct{}
 
 func (r revocations) has(c *x509.Certificate) bool {
-	_, revoked := r[[2]string{string(c.RawIssuer), string(c.SerialNumber.Bytes())}]
+	_, revoked := r[revocationKey(c)]
 	return revoked
+}
+
+// Proof is by what a client's certificate was accepted, as far as a later list may
+// revoke it. It keeps no certificate.
+type Proof struct{ chains [][][2]string }
+
+// ProofOf is that of a connection; nil: its client has shown no certificate.
+func ProofOf(state tls.ConnectionState) *Proof {
+	if len(state.VerifiedChains) == 0 {
+		return nil
+	}
+	p := &Proof{chains: make([][][2]string, len(state.VerifiedChains))}
+	for i, chain := range state.VerifiedChains {
+		for _, c := range chain {
+			p.chains[i] = append(p.chains[i], revocationKey(c))
+		}
+	}
+	return p
+}
+
+// Revokes reports whether the list in force would refuse who came by a proof.
+func (d *Door) Revokes(p *Proof) bool {
+	revoked := d.current.Load().revoked
+	return !slices.ContainsFunc(p.chains, func(chain [][2]string) bool {
+		return !slices.ContainsFunc(chain, func(key [2]string) bool { _, is := revoked[key]; return is })
+	})
+}
+
+// revocationKey is what a list calls a certificate.
+func revocationKey(c *x509.Certificate) [2]string {
+	return [2]string{string(c.RawIssuer), string(c.SerialNumber.Bytes())}
 }
 
 // readCRL reads revocation lists, each signed by one of the CAs: one that

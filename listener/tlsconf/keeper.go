@@ -19,6 +19,7 @@ type Keeper struct {
 	log     *slog.Logger
 	panics  *task.Reporter
 	expires func(listener, what string, until time.Time)
+	changed func()
 	tickets *tickets
 
 	mu        sync.Mutex
@@ -35,6 +36,9 @@ type KeeperOptions struct {
 	// "client_ca" or "crl" is good; the zero time: it is there no more, or good for
 	// ever. Nil: nobody does.
 	Expires func(listener, what string, until time.Time)
+	// Changed hears of files that were read again because they have changed, once
+	// they are in force. Nil: nobody does.
+	Changed func()
 }
 
 // NewKeeper makes a keeper without doors.
@@ -42,8 +46,11 @@ func NewKeeper(o KeeperOptions) *Keeper {
 	if o.Expires == nil {
 		o.Expires = func(string, string, time.Time) {}
 	}
+	if o.Changed == nil {
+		o.Changed = func() {}
+	}
 	return &Keeper{
-		log: o.Log, panics: o.Panics, expires: o.Expires, tickets: newTickets(),
+		log: o.Log, panics: o.Panics, expires: o.Expires, changed: o.Changed, tickets: newTickets(),
 		doors: make(map[*Door]fileStates), issuers: make(map[string]*issuer),
 	}
 }
@@ -132,5 +139,6 @@ func (k *Keeper) lookAt(ctx context.Context, d *Door, complained fileStates) fil
 	}
 	change.Commit()
 	k.log.LogAttrs(ctx, slog.LevelInfo, "TLS files read again", slog.String("listener", d.options.Name))
+	k.changed()
 	return nil
 }
