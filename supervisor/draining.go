@@ -11,7 +11,6 @@ import (
 
 	"github.com/thejerf/suture/v4"
 
-	"cleversocks/aclsvc/ratelimit"
 	"cleversocks/conn"
 	"cleversocks/conn/task"
 	"cleversocks/metrics/admin"
@@ -45,14 +44,7 @@ func (d *draining) Serve(ctx context.Context) error {
 	scope, inner := task.New(ctx, d.panics, "draining")
 	scope.Go(func() error { return d.successor.Heed(inner, d.wanted(inner, elsewhere)) })
 	scope.Go(func() error { return d.tell(inner) })
-	scope.Go(func() error {
-		return tellingMoved(inner, d.guards.Users, func(list []ratelimit.Moved) error {
-			if len(list) == 0 {
-				return nil
-			}
-			return d.successor.Moved(list)
-		})
-	})
+	scope.Go(func() error { return d.tellDemands(inner) })
 	if err := scope.Wait(); errors.Is(err, upgrade.ErrGone) && ctx.Err() == nil {
 		d.log.LogAttrs(ctx, slog.LevelWarn, "the successor has ended; connections go on here", slog.Int("pid", d.successor.PID))
 		return suture.ErrDoNotRestart
@@ -69,13 +61,17 @@ func (d *draining) wanted(ctx context.Context, elsewhere *foreign) upgrade.Wante
 			Report: func(raw json.RawMessage) error {
 				var r report
 				err := json.Unmarshal(raw, &r)
-				elsewhere.take(r.Holdings)
+				if err == nil {
+					elsewhere.take(r)
+				}
 				return err
 			},
-			Moved: func(raw json.RawMessage) error {
-				var list []ratelimit.Moved
-				err := json.Unmarshal(raw, &list)
-				d.guards.Users.MovedElsewhere(list)
+			Share: func(raw json.RawMessage) error {
+				var news demandNews
+				err := json.Unmarshal(raw, &news)
+				if err == nil {
+					elsewhere.leave(news)
+				}
 				return err
 			},
 		},

@@ -13,8 +13,12 @@ type report struct {
 	PID         int `json:"pid,omitempty"`
 	Connections int `json:"connections"`
 	Opening     int `json:"opening,omitempty"` // of them, which shake hands
-	// Holdings are those that have changed since the last report.
+	// Holdings are those that have changed since the last report. Whole says that
+	// there was none, or another process has made it: all others are gone.
 	Holdings []ratelimit.Holding `json:"holdings,omitempty"`
+	Whole    bool                `json:"whole,omitempty"`
+	// Demands are those of users' bandwidths, from one successor to the next.
+	Demands []ratelimit.Demand `json:"demands,omitempty"`
 }
 
 // reportBatch is how many holdings travel in one message.
@@ -31,6 +35,7 @@ func (r report) send(by func(any) error) error {
 		if left = left[n:]; len(left) == 0 {
 			return nil
 		}
+		r.Whole, r.Demands = false, nil
 	}
 }
 
@@ -74,19 +79,31 @@ func (c *changes) of(now []ratelimit.Holding) []ratelimit.Holding {
 type foreign struct {
 	guards *guards
 
-	mu   sync.Mutex
-	held map[heldKey]ratelimit.Holding
+	mu    sync.Mutex
+	held  map[heldKey]ratelimit.Holding
+	wants demands // of users' bandwidths, by a successor
 }
 
 func newForeign(g *guards) *foreign {
-	return &foreign{guards: g, held: make(map[heldKey]ratelimit.Holding)}
+	return &foreign{guards: g, held: make(map[heldKey]ratelimit.Holding), wants: make(demands)}
 }
 
 // take counts what a report says.
-func (f *foreign) take(list []ratelimit.Holding) {
+func (f *foreign) take(r report) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, h := range list {
+	if r.Whole {
+		f.none()
+	}
+	for _, h := range r.Holdings {
+		f.set(h)
+	}
+}
+
+// none counts nothing any more. The caller holds the lock.
+func (f *foreign) none() {
+	for _, h := range f.held {
+		h.Open = 0
 		f.set(h)
 	}
 }
@@ -112,10 +129,19 @@ func (f *foreign) set(h ratelimit.Holding) {
 func (f *foreign) clear() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, h := range f.held {
-		h.Open = 0
-		f.set(h)
+	f.none()
+	f.guards.Users.Share(demands{}.since(&f.wants))
+}
+
+// leave leaves to the other process what it wants of users' bandwidths.
+func (f *foreign) leave(m demandNews) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if m.Whole {
+		f.guards.Users.Share(demands{}.since(&f.wants))
 	}
+	f.wants.take(m.Demands)
+	f.guards.Users.Share(m.Demands)
 }
 
 // list is what is held, of everything or by users alone.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -31,8 +32,8 @@ type predecessors struct {
 	mu    sync.Mutex
 	all   []*predecessor
 	total atomic.Int64 // connections of all of them
-	// telling is the service that tells them what connections here move.
-	telling suture.ServiceToken
+	// sharing is the service of their and our bandwidths.
+	sharing suture.ServiceToken
 }
 
 // predecessor is one of them, and the service that listens to it.
@@ -41,6 +42,8 @@ type predecessor struct {
 	of    *predecessors
 	token suture.ServiceToken
 	holds *foreign // what its connections hold of the limits
+	wants demands  // of users' bandwidths; the lock of predecessors guards it
+	told  demands  // what all others want, as the service shares has told it
 
 	connections atomic.Int64
 	opening     atomic.Int64 // of them, which shake hands
@@ -51,7 +54,7 @@ func (ps *predecessors) meet(all ...*upgrade.Predecessor) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	for _, p := range all {
-		ps.all = append(ps.all, &predecessor{Predecessor: p, of: ps, holds: newForeign(ps.guards)})
+		ps.all = append(ps.all, &predecessor{Predecessor: p, of: ps, holds: newForeign(ps.guards), wants: make(demands)})
 	}
 }
 
@@ -63,7 +66,7 @@ func (ps *predecessors) listen() {
 		p.token = ps.tree.add(ps.tree.core, p)
 	}
 	if len(all) > 0 {
-		ps.telling = ps.tree.add(ps.tree.core, tellMoved{ps})
+		ps.sharing = ps.tree.add(ps.tree.core, shares{ps})
 	}
 }
 
@@ -85,7 +88,7 @@ func (ps *predecessors) pause() {
 		// One that has ended meanwhile is none of the tree's.
 		_ = ps.tree.core.RemoveAndWait(p.token, coreTimeout)
 	}
-	_ = ps.tree.core.RemoveAndWait(ps.telling, coreTimeout) // it may have ended
+	_ = ps.tree.core.RemoveAndWait(ps.sharing, coreTimeout) // it may have ended
 }
 
 // leave leaves them to the successor.
@@ -132,7 +135,12 @@ func (ps *predecessors) passing() ([]upgrade.Passing, error) {
 func (ps *predecessors) reports() []report {
 	var all []report
 	for _, p := range ps.list() {
-		all = append(all, report{PID: p.Hello.PID, Connections: int(p.connections.Load()), Holdings: p.holds.list(false)})
+		ps.mu.Lock()
+		wants := slices.Collect(maps.Values(p.wants))
+		ps.mu.Unlock()
+		all = append(all, report{
+			PID: p.Hello.PID, Connections: int(p.connections.Load()), Opening: int(p.opening.Load()), Holdings: p.holds.list(false), Demands: wants,
+		})
 	}
 	return all
 }
@@ -207,7 +215,7 @@ func (ps *predecessors) heard(p *predecessor) upgrade.Heard {
 	return upgrade.Heard{
 		State:  func(s upgrade.State) error { return merge(ps.guards.tables, s) },
 		Report: func(raw json.RawMessage) error { return ps.reported(p, raw) },
-		Moved:  func(raw json.RawMessage) error { return ps.moved(p, raw) },
+		Share:  func(raw json.RawMessage) error { return ps.wanted(p, raw) },
 	}
 }
 
@@ -225,23 +233,10 @@ func (ps *predecessors) reported(p *predecessor, raw json.RawMessage) error {
 		p = ps.list()[i]
 	}
 	p.count(r.Connections, r.Opening)
-	p.holds.take(r.Holdings)
-	return nil
-}
-
-// moved has users wait here, and in the other processes, for what p has moved
-// for them.
-func (ps *predecessors) moved(p *predecessor, raw json.RawMessage) error {
-	var list []ratelimit.Moved
-	if err := json.Unmarshal(raw, &list); err != nil {
-		return err
-	}
-	ps.guards.Users.MovedElsewhere(list)
-	for _, other := range ps.list() {
-		if other != p {
-			_ = other.Moved(list) // one that has ended moves nothing
-		}
-	}
+	p.holds.take(r)
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	p.wants.take(r.Demands)
 	return nil
 }
 
@@ -279,8 +274,9 @@ func (p *predecessor) tellTotals(ctx context.Context) error {
 		}
 		opening := p.opening.Load() > 0
 		if opening { // else nothing of it asks a limit any more
-			if changed := elsewhere.of(p.of.elsewhere(p)); len(changed) > 0 {
-				if err := (report{Holdings: changed}).send(p.Report); err != nil {
+			first := elsewhere.told == nil
+			if changed := elsewhere.of(p.of.elsewhere(p)); first || len(changed) > 0 {
+				if err := (report{Holdings: changed, Whole: first}).send(p.Report); err != nil {
 					return err
 				}
 			}
@@ -313,44 +309,4 @@ func (ps *predecessors) elsewhere(p *predecessor) []ratelimit.Holding {
 		}
 	}
 	return all
-}
-
-// tellMoved is the service that tells predecessors what connections here have
-// moved for users with a bandwidth.
-type tellMoved struct{ of *predecessors }
-
-// String names the service.
-func (tellMoved) String() string { return "moved" }
-
-// Serve tells until ctx ends, or there are none any more.
-func (m tellMoved) Serve(ctx context.Context) error {
-	return tellingMoved(ctx, m.of.guards.Users, func(list []ratelimit.Moved) error {
-		all := m.of.list()
-		if len(all) == 0 {
-			return suture.ErrDoNotRestart
-		}
-		if len(list) > 0 {
-			for _, p := range all {
-				_ = p.Moved(list) // one that has ended moves nothing
-			}
-		}
-		return nil
-	})
-}
-
-// tellingMoved tells what is moved from now on, until ctx ends or tell fails.
-func tellingMoved(ctx context.Context, users *ratelimit.Users, tell func([]ratelimit.Moved) error) error {
-	users.Moved() // of before
-	// While the others do not know, a user may have more than the bandwidth.
-	p := pace{least: 50 * time.Millisecond, most: 400 * time.Millisecond}
-	for {
-		look := time.Now()
-		list := users.Moved()
-		if err := tell(list); err != nil {
-			return err
-		}
-		if err := p.wait(ctx, len(list) > 0, time.Since(look)); err != nil {
-			return err
-		}
-	}
 }

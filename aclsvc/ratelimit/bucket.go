@@ -10,13 +10,19 @@ import (
 // connections of a user share it, and each books what it is about to move, so
 // that short connections pay like long ones. The zero value limits nothing.
 type Bucket struct {
-	rate  atomic.Int64 // bytes a second; 0: no limit
+	rate  atomic.Int64 // bytes a second, for this process; 0: no limit
 	burst atomic.Int64 // ns that a user may be ahead of the rate; 0: defaultBurst
 
-	untold atomic.Int64 // bytes booked here that other processes have not heard of
+	moved atomic.Int64 // bytes booked since the last use
 
-	mu  sync.Mutex
-	due time.Time // when all that was booked will have moved, at the rate
+	mu    sync.Mutex
+	due   time.Time // when all that was booked will have moved, at the rate
+	full  int64     // the rate, for all processes
+	waits time.Time // until when the last one who had to wait does
+	// others is what other processes want; used is an average, as of looked.
+	others Use
+	used   float64
+	looked time.Time
 }
 
 const (
@@ -42,9 +48,10 @@ const (
 func (b *Bucket) Set(rate int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if rate = max(rate, 0); b.rate.Swap(rate) != rate {
-		b.due = time.Time{}
+	if rate = max(rate, 0); b.full != rate {
+		b.full, b.due = rate, time.Time{}
 	}
+	b.rate.Store(b.share())
 }
 
 // SetBurst changes how far ahead of the rate a user may be; 0: DefaultBurst.
@@ -75,9 +82,11 @@ func (b *Bucket) Reserve(n int) (granted int, wait time.Duration) {
 	least := min(max(rate/16, 1), leastBooking)
 	granted = int(min(int64(n), max(int64(room.Seconds()*float64(rate)*pace), least)))
 	b.due = b.due.Add(at(rate, int64(granted)))
-	b.untold.Add(int64(granted))
+	b.moved.Add(int64(granted))
 	if wait < unnoticed {
 		wait = 0
+	} else {
+		b.waits = now.Add(wait)
 	}
 	return granted, wait
 }
@@ -92,7 +101,7 @@ func (b *Bucket) Settle(granted, moved int) {
 	defer b.mu.Unlock()
 	if !b.due.IsZero() { // else the rate changed meanwhile
 		b.due = b.due.Add(-at(rate, int64(granted-moved)))
-		b.untold.Add(int64(moved - granted))
+		b.moved.Add(int64(moved - granted))
 	}
 }
 
@@ -108,10 +117,11 @@ func (b *Bucket) Take(n int64) bool {
 	defer b.mu.Unlock()
 	now := b.catchUp()
 	if b.due.Sub(now) > queue {
+		b.waits = now
 		return false
 	}
 	b.due = b.due.Add(at(rate, n))
-	b.untold.Add(n)
+	b.moved.Add(n)
 	return true
 }
 

@@ -3,8 +3,6 @@ package ratelimit
 import (
 	"net/netip"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"cleversocks/authsvc"
 )
@@ -61,44 +59,4 @@ func TestUsersElsewhere(t *testing.T) {
 	enter(first, Admitted)
 	u.Leave(second)
 	enter(third, Admitted)
-}
-
-// Two processes that tell each other what they move keep a user's bandwidth
-// together, and neither starves.
-func TestBandwidthElsewhere(t *testing.T) {
-	const rate, length = 1 << 20, 3 * time.Second
-	synctest.Test(t, func(t *testing.T) {
-		var tables [2]*Users
-		var users [2]*User
-		var moved [2]int
-		var free [2]time.Time // when each may book again
-		for i := range tables {
-			tables[i] = NewUsers()
-			users[i], _ = tables[i].Enter(t.Context(), &authsvc.Account{Name: "alice", Down: rate}, home, nil)
-		}
-		begun := time.Now()
-		for told := begun; time.Since(begun) < length; pass(5 * time.Millisecond) {
-			for i, u := range users {
-				for !free[i].After(time.Now()) {
-					n, wait := u.Down.Reserve(64 << 10)
-					moved[i] += n
-					free[i] = time.Now().Add(max(wait, time.Millisecond))
-				}
-			}
-			if time.Since(told) >= 50*time.Millisecond {
-				told = time.Now()
-				news := [2][]Moved{tables[0].Moved(), tables[1].Moved()}
-				tables[0].MovedElsewhere(news[1])
-				tables[1].MovedElsewhere(news[0])
-			}
-		}
-		most := 1.1 * rate * (length + DefaultBurst).Seconds()
-		if sum := float64(moved[0] + moved[1]); sum > most || sum < 0.85*rate*length.Seconds() {
-			t.Errorf("%d and %d bytes in %s at %d a second", moved[0], moved[1], length, rate)
-		}
-		if min(moved[0], moved[1]) < max(moved[0], moved[1])/3 {
-			t.Errorf("%d and %d bytes: one starves", moved[0], moved[1])
-		}
-		t.Logf("%d and %d bytes", moved[0], moved[1])
-	})
 }

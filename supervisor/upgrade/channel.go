@@ -27,7 +27,7 @@ const (
 	kindServing kind = "serving"
 	kindReload  kind = "reload" // the settings may have changed, and logs were rotated
 	kindReport  kind = "report" // what connections hold that counts in all processes
-	kindMoved   kind = "moved"  // of a bandwidth, likewise
+	kindShare   kind = "moved"  // of a bandwidth, likewise
 	kindAsk     kind = "ask"    // a question to a predecessor
 	kindAnswer  kind = "answer"
 )

@@ -54,7 +54,7 @@ func (p *Predecessor) lost(err error) error {
 type Heard struct {
 	State  func(State) error
 	Report func(json.RawMessage) error
-	Moved  func(json.RawMessage) error
+	Share  func(json.RawMessage) error
 }
 
 // Listen hears what the predecessor still counts, until its end, whose error is
@@ -87,8 +87,8 @@ func (h Heard) hear(m message) error {
 		return stateOf(m, h.State)
 	case kindReport:
 		return h.Report(m.Body)
-	case kindMoved:
-		return h.Moved(m.Body)
+	case kindShare:
+		return h.Share(m.Body)
 	default:
 		return nil
 	}
@@ -114,8 +114,8 @@ func (p *Predecessor) Tell(table string, entries any) error {
 // Report tells what connections of other processes than the predecessor hold.
 func (p *Predecessor) Report(r any) error { return p.channel.send(kindReport, r) }
 
-// Moved tells what connections of other processes have moved.
-func (p *Predecessor) Moved(list any) error { return p.channel.send(kindMoved, list) }
+// Share tells what connections of other processes want of users' bandwidths.
+func (p *Predecessor) Share(list any) error { return p.channel.send(kindShare, list) }
 
 // Ask asks a question, and gives each part of the answer to take. Listen has to
 // run meanwhile.

@@ -165,8 +165,8 @@ func (s *Successor) Tell(table string, entries any) (int, error) {
 // Report tells what connections hold that counts in all processes.
 func (s *Successor) Report(r any) error { return s.channel.send(kindReport, r) }
 
-// Moved tells what connections here have moved.
-func (s *Successor) Moved(list any) error { return s.channel.send(kindMoved, list) }
+// Share tells what connections here want of users' bandwidths.
+func (s *Successor) Share(list any) error { return s.channel.send(kindShare, list) }
 
 // Yield gives the turn to the successor, and waits until it serves.
 func (s *Successor) Yield(ctx context.Context, t Turn) error {
