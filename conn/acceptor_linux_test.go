@@ -3,6 +3,7 @@ package conn
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"sync"
 	"syscall"
@@ -154,4 +155,43 @@ func TestAcceptFromEndsWithTheListener(t *testing.T) {
 	a := acceptFrom(t, t.Context(), closed, g, listen(t))
 	close(closed)
 	a.wantEnd(t, net.ErrClosed)
+}
+
+// BenchmarkAcceptFrom is BenchmarkConnection with many connections at a time, which
+// a reactor accepts.
+func BenchmarkAcceptFrom(b *testing.B) {
+	defer func(before string) { driverTested = before }(driverTested)
+	driverTested = "reactors"
+	g, _ := newTestGroup(b, true)
+	to, l := sinkServer(b), listen(b)
+	raw, err := l.SyscallConn()
+	if err != nil {
+		b.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(b.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = g.AcceptFrom(ctx, nil, raw, "bench", func(string) {})
+	}()
+	request := sessions(to)["socks5"][0]
+	b.SetParallelism(8)
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			client, err := net.DialTCP("tcp", nil, l.Addr().(*net.TCPAddr))
+			if err != nil {
+				b.Error(err)
+				return
+			}
+			_, err = io.WriteString(client, request)
+			err = errors.Join(err, client.CloseWrite())
+			_, more := io.ReadAll(client)
+			if err = errors.Join(err, more, client.Close()); err != nil {
+				b.Error(err)
+			}
+		}
+	})
+	cancel()
+	<-ended
 }

@@ -210,22 +210,40 @@ func (a *AccessLog) enqueue(r *Record) {
 func (a *AccessLog) Serve(ctx context.Context) error {
 	counts := time.NewTicker(refusalInterval)
 	defer counts.Stop()
+	gathered := time.NewTimer(gather)
+	defer gathered.Stop()
 	for {
 		select {
 		case r := <-a.queue:
 			a.write(ctx, r)
+			a.writeQueued(ctx)
+			gathered.Reset(gather)
+			select {
+			case <-gathered.C:
+			case <-ctx.Done():
+			}
 		case <-counts.C:
 			a.writeRefusals(ctx)
 		case <-ctx.Done():
-			for {
-				select {
-				case r := <-a.queue:
-					a.write(ctx, r)
-				default:
-					a.writeRefusals(ctx)
-					return ctx.Err()
-				}
-			}
+			a.writeQueued(ctx)
+			a.writeRefusals(ctx)
+			return ctx.Err()
+		}
+	}
+}
+
+// gather is how long records wait once some have been written: to wake the writer for
+// each of thousands a second would cost their connections more than all else here.
+const gather = 5 * time.Millisecond
+
+// writeQueued writes what waits.
+func (a *AccessLog) writeQueued(ctx context.Context) {
+	for {
+		select {
+		case r := <-a.queue:
+			a.write(ctx, r)
+		default:
+			return
 		}
 	}
 }

@@ -51,6 +51,7 @@ func TestRefusals(t *testing.T) {
 		a.refused(&session{client: netip.MustParseAddrPort("[2001:db8::1]:9"), listener: "main"}, "banned")
 		a.refused(&session{client: netip.MustParseAddrPort("[2001:db8::2]:9"), listener: "main"}, "banned") // the same /64
 		(&Group{access: a}).TurnedAway(whoCalls{"198.51.100.1:5"}, "main", metrics.RefusedDescriptors)
+		time.Sleep(gather) //nolint:forbidigo // of a fake clock
 		synctest.Wait()
 		want := `msg="connection refused" listener=main client=192.0.2.7:1 client_ip=192.0.2.7 client_port=1 cause=refused reason=rate
 msg="connection refused" listener=main client=[2001:db8::1]:9 client_ip=2001:db8::1 client_port=9 cause=refused reason=banned

@@ -76,7 +76,7 @@ type completer func(dest wire.Addr, egress dial.Egress, judge func(name string) 
 func (j *judge) routeBy(s *session, waits bool, by completer) (upstream.Route, error) {
 	asked := s.request.Dest
 	route := s.routeOf(asked)
-	if resolvedHere(route) && route.Dest.Host() == asked.Host() {
+	if s.policy.Dialer.Searches(asked) && resolvedHere(route) && route.Dest.Host() == asked.Host() {
 		full, err := j.complete(s, asked, by, s.policy.JudgeSearched)
 		if err != nil {
 			return route, err
