@@ -25,7 +25,7 @@ func (e *end) initBare(fd int, watched uint32) {
 }
 
 // isBare says whether a descriptor of our own is all that there is of the end.
-func (e *end) isBare() bool { return e.conn == nil }
+func (e *end) isBare() bool { return e.dress == nil }
 
 // withFD runs f with the descriptor of an end that is a socket.
 func (e *end) withFD(f func(fd uintptr)) error {
@@ -74,7 +74,7 @@ func (t *Tunnel) stripEnd(e *end, side Side) bool {
 	}
 	t.reactor.change(e, unix.EPOLL_CTL_DEL, nil) // closing it would not do that: the socket stays open
 	conn := e.conn
-	e.conn, e.raw, e.tcp, e.fd = nil, nil, nil, int32(fd)
+	e.dress, e.fd = nil, int32(fd)
 	_ = conn.Close()
 	return t.reactor.watch(e, unix.EPOLL_CTL_ADD, e.watched, t.slot, side)
 }
@@ -95,7 +95,7 @@ func (t *Tunnel) dressEnd(e *end, side Side) bool {
 	}
 	t.reactor.change(e, unix.EPOLL_CTL_DEL, nil)
 	_ = unix.Close(int(e.fd))
-	e.conn, e.fd = conn, -1
+	e.dress, e.fd = &dress{conn: conn}, -1
 	e.tcp, _ = conn.(*net.TCPConn)
 	e.initReadiness()
 	if t.reactor.watch(e, unix.EPOLL_CTL_ADD, e.watched, t.slot, side) {

@@ -15,7 +15,7 @@ func (p *pump) conclude(o outcome, err error) {
 	switch o {
 	case moved, wantsBytes: // the reactor always waits for bytes
 	case wantsRoom:
-		p.t.watchForRoom(p.dst)
+		p.t.watchForRoom(p.dst())
 	case wantsGrant:
 		p.pause()
 	case meterRefused:
@@ -53,14 +53,14 @@ func (p *pump) noteClosed() {
 func (p *pump) passEnd() {
 	other := p.opposite()
 	switch {
-	case !p.dst.isSocket() && !p.dst.finSent.Load():
+	case !p.dst().isSocket() && !p.dst().finSent.Load():
 		p.t.halt() // passEndWaiting could not: such a conn knows no half-close
 		return
 	case other.place.at(halfClosed):
 		p.end() // all is delivered: the close that follows says it
 		return
-	case p.dst.isSocket():
-		p.dst.closeWrite()
+	case p.dst().isSocket():
+		p.dst().closeWrite()
 	}
 	p.place.set(halfClosed)
 	p.returnGrant(0)
@@ -88,7 +88,7 @@ func (p *pump) sourceFailed(err error) {
 		why = cause.Error // nobody broke the connection: what came over it cannot be believed
 	}
 	p.t.note(verdict{rank: rankFinal, err: err, cause: why})
-	p.src.dead = true
+	p.src().dead = true
 	p.t.halt()
 }
 
@@ -98,7 +98,7 @@ func (p *pump) sourceFailed(err error) {
 func (p *pump) destinationFailed(err error) {
 	if !interrupted(err) {
 		p.t.note(verdict{rank: rankFinal, err: err, cause: p.pick(cause.ServerReset, cause.ClientReset)})
-		p.dst.dead = true
+		p.dst().dead = true
 	}
 	p.end()
 }
@@ -107,8 +107,8 @@ func (p *pump) destinationFailed(err error) {
 // its end of stream, or while the meter holds the pump up. Then nobody takes
 // what the other direction waits for. The caller holds t.mu.
 func (p *pump) checkReset() {
-	if (p.place.at(paused) || p.place.at(halfClosed)) && p.src.resetBehindEnd() {
-		p.sourceFailed(p.src.failure())
+	if (p.place.at(paused) || p.place.at(halfClosed)) && p.src().resetBehindEnd() {
+		p.sourceFailed(p.src().failure())
 	}
 }
 
@@ -116,12 +116,12 @@ func (p *pump) checkReset() {
 // write that meets a reset first takes the socket's error with it, and the next
 // read sees a clean end. The caller holds t.mu.
 func (p *pump) wasReset() bool {
-	if p.src.dead || !p.src.isSocket() || !p.opposite().place.hasGoroutine() {
-		return p.src.dead
+	if p.src().dead || !p.src().isSocket() || !p.opposite().place.hasGoroutine() {
+		return p.src().dead
 	}
 	// That goroutine may be about to tell. In this order: our own end of
 	// stream, sent meanwhile, closes the socket as well.
-	return p.src.disconnected() && !p.src.finSent.Load()
+	return p.src().disconnected() && !p.src().finSent.Load()
 }
 
 // interrupted says whether err is our own doing: nobody else sets deadlines.
@@ -129,7 +129,7 @@ func interrupted(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded)
 
 // pick chooses by who the source is.
 func (p *pump) pick(client, server string) string {
-	if p.src == &p.t.client {
+	if p.src() == &p.t.client {
 		return client
 	}
 	return server

@@ -17,18 +17,26 @@ const maxWrappers = 8
 
 // end is one side of a relay.
 type end struct {
-	conn    net.Conn        // nil: the end is bare
-	raw     syscall.RawConn // nil: bare, or the conn cannot tell when it is readable
-	tcp     *net.TCPConn    // conn itself, or what TLS runs over; else nil
-	fd      int32           // the descriptor of a bare end
-	watched uint32          // the events that a reactor reports of it; under the tunnel's lock
-	finSent atomic.Bool     // our end of stream is sent, or about to be
-	dead    bool            // reset, or failed; under the tunnel's lock
-	isTCP   bool            // it is a TCP socket, or runs over one
+	*dress              // nil: the end is bare
+	fd      int32       // the descriptor of a bare end
+	watched uint32      // the events that a reactor reports of it; under the tunnel's lock
+	finSent atomic.Bool // our end of stream is sent, or about to be
+	dead    bool        // reset, or failed; under the tunnel's lock
+	isTCP   bool        // it is a TCP socket, or runs over one
+}
+
+// dress is the conn of an end that is not bare.
+type dress struct {
+	conn net.Conn
+	raw  syscall.RawConn // nil: the conn cannot tell when it is readable
+	tcp  *net.TCPConn    // conn itself, or what TLS runs over; else nil
+	// take and give are the system calls of the pumps that read and write it, as raw
+	// takes them: made once.
+	take, give func(fd uintptr)
 }
 
 func (e *end) init(conn net.Conn) {
-	e.conn = conn
+	e.dress = &dress{conn: conn}
 	// Kerberos' protection may run over TLS.
 	for range maxWrappers {
 		wrapped, ok := conn.(interface{ NetConn() net.Conn })
@@ -43,7 +51,7 @@ func (e *end) init(conn net.Conn) {
 }
 
 // isSocket says whether the end can be read and written without waiting.
-func (e *end) isSocket() bool { return e.raw != nil || e.isBare() }
+func (e *end) isSocket() bool { return e.isBare() || e.raw != nil }
 
 // resetBehindEnd says whether the peer was reset after its end of stream, and
 // before ours. It is Linux's alone to see that.
@@ -73,10 +81,10 @@ func past() time.Time { return time.Unix(1, 0) }
 // resetOnClose makes Close send a reset and drop what is queued.
 func (e *end) resetOnClose() {
 	switch { // it fails on a socket that is gone, which is as good
-	case e.tcp != nil:
-		_ = e.tcp.SetLinger(0)
 	case e.isBare():
 		e.resetBare()
+	case e.tcp != nil:
+		_ = e.tcp.SetLinger(0)
 	}
 }
 

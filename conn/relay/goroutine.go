@@ -71,7 +71,7 @@ func (p *pump) ride() (over bool) {
 		})
 	}()
 	o, err = p.drive()
-	if o == sourceOver && !p.dst.isSocket() {
+	if o == sourceOver && !p.dst().isSocket() {
 		p.passEndWaiting(err)
 	}
 	return false
@@ -96,16 +96,16 @@ func (p *pump) drive() (o outcome, err error) {
 		switch {
 		case o == moved:
 			o, err = p.steps()
-		case o == wantsBytes && !p.src.isSocket():
+		case o == wantsBytes && !p.src().isSocket():
 			o, err = p.fetch()
 		case o == wantsBytes && (first || !p.bulkIsOver()):
-			if failed := p.src.raw.Read(whenReadable); failed != nil {
+			if failed := p.src().raw.Read(whenReadable); failed != nil {
 				return sourceOver, failed
 			}
-		case o == wantsRoom && !p.dst.isSocket():
+		case o == wantsRoom && !p.dst().isSocket():
 			o, err = p.push()
 		case o == wantsRoom:
-			if failed := p.dst.raw.Write(whenWritable); failed != nil {
+			if failed := p.dst().raw.Write(whenWritable); failed != nil {
 				return destinationOver, failed
 			}
 		default:
@@ -133,10 +133,10 @@ func (p *pump) steps() (outcome, error) {
 // bytes; a read that fills them is followed by one into a buffer, so only a
 // source that pauses exactly there makes it wait with a buffer in hand.
 func (p *pump) fetch() (outcome, error) {
-	if source, ok := p.src.conn.(lender); ok {
+	if source, ok := p.src().conn.(lender); ok {
 		return p.borrow(source)
 	}
-	if source, ok := p.src.conn.(gatherer); ok {
+	if source, ok := p.src().conn.(gatherer); ok {
 		return p.gather(source)
 	}
 	into := *p.first
@@ -145,7 +145,7 @@ func (p *pump) fetch() (outcome, error) {
 	} else {
 		p.dropBuffer()
 	}
-	n, err := p.src.conn.Read(into)
+	n, err := p.src().conn.Read(into)
 	if n == 0 && err == nil {
 		err = io.ErrNoProgress
 	}
@@ -184,7 +184,7 @@ type gatherer interface{ Gather(b []byte) int }
 // moves what one read of the socket brought as one chunk.
 func (p *pump) gather(source gatherer) (outcome, error) {
 	p.dropBuffer()
-	n, err := p.src.conn.Read(*p.first)
+	n, err := p.src().conn.Read(*p.first)
 	if n == 0 {
 		return sourceOver, cmp.Or(err, io.ErrNoProgress)
 	}
@@ -210,7 +210,7 @@ func (p *pump) hold(n int) outcome {
 
 // push waits until a destination that is no socket has taken the chunk.
 func (p *pump) push() (outcome, error) {
-	n, err := p.dst.conn.Write(p.chunk())
+	n, err := p.dst().conn.Write(p.chunk())
 	p.delivered(n)
 	if err != nil {
 		return destinationOver, err
@@ -229,7 +229,7 @@ func (p *pump) passEndWaiting(err error) {
 		}
 	})
 	if clean {
-		p.dst.closeWrite()
+		p.dst().closeWrite()
 	}
 }
 
@@ -253,8 +253,8 @@ func (p *pump) land(o outcome, err error) {
 		if p.left == 0 {
 			p.abandon()
 		}
-		_ = p.src.conn.SetReadDeadline(time.Time{}) // set by tell; a closed conn fails its next read too
-		_ = p.dst.conn.SetWriteDeadline(time.Time{})
+		_ = p.src().conn.SetReadDeadline(time.Time{}) // set by tell; a closed conn fails its next read too
+		_ = p.dst().conn.SetWriteDeadline(time.Time{})
 	}
 	p.t.rewatch()
 }
@@ -262,10 +262,10 @@ func (p *pump) land(o outcome, err error) {
 // linger waits, in a tunnel without a reactor, for the reset of a source behind
 // its end of stream. The end of the other direction ends the wait.
 func (p *pump) linger() (over bool) {
-	reset := p.src.isTCP && p.src.awaitReset()
+	reset := p.src().isTCP && p.src().awaitReset()
 	return p.t.locked(func() {
 		if reset && p.place.at(halfClosed) {
-			p.sourceFailed(p.src.failure())
+			p.sourceFailed(p.src().failure())
 		}
 	})
 }

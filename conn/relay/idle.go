@@ -6,13 +6,12 @@ import (
 	"cleversocks/conn/cause"
 )
 
-// idleChecks is how often the timer looks in one idle timeout.
+// idleChecks is how often there is a look in one idle timeout.
 const idleChecks = 4
 
-// idleCheck compares the byte counts at each tick with those of the tick
-// before, so that moving bytes never touches a timer.
+// idleCheck compares the byte counts at each check with those of the check
+// before, so that moving bytes never touches a clock.
 type idleCheck struct {
-	timer  *time.Timer   // nil: no check is due
 	bytes  int64         // moved both ways at the last check
 	quiet  time.Duration // for how long nothing has happened
 	queued int32         // bytes not acknowledged by both peers at the last check
@@ -30,20 +29,24 @@ func (t *Tunnel) idleWait() time.Duration {
 }
 
 // startIdleChecks starts the idle timeout. The first check of a reactor's tunnel
-// comes early, to make it one that lasts. The caller holds t.mu, so the check
-// finds the timer.
+// comes early, to make it one that lasts. The caller holds t.mu.
 func (t *Tunnel) startIdleChecks() {
 	if t.o.Idle <= 0 && t.reactor == nil {
 		return
 	}
 	t.idle.early = t.reactor != nil && (t.o.Idle <= 0 || bareAfter < t.idleStep())
+	t.awaitCheck()
+}
+
+// awaitCheck has the next check come. The caller holds t.mu.
+func (t *Tunnel) awaitCheck() {
 	t.callbacks.Add(1)
-	t.idle.timer = time.AfterFunc(t.idleWait(), t.checkIdle)
+	t.o.Pools.clockOf().meet(t, t.idleWait())
 }
 
 // stopIdleChecks is for a tunnel that is closing: no check starts another one.
 func (t *Tunnel) stopIdleChecks() {
-	if t.idle.timer != nil && t.idle.timer.Stop() {
+	if c := t.waits.clock; c != nil && c.miss(t, t.idleWait()) {
 		t.callbacks.Done()
 	}
 }
@@ -74,9 +77,8 @@ func (t *Tunnel) checkIdle() {
 			t.in.recall()
 			t.out.recall()
 		}
-		t.callbacks.Add(1)
 		t.idle.early = false
-		t.idle.timer.Reset(t.idleWait())
+		t.awaitCheck()
 	})
 	if over {
 		t.finishLater()

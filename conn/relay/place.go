@@ -59,8 +59,8 @@ func (p *pump) halt() {
 // caller holds t.mu.
 func (p *pump) tell(what place) {
 	p.place.set(what)
-	_ = p.src.conn.SetReadDeadline(past()) // fails on a closed conn, where nobody waits
-	_ = p.dst.conn.SetWriteDeadline(past())
+	_ = p.src().conn.SetReadDeadline(past()) // fails on a closed conn, where nobody waits
+	_ = p.dst().conn.SetWriteDeadline(past())
 }
 
 // end is the last thing that happens to a pump. A half-closed opposite pump
@@ -75,7 +75,7 @@ func (p *pump) end() {
 	case was == paused && p.booking.pause.Stop():
 		p.t.callbacks.Done()
 	case was == halfClosed && p.t.reactor == nil:
-		_ = p.src.conn.SetReadDeadline(past()) // wakes the goroutine that waits for a reset
+		_ = p.src().conn.SetReadDeadline(past()) // wakes the goroutine that waits for a reset
 	}
 	if other := p.opposite(); other.place.at(halfClosed) {
 		other.end()

@@ -30,6 +30,7 @@ type PoolOptions struct {
 type Pools struct {
 	o        PoolOptions
 	reactors reactorSet
+	clock    clock
 
 	bareAtOnce bool // tests do not wait for bareAfter
 
@@ -37,6 +38,14 @@ type Pools struct {
 	buffers [][]byte
 	pipes   pipeList
 	closed  bool
+}
+
+// clockOf is the clock of the relays that share p; without Pools one has its own.
+func (p *Pools) clockOf() *clock {
+	if p == nil {
+		return new(clock)
+	}
+	return &p.clock
 }
 
 // NewPools makes empty pools. Whoever makes them closes them, when the relays

@@ -11,7 +11,7 @@ import "golang.org/x/sys/unix"
 // probe sends that byte, once, of a paused download. The caller holds t.mu.
 func (p *pump) probe() {
 	b := p.booking
-	if b.probed || b.forEnd || b.granted == 0 || p.left > 0 || !p.src.isSocket() || !p.dst.isSocket() {
+	if b.probed || b.forEnd || b.granted == 0 || p.left > 0 || !p.src().isSocket() || !p.dst().isSocket() {
 		return
 	}
 	b.probed = true
@@ -19,11 +19,11 @@ func (p *pump) probe() {
 	n := 0
 	// It leaves the source once the destination has it: there may be no room. A
 	// closed conn and a failed write need no answer: the reset is seen elsewhere.
-	_ = p.src.withFD(func(from uintptr) {
+	_ = p.src().withFD(func(from uintptr) {
 		if got, _, err := unix.Recvfrom(int(from), ahead[:], unix.MSG_PEEK|unix.MSG_DONTWAIT); err != nil || got != 1 {
 			return
 		}
-		_ = p.dst.withFD(func(to uintptr) { n, _ = rawIO(unix.SYS_WRITE, to, ahead[:]) })
+		_ = p.dst().withFD(func(to uintptr) { n, _ = rawIO(unix.SYS_WRITE, to, ahead[:]) })
 		if n == 1 {
 			_, _ = rawIO(unix.SYS_READ, from, ahead[:]) // peeked at: it is there
 		}

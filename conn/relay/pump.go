@@ -1,11 +1,7 @@
 package relay
 
 import (
-	"net"
 	"sync"
-	"sync/atomic"
-
-	"cleversocks/metrics"
 )
 
 // firstRead is what an idle direction keeps for a source that cannot tell
@@ -16,14 +12,11 @@ const firstRead = 512
 // reactor (turn.go), or by a goroutine of its own (goroutine.go). A chunk is
 // delivered whole before the next one is read: that is the backpressure.
 type pump struct {
-	t        *Tunnel
-	src, dst *end
-	counter  *atomic.Int64
-	metric   *metrics.Counter
-	booking  *booking // what the meter has said; nil without a meter
-	place    whereabouts
-	dir      Direction
-	result   outcome // what the last try came to, with err
+	t       *Tunnel
+	booking *booking // what the meter has said; nil without a meter
+	place   whereabouts
+	dir     Direction
+	result  outcome // what the last try came to, with err
 
 	canSplice bool
 	large     bool  // chunks come full: they are spliced, or for a conn that is no socket take a buffer
@@ -42,20 +35,33 @@ type pump struct {
 	off   int32   // next byte of buf, or of first, to deliver
 	left  int32   // bytes to deliver
 
-	raw *rawCalls // for ends that are conns; nil: not made yet
 	err error
 }
 
-// rawCalls are the pump's two system calls as a syscall.RawConn takes them.
-type rawCalls struct{ take, give func(fd uintptr) }
+// src is the end that the pump reads.
+func (p *pump) src() *end {
+	if p.dir == In {
+		return &p.t.client
+	}
+	return &p.t.server
+}
 
-func (p *pump) init(t *Tunnel, dir Direction, src, dst *end, counter *atomic.Int64) {
-	p.t, p.dir, p.src, p.dst, p.counter = t, dir, src, dst, counter
+// dst is the end that it writes.
+func (p *pump) dst() *end {
+	if p.dir == In {
+		return &p.t.server
+	}
+	return &p.t.client
+}
+
+func (p *pump) init(t *Tunnel, dir Direction) {
+	p.t, p.dir = t, dir
 	if t.o.Meter != nil {
 		p.booking = new(booking)
 	}
 	p.initSockets()
-	p.wide = makesWide(dst.conn) && src.isSocket() || makesWide(src.conn)
+	src, dst := p.src(), p.dst()
+	p.wide = makesWide(dst) && src.isSocket() || makesWide(src)
 	if src.isSocket() {
 		return
 	}
@@ -96,7 +102,7 @@ func (p *pump) step() (outcome, error) {
 
 // take reads a chunk.
 func (p *pump) take() (outcome, error) {
-	if !p.src.isSocket() {
+	if !p.src().isSocket() {
 		return wantsBytes, nil
 	}
 	if err := p.tryFrom(); err != nil {
@@ -107,7 +113,7 @@ func (p *pump) take() (outcome, error) {
 
 // give writes what is left of the chunk.
 func (p *pump) give() (outcome, error) {
-	if !p.dst.isSocket() {
+	if !p.dst().isSocket() {
 		return wantsRoom, nil
 	}
 	if err := p.tryTo(); err != nil {
@@ -140,9 +146,18 @@ func (p *pump) delivered(n int) {
 }
 
 func (p *pump) count(n int) {
-	p.counter.Add(int64(n))
-	if p.metric != nil {
-		p.metric.Add(n)
+	counters, m := p.t.o.Counters, p.t.o.Metrics
+	if p.dir == In {
+		counters.In.Add(int64(n))
+	} else {
+		counters.Out.Add(int64(n))
+	}
+	switch {
+	case m == nil:
+	case p.dir == In:
+		m.BytesIn.Add(n)
+	default:
+		m.BytesOut.Add(n)
 	}
 }
 
@@ -182,8 +197,11 @@ func (p *pump) dropBuffer() {
 // one of many bytes costs little more than one of a few.
 type messenger interface{ MessageSize() int }
 
-func makesWide(c net.Conn) bool {
-	m, ok := c.(messenger)
+func makesWide(e *end) bool {
+	if e.isBare() {
+		return false
+	}
+	m, ok := e.conn.(messenger)
 	return ok && m.MessageSize() >= wideBuffer/2
 }
 

@@ -66,7 +66,7 @@ func TestResetBehindEndIsPassedOn(t *testing.T) {
 // would see only that.
 func wantReset(t *testing.T, c net.Conn) {
 	t.Helper()
-	if peer := (&end{tcp: c.(*net.TCPConn)}); !peer.awaitReset() {
+	if peer := (&end{dress: &dress{tcp: c.(*net.TCPConn)}}); !peer.awaitReset() {
 		t.Error("the other side saw no reset")
 	}
 }

@@ -65,7 +65,7 @@ func (p *pump) spliceRoom() int {
 		return pipeSize
 	}
 	room := 0
-	_ = p.dst.withFD(func(fd uintptr) { room = sendRoom(fd) }) // a closed conn has none
+	_ = p.dst().withFD(func(fd uintptr) { room = sendRoom(fd) }) // a closed conn has none
 	return room
 }
 

@@ -22,7 +22,7 @@ func TestReceiverShutsReading(t *testing.T) {
 			tun := open(t, k.pair, Options{Engine: k.engine, Pools: servedPools(PoolOptions{Reactors: k.reactors})})
 			send(t, tun.server, []byte("a greeting"))
 			wantRead(t, tun.client, "a greeting")
-			(&end{tcp: tun.client.(*net.TCPConn)}).control(func(fd int) {
+			(&end{dress: &dress{tcp: tun.client.(*net.TCPConn)}}).control(func(fd int) {
 				if err := unix.Shutdown(fd, unix.SHUT_RD); err != nil {
 					t.Error(err)
 				}

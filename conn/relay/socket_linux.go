@@ -30,33 +30,34 @@ func (e *end) initReadiness() {
 
 // initSockets readies the pump for what its two ends can do.
 func (p *pump) initSockets() {
-	p.canSplice = p.src.isSocket() && p.dst.isSocket() && p.t.o.Engine != EngineCopy
+	p.canSplice = p.src().isSocket() && p.dst().isSocket() && p.t.o.Engine != EngineCopy
 	p.large = p.canSplice && p.t.o.Engine == EngineSplice
 }
 
 // tryFrom has takeFrom try the source.
 func (p *pump) tryFrom() error {
-	if p.src.isBare() {
-		p.takeFrom(uintptr(p.src.fd))
+	src := p.src()
+	if src.isBare() {
+		p.takeFrom(uintptr(src.fd))
 		return nil
 	}
-	return p.src.raw.Control(p.calls().take)
+	if src.take == nil {
+		src.take = p.takeFrom
+	}
+	return src.raw.Control(src.take)
 }
 
 // tryTo has giveTo try the destination.
 func (p *pump) tryTo() error {
-	if p.dst.isBare() {
-		p.giveTo(uintptr(p.dst.fd))
+	dst := p.dst()
+	if dst.isBare() {
+		p.giveTo(uintptr(dst.fd))
 		return nil
 	}
-	return p.dst.raw.Control(p.calls().give)
-}
-
-func (p *pump) calls() *rawCalls {
-	if p.raw == nil {
-		p.raw = &rawCalls{take: p.takeFrom, give: p.giveTo}
+	if dst.give == nil {
+		dst.give = p.giveTo
 	}
-	return p.raw
+	return dst.raw.Control(dst.give)
 }
 
 // takeFrom reads one chunk from the source's socket, or gives back everything
@@ -123,7 +124,7 @@ func (p *pump) fill(fd uintptr) (int, unix.Errno) {
 
 // tookAll says of a pump that has read whether its source had no more, so that the
 // next event tells of more. Only of TCP: a read of a unix socket may stop anywhere.
-func (p *pump) tookAll() bool { return p.brief && p.src.isTCP }
+func (p *pump) tookAll() bool { return p.brief && p.src().isTCP }
 
 // sized switches back from splice after some small chunks in a row.
 func (p *pump) sized(n int) {

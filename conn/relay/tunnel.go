@@ -13,9 +13,9 @@ import (
 // Tunnel is one relay: two ends, and a pump for each direction. There is one for
 // each open tunnel of the daemon, so what it holds while idle counts.
 type Tunnel struct {
-	o       Options
-	done    func(Result)
-	started time.Time
+	o     Options
+	done  func(Result)
+	began time.Duration // since epoch
 
 	client, server end
 	in, out        pump
@@ -26,6 +26,7 @@ type Tunnel struct {
 	// finish waits for them.
 	callbacks sync.WaitGroup
 	idle      idleCheck
+	waits     waiting // for the check
 
 	// mu is held by whoever changes a pump's place, and by the reactor while it
 	// moves a pump. ARCHITECTURE.md says which locks may be taken under it.
@@ -52,12 +53,9 @@ func (t *Tunnel) init(o Options) {
 	if o.Counters == nil {
 		o.Counters = new(Counters)
 	}
-	t.o, t.started = o, time.Now()
-	t.in.init(t, In, &t.client, &t.server, &t.o.Counters.In)
-	t.out.init(t, Out, &t.server, &t.client, &t.o.Counters.Out)
-	if o.Metrics != nil {
-		t.in.metric, t.out.metric = o.Metrics.BytesIn, o.Metrics.BytesOut
-	}
+	t.o, t.began = o, time.Since(epoch)
+	t.in.init(t, In)
+	t.out.init(t, Out)
 }
 
 // start gives the pumps to a reactor, or each to a new goroutine, whose stack is
@@ -141,7 +139,7 @@ func (t *Tunnel) finish() {
 	}
 	r := Result{In: t.o.Counters.In.Load(), Out: t.o.Counters.Out.Load(), Cause: v.cause, Err: v.err}
 	if m := t.o.Metrics; m != nil {
-		m.Duration.UpdateDuration(t.started)
+		m.Duration.Update((time.Since(epoch) - t.began).Seconds())
 		m.End.Of(r.Cause).Inc()
 	}
 	t.report(r)
