@@ -12,17 +12,15 @@ const idleChecks = 4
 // idleCheck compares the byte counts at each check with those of the check
 // before, so that moving bytes never touches a clock.
 type idleCheck struct {
-	bytes  int64         // moved both ways at the last check
-	quiet  time.Duration // for how long nothing has happened
-	queued int32         // bytes not acknowledged by both peers at the last check
-	early  bool          // the check that is due comes after bareAfter
+	bytes int64         // moved both ways at the last check
+	quiet time.Duration // for how long nothing has happened
 }
 
 func (t *Tunnel) idleStep() time.Duration { return max(t.o.Idle/idleChecks, time.Millisecond) }
 
 // idleWait is how long the check that is due waits.
 func (t *Tunnel) idleWait() time.Duration {
-	if t.idle.early {
+	if t.early {
 		return bareAfter
 	}
 	return t.idleStep()
@@ -34,7 +32,7 @@ func (t *Tunnel) startIdleChecks() {
 	if t.o.Idle <= 0 && t.reactor == nil {
 		return
 	}
-	t.idle.early = t.reactor != nil && (t.o.Idle <= 0 || bareAfter < t.idleStep())
+	t.early = t.reactor != nil && (t.o.Idle <= 0 || bareAfter < t.idleStep())
 	t.awaitCheck()
 }
 
@@ -61,8 +59,8 @@ func (t *Tunnel) checkIdle() {
 			return
 		}
 		t.strip()
-		if t.idle.early && t.o.Lasts != nil {
-			t.server.control(t.o.Lasts)
+		if t.early && t.lasts != nil {
+			t.server.control(t.lasts)
 		}
 		if t.o.Idle <= 0 {
 			return
@@ -77,7 +75,7 @@ func (t *Tunnel) checkIdle() {
 			t.in.recall()
 			t.out.recall()
 		}
-		t.idle.early = false
+		t.early = false
 		t.awaitCheck()
 	})
 	if over {
@@ -89,13 +87,13 @@ func (t *Tunnel) checkIdle() {
 // that drains its queue without making room for a write is alive too. A pause
 // of the meter's is no silence of the peers', and no sign of life either.
 func (t *Tunnel) countSilence() {
-	bytes := t.o.Counters.In.Load() + t.o.Counters.Out.Load()
+	bytes := t.counters.In.Load() + t.counters.Out.Load()
 	queued := int32(t.client.queued() + t.server.queued())
 	switch {
-	case bytes != t.idle.bytes || queued != t.idle.queued:
+	case bytes != t.idle.bytes || queued != t.queued:
 		t.idle.quiet = 0
 	case !t.in.place.at(paused) && !t.out.place.at(paused):
 		t.idle.quiet += t.idleWait()
 	}
-	t.idle.bytes, t.idle.queued = bytes, queued
+	t.idle.bytes, t.queued = bytes, queued
 }

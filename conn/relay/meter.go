@@ -105,7 +105,7 @@ func (p *pump) pay() (outcome, error) {
 
 // reserve asks the meter for up to n bytes.
 func (p *pump) reserve(n int) (outcome, error) {
-	granted, wait, err := p.t.o.Meter.Reserve(p.dir, n)
+	granted, wait, err := p.t.meter.Reserve(p.dir, n)
 	if err != nil {
 		return meterRefused, err
 	}
@@ -126,7 +126,7 @@ func (p *pump) returnGrant(n int) {
 	granted, booked := b.granted, b.granted > 0 && !b.forEnd
 	b.granted, b.forEnd = 0, false // first: a meter that panics is not asked again
 	if booked {
-		p.t.o.Meter.Settle(p.dir, granted, n)
+		p.t.meter.Settle(p.dir, granted, n)
 	}
 }
 

@@ -3,6 +3,7 @@ package relay
 import (
 	"runtime"
 	"sync"
+	"sync/atomic"
 )
 
 // The defaults of PoolOptions.
@@ -31,6 +32,7 @@ type Pools struct {
 	o        PoolOptions
 	reactors reactorSet
 	clock    clock
+	common   atomic.Pointer[common] // of the last relay
 
 	bareAtOnce bool // tests do not wait for bareAfter
 

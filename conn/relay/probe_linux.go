@@ -30,7 +30,7 @@ func (p *pump) probe() {
 	})
 	if n == 1 {
 		b.granted--
-		p.t.o.Meter.Settle(p.dir, 1, 1)
+		p.t.meter.Settle(p.dir, 1, 1)
 		p.count(1)
 	}
 }

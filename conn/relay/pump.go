@@ -56,7 +56,7 @@ func (p *pump) dst() *end {
 
 func (p *pump) init(t *Tunnel, dir Direction) {
 	p.t, p.dir = t, dir
-	if t.o.Meter != nil {
+	if t.meter != nil {
 		p.booking = new(booking)
 	}
 	p.initSockets()
@@ -146,7 +146,7 @@ func (p *pump) delivered(n int) {
 }
 
 func (p *pump) count(n int) {
-	counters, m := p.t.o.Counters, p.t.o.Metrics
+	counters, m := p.t.counters, p.t.o.Metrics
 	if p.dir == In {
 		counters.In.Add(int64(n))
 	} else {

@@ -8,19 +8,25 @@ import (
 	"time"
 
 	"cleversocks/conn/cause"
+	"cleversocks/metrics"
 )
 
 // Tunnel is one relay: two ends, and a pump for each direction. There is one for
 // each open tunnel of the daemon, so what it holds while idle counts.
 type Tunnel struct {
-	o     Options
-	done  func(Result)
-	began time.Duration // since epoch
+	o        *common
+	counters *Counters
+	meter    Meter
+	panicked func(any)
+	lasts    func(server int)
+	done     func(Result)
+	began    time.Duration // since epoch
 
 	client, server end
 	in, out        pump
 	reactor        *Reactor // moves both pumps; nil: each has a goroutine
 	slot           int32    // the reactor's number for this tunnel
+	queued         int32    // bytes not acknowledged by both peers at the last idle check
 
 	// callbacks counts the goroutines and timers that may still use the tunnel.
 	// finish waits for them.
@@ -31,6 +37,7 @@ type Tunnel struct {
 	// mu is held by whoever changes a pump's place, and by the reactor while it
 	// moves a pump. ARCHITECTURE.md says which locks may be taken under it.
 	mu      sync.Mutex
+	early   bool          // the idle check that is due comes after bareAfter
 	closing bool          // both pumps have ended, and finish is under way
 	closed  bool          // the ends are closed, or about to be
 	hurried chan struct{} // closed to cut the wait of finish short; nil: it does not wait
@@ -50,12 +57,38 @@ func (t *Tunnel) init(o Options) {
 	if o.BufferSize <= 0 {
 		o.BufferSize = DefaultBufferSize
 	}
-	if o.Counters == nil {
-		o.Counters = new(Counters)
+	t.o = o.Pools.inCommon(common{Engine: o.Engine, BufferSize: o.BufferSize, Idle: o.Idle, Metrics: o.Metrics, Pools: o.Pools})
+	t.counters, t.meter, t.panicked, t.lasts = o.Counters, o.Meter, o.Panicked, o.Lasts
+	if t.counters == nil {
+		t.counters = new(Counters)
 	}
-	t.o, t.began = o, time.Since(epoch)
+	t.began = time.Since(epoch)
 	t.in.init(t, In)
 	t.out.init(t, Out)
+}
+
+// common is what all relays of one generation of the settings are told: it is there
+// once, not in each of them.
+type common struct {
+	Engine     Engine
+	BufferSize int
+	Idle       time.Duration
+	Metrics    *metrics.Relay
+	Pools      *Pools
+}
+
+// inCommon is c, where relays that share p have it already.
+func (p *Pools) inCommon(c common) *common {
+	if p == nil {
+		alone := c
+		return &alone
+	}
+	if last := p.common.Load(); last != nil && *last == c {
+		return last
+	}
+	fresh := c // c itself would be allocated each time
+	p.common.Store(&fresh)
+	return &fresh
 }
 
 // start gives the pumps to a reactor, or each to a new goroutine, whose stack is
@@ -106,10 +139,10 @@ func (t *Tunnel) contain(v any) {
 	}
 	t.note(panicVerdict(v))
 	t.halt()
-	if t.o.Panicked != nil {
+	if t.panicked != nil {
 		// Under the lock: once it is free, the other pump may end the tunnel,
 		// and it is done with before its owner has been told.
-		t.o.Panicked(v)
+		t.panicked(v)
 	}
 }
 
@@ -137,7 +170,7 @@ func (t *Tunnel) finish() {
 	if t.reactor != nil {
 		t.leave()
 	}
-	r := Result{In: t.o.Counters.In.Load(), Out: t.o.Counters.Out.Load(), Cause: v.cause, Err: v.err}
+	r := Result{In: t.counters.In.Load(), Out: t.counters.Out.Load(), Cause: v.cause, Err: v.err}
 	if m := t.o.Metrics; m != nil {
 		m.Duration.Update((time.Since(epoch) - t.began).Seconds())
 		m.End.Of(r.Cause).Inc()
@@ -180,8 +213,8 @@ func (t *Tunnel) ControlServer(f func(fd uintptr)) error {
 // the tunnels of others.
 func (t *Tunnel) report(r Result) {
 	defer func() {
-		if v := recover(); v != nil && t.o.Panicked != nil {
-			t.o.Panicked(v)
+		if v := recover(); v != nil && t.panicked != nil {
+			t.panicked(v)
 		}
 	}()
 	t.done(r)
