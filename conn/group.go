@@ -52,6 +52,7 @@ type Group struct {
 	base    context.Context                                               //nolint:containedctx // the scope of all connections, which outlives any one call
 	tasks   *task.Scope                                                   // runs their goroutines
 	endAll  context.CancelCauseFunc
+	ended   func(*session) // is end, made once for all tunnels
 	limit   atomic.Int64
 	nextID  atomic.Uint64
 	before  atomic.Uint64 // ids that predecessors have given
@@ -94,6 +95,7 @@ func NewGroup(ctx context.Context, o Options) *Group {
 		empty:    make(chan struct{}),
 	}
 	g.handler.streams.admit = g.admitStream
+	g.ended = g.end
 	return g
 }
 
@@ -248,7 +250,7 @@ func (g *Group) run(s *session, establish func() bool) {
 		return
 	}
 	relayed = true
-	g.handler.relay(s, g.end)
+	g.handler.relay(s, g.ended)
 }
 
 // end writes the record and lets the connection go, once: whoever calls again

@@ -36,7 +36,7 @@ func (r *reactive) relay() {
 	}
 	s, g := r.session, r.g
 	g.revocable(s)
-	options, done := g.handler.tunnel(s, g.end)
+	options, done := g.handler.tunnel(s, g.ended)
 	options.Lasts = s.policy.Dialer.Prober()
 	tunnel := r.seat.Relay(r.raw.client.fd(), r.raw.server.fd(), r.more, r.serverMore, options, done)
 	s.handTo(tunnel)

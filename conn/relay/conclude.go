@@ -46,7 +46,11 @@ func (p *pump) sourceEnded(err error) {
 // noteClosed records that the source has ended its stream. The caller holds
 // t.mu.
 func (p *pump) noteClosed() {
-	p.t.note(verdict{rank: rankClosed, cause: p.pick(cause.ClientClosed, cause.ServerClosed)})
+	if p.dir == In {
+		p.t.note(&clientClosed)
+	} else {
+		p.t.note(&serverClosed)
+	}
 }
 
 // passEnd tells the destination that nothing more comes. The caller holds t.mu.
@@ -87,7 +91,7 @@ func (p *pump) sourceFailed(err error) {
 	}](err); ok && bad.Malformed() {
 		why = cause.Error // nobody broke the connection: what came over it cannot be believed
 	}
-	p.t.note(verdict{rank: rankFinal, err: err, cause: why})
+	p.t.note(&verdict{rank: rankFinal, err: err, cause: why})
 	p.src().dead = true
 	p.t.halt()
 }
@@ -97,7 +101,7 @@ func (p *pump) sourceFailed(err error) {
 // The caller holds t.mu.
 func (p *pump) destinationFailed(err error) {
 	if !interrupted(err) {
-		p.t.note(verdict{rank: rankFinal, err: err, cause: p.pick(cause.ServerReset, cause.ClientReset)})
+		p.t.note(&verdict{rank: rankFinal, err: err, cause: p.pick(cause.ServerReset, cause.ClientReset)})
 		p.dst().dead = true
 	}
 	p.end()

@@ -35,9 +35,8 @@ func causeOf(err error, fallback string) string {
 type rank uint8
 
 const (
-	rankNone   rank = iota
-	rankClosed      // a clean end of stream
-	rankFinal       // a reset, or an end from outside
+	rankClosed rank = iota // a clean end of stream
+	rankFinal              // a reset, or an end from outside
 )
 
 // verdict is why a relay ends. The first of the highest rank stays.
@@ -48,9 +47,16 @@ type verdict struct {
 	err   error
 }
 
-// note keeps v if it outranks what is known. The caller holds t.mu.
-func (t *Tunnel) note(v verdict) {
-	if v.rank > t.verdict.rank {
+// Nearly all relays end by one of these two.
+var (
+	clientClosed = verdict{rank: rankClosed, cause: cause.ClientClosed}
+	serverClosed = verdict{rank: rankClosed, cause: cause.ServerClosed}
+)
+
+// note keeps v, which does not change any more, if it outranks what is known. The
+// caller holds t.mu.
+func (t *Tunnel) note(v *verdict) {
+	if t.verdict == nil || v.rank > t.verdict.rank {
 		t.verdict = v
 	}
 }
@@ -60,7 +66,7 @@ func (t *Tunnel) note(v verdict) {
 // complete. On a tunnel that has ended it does nothing.
 func (t *Tunnel) End(reason error) {
 	over := t.locked(func() {
-		t.note(verdict{rank: rankFinal, cause: causeOf(reason, cause.Drained), err: reason, abort: true})
+		t.note(&verdict{rank: rankFinal, cause: causeOf(reason, cause.Drained), err: reason, abort: true})
 		t.halt()
 		if t.hurried != nil {
 			close(t.hurried)

@@ -61,13 +61,14 @@ func (t *Tunnel) checkIdle() {
 		t.strip()
 		if t.early && t.lasts != nil {
 			t.server.control(t.lasts)
+			t.lasts = nil // its memory is free
 		}
 		if t.o.Idle <= 0 {
 			return
 		}
 		t.countSilence()
 		if t.idle.quiet >= t.o.Idle {
-			t.note(verdict{rank: rankFinal, cause: cause.Idle})
+			t.note(&verdict{rank: rankFinal, cause: cause.Idle})
 			t.halt()
 			return
 		}

@@ -131,8 +131,8 @@ func (p *pump) returnGrant(n int) {
 }
 
 // meterVerdict ends the tunnel for what the meter said.
-func meterVerdict(err error) verdict {
-	return verdict{rank: rankFinal, cause: causeOf(err, cause.Error), err: err, abort: true}
+func meterVerdict(err error) *verdict {
+	return &verdict{rank: rankFinal, cause: causeOf(err, cause.Error), err: err, abort: true}
 }
 
 // pause leaves the pump alone until the meter's wait is over. The caller holds

@@ -291,7 +291,7 @@ func (t *Tunnel) rewatch() {
 // lostReactor ends a tunnel with a socket that is not watched, for want of
 // memory: nobody would tell what happens to it. The caller holds t.mu.
 func (t *Tunnel) lostReactor() {
-	t.note(verdict{rank: rankFinal, cause: cause.Error, err: errWatch, abort: true})
+	t.note(&verdict{rank: rankFinal, cause: cause.Error, err: errWatch, abort: true})
 	t.halt()
 }
 

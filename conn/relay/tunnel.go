@@ -41,7 +41,7 @@ type Tunnel struct {
 	closing bool          // both pumps have ended, and finish is under way
 	closed  bool          // the ends are closed, or about to be
 	hurried chan struct{} // closed to cut the wait of finish short; nil: it does not wait
-	verdict verdict
+	verdict *verdict      // nil: it goes on
 }
 
 func newTunnel(client, server net.Conn, o Options, done func(Result)) *Tunnel {
@@ -158,6 +158,9 @@ func (t *Tunnel) finish() {
 	t.callbacks.Wait()
 	t.mu.Lock()
 	v := t.verdict
+	if v == nil {
+		v = new(verdict)
+	}
 	t.closed = true
 	t.mu.Unlock()
 	if v.abort {
@@ -183,7 +186,7 @@ func (t *Tunnel) finish() {
 func (t *Tunnel) deliverBeforeReset() {
 	hurried := make(chan struct{})
 	t.mu.Lock()
-	if t.verdict.abort {
+	if t.verdict != nil && t.verdict.abort {
 		close(hurried)
 	} else {
 		t.hurried = hurried
@@ -222,10 +225,10 @@ func (t *Tunnel) report(r Result) {
 
 var errPanic = errors.New("relay panicked")
 
-func panicVerdict(v any) verdict {
+func panicVerdict(v any) *verdict {
 	err, ok := v.(error)
 	if !ok {
 		err = fmt.Errorf("%v", v)
 	}
-	return verdict{rank: rankFinal, cause: cause.Error, err: errors.Join(errPanic, err), abort: true}
+	return &verdict{rank: rankFinal, cause: cause.Error, err: errors.Join(errPanic, err), abort: true}
 }
