@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -94,6 +95,10 @@ func TestTunnelsInOneConnection(t *testing.T) {
 		if r := await(t, records); r.BytesIn != 300_000 || r.BytesOut != 3 || r.Notes != "http2" || !r.Replied {
 			t.Errorf("recorded %+v", r)
 		}
+	}
+	// The connection that carries them was listed as a handshake, for hours.
+	if !slices.ContainsFunc(g.Sessions(), func(r *Record) bool { return r.Requests }) {
+		t.Error("no session is told as one that carries requests")
 	}
 	w, res := tunnel(t, c, listener.Addr().String(), nil)
 	// The destination has written by then: a write that met the reset would take

@@ -46,6 +46,7 @@ type Record struct {
 
 	Started   time.Time
 	Handshake bool   // nothing but the client is known yet
+	Requests  bool   // it carries requests, each of which is a session or has a record of its own
 	Notes     string // of the listener's door: what a load balancer told
 
 	refusal *refusal       // it was never served

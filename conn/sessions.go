@@ -33,7 +33,7 @@ func (s *session) glance() *Record {
 	if s.relaying.Load() {
 		return s.progress()
 	}
-	return &Record{ID: s.ID(), Listener: s.listener, Client: s.client, Peer: s.atDoor().peer, Started: s.started, Handshake: true}
+	return &Record{ID: s.ID(), Listener: s.listener, Client: s.client, Peer: s.atDoor().peer, Started: s.started, Handshake: true, Requests: s.leaves.Load() != nil}
 }
 
 // Kill ends the connections that match, as revoked ones, and returns how many.

@@ -105,7 +105,7 @@ func (o *operator) sessionsHere(filter admin.SessionFilter) []admin.Session {
 
 func sessionOf(r *conn.Record) admin.Session {
 	s := admin.Session{
-		ID: r.ID, Listener: r.Listener, Client: r.Caller(), Started: r.Started, Handshake: r.Handshake,
+		ID: r.ID, Listener: r.Listener, Client: r.Caller(), Started: r.Started, Handshake: r.Handshake && !r.Requests, Requests: r.Requests,
 		User: text(r.User), Auth: r.Auth, Upstream: r.Upstream, Rule: r.Rule, BytesIn: r.BytesIn, BytesOut: r.BytesOut,
 	}
 	if r.Handshake {

@@ -147,8 +147,11 @@ func newSessions(ctx context.Context, c *client) *cobra.Command {
 				row(w, "ID", "AGE", "CLIENT", "USER", "COMMAND", "TARGET", "IN", "OUT", "RATE", "PROCESS")
 				for _, s := range page.Sessions {
 					command := s.Command
-					if s.Handshake {
+					switch {
+					case s.Handshake:
 						command = "(handshake)"
+					case s.Requests:
+						command = "(requests)"
 					}
 					row(w, s.ID, age(time.Since(s.Started)), s.Client, orDash(s.User), orDash(command), orDash(s.Target),
 						size(s.BytesIn), size(s.BytesOut), size(s.RateIn+s.RateOut)+"/s", drainsIn(&s))

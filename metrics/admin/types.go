@@ -72,6 +72,7 @@ type Session struct {
 	Client    string    `json:"client"` // address and port
 	Started   time.Time `json:"started"`
 	Handshake bool      `json:"handshake,omitempty"` // no more is known yet
+	Requests  bool      `json:"requests,omitempty"`  // it carries HTTP requests, each of which is told by itself
 	User      string    `json:"user,omitempty"`
 	Auth      string    `json:"auth,omitempty"`
 	Protocol  string    `json:"protocol,omitempty"`

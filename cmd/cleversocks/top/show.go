@@ -113,8 +113,11 @@ func client(_ *view, s *admin.Session, _ time.Time) string {
 }
 
 func target(_ *view, s *admin.Session, _ time.Time) string {
-	if s.Handshake {
+	switch {
+	case s.Handshake:
 		return "(handshake)"
+	case s.Requests:
+		return "(requests)"
 	}
 	return or(s.Target, "-")
 }
