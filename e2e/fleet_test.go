@@ -63,6 +63,17 @@ func TestFleet(t *testing.T) {
 			send(t, c, 5, 1, 0)
 			return receive(t, c, 2)[1] == 0
 		})
+		if status := all[1].call("DELETE", "/api/v1/whitelist/127.0.0.6", nil, nil); status != 204 {
+			t.Errorf("status %d", status)
+		}
+		for _, r := range all {
+			eventually(t, "who is revoked at b needs one everywhere", func() bool {
+				c := dialProxyFrom(t, r.address, "127.0.0.6")
+				defer c.Close()
+				send(t, c, 5, 1, 0)
+				return receive(t, c, 2)[1] == 0xff
+			})
+		}
 	})
 	t.Run("addresses", func(t *testing.T) {
 		mustTunnel(t, all[0].daemon, "127.0.0.6", "carol", echo)
@@ -251,13 +262,14 @@ func TestFleetWithoutItsStore(t *testing.T) {
 	// A replica that dies frees what it held: three of seven are b's.
 	_ = b.Cmd.Process.Kill()
 	<-b.Exited
-	held := 4
+	held, killed := 4, time.Now()
 	eventually(t, "what b held is free", func() bool {
 		if c, _ := tunnel(t, a.daemon, "127.0.0.1", "alice", echo); c != nil {
 			held++
 		}
 		return held == 10
 	})
+	t.Logf("all that b held is free after %s", time.Since(killed).Round(time.Millisecond))
 	if c, _ := tunnel(t, a.daemon, "127.0.0.1", "alice", echo); c != nil {
 		t.Error("one too many")
 	}

@@ -272,6 +272,7 @@ func (s *Store) happened(ctx context.Context, e *event) {
 	case eventOnce:
 		s.learnOnce(e.Source, e.What)
 	case eventRevoke:
+		s.missing.add(e.Source, s.now()+missingLife)
 		if s.options.Once != nil {
 			s.options.Once.Forget(e.Source)
 		}

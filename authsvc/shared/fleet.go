@@ -33,10 +33,7 @@ func (s *Store) keepLeases(ctx context.Context) error {
 			return ctx.Err()
 		}
 		pause := s.rhythm.beat - leastPause - rand.N(s.rhythm.beat/10) //nolint:gosec // spreads load, keeps no secret
-		if s.fleet.inHurry() {
-			pause = leastPause
-		}
-		timer := time.NewTimer(pause)
+		timer := time.NewTimer(s.fleet.pause(pause, s.now()))
 		select {
 		case <-timer.C:
 		case <-s.fleet.changed:

@@ -31,6 +31,7 @@ type fleet struct {
 	floors   int           // how many replicas the floor is one's part of; 0: this one has none
 	settling settling
 	news     bool
+	first    time.Duration // when the first lease of another ends; 0: there is none
 	changed  chan struct{} // 1: beat now
 }
 
@@ -115,9 +116,10 @@ func (f *fleet) kick() {
 // beatOfFleet is the answer to a beat.
 type beatOfFleet struct {
 	count    int
-	was      bool  // on the list
-	now      int64 // ms of the store's clock
-	ignorant int   // others who have not beaten since a time that it named
+	was      bool          // on the list
+	now      int64         // ms of the store's clock
+	ignorant int           // others who have not beaten since a time that it named
+	first    time.Duration // until the first lease of another ends; 0: there is none
 	newest   string
 	out      []string
 }
@@ -126,16 +128,19 @@ func beatOf(list []rueidis.RedisMessage, err error) (got beatOfFleet, _ error) {
 	if err != nil {
 		return got, err
 	}
-	if len(list) != 6 {
+	if len(list) != 7 {
 		return got, errAnswer
 	}
-	n, err := numbers(list[:4])
-	newest, err2 := list[4].ToString()
-	out, err3 := list[5].AsStrSlice()
+	n, err := numbers(list[:5])
+	newest, err2 := list[5].ToString()
+	out, err3 := list[6].AsStrSlice()
 	if err = errors.Join(err, err2, err3); err != nil {
 		return got, err
 	}
-	return beatOfFleet{count: max(int(n[0]), 1), was: n[1] == 1, now: n[2], ignorant: int(n[3]), newest: newest, out: out}, nil
+	return beatOfFleet{
+		count: max(int(n[0]), 1), was: n[1] == 1, now: n[2], ignorant: int(n[3]), first: time.Duration(n[4]) * time.Millisecond,
+		newest: newest, out: out,
+	}, nil
 }
 
 // noted takes the answer to a beat that was sent at a time, and reports whether
@@ -154,7 +159,10 @@ func (f *fleet) noted(r rhythm, sent time.Duration, got beatOfFleet) (isNew bool
 		f.news = true
 		f.kick()
 	}
-	f.newest, f.beaten = got.newest, max(sent, 1)
+	f.newest, f.beaten, f.first = got.newest, max(sent, 1), 0
+	if got.first > 0 {
+		f.first = sent + got.first
+	}
 	f.settle(got)
 	return !got.was
 }
@@ -196,11 +204,19 @@ func (f *fleet) readMark(name string) {
 	}
 }
 
-// inHurry says that the replica has no floor yet.
-func (f *fleet) inHurry() bool {
+// pause is how long to wait for the next beat: a whole one, or less while the
+// replica has no floor yet, or when another's lease is about to end: what that one
+// held and was entitled to is free then.
+func (f *fleet) pause(whole, now time.Duration) time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.beaten != 0 && f.floors == 0
+	switch {
+	case f.beaten != 0 && f.floors == 0:
+		return leastPause
+	case f.first > 0:
+		return min(whole, max(f.first-now, 0)+time.Millisecond)
+	}
+	return whole
 }
 
 // since is the time that a beat asks for who has beaten since; 0: none.

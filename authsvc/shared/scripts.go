@@ -322,7 +322,8 @@ return 1
 // fleetScript is a replica's beat: it puts itself on the list, takes those off
 // that are forgotten, and answers how many live, whether it was there before,
 // the time, how many of the others have not beaten since a time, who has joined
-// last, and the users that others have put out.
+// last, for how long the first lease of another still runs (0: there is none), and
+// the users that others have put out.
 //
 // ARGV: id, about, lease, forgotten, that time (0: now), and the users that
 // it puts out itself. The field "+" of the second key is who has joined last.
@@ -357,8 +358,12 @@ if since == 0 then since = now end
 local live = '(' .. string.format('%d', now - life)
 local ignorant = redis.call('ZCOUNT', KEYS[1], live, string.format('%d', since))
 if now <= since then ignorant = ignorant - 1 end
-local newest = redis.call('HGET', KEYS[2], '+') or ''
-return {redis.call('ZCOUNT', KEYS[1], live, '+inf'), was, string.format('%d', now), ignorant, newest, out}
+local newest, first = redis.call('HGET', KEYS[2], '+') or '', 0
+local others = redis.call('ZRANGEBYSCORE', KEYS[1], live, '+inf', 'WITHSCORES', 'LIMIT', 0, 2)
+for i = 1, #others, 2 do
+  if others[i] ~= me and first == 0 then first = tonumber(others[i + 1]) + life - now end
+end
+return {redis.call('ZCOUNT', KEYS[1], live, '+inf'), was, string.format('%d', now), ignorant, first, newest, out}
 `)
 
 // departScript takes a replica off the lists.

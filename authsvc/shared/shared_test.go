@@ -504,3 +504,45 @@ func TestKeysKeepTheirTag(t *testing.T) {
 		t.Error("the keys are not those of docs/fleet.md")
 	}
 }
+
+// A client that comes while its address is revoked asked the store, which had not
+// forgotten it yet, and was let in from then on.
+func TestRevokedWhileAsked(t *testing.T) {
+	_, url := fake(t)
+	all := joinAll(t, url, 2)
+	users, err := authsvc.NewUsers(authsvc.UsersOptions{User: "alice", Password: "secret", Metrics: &all[0].metrics.Auth})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, _ := users.Vouch("alice")
+	for i := range 30 {
+		addr := netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)})
+		all[0].once.Add(addr, id)
+		eventually(t, "it is known everywhere", func() bool { _, ok := all[1].once.LookupElsewhere(t.Context(), addr); return ok })
+		stop := make(chan struct{})
+		var asking sync.WaitGroup
+		for _, r := range all {
+			asking.Go(func() {
+				for {
+					select {
+					case <-stop:
+						return
+					default:
+						r.once.LookupElsewhere(t.Context(), addr)
+					}
+				}
+			})
+		}
+		all[0].once.Revoke(addr)
+		for _, r := range all {
+			eventually(t, "it is known nowhere", func() bool { _, ok := r.once.LookupElsewhere(t.Context(), addr); return !ok })
+		}
+		close(stop)
+		asking.Wait()
+		for _, r := range all {
+			if _, ok := r.once.Lookup(addr); ok {
+				t.Fatalf("address %d is let in again", i)
+			}
+		}
+	}
+}

@@ -222,6 +222,7 @@ func (s *Store) ownBan(b *banData) {
 
 // Added lets an address in on all replicas.
 func (s *Store) Added(addr netip.Addr, entry func() []byte, ttl time.Duration) {
+	s.missing.remove(addr)
 	s.do(job{addr, "once", true, func(ctx context.Context, c rueidis.Client) error {
 		text := entry()
 		if len(text) == 0 || ttl <= 0 {
@@ -236,9 +237,13 @@ func (s *Store) Added(addr netip.Addr, entry func() []byte, ttl time.Duration) {
 
 // Revoked lets it in no more.
 func (s *Store) Revoked(addr netip.Addr) {
-	s.publish(event{Kind: eventRevoke, Source: addr})
+	s.missing.add(addr, s.now()+revokedLife)
 	s.do(job{addr, "once", true, func(ctx context.Context, c rueidis.Client) error {
-		return c.Do(ctx, c.B().Del().Key(s.keys.once(addr)).Build()).Error()
+		err := c.Do(ctx, c.B().Del().Key(s.keys.once(addr)).Build()).Error()
+		if err == nil { // not before: who asks the store between the two would learn it again
+			s.publish(event{Kind: eventRevoke, Source: addr})
+		}
+		return err
 	}})
 }
 
@@ -261,7 +266,9 @@ func (s *Store) Ask(ctx context.Context, addr netip.Addr) []byte {
 		return nil
 	}
 	if text = <-found; text == "" {
-		s.missing.add(addr, s.now())
+		s.missing.add(addr, s.now()+missingLife)
+	}
+	if text == "" || s.missing.has(addr, s.now()) { // or it was revoked meanwhile
 		return nil
 	}
 	return []byte(text)
@@ -275,10 +282,12 @@ func (s *Store) learnOnce(addr netip.Addr, entry []byte) {
 	}
 }
 
-// Bounds of what is remembered of addresses that nobody knows.
+// Bounds of what is remembered of addresses that nobody knows. One that was revoked
+// is not asked for until the store has surely forgotten it.
 const (
 	maxMissing  = 4096
 	missingLife = time.Second
+	revokedLife = 5 * time.Second
 )
 
 func (m *missing) has(addr netip.Addr, now time.Duration) bool {
@@ -287,13 +296,13 @@ func (m *missing) has(addr netip.Addr, now time.Duration) bool {
 	return now < m.until[addr]
 }
 
-func (m *missing) add(addr netip.Addr, now time.Duration) {
+func (m *missing) add(addr netip.Addr, until time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.until == nil || len(m.until) >= maxMissing {
 		m.until = make(map[netip.Addr]time.Duration)
 	}
-	m.until[addr] = now + missingLife
+	m.until[addr] = max(m.until[addr], until)
 }
 
 func (m *missing) remove(addr netip.Addr) {

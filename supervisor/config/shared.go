@@ -85,7 +85,7 @@ func (s *SharedState) keys() []Key {
 		},
 		{
 			Name: "password_file", Value: &s.PasswordFile, Default: "",
-			Doc: "A file that holds the store's password, of the URL's user or of the default one.",
+			Doc: "A file that holds the store's password, of the URL's user or of the default one. Read again on SIGHUP, as are the certificates: until the store takes what is new, the connection of before stays.",
 		},
 		{
 			Name: "sentinel_password_file", Value: &s.SentinelPasswordFile, Default: "",
