@@ -113,7 +113,7 @@ func scriptOf(t *testing.T, b block) string {
 	switch b.language {
 	case "toml":
 		return fileScript("/tmp/block.toml", b.text) +
-			"cleversocks check --config /tmp/block.toml > /tmp/checked.toml\n" +
+			"loads_again /tmp/block.toml\n" +
 			"start cleversocks --config /tmp/block.toml\n"
 	case "sh":
 		return commandScript(b.text)

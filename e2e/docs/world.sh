@@ -85,6 +85,15 @@ serves() {
 	grep -q 'msg=ready\|"msg":"ready"' /tmp/daemon.log /var/log/cleversocks.log 2>/dev/null
 }
 
+# loads_again FILE: what check prints of a configuration, check accepts, and prints
+# the same of it.
+loads_again() {
+	cleversocks check --config "$1" > /tmp/once.toml
+	cleversocks check --config - < /tmp/once.toml > /tmp/twice.toml
+	sed -i 's/  # .*//' /tmp/once.toml /tmp/twice.toml
+	diff /tmp/once.toml /tmp/twice.toml
+}
+
 # stop: ends the daemon as an operator does, and wants it to have gone well.
 stop() {
 	[ -n "${daemon:-}" ] || return 0
