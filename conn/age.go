@@ -111,6 +111,21 @@ func (s *session) untilOld(draining context.Context) (leaves context.Context, re
 	}
 }
 
+// idleUntil ends when a connection that waits for a request is to end: in a hurry,
+// or when the session has reached its age. A drain without haste, in an upgrade,
+// awaits the next request, or the idle time-out: it may be on its way, and no
+// client sends one again that is no GET. (nginx#437: requests on kept connections
+// were reset by reloads.)
+func idleUntil(draining, hurrying, leaves context.Context) (until context.Context, calm func()) {
+	until, end := context.WithCancel(hurrying)
+	stop := context.AfterFunc(leaves, func() {
+		if draining.Err() == nil {
+			end()
+		}
+	})
+	return until, func() { stop(); end() }
+}
+
 // openSince is when the session began, unless it shakes hands: that has a time of
 // its own.
 func (s *session) openSince() (began time.Time, open bool) {

@@ -37,6 +37,7 @@ type forwarder struct {
 	metrics   *metrics.Registry
 	panics    *task.Reporter
 	draining  context.Context   //nolint:containedctx // an event, not a scope
+	hurrying  context.Context   //nolint:containedctx // likewise
 	heads     *httpproxy.Budget // bounds the memory of large heads
 	servers   forwardConns      // that are open, which no session holds
 }
@@ -62,12 +63,14 @@ func (r *forwarder) serve(d *driver) (tunnel bool, next *httpproxy.Head) {
 	defer func() { f.place.release(f.d.client.Addr()) }() // of the user at the end
 	terms, _ := s.terms(nil)
 	leaves, release := s.untilOld(r.draining)
+	hurry, calm := idleUntil(r.draining, r.hurrying, leaves)
 	end := httpforward.New(httpforward.Options{
 		Decide: f.decide, Refusal: f.refusal, Challenges: terms.Challenges(),
 		Watch:       func() func() { return r.watch.client(s, true) },
 		IdleTimeout: cmp.Or(s.policy.Relay.Idle, forwardIdle), HeadTimeout: s.policy.Timeouts.Handshake,
-		Drain: leaves, Heads: r.heads, Panics: r.panics,
+		Drain: leaves, Hurry: hurry, Heads: r.heads, Panics: r.panics,
 	}).Serve(s.ctx, s.conn, d.reader(), d.machine.Head())
+	calm()
 	release() // what follows may be a tunnel
 	// Every request has its record.
 	s.cause = ""

@@ -63,6 +63,7 @@ type Group struct {
 	sessions map[*session]struct{}
 	draining bool
 	ending   func()        // tells connections that the drain has begun
+	hurry    func()        // tells those that do nothing to end
 	empty    chan struct{} // is closed when the drain has begun and no connection is left
 }
 
@@ -70,6 +71,7 @@ type Group struct {
 func NewGroup(ctx context.Context, o Options) *Group {
 	base, endAll := context.WithCancelCause(context.WithoutCancel(ctx))
 	draining, ending := context.WithCancel(base)
+	hurrying, hurry := context.WithCancel(base)
 	if o.Panics == nil {
 		o.Panics = &task.Reporter{Log: o.Log, Count: func(where string) { o.Metrics.Conn.Panics.Of(where).Inc() }}
 	}
@@ -79,9 +81,10 @@ func NewGroup(ctx context.Context, o Options) *Group {
 	// Its context is nobody's: a connection's end must not be that of others.
 	tasks, _ := task.New(context.WithoutCancel(ctx), o.Panics, "conn")
 	g := &Group{
-		handler:  newHandler(draining, o, tasks),
+		handler:  newHandler(draining, hurrying, o, tasks),
 		tasks:    tasks,
 		ending:   ending,
+		hurry:    hurry,
 		access:   o.Access,
 		log:      o.Log,
 		metrics:  o.Metrics,
@@ -335,6 +338,7 @@ func notify(c chan<- struct{}) {
 func (g *Group) Serve(ctx context.Context) error {
 	<-ctx.Done()
 	left := g.startDraining()
+	g.hurry()
 	if left > 0 {
 		timeout := g.drain()
 		g.log.LogAttrs(ctx, slog.LevelInfo, "draining", slog.Int("connections", left), slog.Duration("timeout", timeout))

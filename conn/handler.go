@@ -36,6 +36,8 @@ type Handler struct {
 	guards  Guards
 	// draining ends when connections should come to their end.
 	draining context.Context //nolint:containedctx // an event, not a scope
+	// hurrying ends when those that do nothing are to end at once, too.
+	hurrying context.Context //nolint:containedctx // likewise
 
 	openings     sync.Pool // of *opening
 	drivers      sync.Pool // of *driver
@@ -62,9 +64,9 @@ type Handler struct {
 // over all connections.
 const HeadBudget = 16 << 20
 
-func newHandler(draining context.Context, o Options, tasks *task.Scope) *Handler {
+func newHandler(draining, hurrying context.Context, o Options, tasks *task.Scope) *Handler {
 	h := &Handler{
-		log: o.Log, metrics: o.Metrics, panics: o.Panics, guards: o.Guards.orNone(o.Metrics), access: o.Access, draining: draining,
+		log: o.Log, metrics: o.Metrics, panics: o.Panics, guards: o.Guards.orNone(o.Metrics), access: o.Access, draining: draining, hurrying: hurrying,
 		readers: sync.Pool{New: func() any { return bufio.NewReaderSize(nil, requestBuffer) }},
 		heads:   httpproxy.NewBudget(HeadBudget, o.Metrics.Limits.Of(metrics.LimitHTTPHeads).Inc),
 		watch:   clientWatch{tasks: tasks},
@@ -78,7 +80,7 @@ func newHandler(draining context.Context, o Options, tasks *task.Scope) *Handler
 	h.commands = commands{access: o.Access, judge: &h.judge, replies: &h.replies, panics: o.Panics, quotaExceeded: o.Metrics.Auth.QuotaExceeded}
 	h.plain = forwarder{
 		login: &h.login, judge: &h.judge, accounts: &h.accounts, connector: &h.connector, replies: &h.replies,
-		watch: &h.watch, dialed: &h.dialed, access: o.Access, metrics: o.Metrics, panics: o.Panics, draining: draining, heads: h.heads,
+		watch: &h.watch, dialed: &h.dialed, access: o.Access, metrics: o.Metrics, panics: o.Panics, draining: draining, hurrying: hurrying, heads: h.heads,
 	}
 	h.streams = multiplexer{log: o.Log, metrics: o.Metrics, panics: o.Panics, draining: draining}
 	return h

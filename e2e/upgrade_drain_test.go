@@ -1,9 +1,12 @@
 package e2e
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
 	"os"
 	"strconv"
 	"syscall"
@@ -68,4 +71,42 @@ func TestUpgradeTimeout(t *testing.T) {
 		}
 		eventually(t, "the predecessor ends", func() bool { return !runs(first) })
 	}
+}
+
+// A client's kept connection, on which a plain request may be on its way, is not
+// closed by an upgrade: the next request is served, and the answer says that it is
+// the last. A stop of the predecessor closes those that are silent. (nginx#437:
+// reloads reset requests on kept connections, and no client sends a POST again.)
+func TestUpgradeKeepsHTTPConnections(t *testing.T) {
+	web := origin(t, "127.0.0.1:0")
+	d := lineageOf(start(t, "[acl]\nblock_private = false\n[[listener]]\naddress = \"127.0.0.1:0\"\n"))
+	first := d.pid
+	ask := func(c net.Conn) *http.Response {
+		t.Helper()
+		fmt.Fprintf(c, "GET %s/ HTTP/1.1\r\nHost: x\r\n\r\n", web.URL)
+		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+		return resp
+	}
+	busy, silent := dialProxyFrom(t, d.address, "127.0.0.1"), dialProxyFrom(t, d.address, "127.0.0.1")
+	if ask(busy).Close || ask(silent).Close {
+		t.Error("the connections are not kept")
+	}
+	d.upgrade()
+	if resp := ask(busy); resp.StatusCode != http.StatusOK || !resp.Close {
+		t.Errorf("%v", resp)
+	}
+	if _, err := busy.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("behind the last answer: %v", err)
+	}
+	if err := syscall.Kill(first, syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := silent.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("a silent one, in a stop: %v", err)
+	}
+	eventually(t, "the predecessor ends", func() bool { return !runs(first) })
 }

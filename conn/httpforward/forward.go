@@ -43,9 +43,12 @@ type Options struct {
 	IdleTimeout time.Duration
 	// HeadTimeout bounds a request's head from its first byte on; 0: the same.
 	HeadTimeout time.Duration
-	// Drain, once it ends, ends connections after the response under way; nil:
-	// never.
+	// Drain, once it ends, has the next response be the connection's last, which
+	// says so; nil: never.
 	Drain context.Context //nolint:containedctx // an event, not a scope
+	// Hurry, once it ends, ends connections that wait for a request, which may be
+	// on its way; nil: Drain does.
+	Hurry context.Context //nolint:containedctx // likewise
 	// Heads bounds the memory of large heads; nil: unbounded.
 	Heads *httpproxy.Budget
 	// Panics hears of those of this package's goroutines.
@@ -161,6 +164,9 @@ func New(opts Options) *Forwarder {
 	if opts.Drain == nil {
 		opts.Drain = context.Background()
 	}
+	if opts.Hurry == nil {
+		opts.Hurry = opts.Drain
+	}
 	return &Forwarder{opts: opts}
 }
 
@@ -211,6 +217,8 @@ type session struct {
 
 func (s *session) draining() bool { return s.opts.Drain.Err() != nil }
 
+func (s *session) hurries() bool { return s.opts.Hurry.Err() != nil }
+
 // next reads the head of the next request; nil: there is none to be served
 // here.
 func (s *session) next(ctx context.Context) *httpproxy.Head {
@@ -239,16 +247,16 @@ func (s *session) next(ctx context.Context) *httpproxy.Head {
 // nobody has used for a while are closed meanwhile.
 func (s *session) awaitByte(ctx context.Context) bool {
 	if s.client.r.Buffered() > 0 {
-		return !s.draining()
+		return !s.hurries()
 	}
-	awake := context.AfterFunc(s.opts.Drain, s.client.interruptRead) //nolint:contextcheck // an event of the daemon's
+	awake := context.AfterFunc(s.opts.Hurry, s.client.interruptRead) //nolint:contextcheck // an event of the daemon's
 	for {
 		var until time.Time
 		if s.kept.any() {
 			until = time.Now().Add(keptIdle)
 		}
 		s.client.readBy(until)
-		if s.draining() {
+		if s.hurries() {
 			return false
 		}
 		_, err := s.client.r.Peek(1)
@@ -256,7 +264,7 @@ func (s *session) awaitByte(ctx context.Context) bool {
 		case err == nil:
 			s.idle.touch()
 			return awake()
-		case isTimeout(err) && ctx.Err() == nil && !s.draining():
+		case isTimeout(err) && ctx.Err() == nil && !s.hurries():
 			s.kept.closeAll()
 		default:
 			awake()

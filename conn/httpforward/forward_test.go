@@ -196,6 +196,21 @@ func TestEnds(t *testing.T) {
 		begin()
 		<-g.ends
 	})
+	t.Run("drain without hurry", func(t *testing.T) {
+		drain, begin := context.WithCancel(t.Context())
+		hurry, now := context.WithCancel(t.Context())
+		g := newRig(t, func(g *rig) { g.opts.Drain, g.opts.Hurry = drain, hurry })
+		first, second := g.client(t), g.client(t)
+		get(t, first, u)
+		get(t, second, u)
+		begin() // a request may be on its way, which is served and is the last
+		if status, _, _ := get(t, first, u); status != http.StatusOK {
+			t.Errorf("status %d", status)
+		}
+		<-g.ends
+		now()
+		<-g.ends
+	})
 	t.Run("context", func(t *testing.T) {
 		here := make(chan struct{})
 		hang := backend(t, func(_ http.ResponseWriter, r *http.Request) { close(here); <-r.Context().Done() })
