@@ -99,14 +99,16 @@ func TestUpgradeKeepsHTTPConnections(t *testing.T) {
 	if resp := ask(busy); resp.StatusCode != http.StatusOK || !resp.Close {
 		t.Errorf("%v", resp)
 	}
-	if _, err := busy.Read(make([]byte, 1)); err != io.EOF {
+	if _, err := busy.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("behind the last answer: %v", err)
 	}
+	busy.Close()
 	if err := syscall.Kill(first, syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := silent.Read(make([]byte, 1)); err != io.EOF {
+	if _, err := silent.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("a silent one, in a stop: %v", err)
 	}
+	silent.Close()
 	eventually(t, "the predecessor ends", func() bool { return !runs(first) })
 }
