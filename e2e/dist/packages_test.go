@@ -20,6 +20,7 @@ fact "after installing" "$(ctl is-active cleversocks.service)"
 fact check "$(cleversocks check --config /etc/cleversocks/cleversocks.toml >/dev/null && echo passed)"
 fact "man pages" "$(man -w cleversocks cleversocks.toml 2>/dev/null | tr '\n' ' ')"
 sed -i 's/127.0.0.1:1080/127.0.0.1:21080/' /etc/cleversocks/cleversocks.toml
+printf '[limits]\nhandshake_timeout = "10m"\n' >> /etc/cleversocks/cleversocks.toml # a client waits for the upgrade in it
 ctl start cleversocks.service
 greets serves 21080
 fact user "$(stat -c %U /proc/$(main))"

@@ -38,14 +38,7 @@ func TestMain(m *testing.M) {
 }
 
 // built is the program with the race detector, once for all tests.
-var built = sync.OnceValues(func() (string, error) {
-	path := filepath.Join(shared, "cleversocks")
-	out, err := exec.Command("go", "build", "-C", "../..", "-race", "-o", path, "./cmd/cleversocks").CombinedOutput()
-	if err != nil {
-		err = fmt.Errorf("%w: %s", err, out)
-	}
-	return path, err
-})
+var built = sync.OnceValues(func() (string, error) { return need.Built(shared) })
 
 // plain is the program, built as it is.
 func plain(t *testing.T) string {

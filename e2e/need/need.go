@@ -4,6 +4,7 @@
 package need
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -43,4 +44,17 @@ func leaveOut(t *testing.T, why string) {
 		t.Fatal(why)
 	}
 	t.Skip("left out: " + why)
+}
+
+// Built is the program with the race detector: that which CLEVERSOCKS_TEST_PROGRAM
+// names, which CI builds once for all, or one that is built into dir.
+func Built(dir string) (path string, err error) {
+	if path := os.Getenv("CLEVERSOCKS_TEST_PROGRAM"); path != "" {
+		return path, nil
+	}
+	path = filepath.Join(dir, "cleversocks")
+	if out, err := exec.Command("go", "build", "-race", "-o", path, "cleversocks/cmd/cleversocks").CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build: %w\n%s", err, out)
+	}
+	return path, nil
 }

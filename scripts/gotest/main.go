@@ -2,6 +2,9 @@
 //
 //	go run ./scripts/gotest NAME ARGUMENTS...
 //
+// With "-workers=N" among the arguments it cuts the packages' tests into pieces,
+// and runs N of them at a time, each in a process of its own.
+//
 // It shows a line a package while the tests run, and at the end what failed:
 // the output of each failed test, and after that, last, what the tests had to
 // say. It keeps the number of passed tests in .task/NAME.passed for the
@@ -21,6 +24,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
 func main() {
@@ -47,13 +51,28 @@ func run(name string, args []string, out io.Writer) error {
 		return err
 	}
 	defer log.Close()
+	r := newResults(log, out)
+	if n, rest := workerCount(args); n > 0 {
+		err = r.workers(n, rest)
+	} else {
+		err = r.test(args)
+	}
+	if err := errors.Join(r.report(), err); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "%s: %d passed\n", name, r.passed)
+	return os.WriteFile(filepath.Join(".task", name+".passed"), fmt.Appendln(nil, r.passed), 0o644)
+}
+
+// test runs "go test".
+func (r *results) test(args []string) error {
 	command := []string{"test"}
 	if args[0] == "-C" { // another module's folder, which the go command wants first
 		command, args = append(command, args[:2]...), args[2:]
 	}
 	cmd := exec.Command("go", slices.Concat(command, []string{"-json", "-count=1"}, args)...)
 	cmd.Env = append(os.Environ(), everything)
-	cmd.Stderr = out // what the go command itself says
+	cmd.Stderr = r.out // what the go command itself says
 	events, err := cmd.StdoutPipe()
 	if err != nil {
 		return err
@@ -61,13 +80,7 @@ func run(name string, args []string, out io.Writer) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	r := newResults(log, out)
-	err = errors.Join(r.read(events), cmd.Wait())
-	if err := errors.Join(r.report(), err); err != nil {
-		return err
-	}
-	fmt.Fprintf(out, "%s: %d passed\n", name, r.passed)
-	return os.WriteFile(filepath.Join(".task", name+".passed"), fmt.Appendln(nil, r.passed), 0o644)
+	return errors.Join(r.read(events), cmd.Wait())
 }
 
 // event is a line of "go test -json" (go doc test2json) or of "go build -json".
@@ -81,6 +94,7 @@ type test struct{ pkg, name string }
 func (t test) String() string { return strings.TrimSpace(t.pkg + " " + t.name) }
 
 type results struct {
+	mu       sync.Mutex // for all below
 	log, out io.Writer
 	output   map[test][]string
 	failed   []test
@@ -97,7 +111,9 @@ func (r *results) read(events io.Reader) error {
 	for {
 		line, err := lines.ReadBytes('\n')
 		if len(line) > 0 {
+			r.mu.Lock()
 			r.line(line)
+			r.mu.Unlock()
 		}
 		if errors.Is(err, io.EOF) {
 			return nil
