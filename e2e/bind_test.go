@@ -51,7 +51,7 @@ func TestBind(t *testing.T) {
 	if code != succeeded || at.Addr().String() != "127.0.0.1" || at.Port() == 0 {
 		t.Fatalf("first reply %d, %s", code, at)
 	}
-	send(t, c, []byte("early")...) // before the peer is there
+	send(t, c, []byte("early")...)                                 // before the peer is there
 	if wrong, err := connectFrom(t, "127.0.0.3", at); err == nil { // else it was reset before it heard that it is connected
 		if n, err := wrong.Read(make([]byte, 1)); err == nil {
 			t.Errorf("a stranger reads %d bytes", n)

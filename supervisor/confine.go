@@ -30,6 +30,8 @@ type confinement struct {
 var systemDirectories = []string{
 	"/etc/ssl", "/etc/pki", "/etc/ca-certificates", "/usr/share/ca-certificates", "/usr/local/share/ca-certificates",
 	"/usr/share/zoneinfo", "/proc", "/sys/fs/cgroup",
+	// Where resolv.conf may lead to tomorrow: who manages it may change.
+	"/run/systemd/resolve", "/run/NetworkManager", "/run/resolvconf",
 }
 
 // loaderDirectories are those that a program with shared libraries starts from.
@@ -39,9 +41,11 @@ var loaderDirectories = []string{"/lib", "/lib64", "/usr/lib", "/usr/lib64"}
 // program. Where the mode is "on" an upgrade starts programs alone.
 var interpreterDirectories = append([]string{"/bin", "/usr/bin"}, loaderDirectories...)
 
-// planOf is what the settings need.
+// planOf is what the daemon keeps: what the settings name, and what it needs of the
+// system whatever they are. Of the latter much is not there on every machine.
 func planOf(cfg *config.Config, program string) sandbox.Plan {
-	p := sandbox.Plan{Read: append([]string{}, systemDirectories...)}
+	p := namedPlan(cfg)
+	p.Read = append(p.Read, systemDirectories...)
 	for _, name := range []string{"SSL_CERT_DIR", "ZONEINFO"} {
 		if dir := os.Getenv(name); dir != "" {
 			p.Read = append(p.Read, filepath.SplitList(dir)...)
@@ -53,6 +57,20 @@ func planOf(cfg *config.Config, program string) sandbox.Plan {
 	// Other programs replace these files, and a reload may ask for them.
 	p.Read = append(p.Read, sandbox.Directories("/etc/resolv.conf")...)
 	p.Read = append(p.Read, sandbox.Directories("/etc/hosts")...)
+	if program != "" && os.Getpid() != 1 { // PID 1 has no successor
+		p.Execute = sandbox.Directories(program)
+		if cfg.Sandbox.Landlock != string(sandbox.On) {
+			p.Execute = append(p.Execute, interpreterDirectories...)
+		}
+		if maps, err := os.ReadFile("/proc/self/maps"); err == nil && strings.Contains(string(maps), ".so") {
+			p.Execute = append(p.Execute, loaderDirectories...)
+		}
+	}
+	return p
+}
+
+// namedPlan is what the settings name.
+func namedPlan(cfg *config.Config) (p sandbox.Plan) {
 	for _, f := range cfg.Files() {
 		dirs := []string{f.Path}
 		if !f.Dir {
@@ -80,16 +98,21 @@ func planOf(cfg *config.Config, program string) sandbox.Plan {
 	if b := cfg.Bind.Ports; b.Last > 0 {
 		p.Ports = append(p.Ports, sandbox.Ports{Low: b.First, High: b.Last})
 	}
-	if program != "" && os.Getpid() != 1 { // PID 1 has no successor
-		p.Execute = sandbox.Directories(program)
-		if cfg.Sandbox.Landlock != string(sandbox.On) {
-			p.Execute = append(p.Execute, interpreterDirectories...)
-		}
-		if maps, err := os.ReadFile("/proc/self/maps"); err == nil && strings.Contains(string(maps), ".so") {
-			p.Execute = append(p.Execute, loaderDirectories...)
-		}
-	}
 	return p
+}
+
+// lacking is what the settings name and a sandbox has not. Directories of the system
+// do not count: certificates of authorities that were installed since the start must
+// not keep anybody from reloading.
+func lacking(s *sandbox.State, cfg *config.Config) []string {
+	if s.Landlock == 0 {
+		return nil
+	}
+	want := namedPlan(cfg)
+	if !s.Ports {
+		want.Ports = nil
+	}
+	return s.Plan.Beyond(want)
 }
 
 func sandboxOptions(cfg *config.Config, program string) sandbox.Options {
@@ -133,7 +156,7 @@ func (c *confinement) enter(ctx context.Context, cfg *config.Config, from *upgra
 	o := sandboxOptions(cfg, c.program)
 	if s, ok := sandboxOf(from); ok {
 		c.inForce.Store(&s)
-		if lacks := s.Plan.Beyond(o.Plan); s.Landlock > 0 && len(lacks) > 0 {
+		if lacks := lacking(&s, cfg); len(lacks) > 0 {
 			c.log.LogAttrs(ctx, slog.LevelWarn, "restart needed: the predecessor's sandbox stays, and lacks what the settings name",
 				slog.String("lacks", strings.Join(lacks, ", ")))
 		}
@@ -196,17 +219,10 @@ func (c *confinement) state() json.RawMessage {
 // fail with "permission denied", and some only later.
 func (c *confinement) Prepare(_ context.Context, d *draft) (change, error) {
 	s := c.inForce.Load()
-	if s == nil || s.Landlock == 0 {
+	if s == nil {
 		return nil, nil //nolint:nilnil // nothing to commit
 	}
-	want := planOf(d.cfg, c.program)
-	if !s.Ports {
-		want.Ports = nil
-	}
-	if d.old != nil && len(s.Plan.Execute) == 0 {
-		want.Execute = nil // its program was not there, and no upgrade will find it
-	}
-	if lacks := s.Plan.Beyond(want); len(lacks) > 0 {
+	if lacks := lacking(s, d.cfg); len(lacks) > 0 {
 		return nil, fmt.Errorf("restart needed: these settings reach out of the sandbox that the process entered at its start, which lacks %s", strings.Join(lacks, ", "))
 	}
 	return nil, nil //nolint:nilnil // nothing to commit

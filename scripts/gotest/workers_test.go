@@ -31,7 +31,7 @@ func TestWorkers(t *testing.T) {
 	if err := r.workers(n, args); n != 3 || err == nil {
 		t.Errorf("%d workers, %v", n, err)
 	}
-	if err := r.report(); err == nil || err.Error() != "25 passed, 1 failed, 0 skipped themselves" || !strings.HasSuffix(out.String(), "--- FAIL: p TestZ\n    p_test.go:31: no\n") {
+	if err := r.report(); err == nil || err.Error() != "25 passed, 1 failed, 0 skipped themselves" || !strings.HasSuffix(out.String(), "--- FAIL: p TestZ\n    p_test.go:30: no\n") {
 		t.Errorf("%v\n%s", err, out.String())
 	}
 }
