@@ -20,7 +20,7 @@ fact "after installing" "$(ctl is-active cleversocks.service)"
 fact check "$(cleversocks check --config /etc/cleversocks/cleversocks.toml >/dev/null && echo passed)"
 fact "man pages" "$(man -w cleversocks cleversocks.toml 2>/dev/null | tr '\n' ' ')"
 sed -i 's/127.0.0.1:1080/127.0.0.1:21080/' /etc/cleversocks/cleversocks.toml
-printf '[limits]\nhandshake_timeout = "10m"\n' >> /etc/cleversocks/cleversocks.toml # a client waits for the upgrade in it
+printf '[limits]\nhandshake_timeout = "10m"\n[log]\naccess_output = "/var/log/cleversocks/access.log"\n' >> /etc/cleversocks/cleversocks.toml # a client waits for the upgrade in it
 ctl start cleversocks.service
 greets serves 21080
 fact user "$(stat -c %U /proc/$(main))"
@@ -28,6 +28,12 @@ fact "capabilities and filters" "$(sed -n 's/^\(CapBnd\|NoNewPrivs\|Seccomp\):\t
 status() { curl -s -m 20 http://127.0.0.1:9180/status; }
 fact sandbox "$(status | tr -d ' \n' | grep -o '"sandbox":{[^}]*}')"
 ctl reload cleversocks.service && fact reload ok
+curl -s -m 20 --proxy socks5://127.0.0.1:21080 http://127.0.0.1:9/ # is refused, and recorded
+logs() { ls /var/log/cleversocks | tr '\n' ' '; }
+for i in $(seq 300); do [ -s /var/log/cleversocks/access.log ] && break; sleep 0.1; done
+logrotate -f -s /tmp/rotated /etc/logrotate.d/cleversocks
+for i in $(seq 300); do [ -e /var/log/cleversocks/access.log ] && break; sleep 0.1; done
+fact "logs rotated" "$(logs)"
 bash -c '
 exec 3<>/dev/tcp/127.0.0.1/21080
 printf "\5\1\0" >&3
@@ -58,6 +64,7 @@ var lived = map[string]string{
 	"user":                     "cleversocks",
 	"capabilities and filters": "CapBnd=0000000000000000 NoNewPrivs=1 Seccomp=2",
 	"reload":                   "ok",
+	"logs rotated":             "access.log access.log.1",
 	"a client before":          "05 00",
 	"a client after":           "05 02", // block_private
 	"version in force":         `"version": "1.3.0"`,
