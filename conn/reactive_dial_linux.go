@@ -135,11 +135,9 @@ func (r *reactive) dialExpired() {
 	until := r.way.plan.Until()
 	switch now := time.Now(); {
 	case until.IsZero() || now.Before(until):
-		if r.hup && left(r.raw.client.fd(), r.hasMore(), true) {
-			r.clientGone()
-			return
+		if !r.hup || r.waitsOn() {
+			r.expectDial()
 		}
-		r.expectDial()
 	case r.way.plan.Final(os.ErrDeadlineExceeded):
 		if next, ok := r.notDialed(os.ErrDeadlineExceeded); ok {
 			r.run(next)
@@ -159,12 +157,25 @@ func (r *reactive) clientTurn(events uint32) {
 	case events&(unix.EPOLLHUP|unix.EPOLLERR) != 0:
 		r.clientGone()
 	case r.hup && time.Since(r.dialBegan) >= watchAfter:
-		if left(r.raw.client.fd(), r.hasMore(), true) {
-			r.clientGone()
-		}
+		r.waitsOn()
 	case r.hup:
 		r.expectDial()
 	}
+}
+
+// waitsOn looks whether a client that has shut its side down still waits for its
+// server, or has left: then the session ends. That the server is there already counts
+// first: it may be this reactor that is late.
+func (r *reactive) waitsOn() bool {
+	if events := pollNow(r.raw.server, unix.POLLOUT); events != 0 {
+		r.serverTurn(events)
+		return false
+	}
+	if left(r.raw.client.fd(), r.hasMore(), true) {
+		r.clientGone()
+		return false
+	}
+	return true
 }
 
 // clientGone ends a session whose client has left during the dial.

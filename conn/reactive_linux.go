@@ -96,15 +96,24 @@ func (r *reactive) noteClient(events uint32) {
 
 // lookAgain asks the sockets for what events may have told, and got lost.
 func (r *reactive) lookAgain() {
+	s := r.session
 	for side, end := range map[relay.Side]rawEnd{relay.ServerSide: r.raw.server, relay.ClientSide: r.raw.client} {
-		if end == 0 || r.place == isGone {
+		if end == 0 || !s.scope.heldBy(r) {
 			continue
 		}
-		look := []unix.PollFd{{Fd: int32(end.fd()), Events: unix.POLLIN | unix.POLLOUT | unix.POLLRDHUP}}
-		if n, err := unix.Poll(look, 0); err == nil && n > 0 {
-			r.turn(side, uint32(uint16(look[0].Revents))) // epoll's flags are poll's
+		if events := pollNow(end, unix.POLLIN|unix.POLLOUT|unix.POLLRDHUP); events != 0 {
+			r.turn(side, events)
 		}
 	}
+}
+
+// pollNow is what epoll would report of a socket, whose flags are poll(2)'s.
+func pollNow(e rawEnd, events int16) uint32 {
+	look := []unix.PollFd{{Fd: int32(e.fd()), Events: events}}
+	if n, err := unix.Poll(look, 0); err != nil || n == 0 {
+		return 0
+	}
+	return uint32(uint16(look[0].Revents))
 }
 
 // run does what the machine asks for until it has to wait, or the session is

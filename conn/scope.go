@@ -112,6 +112,13 @@ func (s *scope) end(why error) {
 	}
 }
 
+// heldBy says whether a reactor still serves the session so.
+func (s *scope) heldBy(r ringer) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.holder == any(r)
+}
+
 // isEnded says whether a reactor's session has to end.
 func (s *scope) isEnded() bool {
 	s.mu.Lock()
