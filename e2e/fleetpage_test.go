@@ -23,7 +23,7 @@ func TestStatusPageOfFleet(t *testing.T) {
 	b.visible("#fleet-card")
 	b.until(`$("fleet").rows.length === 2 && $("fleet").rows[0].textContent.startsWith("a (this one)serving") && $("fleet").rows[1].textContent.startsWith("bserving")`)
 	b.until(`$("users").textContent.includes("aliceok2/10 (a 1, b 1)")`)
-	b.until(`$("bans").textContent.includes("198.51.100.7/32") && $("bans").rows[0].lastChild.textContent === "b"`)
+	b.until(`$("bans").textContent.includes("198.51.100.7/32") && $("bans").rows[0].cells[3].textContent === "b"`)
 	b.shot("fleet")
 	b.do(chromedp.EmulateViewport(390, 844))
 	b.shot("fleet-phone")

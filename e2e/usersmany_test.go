@@ -207,4 +207,13 @@ func TestImportBounds(t *testing.T) {
 	if !letsIn(t, d.address, "u999", "y") {
 		t.Error("not let in")
 	}
+	// What a page shows of many is a part: who does something, and who may not.
+	if status, answer := d.ask("PATCH", "/api/v1/users/u7", object{"disabled": true}); status != 200 {
+		t.Errorf("%d %s", status, answer)
+	}
+	open(t, d, "u500", "y", echoServer(t, "127.0.0.1:0"))
+	var users []object
+	if d.call("GET", "/api/v1/users?sort=connections&limit=3", nil, &users); len(users) != 3 || users[0]["name"] != "u500" || users[1]["name"] != "u7" {
+		t.Errorf("%v", users)
+	}
 }

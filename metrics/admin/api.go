@@ -239,10 +239,11 @@ func fail(w http.ResponseWriter, err error) {
 }
 
 func writeJSON(w http.ResponseWriter, status int, v any) {
-	body, err := json.MarshalIndent(v, "", "  ") // people read it with curl
+	encode := func(v any) ([]byte, error) { return json.MarshalIndent(v, "", "  ") } // people read it with curl
 	if _, large := v.(SessionPage); large {
-		body, err = json.Marshal(v)
+		encode = json.Marshal
 	}
+	body, err := encode(v)
 	if err != nil {
 		status, body = http.StatusInternalServerError, []byte(`{"error":"the answer is no JSON"}`)
 	}

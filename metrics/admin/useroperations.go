@@ -1,10 +1,20 @@
 package admin
 
+import (
+	"cmp"
+	"slices"
+	"strconv"
+)
+
 // userOperations are the rows of the API about users.
 var userOperations = []operation{
 	{
 		method: "GET", path: "/api/v1/users", summary: "Users, their limits and connections, and what is left of their quotas", result: []User{},
-		answer: func(a API, c call) (any, error) { return a.Users(c.Context()), nil },
+		query: []parameter{
+			{"sort", "name (the default), or connections: most first, and then those who may not use the proxy now"},
+			{"limit", "how many at most"},
+		},
+		answer: listUsers,
 	},
 	{
 		method: "GET", path: "/api/v1/users/{name}", summary: "One user", result: User{},
@@ -48,4 +58,31 @@ var userOperations = []operation{
 		method: "DELETE", path: "/api/v1/users/{name}", summary: "Take a user out of auth.users_file, and end the user's connections", result: UserChanged{}, changes: true,
 		answer: func(a API, c call) (any, error) { return a.RemoveUser(c.Context(), c.PathValue("name")) },
 	},
+}
+
+func listUsers(a API, c call) (any, error) {
+	list := a.Users(c.Context())
+	switch c.query.Get("sort") {
+	case "", "name":
+	case "connections":
+		outside := func(u *User) int {
+			if u.State != "ok" {
+				return 0
+			}
+			return 1
+		}
+		slices.SortStableFunc(list, func(a, b User) int {
+			return cmp.Or(cmp.Compare(b.Connections, a.Connections), cmp.Compare(outside(&a), outside(&b)))
+		})
+	default:
+		return nil, BadInput("sort: name or connections")
+	}
+	if value := c.query.Get("limit"); value != "" {
+		n, err := strconv.Atoi(value)
+		if err != nil || n < 0 {
+			return nil, BadInput("limit: a number")
+		}
+		list = list[:min(n, len(list))]
+	}
+	return list, nil
 }

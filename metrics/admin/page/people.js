@@ -1,4 +1,5 @@
 // Users, upstreams, bans, replicas and denials.
+const mostUsers = 500;
 const table = (id, lines, none) => {
   if (!changed(id, lines)) return;
   const cellOf = ([v, kind, press, label]) => {
@@ -40,14 +41,12 @@ const drain = (u, m) => sure(m.drained ? "Use " + m.name + " again?" : "Have no 
 const showUsers = users => {
   const share = u => (u.replicas || []).map(r => r.replica + " " + r.connections).join(", ");
   const connections = u => (u.fleet_connections ?? u.connections) + (u.max_connections ? "/" + u.max_connections : "") + (share(u) ? " (" + share(u) + ")" : "");
-  // Those whom an operator looks for first: who does something, and who may not.
-  const first = users.slice().sort((a, b) => (b.connections > 0) - (a.connections > 0) || (b.state !== "ok") - (a.state !== "ok"));
-  table("users", first.slice(0, 500).map(u => [
+  table("users", users.map(u => [
     [u.name], [words(u.state), u.state === "ok" ? "" : "bad"], [connections(u), "n"], [size(u.bytes_in + u.bytes_out), "n"], [u.quota ? size(u.quota.remaining) : "–", "n"],
     u.quota && u.quota.used ? ["Reset", "n", () => forget(u), "Reset the usage of " + u.name] : [""],
     u.in_file ? [u.disabled ? "Enable" : "Disable", "n", () => turn(u), (u.disabled ? "Enable " : "Disable ") + u.name] : [""],
   ]), "None: whoever reaches a listener may use it");
-  text("user-count", users.length > 500 ? "500 of " + count(users.length) : users.length ? count(users.length) : "");
+  text("user-count", users.length < mostUsers ? (users.length ? count(users.length) : "") : "the busiest " + count(mostUsers));
 };
 
 const showDenials = denials => {

@@ -1,5 +1,5 @@
 // The page asks every two seconds while it is seen; for a long list less often.
-const parts = ["sessions?sort=rate&limit=" + most, "users", "upstreams", "denials", "bans", "fleet"];
+const parts = ["sessions?sort=rate&limit=" + most, "users?sort=connections&limit=" + mostUsers, "upstreams", "denials", "bans", "fleet"];
 let busy = false, due = 0, silent = 0;
 
 const look = async () => {
