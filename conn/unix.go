@@ -31,10 +31,14 @@ func OverUnix(users map[uint32]string) Step {
 	}
 }
 
-// sourceText is a netaddr.SourceKey as operators read it.
+// sourceText is a netaddr.SourceKey as operators read it in a log: an address, where
+// it stands for one alone.
 func sourceText(key netip.Addr) string {
-	if !key.IsValid() {
+	switch {
+	case !key.IsValid():
 		return "unix"
+	case key.Is4():
+		return key.String()
 	}
 	return netaddr.SourceText(netaddr.SourcePrefix(key))
 }

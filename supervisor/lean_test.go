@@ -29,7 +29,7 @@ func TestMemoryIsGivenBackAfterABusyTime(t *testing.T) {
 			t.Errorf("look %d: %t", i, give)
 		}
 	}
-	var real = *newHeapWatch()
+	real := *newHeapWatch()
 	if allocated, live := real.read(); allocated == 0 || live > allocated {
 		t.Errorf("the runtime says %d, %d", allocated, live)
 	}
