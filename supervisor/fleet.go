@@ -144,12 +144,18 @@ func (o *operator) addFleet(ctx context.Context, byName map[string]*admin.User) 
 	if err != nil || len(all) == 0 {
 		return // what is here is all that is known
 	}
+	here := make(map[string]int) // a process that drains is a replica of its own
+	for _, r := range o.group.Sessions() {
+		if !r.Handshake {
+			here[r.User]++
+		}
+	}
 	for name, u := range byName {
-		u.FleetConnections = u.Connections
+		u.FleetConnections = here[name]
 		for _, r := range all {
 			n := r.Users[name]
 			if r.Self {
-				n = u.Connections
+				n = here[name]
 			} else {
 				u.FleetConnections += n
 			}

@@ -90,8 +90,11 @@ func (a *app) report(cmd *cobra.Command, err error) {
 		lines = invalid.Problems()
 	}
 	usage := errors.Is(err, errUsage)
-	if long := singleDash(cmd, a.args[1:]); long != "" && (usage || errors.Is(err, config.ErrInvalid)) {
-		lines = append(lines, "long flags have two dashes: "+long)
+	// Flags are not looked at otherwise: a start that a signal has ended reads them.
+	if usage || errors.Is(err, config.ErrInvalid) {
+		if long := singleDash(cmd, a.args[1:]); long != "" {
+			lines = append(lines, "long flags have two dashes: "+long)
+		}
 	}
 	switch {
 	case usage && cmd.HasParent() && cmd.Name() != "help":
