@@ -169,3 +169,34 @@ func TestOperateGenerations(t *testing.T) {
 		return strings.Count(readText(t, path), `"revoked"`) == 5
 	})
 }
+
+// Who had logged in to the predecessor, and asks for a connection after the
+// upgrade, meets what the successor's connections have taken meanwhile; and gets
+// it back when they end.
+func TestCapsMeetHandshakes(t *testing.T) {
+	echo := echoServer(t, "127.0.0.1:0")
+	d := lineageOf(start(t, "[auth]\nallow_plain_passwords = true\n[acl]\nblock_private = false\n[[listener]]\naddress = \"127.0.0.1:0\"\n"+
+		"[[user]]\nname = \"alice\"\npassword = \"right\"\nmax_connections = 1\n"))
+	var waiting []net.Conn
+	for range 100 {
+		waiting = append(waiting, login(t, d.address, "127.0.0.1", "alice", "right"))
+	}
+	d.upgrade()
+	here, code := tunnelAs(t, d.address, "127.0.0.1", "alice", echo)
+	if code != 0 {
+		t.Fatalf("reply %d", code)
+	}
+	looks := 0
+	next := func() byte {
+		if looks++; looks%10 != 0 {
+			return 255 // there is one for each tenth look
+		}
+		c := waiting[0]
+		waiting = waiting[1:]
+		defer c.Close()
+		return request(t, c, 1, echo)
+	}
+	eventually(t, "the predecessor hears of it", func() bool { return next() == 2 })
+	here.Close()
+	eventually(t, "the predecessor hears of its end", func() bool { return next() == 0 })
+}
