@@ -165,6 +165,7 @@ func TestOutOfDescriptors(t *testing.T) {
 	if n, _ := strconv.Atoi(d.metric(`cleversocks_connections_refused_total{reason="descriptors"}`)); n == 0 {
 		t.Error("not counted")
 	}
+	d.find("that records one", func(l line) bool { return l["msg"] == "connection refused" && l["reason"] == "descriptors" })
 }
 
 // A client that leaves while its target does not answer ends the dial.

@@ -47,11 +47,18 @@ func (c *client) follow(stream io.Reader) error {
 		out := io.Writer(jsonLines{c.app.stdout})
 		text := fmt.Sprintf("{\"event\":%q,%s\n", name, strings.TrimPrefix(data, "{"))
 		if !c.json {
-			var e admin.Event
+			var e struct {
+				admin.Event
+				Events int `json:"events"` // that this stream has missed
+			}
 			if err := json.Unmarshal([]byte(data), &e); err != nil {
 				return fmt.Errorf("the daemon's event: %w", err)
 			}
-			out, text = c.app.stdout, printable(e.Time.Local().Format(time.DateTime)+"  "+name+"  "+sentence(e))+"\n"
+			said, at := sentence(&e.Event), e.Time
+			if e.Events > 0 {
+				said, at = fmt.Sprintf("%d events: they came faster than they were taken", e.Events), time.Now()
+			}
+			out, text = c.app.stdout, printable(at.Local().Format(time.DateTime)+"  "+name+"  "+said)+"\n"
 		}
 		if _, err := io.WriteString(out, text); err != nil {
 			return err
@@ -64,7 +71,7 @@ func (c *client) follow(stream io.Reader) error {
 }
 
 // sentence is an event for a person.
-func sentence(e admin.Event) string {
+func sentence(e *admin.Event) string {
 	switch {
 	case e.Denial != nil:
 		return e.Denial.Sentence
@@ -72,6 +79,8 @@ func sentence(e admin.Event) string {
 		return e.Ban.Source + " until " + e.Ban.Until.Local().Format(time.DateTime)
 	case e.Reload != nil:
 		return outcome(e.Reload)
+	case e.Change != "":
+		return strings.TrimSpace(e.User + " " + e.Change)
 	case e.Session != nil && e.Cause == "":
 		return fmt.Sprintf("%s %s %s %s to %s", e.Session.ID, e.Session.Client, orDash(e.Session.User), e.Session.Command, e.Session.Target)
 	case e.Session != nil:
