@@ -8,24 +8,15 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
-)
 
-// plainBinary is the program without the race detector, for tests with load.
-var plainBinary = sync.OnceValues(func() (string, error) {
-	path := filepath.Join(filepath.Dir(binary), "cleversocks-plain")
-	out, err := exec.Command("go", "build", "-o", path, "cleversocks/cmd/cleversocks").CombinedOutput()
-	if err != nil {
-		err = fmt.Errorf("build: %w\n%s", err, out)
-	}
-	return path, err
-})
+	"cleversocks/e2e/need"
+)
 
 // site is a fleet, each replica on a host of its own, behind haproxy, which tells
 // the clients' addresses by the PROXY protocol and asks /readyz whom to send them to.
@@ -85,11 +76,7 @@ func newHost(t *testing.T, i int) *host {
 
 func newSite(t *testing.T, n int) *site {
 	t.Helper()
-	plain, err := plainBinary()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &site{t: t, store: startStore(t, true), echo: echoServer(t, "192.0.2.1:0"), front: freeAddress(t), plain: plain, all: make([]*daemon, n)}
+	s := &site{t: t, store: startStore(t, true), echo: echoServer(t, "192.0.2.1:0"), front: freeAddress(t), plain: need.Plain(t), all: make([]*daemon, n)}
 	_, storePort, _ := net.SplitHostPort(s.store.address)
 	var servers strings.Builder
 	for i := range n {

@@ -7,12 +7,13 @@ import (
 	"net"
 	"net/netip"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"cleversocks/e2e/need"
 )
 
 // What the flood is made of, all from different addresses.
@@ -28,10 +29,7 @@ const (
 // in for the first time gets a turn among the guessers. Latencies are logged;
 // what is asserted is that every innocent is served.
 func TestFlood(t *testing.T) {
-	plain := filepath.Join(t.TempDir(), "cleversocks") // the race detector would be measured
-	if out, err := exec.Command("go", "build", "-o", plain, "../cmd/cleversocks").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v: %s", err, out)
-	}
+	plain := need.Plain(t)
 	echo := echoServer(t, "127.0.0.1:0")
 	users := "alice:" + hash(t, "right") + "\nbob:" + hash(t, "right") + "\n"
 	settings := writeFile(t, "c.toml", `
@@ -43,6 +41,8 @@ address = "127.0.0.1:0"
 users_file = "`+writeFile(t, "users", users)+`"
 [limits]
 auth_failures = { max = 0 } # bans would end the flood
+[drain]
+timeout = "5s" # of the guesses whose turn has not come
 [log]
 access = "off"
 `)

@@ -14,7 +14,6 @@ import (
 	"math/big"
 	"net"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -22,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"cleversocks/e2e/need"
 	"cleversocks/e2e/written"
 )
 
@@ -90,10 +90,7 @@ func (a *authority) rsaIdentity(file string) {
 // keep nobody else out. Latencies are logged; what is asserted is that every honest
 // client is served, and that what the flood held is given back.
 func TestTLSFlood(t *testing.T) {
-	plain := filepath.Join(t.TempDir(), "cleversocks") // the race detector would be measured
-	if out, err := exec.Command("go", "build", "-o", plain, "../cmd/cleversocks").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v: %s", err, out)
-	}
+	plain := need.Plain(t)
 	ca, echo := newAuthority(t), echoServer(t, "127.0.0.1:0")
 	ca.rsaIdentity("rsa")
 	listener := func(more string) string {

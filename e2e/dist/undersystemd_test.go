@@ -3,6 +3,8 @@ package dist
 import (
 	"path/filepath"
 	"testing"
+
+	"cleversocks/e2e/need"
 )
 
 // TestUnderSystemd is a life of the shipped units, as they are, under systemd
@@ -11,8 +13,7 @@ import (
 // and a crash of a successor that it notices, as the successor is its child.
 func TestUnderSystemd(t *testing.T) {
 	t.Parallel()
-	program := filepath.Join(t.TempDir(), "cleversocks")
-	run(t, root(t), nil, "go", "build", "-o", program, "./cmd/cleversocks")
+	program := need.Plain(t)
 	units := filepath.Join(root(t), "dist", "systemd")
 	facts := inMachine(t, map[string]string{
 		"usr/bin/cleversocks":                    program,

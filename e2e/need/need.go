@@ -49,12 +49,27 @@ func leaveOut(t *testing.T, why string) {
 // Built is the program with the race detector: that which CLEVERSOCKS_TEST_PROGRAM
 // names, which CI builds once for all, or one that is built into dir.
 func Built(dir string) (path string, err error) {
-	if path := os.Getenv("CLEVERSOCKS_TEST_PROGRAM"); path != "" {
+	return built("CLEVERSOCKS_TEST_PROGRAM", filepath.Join(dir, "cleversocks"), "-race")
+}
+
+// Plain is the program without the race detector, which would be measured, or take a
+// place. CI names it by CLEVERSOCKS_TEST_PLAIN.
+func Plain(t *testing.T) string {
+	t.Helper()
+	path, err := built("CLEVERSOCKS_TEST_PLAIN", filepath.Join(t.TempDir(), "cleversocks"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func built(variable, into string, flags ...string) (path string, err error) {
+	if path := os.Getenv(variable); path != "" {
 		return path, nil
 	}
-	path = filepath.Join(dir, "cleversocks")
-	if out, err := exec.Command("go", "build", "-race", "-o", path, "cleversocks/cmd/cleversocks").CombinedOutput(); err != nil {
+	args := append(append([]string{"build"}, flags...), "-o", into, "cleversocks/cmd/cleversocks")
+	if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build: %w\n%s", err, out)
 	}
-	return path, nil
+	return into, nil
 }
