@@ -32,8 +32,8 @@ func (p *probing) Read(b []byte) (int, error) {
 
 // namesNoHost reports whether a head is whole, and has no Host header.
 func namesNoHost(head []byte) bool {
-	end := bytes.Index(head, []byte("\r\n\r\n"))
-	return end >= 0 && !bytes.Contains(bytes.ToLower(head[:end]), []byte("\r\nhost:"))
+	fields, _, whole := bytes.Cut(head, []byte("\r\n\r\n"))
+	return whole && !bytes.Contains(bytes.ToLower(fields), []byte("\r\nhost:"))
 }
 
 // unprobed is the connection itself.

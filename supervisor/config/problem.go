@@ -117,7 +117,7 @@ type placed struct {
 	err error
 }
 
-func (p *placed) Error() string { return p.problem.String() }
+func (p *placed) Error() string { return p.String() }
 func (p *placed) Unwrap() error { return p.err }
 
 // InvalidError holds everything that is wrong with a configuration.
