@@ -130,3 +130,40 @@ func TestAdminOnAUnixSocket(t *testing.T) {
 		<-d.Exited
 	}
 }
+
+// A configuration from standard input lives through a reload and an upgrade, and
+// who asks for the reload hears that it could not be read again.
+func TestConfigurationFromStandardInput(t *testing.T) {
+	cmd := exec.Command(binary, "--config", "-", "--log-format", "json")
+	cmd.Stdin = strings.NewReader("[[listener]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\ntoken_file = \"" + writeFile(t, "token", adminToken) + "\"\n")
+	d := startCommand(t, cmd)
+	for _, command := range []string{"reload", "upgrade", "reload"} {
+		out, status := d.cli(adminToken, command)
+		if status != 0 || strings.Contains(out, "standard input, which cannot be read again") != (command == "reload") {
+			t.Errorf("%s: status %d: %s", command, status, out)
+		}
+	}
+	// The successor holds the log that the test waits for the end of.
+	if out, status := d.cli(adminToken, "drain"); status != 0 {
+		t.Errorf("drain: status %d: %s", status, out)
+	}
+}
+
+// `cleversocks sessions | head` ended with a word about a broken pipe, where
+// whoever started it ignores SIGPIPE, as some do. A full disk is an error.
+func TestOutputThatNobodyReads(t *testing.T) {
+	for _, tt := range []struct{ script, stderr string }{
+		{"trap '' PIPE; (" + binary + " completion bash; echo status $? >&2) | true", ""},
+		{binary + " --help > /dev/full; echo status $? >&2", "no space left on device"},
+		{binary + " check > /dev/full; echo status $? >&2", "no space left on device"},
+	} {
+		cmd := exec.Command("sh", "-c", tt.script)
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		_ = cmd.Run()
+		said, _, ended := strings.Cut(stderr.String(), "status ")
+		if !ended || (tt.stderr == "") != (said == "") || !strings.Contains(said, tt.stderr) {
+			t.Errorf("%s: %q", tt.script, stderr.String())
+		}
+	}
+}

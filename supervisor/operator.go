@@ -140,7 +140,7 @@ func (o *operator) reloadNow(ctx context.Context) admin.Reload {
 	if err := o.reload(ctx); err != nil {
 		return admin.Reload{Time: time.Now(), Error: text(err.Error())}
 	}
-	return admin.Reload{Time: time.Now(), OK: true}
+	return admin.Reload{Time: time.Now(), OK: true, Warnings: o.config().Warnings}
 }
 
 // upgradeNow hands over to a successor and says how it went.

@@ -358,6 +358,11 @@ func newReload(ctx context.Context, c *client) *cobra.Command {
 		if !r.OK {
 			return fmt.Errorf("the old configuration stays: %s", printable(r.Error))
 		}
+		for _, w := range r.Warnings {
+			if _, err := fmt.Fprintf(c.app.stderr, "cleversocks: warning: %s\n", printable(w)); err != nil {
+				return err
+			}
+		}
 		return nil
 	})
 }

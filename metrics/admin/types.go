@@ -62,6 +62,8 @@ type Reload struct {
 	Time  time.Time `json:"time"`
 	OK    bool      `json:"ok"`
 	Error string    `json:"error,omitempty"`
+	// Warnings are what an operator should read of settings that are in force.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // Session is one connection.
