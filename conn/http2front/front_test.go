@@ -326,3 +326,25 @@ func FuzzFrames(f *testing.F) {
 		sessions.Wait()
 	})
 }
+
+// A stream that nobody takes, at a limit or while the daemon drains, is refused,
+// which says that the client may ask again. It was reset as one that could not
+// connect, and refused only then: requests at the moment of an upgrade failed.
+func TestRefusedStream(t *testing.T) {
+	p := newPeer(t, func(http2front.Stream) bool { return true })
+	if err := p.connect(1); err != nil {
+		t.Fatal(err)
+	}
+	var codes []http2.ErrCode
+	_ = p.WritePing(false, [8]byte{7})
+	p.await(func(f http2.Frame) bool {
+		if r, ok := f.(*http2.RSTStreamFrame); ok {
+			codes = append(codes, r.ErrCode)
+		}
+		_, pong := f.(*http2.PingFrame)
+		return pong
+	})
+	if len(codes) != 1 || codes[0] != http2.ErrCodeRefusedStream {
+		t.Errorf("reset with %v", codes)
+	}
+}

@@ -57,8 +57,9 @@ func (f *front) headers(frame *http2.MetaHeadersFrame) error {
 		conn = f.newPlain(t)
 	}
 	if f.opts.Open(conn) {
+		err := f.turnAway(s, http2.ErrCodeRefusedStream) // first: the client may ask again elsewhere
 		_ = conn.Close()
-		return f.turnAway(s, http2.ErrCodeRefusedStream)
+		return err
 	}
 	return nil
 }
