@@ -30,6 +30,9 @@ var batches = sync.Pool{New: func() any { return new([tlsBatch + tlsBatch/tlsRec
 type tlsConn struct {
 	*tls.Conn
 	below *tlsSocket
+	// Of the goroutine that reads: see rest.
+	rested bool
+	over   bool // a read has failed, and the next one fails without asking the socket
 }
 
 // NetConn is the connection below, for deadlines and resets.
@@ -39,7 +42,9 @@ func (c *tlsConn) NetConn() net.Conn { return c.below.Conn }
 // end of the stream. By the letter of RFC 8446 §6.1 the peer must send close_notify
 // first; browsers don't, and haproxy and stunnel pass it on as an end too.
 func (c *tlsConn) Read(b []byte) (int, error) {
+	c.rest()
 	n, err := c.Conn.Read(b)
+	c.note(err)
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		err = io.EOF
 	}
@@ -55,11 +60,20 @@ func (c *tlsConn) Gather(b []byte) (n int) {
 	for n < len(b) {
 		more, err := c.Conn.Read(b[n:])
 		n += more
+		c.note(err)
 		if err != nil {
 			break // errDry, or one that comes again
 		}
 	}
 	return n
+}
+
+// note notes an error that comes again, as those do that are no timeouts: an end of the
+// stream may come together with the last bytes.
+func (c *tlsConn) note(err error) {
+	if timeout, ok := errors.AsType[net.Error](err); err != nil && !(ok && timeout.Timeout()) {
+		c.over = true
+	}
 }
 
 // MessageSize is how much Write sends at a time.

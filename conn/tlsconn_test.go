@@ -141,3 +141,56 @@ func TestTLSBatchMeetsDeadline(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// An idle tunnel over TLS kept the memory of its largest record, twice as much as all
+// else: a conn that waits gives it back, and that of its handshake, and goes on with
+// what comes. If this fails with a new version of Go, the fields have other names: see
+// tlsrest.go.
+func TestIdleTLSKeepsNothing(t *testing.T) {
+	if !canRest() {
+		t.Fatal("a tls.Conn has other fields than it had")
+	}
+	sent := make([]byte, 1<<20)
+	_, _ = rand.Read(sent)
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		client, ours, socket := newTLSPair(t, version)
+		ours.below.Conn = socket.Conn // one that can be waited for
+		read := func(want []byte) {
+			t.Helper()
+			got := make([]byte, len(want))
+			if _, err := io.ReadFull(ours, got); err != nil || !bytes.Equal(got, want) {
+				t.Fatalf("of %d bytes: %v", len(want), err)
+			}
+		}
+		m := memoryOf(ours.Conn)
+		for range 3 {
+			go func() { _, _ = client.Write(sent) }()
+			read(sent)
+			if !m.isLarge() || m.isInUse() {
+				t.Fatalf("%d bytes are kept of a record: this tests nothing", m.rawInput.Cap())
+			}
+			// It waits here, until the deadline.
+			_ = ours.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+			given := 0
+			if !awaitBytes(ours.below.Conn, func() { given = m.rawInput.Cap(); m.giveBack() }) || given == 0 || m.rawInput.Cap() > 0 || m.input.Size() > 0 {
+				t.Errorf("%d bytes are kept while it waits", m.rawInput.Cap())
+			}
+			if n, err := ours.Read(make([]byte, 1)); n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("%d bytes, %v", n, err)
+			}
+			_ = ours.SetReadDeadline(time.Now().Add(20 * time.Second))
+			go func() { _, _ = client.Write([]byte("little")) }()
+			read([]byte("little"))
+		}
+		// The end may be read with the last bytes, and is not to be waited for then.
+		go func() { _, _ = client.Write(sent); _ = client.CloseWrite() }()
+		read(sent[:len(sent)-100])
+		last := make([]byte, 50)
+		if n, _ := ours.Read(last); n == 0 || ours.Gather(make([]byte, tlsBatch)) == 0 {
+			t.Error("nothing is gathered")
+		}
+		if n, err := ours.Read(last); n > 0 || !errors.Is(err, io.EOF) {
+			t.Errorf("at the end: %d bytes, %v", n, err)
+		}
+	}
+}
