@@ -31,12 +31,34 @@ func (r *results) add(proxy string, values []value) {
 
 // median of a figure, and whether there is one.
 func (r *results) median(proxy, name string) (float64, bool) {
-	numbers := slices.Sorted(slices.Values(r.all[[2]string{proxy, name}]))
+	return median(r.all[[2]string{proxy, name}])
+}
+
+// ratio is how a figure compares with the yardstick's: the median over the rounds of
+// the ratio in each, since both had the same neighbours on the machine then.
+func (r *results) ratio(proxy, name, yardstick string) (float64, bool) {
+	ours, theirs := r.all[[2]string{proxy, name}], r.all[[2]string{yardstick, name}]
+	if len(ours) != len(theirs) { // one of them has not had all of its turns
+		a, _ := median(ours)
+		b, _ := median(theirs)
+		return a / b, b != 0
+	}
+	var ratios []float64
+	for i, number := range ours {
+		if theirs[i] != 0 {
+			ratios = append(ratios, number/theirs[i])
+		}
+	}
+	return median(ratios)
+}
+
+func median(numbers []float64) (float64, bool) {
 	n := len(numbers)
 	if n == 0 {
 		return 0, false
 	}
-	return (numbers[(n-1)/2] + numbers[n/2]) / 2, true
+	sorted := slices.Sorted(slices.Values(numbers))
+	return (sorted[(n-1)/2] + sorted[n/2]) / 2, true
 }
 
 // report prints the table, and writes it where it was asked to.
@@ -72,15 +94,15 @@ func table(b *bytes.Buffer, proxies []proxy, chosen []measurement, r *results) {
 	}
 }
 
-// cell is a median with its ratio to the yardstick's.
+// cell is a median, and the ratio to the yardstick's figure.
 func cell(r *results, proxy, name, yardstick string) string {
 	number, ok := r.median(proxy, name)
 	if !ok {
 		return "-"
 	}
 	text := fmt.Sprintf(units[name].format, number)
-	if base, ok := r.median(yardstick, name); ok && base != 0 && proxy != yardstick {
-		text += fmt.Sprintf(" (%.2f)", number/base)
+	if ratio, ok := r.ratio(proxy, name, yardstick); ok && proxy != yardstick {
+		text += fmt.Sprintf(" (%.2f)", ratio)
 	}
 	return text
 }
@@ -97,12 +119,22 @@ Written by `+"`go run ./e2e/bench -write`"+`; run it on your machine, the figure
 - Go: %s
 - Congestion control: %s, in a network namespace of its own, over loopback
 - Load: %v each, %d rounds, %d idle relays; client and server of the load run on the same cores
+- Programs that wanted to run when it was written: %s, over the last 1, 5 and 15 minutes; what runs beside a benchmark is in its figures
 
-Medians over the rounds, the proxies taking turns; in brackets the ratio to iocopy, a proxy of 60 lines around
-Go's io.Copy, and for UDP to udpplain, a relay of one datagram a read and a write. Processor time and memory are the proxy's own, from its cgroup.
+Medians over the rounds, the proxies taking turns; in brackets the median of the rounds' ratios to iocopy, a proxy
+of 60 lines around Go's io.Copy, which stand where the machine is shared, and for UDP to udpplain, a relay of one datagram a read and a write. Processor time and memory are the proxy's own, from its cgroup.
 
 `, time.Now().UTC().Format(time.DateOnly), processor(), runtime.NumCPU(), kernel(), runtime.Version(),
-		congestionInForce(), o.duration, o.rounds, o.relays)
+		congestionInForce(), o.duration, o.rounds, o.relays, loadAverage())
+}
+
+func loadAverage() string {
+	b, err := os.ReadFile("/proc/loadavg")
+	fields := strings.Fields(string(b))
+	if err != nil || len(fields) < 3 {
+		return "unknown"
+	}
+	return strings.Join(fields[:3], ", ")
 }
 
 func processor() string {

@@ -45,6 +45,21 @@ func TestTable(t *testing.T) {
 	}
 }
 
+// TestRatiosAreOfRounds: a round in which the machine was busy elsewhere halved both
+// figures, and the ratio of the medians was of two different rounds.
+func TestRatiosAreOfRounds(t *testing.T) {
+	var r results
+	for _, n := range []float64{100, 50, 10} {
+		r.add(yardstick, []value{{"echo64.rate", n}})
+	}
+	for _, n := range []float64{200, 20, 20} {
+		r.add("mine", []value{{"echo64.rate", n}})
+	}
+	if ratio, ok := r.ratio("mine", "echo64.rate", yardstick); !ok || ratio != 2 {
+		t.Errorf("%g, %t", ratio, ok)
+	}
+}
+
 // TestFiguresHaveUnits: a figure without a unit would be a row without a title.
 func TestFiguresHaveUnits(t *testing.T) {
 	listed := 0
