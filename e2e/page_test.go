@@ -214,8 +214,12 @@ func (b tab) legible(scheme string) {
 	}
 }
 
-// Every control has a name for a screen reader.
+// Every control has a name for a screen reader. Where nobody has a token the page
+// says what it cannot show.
 func TestStatusPageForScreenReaders(t *testing.T) {
+	figures := browse(t, "http://"+start(t, "").admin+"/")
+	figures.visible("#no-api")
+	figures.until(`$("login").hidden && $("private").hidden && $("rate").textContent.endsWith("/s")`)
 	d := start(t, withAPI(t, apiSettings))
 	b := browse(t, "http://"+d.admin+"/")
 	b.visible("#login")

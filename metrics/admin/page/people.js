@@ -45,7 +45,7 @@ const showUsers = users => {
     [u.name], [words(u.state), u.state === "ok" ? "" : "bad"], [connections(u), "n"], [size(u.bytes_in + u.bytes_out), "n"], [u.quota ? size(u.quota.remaining) : "–", "n"],
     u.quota && u.quota.used ? ["Reset", "n", () => forget(u), "Reset the usage of " + u.name] : [""],
     u.in_file ? [u.disabled ? "Enable" : "Disable", "n", () => turn(u), (u.disabled ? "Enable " : "Disable ") + u.name] : [""],
-  ]), "None: whoever reaches a listener may use it");
+  ]), "None in the settings");
   text("user-count", users.length < mostUsers ? (users.length ? count(users.length) : "") : "the busiest " + count(mostUsers));
 };
 

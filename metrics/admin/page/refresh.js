@@ -20,6 +20,7 @@ const refresh = async () => {
     const s = await (await fetch("status", { cache: "no-store" })).json();
     silent = 0;
     figures(s);
+    $("no-api").hidden = s.api;
     if (s.api && !wanted && !paused && performance.now() >= due) await look();
     $("login").hidden = !wanted;
   } catch (err) {
