@@ -71,6 +71,7 @@ func newRoot(ctx context.Context, a *app) *cobra.Command {
 		return a.daemon(ctx, sources(), successor)
 	}
 	root.InitDefaultHelpFlag() // behind -V
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return fileNamed(cmd) }
 	root.SetFlagErrorFunc(flagError)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
@@ -158,6 +159,15 @@ func (a *app) daemon(ctx context.Context, loader *config.Loader, successor upgra
 		Inherited:  inherited,
 		Program:    successor,
 	})
+}
+
+// fileNamed refuses --config with nothing behind it, as from a variable that is
+// not set: a command would ask somebody else than was meant.
+func fileNamed(cmd *cobra.Command) error {
+	if f := cmd.Flag("config"); f != nil && f.Changed && f.Value.String() == "" {
+		return usageError{"flag --config: is empty: name a file, or leave the flag out"}
+	}
+	return nil
 }
 
 // noArguments refuses what is neither a flag nor a command. With -P the
