@@ -4,6 +4,7 @@ import (
 	"io"
 	"testing"
 	"time"
+	"unsafe"
 )
 
 // The hot paths hold to these numbers of allocations: what moves bytes makes no
@@ -61,5 +62,13 @@ func TestGuardAllocations(t *testing.T) {
 				t.Errorf("%.1f allocations a round trip, want at most %.0f", n, g.most)
 			}
 		})
+	}
+}
+
+// TestGuardTunnelIsSmall: there is one for each open tunnel. The runtime rounds its
+// size up to one of its classes, of which 416 bytes is one and 448 the next.
+func TestGuardTunnelIsSmall(t *testing.T) {
+	if n := unsafe.Sizeof(Tunnel{}); n > 416 {
+		t.Errorf("a tunnel takes %d bytes", n)
 	}
 }
