@@ -103,7 +103,20 @@ type results struct {
 }
 
 func newResults(log, out io.Writer) *results {
-	return &results{log: log, out: out, output: make(map[test][]string)}
+	return &results{log: log, out: &shared{to: out}, output: make(map[test][]string)}
+}
+
+// shared is a writer for several at a time: what commands say comes beside what
+// is read of them.
+type shared struct {
+	mu sync.Mutex
+	to io.Writer
+}
+
+func (s *shared) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.to.Write(b)
 }
 
 func (r *results) read(events io.Reader) error {
