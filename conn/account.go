@@ -44,14 +44,25 @@ func (a *accounts) enter(s *session) error {
 	case usage != nil && a.guards.Unsure != nil && a.guards.Unsure():
 		return errUnknown
 	}
-	user, verdict := a.guards.Users.Enter(s.ctx, account, s.client.Addr(), s)
-	if err := userRefusals[verdict]; err != nil {
-		return err
+	user := s.charge.user // of enterNow
+	if user == nil {
+		entered, verdict := a.guards.Users.Enter(s.ctx, account, s.client.Addr(), s)
+		if err := userRefusals[verdict]; err != nil {
+			return err
+		}
+		user = entered
 	}
 	s.charge = charge{user: user, usage: usage, metrics: a.metrics.Of(account.Name)}
 	s.charge.metrics.Connections.Inc()
 	s.charge.metrics.Active.Add(1)
 	return nil
+}
+
+// enterNow takes one of the user's connections for enter, which comes next, if that
+// takes no waiting. false: enter may have to wait for what other replicas say.
+func (a *accounts) enterNow(s *session) bool {
+	s.charge.user = a.guards.Users.EnterNow(s.identity.Account, s.client.Addr())
+	return s.charge.user != nil
 }
 
 // EndSurplus ends the session, of whose connection its user's fleet says late that
@@ -69,7 +80,9 @@ func (c *charge) release(source netip.Addr) {
 		return
 	}
 	c.user.Leave(source)
-	c.metrics.Active.Add(-1)
+	if c.metrics != nil { // else the request was refused before enter
+		c.metrics.Active.Add(-1)
+	}
 }
 
 // meter is what the relay of a session asks about bytes; nil when nobody is to

@@ -61,6 +61,7 @@ type Group struct {
 
 	mu       sync.Mutex
 	sessions map[*session]struct{}
+	killings []killing // the last ones, in order
 	draining bool
 	ending   func()        // tells connections that the drain has begun
 	hurry    func()        // tells those that do nothing to end

@@ -139,7 +139,7 @@ func (r *reactive) step(action handshake.Action) (next handshake.Action, ok bool
 			return next, true
 		}
 	case handshake.Decide:
-		if r.identity.Account == nil || !r.h.guards.Users.Asks() {
+		if r.identity.Account == nil || !r.h.guards.Users.Asks() || r.h.accounts.enterNow(r.session) {
 			r.lane.forget(r)
 			r.requested()
 			return r.act(action)

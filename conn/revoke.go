@@ -17,9 +17,14 @@ import (
 // has either found the mark, or its policy is found here, and judges the session
 // now.
 func (g *Group) revocable(s *session) {
+	if s.request.Command == wire.CommandConnect {
+		s.relaying.Store(true) // all that others may read is there
+	}
 	g.mu.Lock()
 	s.revocable = true
+	killings := g.killings
 	g.mu.Unlock()
+	g.killLate(s, killings)
 	p := g.Policy()
 	listed := s.atDoor().proof != nil // and lists of certificates change without a policy
 	if (p != s.policy || listed) && p.Revoke && g.revoke(s, p) {

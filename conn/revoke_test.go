@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"testing"
+	"time"
 
 	"cleversocks/aclsvc"
 	"cleversocks/authsvc"
@@ -168,5 +169,32 @@ func TestRevokeMeetsLateSessions(t *testing.T) {
 	g.revocable(s)
 	if err := context.Cause(s.ctx); !errors.Is(err, relay.ErrRevoked) {
 		t.Errorf("%v", err)
+	}
+}
+
+// An operator ends a user's connections while one of them has had its reply, and
+// nobody could see yet whose it is: once in fifty times it went on.
+func TestKillMeetsLateSessions(t *testing.T) {
+	g, _ := newTestGroup(t, true)
+	late := func(user string, started time.Time) *session {
+		s := &session{
+			client: netip.MustParseAddrPort("192.0.2.7:1000"), policy: g.Policy(), started: started,
+			identity: authsvc.Identity{User: user, Method: authsvc.MethodNone}, hostIP: netip.MustParseAddrPort("203.0.113.1:443"),
+			request: wire.Request{Command: wire.CommandConnect},
+		}
+		s.ctx, s.cancel = context.WithCancelCause(t.Context())
+		return s
+	}
+	before := time.Now()
+	g.Kill(t.Context(), func(r *Record) bool { return r.User == "alice" })
+	alice, bob, next := late("alice", before), late("bob", before), late("alice", time.Now().Add(time.Second))
+	for _, s := range []*session{alice, bob, next} {
+		g.revocable(s)
+	}
+	if err := context.Cause(alice.ctx); !errors.Is(err, relay.ErrRevoked) {
+		t.Errorf("%v", err)
+	}
+	if bob.ctx.Err() != nil || next.ctx.Err() != nil {
+		t.Error("others end: another user, or a connection that came after it")
 	}
 }

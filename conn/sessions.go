@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"time"
 
 	"cleversocks/aclsvc"
 	"cleversocks/conn/cause"
@@ -36,9 +37,28 @@ func (s *session) glance() *Record {
 	return &Record{ID: s.ID(), Listener: s.listener, Client: s.client, Peer: s.atDoor().peer, Started: s.started, Handshake: true, Requests: s.leaves.Load() != nil}
 }
 
+// killing is what an operator has ended, for sessions of before of which nobody
+// knew yet whose they are.
+type killing struct {
+	at      time.Time
+	matches func(*Record) bool
+}
+
+// Bounds of the killings that are remembered: no handshake takes longer.
+const (
+	killingLife = time.Minute
+	maxKillings = 64
+)
+
 // Kill ends the connections that match, as revoked ones, and returns how many.
+// One that still shakes hands is looked at when its request is granted.
 func (g *Group) Kill(ctx context.Context, matches func(*Record) bool) int {
+	now := time.Now()
 	g.mu.Lock()
+	for len(g.killings) > 0 && (len(g.killings) >= maxKillings || now.Sub(g.killings[0].at) > killingLife) {
+		g.killings = g.killings[1:]
+	}
+	g.killings = append(g.killings, killing{now, matches})
 	list := make([]*session, 0, len(g.sessions))
 	for s := range g.sessions {
 		list = append(list, s)
@@ -47,13 +67,31 @@ func (g *Group) Kill(ctx context.Context, matches func(*Record) bool) int {
 	n := 0
 	for _, s := range list {
 		if r := s.glance(); matches(r) {
-			s.cancel(relay.ErrRevoked)
+			g.kill(ctx, s, r)
 			n++
-			g.log.LogAttrs(ctx, slog.LevelInfo, "session closed by an operator",
-				slog.String("id", r.ID), slog.String("client", r.Caller()), slog.String("user", r.User), slog.String("target", r.Target.String()))
 		}
 	}
 	return n
+}
+
+func (g *Group) kill(ctx context.Context, s *session, r *Record) {
+	s.cancel(relay.ErrRevoked)
+	g.log.LogAttrs(ctx, slog.LevelInfo, "session closed by an operator",
+		slog.String("id", r.ID), slog.String("client", r.Caller()), slog.String("user", r.User), slog.String("target", r.Target.String()))
+}
+
+// killLate ends a session that an operator has ended while it shook hands. list is
+// what there was when others could see whose it is.
+func (g *Group) killLate(s *session, list []killing) {
+	for _, k := range list {
+		if !s.started.Before(k.at) {
+			continue
+		}
+		if r := s.progress(); k.matches(r) {
+			g.kill(s.ctx, s, r)
+			return
+		}
+	}
 }
 
 // Accepted is how many connections have come so far, refused ones included.

@@ -285,6 +285,26 @@ func TestUserInFleet(t *testing.T) {
 	}
 }
 
+// A connection that nobody has to be asked for is taken without waiting, and one
+// that somebody has to be is not taken.
+func TestUserInFleetNow(t *testing.T) {
+	users, others := NewUsers(), &fakeFleet{say: TooMany}
+	users.Join(others)
+	alice := &authsvc.Account{Name: "alice", MaxConnections: 2}
+	if u := users.EnterNow(alice, home); u != nil {
+		t.Error("she is taken, and the others have not been asked")
+	}
+	others.say = Admitted
+	u := users.EnterNow(alice, home)
+	if u == nil || u.Open() != 1 || others.held != 1 {
+		t.Fatalf("she is not taken, or not once: %v, %d", u, others.held)
+	}
+	u.Leave(home)
+	if u.Open() != 0 || others.held != 0 {
+		t.Errorf("%d and %d are left", u.Open(), others.held)
+	}
+}
+
 type fakeFleet struct {
 	say  Verdict
 	held int
@@ -297,6 +317,10 @@ func (f *fakeFleet) Enter(_ context.Context, user string, source netip.Addr, mos
 		f.held++
 	}
 	return f.say
+}
+
+func (f *fakeFleet) EnterNow(user string, source netip.Addr, most, wide int) bool {
+	return f.say == Admitted && f.Enter(context.Background(), user, source, most, wide, nil) == Admitted
 }
 
 func (f *fakeFleet) Leave(string, netip.Addr) { f.held-- }

@@ -27,6 +27,9 @@ type Fleet interface {
 	// be; most and wide are as in Account. Who is Admitted owes it a Leave.
 	// holder (nil: nobody) may be asked to end the connection soon after.
 	Enter(ctx context.Context, user string, source netip.Addr, most, wide int, holder Holder) Verdict
+	// EnterNow is Enter where nobody has to be asked, and does not wait; false: Enter
+	// would.
+	EnterNow(user string, source netip.Addr, most, wide int) bool
 	Leave(user string, source netip.Addr)
 }
 
@@ -88,6 +91,21 @@ func (t *Users) Enter(ctx context.Context, a *authsvc.Account, source netip.Addr
 
 // Asks says whether Enter may have to ask other replicas, and wait for them.
 func (t *Users) Asks() bool { return t.fleet != nil }
+
+// EnterNow is Enter where that does not have to ask other replicas, nor wait for
+// them; nil: Enter has to decide.
+func (t *Users) EnterNow(a *authsvc.Account, source netip.Addr) *User {
+	key := netaddr.SourceKey(source)
+	u := t.user(a)
+	if u.enter(key) != Admitted {
+		return nil
+	}
+	if most, wide := u.limits(); u.fleet != nil && !u.fleet.EnterNow(u.name, key, most, wide) {
+		u.leave(key)
+		return nil
+	}
+	return u
+}
 
 func (t *Users) user(a *authsvc.Account) *User {
 	t.mu.Lock()

@@ -90,13 +90,11 @@ func (s *Store) lockSeat(user string) *seat {
 func (s *Store) Enter(ctx context.Context, user string, source netip.Addr, most, wide int, holder ratelimit.Holder) ratelimit.Verdict {
 	u := s.lockSeat(user)
 	u.most, u.wide = most, wide
-	fresh := wide > 0 && u.sources[source] == 0
-	if !fresh && (most <= 0 || u.held < s.unasked(u)) {
-		u.take(source)
+	if s.takeUnasked(u, source) {
 		u.mu.Unlock()
 		return ratelimit.Admitted
 	}
-	c := &claim{source: source, fresh: fresh, holder: holder, decided: make(chan ratelimit.Verdict, 1)}
+	c := &claim{source: source, fresh: u.isNew(source), holder: holder, decided: make(chan ratelimit.Verdict, 1)}
 	if s.health.isDown() {
 		defer u.mu.Unlock()
 		return s.alone(u, c)
@@ -109,6 +107,26 @@ func (s *Store) Enter(ctx context.Context, user string, source netip.Addr, most,
 	u.mu.Unlock()
 	return s.await(ctx, u, c, heard)
 }
+
+// EnterNow is Enter where nobody has to be asked; false: Enter would.
+func (s *Store) EnterNow(user string, source netip.Addr, most, wide int) bool {
+	u := s.lockSeat(user)
+	defer u.mu.Unlock()
+	u.most, u.wide = most, wide
+	return s.takeUnasked(u, source)
+}
+
+// takeUnasked takes one more connection if that may be without the store's word.
+func (s *Store) takeUnasked(u *seat, source netip.Addr) bool {
+	if u.isNew(source) || u.most > 0 && u.held >= s.unasked(u) {
+		return false
+	}
+	u.take(source)
+	return true
+}
+
+// isNew reports whether a source is new here, of a user who may have few.
+func (u *seat) isNew(source netip.Addr) bool { return u.wide > 0 && u.sources[source] == 0 }
 
 // maxBudgets is how many budgets of a call a connection waits at most while the
 // store does answer, and others are asked for what they could do without.
