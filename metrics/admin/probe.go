@@ -32,8 +32,8 @@ func (p *probing) Read(b []byte) (int, error) {
 
 // namesNoHost reports whether a head is whole, and has no Host header.
 func namesNoHost(head []byte) bool {
-	fields, _, whole := bytes.Cut(head, []byte("\r\n\r\n"))
-	return whole && !bytes.Contains(bytes.ToLower(fields), []byte("\r\nhost:"))
+	head, _, whole := bytes.Cut(head, []byte("\r\n\r\n"))
+	return whole && !bytes.Contains(bytes.ToLower(head), []byte("\r\nhost:"))
 }
 
 // unprobed is the connection itself.
