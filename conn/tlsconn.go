@@ -71,9 +71,11 @@ func (c *tlsConn) Gather(b []byte) (n int) {
 // note notes an error that comes again, as those do that are no timeouts: an end of the
 // stream may come together with the last bytes.
 func (c *tlsConn) note(err error) {
-	if timeout, ok := errors.AsType[net.Error](err); err != nil && !(ok && timeout.Timeout()) {
-		c.over = true
+	if err == nil {
+		return
 	}
+	timeout, ok := errors.AsType[net.Error](err)
+	c.over = c.over || !ok || !timeout.Timeout()
 }
 
 // MessageSize is how much Write sends at a time.

@@ -47,11 +47,11 @@ type memory struct {
 }
 
 func memoryOf(c *tls.Conn) memory {
-	at := unsafe.Pointer(c) //nolint:gosec // see above
+	at := unsafe.Pointer(c) //nolint:gosec // the types of the fields were compared
 	return memory{
-		rawInput: (*bytes.Buffer)(unsafe.Add(at, rawInputAt)), //nolint:gosec // its type was compared
-		hand:     (*bytes.Buffer)(unsafe.Add(at, handAt)),     //nolint:gosec // likewise
-		input:    (*bytes.Reader)(unsafe.Add(at, inputAt)),    //nolint:gosec // likewise
+		rawInput: (*bytes.Buffer)(unsafe.Add(at, rawInputAt)),
+		hand:     (*bytes.Buffer)(unsafe.Add(at, handAt)),
+		input:    (*bytes.Reader)(unsafe.Add(at, inputAt)),
 	}
 }
 

@@ -20,7 +20,7 @@ func awaitBytes(c net.Conn, before func()) (waits bool) {
 	}
 	_ = raw.Read(func(fd uintptr) bool { // it fails where the next read fails too
 		var b [1]byte
-		if _, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT); err != unix.EAGAIN { //nolint:errorlint // as it comes from the kernel
+		if _, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT); err != unix.EAGAIN {
 			return true
 		}
 		if !waits {
