@@ -76,7 +76,7 @@ func (c *Config) writeKeys(b *strings.Builder, keys []Key, path string, notes ma
 
 // formatValue writes a value as TOML.
 func formatValue(v reflect.Value, show Show) string {
-	if s, ok := reflect.TypeAssert[interface{ reveal() string }](v); ok && show == Revealed {
+	if s, ok := reflect.TypeAssert[interface{ reveal() string }](v); ok && (show == Revealed || s.reveal() == "") {
 		return QuoteTOML(s.reveal())
 	}
 	if a, ok := reflect.TypeAssert[AutoBool](v); ok && a != Auto {
