@@ -7,10 +7,12 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"cleversocks/aclsvc"
 	"cleversocks/authsvc"
 	"cleversocks/conn/dial"
+	"cleversocks/conn/handshake"
 	"cleversocks/conn/netaddr"
 	"cleversocks/conn/upstream"
 	"cleversocks/conn/wire"
@@ -142,6 +144,52 @@ func TestFollowTheWay(t *testing.T) {
 	defer s.server.Close()
 	if s.hostIP != to || !s.local.IsValid() || s.rule != "default" {
 		t.Errorf("reached %s from %s by %s, want %s", s.hostIP, s.local, s.rule, to)
+	}
+}
+
+// A connection that ends between a reactor, which cannot decide on its password, and
+// the task that would, kept one of its source's tries for good: for want of a
+// descriptor for the task, for one.
+func TestUndecidedLoginIsGivenBack(t *testing.T) {
+	g, m := newTestGroup(t, true)
+	users, err := authsvc.NewUsers(authsvc.UsersOptions{
+		Users: []authsvc.UserEntry{{Account: authsvc.Account{Name: "ann"}, PasswordHash: authsvc.Hash([]byte("s3cret"))}},
+		Queue: authsvc.NewQueue(authsvc.QueueOptions{}), Metrics: &m.Auth,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	policy := *g.Policy()
+	policy.Auth = authsvc.NewAdmission(authsvc.AdmissionOptions{
+		Authenticators: []authsvc.Authenticator{users},
+		Throttle:       authsvc.NewThrottle(authsvc.ThrottleOptions{Max: 1}, authsvc.StateOptions{Metrics: &m.Auth}),
+	})
+	login := func() (*handshake.Machine, *session) {
+		machine := new(handshake.Machine)
+		action := machine.Begin(handshake.Options{Spoken: Spoken()})
+		for _, sent := range []string{"\x05\x01\x02", "\x01\x03ann\x06s3cret"} {
+			action = machine.Feed([]byte(sent))
+			if action == handshake.Identify {
+				action = machine.Identified(handshake.Terms{Passwords: true, Ways: []authsvc.Kind{authsvc.KindPassword}})
+			}
+			if action == handshake.Write {
+				action = machine.Written()
+			}
+		}
+		if action != handshake.Verify {
+			t.Fatalf("the machine wants to %s", action)
+		}
+		return machine, asking(t, &policy, wire.Addr{})
+	}
+	lost, s := login()
+	if _, decided, _ := g.handler.login.recall(s, lost.Attempt()); decided {
+		t.Fatal("decided without a hash")
+	}
+	lost.Reset()
+	next, s := login()
+	s.started, policy.Timeouts.Handshake = time.Now(), patience
+	if _, err := g.handler.login.verify(s, next.Attempt()); err != nil {
+		t.Errorf("the next one: %v", err)
 	}
 }
 

@@ -141,6 +141,7 @@ func (m *Machine) Begin(o Options) Action {
 }
 
 func (m *Machine) reset(o Options) {
+	m.attempt.Abandon()
 	m.http.heads.Release()
 	if m.http.head != nil {
 		m.http.head.Release()
@@ -154,8 +155,9 @@ func (m *Machine) reset(o Options) {
 	m.http.heads.Budget = o.Heads
 }
 
-// Reset gives back what a head took of the budget, and forgets the connection. A
-// machine that is not used any more needs it.
+// Reset gives back what a head took of the budget, and the place of a log-in that
+// nobody has decided, and forgets the connection. A machine that is not used any
+// more needs it.
 func (m *Machine) Reset() { m.reset(Options{}) }
 
 // firstByte tells the protocol.
