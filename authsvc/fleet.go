@@ -95,7 +95,7 @@ func (e *OnceEntry) encode() []byte {
 // Learn takes what a fleet knows of an address that is not known here.
 func (t *Once) Learn(entry []byte) error {
 	list := append(append([]byte{'['}, entry...), ']')
-	return t.restore(list)
+	return t.take(list, true)
 }
 
 // Encoded are all entries for Learn, and for how long each still holds.

@@ -1,6 +1,7 @@
 package authsvc
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"net/netip"
@@ -129,11 +130,20 @@ func (t *Once) isNews(e *OnceEntry, until time.Time) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	old, ok := t.entries.Peek(e.Addr)
-	if !ok || old.User != e.User || old.By != e.By || old.secret != e.secret || old.known.Before(until) {
+	if !ok || old.User != e.User || old.By != e.By || !old.sameSecret(e) || old.known.Before(until) {
 		return true
 	}
 	e.known = old.known
 	return false
+}
+
+// sameSecret reports whether both logged in with the same, of which another replica
+// has told no more than a seal.
+func (e *OnceEntry) sameSecret(o *OnceEntry) bool {
+	if e.secret == o.secret {
+		return true
+	}
+	return e.secret != nil && o.secret != nil && (*e.secret).scheme.kind == kindSealed && bytes.Equal((*e.secret).sum, (*o.secret).seal(o.User))
 }
 
 func (t *Once) insert(e *OnceEntry) {
@@ -287,7 +297,10 @@ func (e *OnceEntry) saved() savedOnce {
 }
 
 // restore adds what was saved and is neither over nor replaced since.
-func (t *Once) restore(payload []byte) error {
+func (t *Once) restore(payload []byte) error { return t.take(payload, false) }
+
+// take is restore; fleet: the others have told of these.
+func (t *Once) take(payload []byte, fleet bool) error {
 	var list []savedOnce
 	if err := json.Unmarshal(payload, &list); err != nil {
 		return err
@@ -299,6 +312,9 @@ func (t *Once) restore(payload []byte) error {
 			continue
 		}
 		entry := &OnceEntry{Addr: e.Addr, User: string(e.User), By: e.By, Since: e.Since, Until: e.Until}
+		if fleet {
+			entry.known = e.Until
+		}
 		if entry.Since.After(now) {
 			entry.Since = now // the clock was ahead
 		}

@@ -263,6 +263,14 @@ func TestOnceOfFleet(t *testing.T) {
 	}
 	all[0].once.Add(netip.MustParseAddr("192.0.2.9"), id)
 	eventually(t, "the next address is told", func() bool { return told() > before })
+	eventually(t, "the other has heard of it", func() bool { _, ok := all[1].once.Lookup(home); return ok })
+	for range 100 { // by turns, as behind a load balancer
+		all[1].once.Add(home, id)
+		all[0].once.Add(home, id)
+	}
+	if n := all[1].metrics.Shared.Events.Of("sent", "once").Get(); n != 0 {
+		t.Errorf("%d events for log-ins that everybody knows of", n)
+	}
 	if n := told() - before; n != 1 {
 		t.Errorf("%d events for a hundred log-ins and a new address", n)
 	}
