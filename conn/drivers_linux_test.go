@@ -94,6 +94,7 @@ func tellOf(t *testing.T, driver, sent string) told {
 	defer func(before string) { driverTested = before }(driverTested)
 	driverTested = driver
 	g, m := newTestGroup(t, true)
+	g.handler.watch.after = patience // nobody has left who shut its side down at once
 	policy := *g.Policy()
 	var err error
 	policy.ACL, err = aclsvc.Compile(aclsvc.Options{DefaultAllow: true, Rules: deniedRules()})

@@ -69,7 +69,7 @@ func newHandler(draining, hurrying context.Context, o Options, tasks *task.Scope
 		log: o.Log, metrics: o.Metrics, panics: o.Panics, guards: o.Guards.orNone(o.Metrics), access: o.Access, draining: draining, hurrying: hurrying,
 		readers: sync.Pool{New: func() any { return bufio.NewReaderSize(nil, requestBuffer) }},
 		heads:   httpproxy.NewBudget(HeadBudget, o.Metrics.Limits.Of(metrics.LimitHTTPHeads).Inc),
-		watch:   clientWatch{tasks: tasks},
+		watch:   clientWatch{tasks: tasks, after: watchAfter},
 		login:   login{log: o.Log},
 		replies: replies{log: o.Log, metrics: &o.Metrics.Conn},
 	}

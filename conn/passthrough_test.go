@@ -65,6 +65,7 @@ var wrappers = map[string]func(net.Conn, *atomic.Int64) net.Conn{
 func wrapped(t *testing.T, wrap func(net.Conn, *atomic.Int64) net.Conn, options relay.Options) (*Group, *atomic.Int64) {
 	t.Helper()
 	g, m := newTestGroup(t, true)
+	g.handler.watch.after = patience // clients that shut their side down at once have not left
 	moved := new(atomic.Int64)
 	policy := *g.Policy()
 	policy.Relay = options

@@ -43,7 +43,7 @@ func (r *reactive) dial() (next handshake.Action, ok bool) {
 // its time is over, or when a client that has shut its side down is looked at.
 func (r *reactive) expectDial() {
 	until := r.way.plan.Until()
-	if watch := r.dialBegan.Add(watchAfter); r.hup && time.Now().Before(watch) && (until.IsZero() || watch.Before(until)) {
+	if watch := r.dialBegan.Add(r.h.watch.after); r.hup && time.Now().Before(watch) && (until.IsZero() || watch.Before(until)) {
 		until = watch
 	}
 	if until.IsZero() {
@@ -156,7 +156,7 @@ func (r *reactive) clientTurn(events uint32) {
 	switch {
 	case events&(unix.EPOLLHUP|unix.EPOLLERR) != 0:
 		r.clientGone()
-	case r.hup && time.Since(r.dialBegan) >= watchAfter:
+	case r.hup && time.Since(r.dialBegan) >= r.h.watch.after:
 		r.waitsOn()
 	case r.hup:
 		r.expectDial()

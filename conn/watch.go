@@ -21,10 +21,11 @@ var errClientGone = fmt.Errorf("the client left before it was connected: %w",
 // map.
 const watchAfter = 20 * time.Millisecond
 
-// clientWatch watches the clients of dials that take long. One timer serves all dials: one for each would have the runtime wake
-// up for nothing at every connection.
+// clientWatch watches the clients of dials that take long. One timer serves all
+// dials: one for each would have the runtime wake up for nothing at every connection.
 type clientWatch struct {
-	tasks   *task.Scope // of the watching goroutines
+	tasks   *task.Scope   // of the watching goroutines
+	after   time.Duration // is watchAfter, but in tests
 	mu      sync.Mutex
 	pending map[*watchedDial]struct{} // the dials whose client is not watched yet
 	armed   bool                      // the timer runs
@@ -75,7 +76,7 @@ func (w *clientWatch) arm() {
 		return
 	}
 	w.armed = true
-	time.AfterFunc(watchAfter, func() {
+	time.AfterFunc(w.after, func() {
 		_ = w.tasks.Contain(func() error { w.look(); return nil }) // a panic is told
 	})
 }
@@ -86,7 +87,7 @@ func (w *clientWatch) look() {
 	defer w.mu.Unlock()
 	w.armed = false
 	for d := range w.pending {
-		if time.Since(d.began) < watchAfter {
+		if time.Since(d.began) < w.after {
 			continue
 		}
 		delete(w.pending, d)
