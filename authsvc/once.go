@@ -143,7 +143,7 @@ func (e *OnceEntry) sameSecret(o *OnceEntry) bool {
 	if e.secret == o.secret {
 		return true
 	}
-	return e.secret != nil && o.secret != nil && (*e.secret).scheme.kind == kindSealed && bytes.Equal((*e.secret).sum, (*o.secret).seal(o.User))
+	return e.secret != nil && o.secret != nil && (*e.secret).kind == kindSealed && bytes.Equal((*e.secret).sum, (*o.secret).seal(o.User))
 }
 
 func (t *Once) insert(e *OnceEntry) {
