@@ -116,11 +116,15 @@ func (p *predecessor) count(connections, opening int) {
 	p.opening.Store(int64(opening))
 }
 
-// passing is their channels for a successor.
+// passing is their channels for a successor, without those of predecessors that
+// have ended at this moment.
 func (ps *predecessors) passing() ([]upgrade.Passing, error) {
 	var all []upgrade.Passing
 	for _, p := range ps.list() {
 		one, err := p.Passing()
+		if errors.Is(err, upgrade.ErrGone) {
+			continue
+		}
 		if err != nil {
 			upgrade.CloseAll(all)
 			return nil, err

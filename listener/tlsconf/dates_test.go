@@ -1,7 +1,6 @@
 package tlsconf
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"strings"
@@ -9,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"cleversocks/e2e/written"
 )
 
 // published is what a keeper has told of dates.
@@ -46,7 +47,7 @@ func TestDatesAreTold(t *testing.T) {
 		if warnings, err := Check(o); err != nil || len(warnings) > 0 {
 			t.Fatalf("%q, %v", warnings, err)
 		}
-		log, told := new(bytes.Buffer), new(published)
+		log, told := new(written.Text), new(published)
 		k := NewKeeper(KeeperOptions{Log: slog.New(slog.NewTextHandler(log, nil)), Expires: told.tell})
 		d, err := k.Open(o)
 		if err != nil {
@@ -58,34 +59,39 @@ func TestDatesAreTold(t *testing.T) {
 		defer func() { stop(); <-ended }()
 
 		time.Sleep(30 * time.Minute) //nolint:forbidigo // the bubble's clock
-		if log.Len() > 0 {
-			t.Errorf("said early: %s", log)
+		synctest.Wait()
+		if early := log.String(); early != "" {
+			t.Errorf("said early: %s", early)
 		}
 		if left := time.Until(told.at(datedCRL)); left < 29*time.Minute || left > 31*time.Minute {
 			t.Errorf("the list ends in %v", left)
 		}
 		time.Sleep(20 * time.Minute) //nolint:forbidigo // the bubble's clock
+		synctest.Wait()
 		if n := strings.Count(log.String(), "renew it"); n != 3 {
-			t.Errorf("%d warnings before the end: %s", n, log)
+			t.Errorf("%d warnings before the end: %s", n, log.String())
 		}
 		time.Sleep(20 * time.Minute) //nolint:forbidigo // the bubble's clock
+		synctest.Wait()
 		for _, want := range []string{"clients refuse it", "no client is let in", "what was revoked since then is let in"} {
 			if n := strings.Count(log.String(), want); n != 1 {
-				t.Errorf("%q is said %d times: %s", want, n, log)
+				t.Errorf("%q is said %d times: %s", want, n, log.String())
 			}
 		}
 		if warnings, err := Check(o); err != nil || len(warnings) != 3 {
 			t.Errorf("a check says %q, %v", warnings, err)
 		}
 
-		log.Reset()
+		_ = log.Take()
 		f.put(t, ca.issue("proxy")) // whose authority is over: that is the clients' to find
 		time.Sleep(time.Minute)     //nolint:forbidigo // the bubble's clock
+		synctest.Wait()
 		if strings.Contains(log.String(), "the certificate") || time.Until(told.at(datedCertificate)) < 50*time.Minute {
-			t.Errorf("renewed, ends in %v: %s", time.Until(told.at(datedCertificate)), log)
+			t.Errorf("renewed, ends in %v: %s", time.Until(told.at(datedCertificate)), log.String())
 		}
 		d.Close()
 		time.Sleep(time.Minute) //nolint:forbidigo // the bubble's clock
+		synctest.Wait()
 		if until := told.at(datedCertificate); !until.IsZero() {
 			t.Errorf("a closed door's certificate ends at %v", until)
 		}

@@ -127,10 +127,11 @@ func (p *Predecessor) Ask(ctx context.Context, what string, body any, take func(
 // its log files again, which may have been rotated.
 func (p *Predecessor) Reload() error { return p.channel.send(kindReload, nil) }
 
-// Passing is the channel as a descriptor for the next successor.
+// Passing is the channel as a descriptor for the next successor; ErrGone where it
+// is closed.
 func (p *Predecessor) Passing() (Passing, error) {
 	fd, err := p.channel.descriptor()
-	return Passing{Socket: Socket{Role: RolePredecessor, Name: strconv.Itoa(p.Hello.PID)}, FD: fd}, err
+	return Passing{Socket: Socket{Role: RolePredecessor, Name: strconv.Itoa(p.Hello.PID)}, FD: fd}, gone(err)
 }
 
 // Close lets go of the channel.
