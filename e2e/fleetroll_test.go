@@ -174,9 +174,14 @@ func TestFleetRolls(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Close()
-	for range s.all { // which take turns
-		eventually(t, "she is known", func() bool { return s.comesFree(known) == nil })
-	}
+	eventually(t, "she is known by each", func() bool {
+		for range s.all { // which take turns
+			if s.comesFree(known) != nil {
+				return false
+			}
+		}
+		return true
+	})
 	visits := startLoad(2*time.Millisecond, s.kinds()...)
 	var others sync.WaitGroup
 	stop := make(chan struct{})

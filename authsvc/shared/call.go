@@ -79,10 +79,19 @@ func (s *Store) promptly(ctx context.Context, what string, f func(ctx context.Co
 }
 
 // bounded is promptly on a goroutine of its own, for who must not wait longer
-// than the budget: whatever the client library does, it returns by then.
+// than the budget: whatever the client library does, it returns by then. The first
+// connections of a process may be there before the service runs, and wait for it if
+// the store answers.
 func (s *Store) bounded(ctx context.Context, what string, f func(ctx context.Context, c rueidis.Client) error) error {
 	ctx, cancel := spending(ctx, s.options.Timeout)
 	defer cancel()
+	if s.client.Load() != nil {
+		select {
+		case <-s.runs:
+		case <-ctx.Done():
+			return errDown
+		}
+	}
 	done := make(chan error, 1)
 	if !s.background(func(context.Context) { done <- s.promptly(ctx, what, f) }) {
 		return errDown

@@ -2,6 +2,7 @@ package shared
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -11,6 +12,7 @@ import (
 	"github.com/alicebob/miniredis/v2/server"
 
 	"cleversocks/aclsvc/ratelimit"
+	"cleversocks/authsvc"
 )
 
 // fill has a replica take what it can get of a cap, and says how much that is.
@@ -227,6 +229,31 @@ func TestEnterBeforeServe(t *testing.T) {
 	late.serve(t)
 	if v := <-verdict; v != ratelimit.TooMany {
 		t.Errorf("verdict %d", v)
+	}
+}
+
+// So is a client that has logged in elsewhere: it was refused for want of a password
+// while a replica that was started again had its first connections.
+func TestAskBeforeServe(t *testing.T) {
+	_, url := fake(t)
+	early := joinAll(t, url, 1)[0]
+	addr := netip.MustParseAddr("192.0.2.7")
+	early.once.Add(addr, authsvc.Identity{User: "carol", Method: authsvc.MethodPassword})
+	eventually(t, "the store knows it", func() bool { return early.Ask(t.Context(), addr) != nil })
+	late := prepare(t, url, "late", func(o *Options) { o.Timeout = patience })
+	if err := late.Meet(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	known := make(chan bool, 1)
+	go func() { _, ok := late.once.LookupElsewhere(t.Context(), addr); known <- ok }()
+	select {
+	case <-known:
+		t.Error("it did not wait for the service")
+	case <-time.After(20 * time.Millisecond):
+		late.serve(t)
+		if !<-known {
+			t.Error("it is not known")
+		}
 	}
 }
 

@@ -102,7 +102,9 @@ type Store struct {
 	renewed chan struct{} // 1: the target has other secrets
 	client  atomic.Pointer[rueidis.Client]
 	run     atomic.Pointer[run] // nil: the service does not run
-	permits chan struct{}       // calls in flight
+	runs    chan struct{}       // closed once it has run
+	runOnce sync.Once
+	permits chan struct{} // calls in flight
 	health  health
 	offset  atomic.Int64 // ms to add to our clock to have the store's
 
@@ -133,7 +135,7 @@ func New(o Options) *Store {
 		permits: make(chan struct{}, maxInFlight),
 	}
 	s.target.Store(&o.Target)
-	s.renewed = make(chan struct{}, 1)
+	s.renewed, s.runs = make(chan struct{}, 1), make(chan struct{})
 	s.health.kick, s.reads = make(chan struct{}, 1), make(chan struct{})
 	s.fleet.changed = make(chan struct{}, 1)
 	s.seats.users = make(map[string]*seat)
@@ -171,6 +173,7 @@ func (s *Store) Serve(ctx context.Context) error {
 	}
 	scope, running := task.New(ctx, s.options.Panics, "shared")
 	s.run.Store(&run{scope, running})
+	s.runOnce.Do(func() { close(s.runs) })
 	for _, f := range []func(context.Context) error{s.keepLeases, s.watchHealth, s.follow, s.send, s.keepQuotas, s.renew} {
 		scope.Go(func() error { return f(running) })
 	}
