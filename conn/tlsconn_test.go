@@ -169,10 +169,13 @@ func TestIdleTLSKeepsNothing(t *testing.T) {
 			if !m.isLarge() || m.isInUse() {
 				t.Fatalf("%d bytes are kept of a record: this tests nothing", m.rawInput.Cap())
 			}
-			// It waits here, until the deadline.
-			_ = ours.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
 			given := 0
-			if !awaitBytes(ours.below.Conn, func() { given = m.rawInput.Cap(); m.giveBack() }) || given == 0 || m.rawInput.Cap() > 0 || m.input.Size() > 0 {
+			rests := func() { // it waits from here on, until the deadline
+				given = m.rawInput.Cap()
+				m.giveBack()
+				_ = ours.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+			}
+			if !awaitBytes(ours.below.Conn, rests) || given == 0 || m.rawInput.Cap() > 0 || m.input.Size() > 0 {
 				t.Errorf("%d bytes are kept while it waits", m.rawInput.Cap())
 			}
 			if n, err := ours.Read(make([]byte, 1)); n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
