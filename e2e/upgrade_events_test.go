@@ -102,7 +102,14 @@ func TestUpgradeLeaksNothing(t *testing.T) {
 	}
 	d.upgrade()
 	d.await("the predecessor has ended", 1)
-	after := open()
+	after, same := -1, 0
+	eventually(t, "it has opened all that it does", func() bool {
+		if now := open(); now != after {
+			after, same = now, 0
+		}
+		same++
+		return same == 8
+	})
 	for n := range 4 {
 		d.upgrade()
 		d.await("the predecessor has ended", n+2)
