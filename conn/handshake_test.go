@@ -113,6 +113,7 @@ func FuzzHandshake(f *testing.F) {
 	}
 	f.Add(uint8(0), []byte("GET / HTTP/1.1\r\n\r\n"), uint8(3))
 	f.Add(uint8(1), []byte{255, 0, 1, 2}, uint8(1))
+	f.Add(uint8(1), []byte{1, 2, 1, 0, 0}, uint8(0)) // a user and a password without a letter, and no request
 	f.Add(uint8(2), []byte{5, 1, 0, 1, 127, 0, 0, 1, 0, 80, 'x'}, uint8(4))
 	f.Add(uint8(3), []byte{0, 4, 0, 0, 0}, uint8(2))
 	f.Add(uint8(4), []byte("calhost\x00\x50"), uint8(5))
@@ -188,7 +189,14 @@ func wellFormedSOCKS5(answer []byte) error {
 	if len(answer) < 2 || answer[0] != 5 || answer[1] != 0 && answer[1] != 0xff && answer[1] != 2 {
 		return errors.New("no method selection")
 	}
-	switch rest := answer[2:]; {
+	rest := answer[2:]
+	if answer[1] == 2 && len(rest) >= 2 && rest[0] == 1 { // the answer to a user and a password
+		if rest[1] != 0 && len(rest) > 2 {
+			return errors.New("something follows a refused password")
+		}
+		rest = rest[2:]
+	}
+	switch {
 	case len(rest) == 0:
 		return nil
 	case len(rest) != 10 || rest[0] != 5 || rest[1] == 0 || rest[1] > 8 || rest[2] != 0 || rest[3] != 1:
