@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"sync"
 	"syscall"
 	"testing"
@@ -80,15 +81,7 @@ func TestAcceptFrom(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	a := acceptFrom(t, ctx, nil, g, l)
 	for range 20 {
-		client, err := net.Dial("tcp", l.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		_ = client.SetDeadline(time.Now().Add(patience))
-		got := speakOver(t, client.(*net.TCPConn), sessions(to)["socks5"][0]+"hello")
-		if err := sameAnswer(sessions(to)["socks5"][1], []byte("hello"), got); err != nil {
-			t.Fatal(err)
-		}
+		visit(t, l, to)
 	}
 	if n := a.count(""); n != 20 {
 		t.Errorf("counted %d", n)
@@ -131,15 +124,7 @@ func TestAcceptFromEndsForADoor(t *testing.T) {
 	policy := *g.Policy()
 	policy.Listeners = map[string]Listener{"test": {Protocols: spoken, SNI: SNILog}}
 	g.SetPolicy(&policy)
-	client, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = client.SetDeadline(time.Now().Add(patience))
-	got := speakOver(t, client.(*net.TCPConn), sessions(to)["socks5"][0]+"hello")
-	if err := sameAnswer(sessions(to)["socks5"][1], []byte("hello"), got); err != nil {
-		t.Error(err)
-	}
+	visit(t, l, to)
 	a.wantEnd(t, errors.ErrUnsupported)
 	if n := a.count(""); n != 1 {
 		t.Errorf("counted %d", n)
@@ -194,4 +179,18 @@ func BenchmarkAcceptFrom(b *testing.B) {
 	})
 	cancel()
 	<-ended
+}
+
+// visit is one connection to a listener that goes through to a server.
+func visit(t *testing.T, l net.Listener, to netip.AddrPort) {
+	t.Helper()
+	client, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = client.SetDeadline(time.Now().Add(patience))
+	got := speakOver(t, client.(*net.TCPConn), sessions(to)["socks5"][0]+"hello")
+	if err := sameAnswer(sessions(to)["socks5"][1], []byte("hello"), got); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -38,6 +38,19 @@ func socketOf(c net.Conn) syscall.Conn {
 	return nil
 }
 
+// rawOf is that socket for system calls of our own; nil when there is none.
+func rawOf(c net.Conn) syscall.RawConn {
+	socket := socketOf(c)
+	if socket == nil {
+		return nil
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	return raw
+}
+
 // bare takes off the wrappers that add nothing any more.
 func bare(c net.Conn) net.Conn {
 	for range maxWrappers {

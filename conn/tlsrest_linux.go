@@ -10,12 +10,8 @@ import (
 // cannot be waited for. It reports whether it had to wait, and calls before it does. A
 // conn that is no socket is not waited for.
 func awaitBytes(c net.Conn, before func()) (waits bool) {
-	socket := socketOf(c)
-	if socket == nil {
-		return false
-	}
-	raw, err := socket.SyscallConn()
-	if err != nil {
+	raw := rawOf(c)
+	if raw == nil {
 		return false
 	}
 	_ = raw.Read(func(fd uintptr) bool { // it fails where the next read fails too

@@ -15,17 +15,13 @@ import (
 // has left: TLS ends one direction by a message, and shuts the socket down only
 // when both have ended.
 func clientGone(c net.Conn, ahead bool) bool {
-	socket := socketOf(c)
-	if socket == nil {
-		return false
-	}
-	raw, err := socket.SyscallConn()
-	if err != nil {
+	raw := rawOf(c)
+	if raw == nil {
 		return false
 	}
 	_, direct := c.(syscall.Conn)
 	gone := false
-	err = raw.Read(func(fd uintptr) bool {
+	err := raw.Read(func(fd uintptr) bool {
 		gone = left(int(fd), ahead, direct)
 		return gone // false: wait for the next event
 	})
