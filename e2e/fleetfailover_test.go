@@ -4,11 +4,9 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 )
 
@@ -75,12 +73,7 @@ func failingSentinel(t *testing.T) (url string, failOver func(), now func() *sto
 		portOf(sentinel.address), portOf(master.address), storePassword), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("redis-server", file, "--sentinel")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	runSentinel(t, file)
 	eventually(t, "the sentinel knows the replica", func() bool {
 		list, err := sentinel.ask("SENTINEL REPLICAS main")
 		return err == nil && slices.Contains(list, portOf(next.address)) && slices.Contains(list, "ok")

@@ -106,11 +106,17 @@ func storeSentinel(t *testing.T) string {
 	if err := os.WriteFile(file, fmt.Appendf(nil, "port %d\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 %s 1\n", n, port), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	runSentinel(t, file)
+	return fmt.Sprintf("url = \"redis+sentinel://%s/main\"\n", sentinel)
+}
+
+// runSentinel starts a sentinel, which writes its file anew.
+func runSentinel(t *testing.T, file string) {
+	t.Helper()
 	cmd := exec.Command("redis-server", file, "--sentinel")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	return fmt.Sprintf("url = \"redis+sentinel://%s/main\"\n", sentinel)
 }

@@ -58,31 +58,17 @@ type switchboard struct {
 
 func newSwitchboard(t *testing.T, to string) *switchboard {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	s := &switchboard{address: l.Addr().String()}
+	s := new(switchboard)
 	s.to.Store(&to)
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				far, err := net.Dial("tcp", *s.to.Load())
-				if err != nil {
-					return
-				}
-				defer far.Close()
-				go func() { _, _ = io.Copy(far, c); far.Close() }()
-				_, _ = io.Copy(c, far)
-			}()
+	s.address = tcpServer(t, "127.0.0.1:0", func(c *net.TCPConn) {
+		far, err := net.Dial("tcp", *s.to.Load())
+		if err != nil {
+			return
 		}
-	}()
+		defer far.Close()
+		go func() { _, _ = io.Copy(far, c); far.Close() }()
+		_, _ = io.Copy(c, far)
+	}).String()
 	return s
 }
 

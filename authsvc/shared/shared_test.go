@@ -232,16 +232,23 @@ func TestBansOfFleet(t *testing.T) {
 	}
 }
 
+// vouched is alice, as a log-in would have her.
+func vouched(t *testing.T, r *replica) authsvc.Identity {
+	t.Helper()
+	users, err := authsvc.NewUsers(authsvc.UsersOptions{User: "alice", Password: "secret", Metrics: &r.metrics.Auth})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, _ := users.Vouch("alice")
+	return id
+}
+
 // Who has logged in at one replica needs no password at another, at once, and
 // not after being revoked.
 func TestOnceOfFleet(t *testing.T) {
 	_, url := fake(t)
 	all := joinAll(t, url, 2)
-	users, err := authsvc.NewUsers(authsvc.UsersOptions{User: "alice", Password: "secret", Metrics: &all[0].metrics.Auth})
-	if err != nil {
-		t.Fatal(err)
-	}
-	id, _ := users.Vouch("alice")
+	id := vouched(t, all[0])
 	all[0].once.Add(home, id)
 	late := join(t, url, "late")
 	eventually(t, "it is connected", func() bool { return late.client.Load() != nil })
@@ -518,11 +525,7 @@ func TestKeysKeepTheirTag(t *testing.T) {
 func TestRevokedWhileAsked(t *testing.T) {
 	_, url := fake(t)
 	all := joinAll(t, url, 2)
-	users, err := authsvc.NewUsers(authsvc.UsersOptions{User: "alice", Password: "secret", Metrics: &all[0].metrics.Auth})
-	if err != nil {
-		t.Fatal(err)
-	}
-	id, _ := users.Vouch("alice")
+	id := vouched(t, all[0])
 	for i := range 30 {
 		addr := netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)})
 		all[0].once.Add(addr, id)
