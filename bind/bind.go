@@ -18,11 +18,13 @@ import (
 	"net"
 	"net/netip"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"cleversocks/aclsvc"
 	"cleversocks/aclsvc/ratelimit"
 	"cleversocks/authsvc"
+	"cleversocks/conn/adopt"
 	"cleversocks/conn/cause"
 	"cleversocks/conn/netaddr"
 	"cleversocks/conn/task"
@@ -41,6 +43,10 @@ type ServerOptions struct {
 	// MaxPerUser bounds how many a user waits for at once; clients without a
 	// name count by address, IPv6 by /64. 0: no bound.
 	MaxPerUser int
+	// Sockets are options of the peers' sockets, which Control may add to before the
+	// port is bound; nil: it adds none.
+	Sockets adopt.Options
+	Control func(network, address string, c syscall.RawConn) error
 
 	Metrics *metrics.Registry // nil: a private one
 	Panics  *task.Reporter    // nil: they are contained, and nobody hears of them
@@ -153,12 +159,12 @@ func (s *Server) Serve(ctx context.Context, request Request) Result {
 	if err != nil {
 		return s.refuse(request, unresolved(request, err))
 	}
-	l, err := listen(ctx, localAddr(request.Control), o.Ports)
+	l, err := listen(ctx, localAddr(request.Control), o)
 	if err != nil {
 		s.metrics.Limits.Of(metrics.LimitBindPorts).Inc()
 		return s.refuse(request, Result{Reply: wire.ReplyGeneralFailure, Cause: cause.Error, Err: err})
 	}
-	w := &wait{server: s, request: request, listener: l, peers: peers}
+	w := &wait{server: s, request: request, listener: l, sockets: o.Sockets, peers: peers}
 	s.metrics.Bind.Waiting.Add(1)
 	defer s.metrics.Bind.Waiting.Add(-1)
 	return w.run(ctx, o.AcceptTimeout)

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"cleversocks/conn/adopt"
 	"cleversocks/conn/cause"
 	"cleversocks/conn/netaddr"
 	"cleversocks/conn/reset"
@@ -36,6 +37,7 @@ type wait struct {
 	server   *Server
 	request  Request
 	listener *net.TCPListener
+	sockets  adopt.Options
 	peers    []netip.Addr // who may connect; nil: anyone
 	bound    netip.AddrPort
 	rule     string
@@ -115,6 +117,7 @@ func (w *wait) acceptPeer(ctx context.Context) (*net.TCPConn, error) {
 		switch {
 		case err == nil:
 			if w.expects(netaddr.PlainPort(netaddr.Of(peer.RemoteAddr()))) {
+				w.sockets.Set(peer)
 				return peer, nil
 			}
 			reset.Close(peer) // nothing is to be read here
@@ -241,15 +244,15 @@ func expected(ctx context.Context, request *Request, o *ServerOptions) ([]netip.
 // listen opens the port on the address that the client reached us at. Not
 // MPTCP, Go's default: plain peers gain nothing from it, and sandbox rules
 // for TCP do not see it.
-func listen(ctx context.Context, local netip.Addr, ports netaddr.PortRange) (*net.TCPListener, error) {
+func listen(ctx context.Context, local netip.Addr, o *ServerOptions) (*net.TCPListener, error) {
 	network := "tcp6"
 	if local.Is4() {
 		network = "tcp4"
 	}
-	var lc net.ListenConfig
+	lc := net.ListenConfig{Control: o.Control}
 	lc.SetMultipathTCP(false)
 	var last error
-	for port := range ports.All() {
+	for port := range o.Ports.All() {
 		l, err := lc.Listen(ctx, network, netip.AddrPortFrom(local, port).String())
 		if err == nil {
 			return l.(*net.TCPListener), nil

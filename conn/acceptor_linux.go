@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cleversocks/conn/adopt"
 	"cleversocks/conn/relay"
 	"cleversocks/conn/reset"
 )
@@ -162,7 +163,7 @@ func (a *acceptor) hand(fd int, client netip.AddrPort) {
 	if !ok {
 		a.stop(errors.ErrUnsupported)
 		taken = true // as a conn
-		a.handToTask(fd)
+		a.handToTask(fd, policy)
 		return
 	}
 	lane := lanes[int(a.g.nextLane.Add(1))%len(lanes)]
@@ -171,8 +172,8 @@ func (a *acceptor) hand(fd int, client netip.AddrPort) {
 	a.count(reason)
 }
 
-func (a *acceptor) handToTask(fd int) {
-	c, err := rawEndOf(fd).conn()
+func (a *acceptor) handToTask(fd int, p *Policy) {
+	c, err := adopt.Conn(fd, p.Dialer.SocketOptions())
 	if err != nil {
 		a.count("")
 		return

@@ -3,7 +3,6 @@ package conn
 import (
 	"net"
 	"net/netip"
-	"os"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -59,11 +58,4 @@ func zoneOf(index int) string {
 		return ""
 	}
 	return i.Name
-}
-
-// conn makes a conn of the socket, which is closed as a descriptor in any case.
-func (e rawEnd) conn() (net.Conn, error) {
-	file := os.NewFile(uintptr(e.fd()), "")
-	defer func() { _ = file.Close() }() // FileConn has one more
-	return net.FileConn(file)
 }

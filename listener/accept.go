@@ -13,6 +13,7 @@ import (
 
 	"github.com/thejerf/suture/v4"
 
+	"cleversocks/conn/adopt"
 	"cleversocks/conn/reset"
 	"cleversocks/metrics"
 )
@@ -33,7 +34,8 @@ const (
 type Service struct {
 	name     string
 	listener string
-	noDelay  *atomic.Bool
+	told     *atomic.Pointer[adopt.Options]
+	adopted  bool // package net was given the socket
 	passed   *atomic.Bool
 	closing  <-chan struct{}
 	reacting *sync.RWMutex
@@ -155,13 +157,24 @@ func (s *Service) hand(c net.Conn) {
 		}
 	}()
 	s.accepted.Inc()
-	if tcp, ok := c.(*net.TCPConn); ok && !s.noDelay.Load() {
-		_ = tcp.SetNoDelay(false) // Go turns it on for every connection
-	}
+	s.setOptions(c)
 	reason := s.handler.Admit(c, s.listener)
 	if taken = reason == ""; !taken {
 		s.refused.Of(reason).Inc()
 	}
+}
+
+// setOptions sets what package net has set by itself as the settings say. A socket
+// that it has opened for us knows about keepalive.
+func (s *Service) setOptions(c net.Conn) {
+	o := s.told.Load()
+	if tcp, ok := c.(*net.TCPConn); ok && !s.adopted {
+		if !o.NoDelay {
+			_ = tcp.SetNoDelay(false)
+		}
+		return
+	}
+	o.Set(c)
 }
 
 func isExhaustion(err error) bool {

@@ -23,6 +23,7 @@ import (
 	"syscall"
 	"time"
 
+	"cleversocks/conn/adopt"
 	"cleversocks/conn/netaddr"
 	"cleversocks/listener/transparent"
 	"cleversocks/metrics"
@@ -90,8 +91,9 @@ type Reactive interface {
 type Listener struct {
 	options Options
 	sockets []socket
-	file    socketFile  // of a unix socket
-	noDelay atomic.Bool // for accepted connections
+	file    socketFile                    // of a unix socket
+	told    atomic.Pointer[adopt.Options] // for accepted connections; see Service.setOptions
+	adopted bool                          // the sockets are inherited
 	closed  bool
 	closing chan struct{} // is closed before the sockets are
 	// reacting is held for reading while the handler accepts by itself: a port is
@@ -111,7 +113,7 @@ type socket interface {
 // Open binds the address. What it returns must be closed.
 func Open(ctx context.Context, o Options) (*Listener, error) {
 	l := &Listener{options: o, closing: make(chan struct{})}
-	l.noDelay.Store(o.NoDelay)
+	l.tell(o)
 	l.passed.Store(o.Lasting)
 	if len(o.Inherited) > 0 {
 		if err := l.adopt(o.Inherited); err != nil {
@@ -285,7 +287,7 @@ func (l *Listener) SetOptions(o Options) error {
 	if !l.Addr().IsValid() {
 		return l.file.grant(o.File)
 	}
-	l.noDelay.Store(o.NoDelay)
+	l.tell(o)
 	if o.Congestion == "" && before != "" {
 		var err error
 		if o.Congestion, err = systemCongestion(); err != nil {
@@ -304,6 +306,13 @@ func (l *Listener) SetOptions(o Options) error {
 	return nil
 }
 
+// tell says what package net must not decide about accepted connections.
+func (l *Listener) tell(o Options) {
+	l.told.Store(&adopt.Options{NoDelay: o.NoDelay, KeepAlive: net.KeepAliveConfig{
+		Enable: o.Keepalive.Idle > 0, Idle: o.Keepalive.Idle, Interval: o.Keepalive.Interval, Count: o.Keepalive.Count,
+	}})
+}
+
 // Services are the accept services, one a socket, which hand what they accept
 // to h. They may be restarted: the sockets are the Listener's.
 func (l *Listener) Services(h Handler) []*Service {
@@ -314,7 +323,7 @@ func (l *Listener) Services(h Handler) []*Service {
 			name = fmt.Sprintf("%s#%d", name, i)
 		}
 		services = append(services, &Service{
-			name: name, listener: l.Name(), noDelay: &l.noDelay, passed: &l.passed, closing: l.closing, reacting: &l.reacting, socket: socket, handler: h, log: l.options.Log,
+			name: name, listener: l.Name(), told: &l.told, adopted: l.adopted, passed: &l.passed, closing: l.closing, reacting: &l.reacting, socket: socket, handler: h, log: l.options.Log,
 			accepted: l.options.Metrics.Listener.Accepted(l.Name()),
 			refused:  l.options.Metrics.Listener.Refused,
 		})

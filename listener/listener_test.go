@@ -167,36 +167,73 @@ func TestSocketOptionsAreInherited(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	checkOptions(t, l)
+}
+
+// TestOptionsOfInheritedSockets: package net turned its own keepalive, every 15
+// seconds, and TCP_NODELAY on for what came to a socket that it was given: one of
+// systemd's, or of the predecessor in an upgrade.
+func TestOptionsOfInheritedSockets(t *testing.T) {
+	other, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	file, err := other.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	o := options(other.Addr().String())
+	o.Inherited = []*os.File{file}
+	l, err := Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkOptions(t, l)
+}
+
+// checkOptions serves a listener that has options(), and changes them.
+func checkOptions(t *testing.T, l *Listener) {
 	d := newDoor("")
 	defer d.close()
 	serve(t, l, d)
-	check := func(idle, interval, count, nodelay int) {
+	check := func(step string, want map[[2]int]int) {
 		t.Helper()
-		dial(t, l.Name())
+		dial(t, l.Addr().String())
 		<-d.came
-		c := d.conns[len(d.conns)-1].(*net.TCPConn)
-		raw, err := c.SyscallConn()
+		raw, err := d.conns[len(d.conns)-1].(*net.TCPConn).SyscallConn()
 		if err != nil {
 			t.Fatal(err)
 		}
 		_ = raw.Control(func(fd uintptr) {
-			for name, want := range map[int]int{unix.TCP_KEEPIDLE: idle, unix.TCP_KEEPINTVL: interval, unix.TCP_KEEPCNT: count, unix.TCP_NODELAY: nodelay} {
-				if got, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, name); err != nil || got != want {
-					t.Errorf("option %d is %d, %v; want %d", name, got, err, want)
+			for option, want := range want {
+				if got, err := unix.GetsockoptInt(int(fd), option[0], option[1]); err != nil || got != want {
+					t.Errorf("%s: option %d is %d, %v; want %d", step, option, got, err, want)
 				}
-			}
-			if on, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_KEEPALIVE); err != nil || on != 1 {
-				t.Errorf("SO_KEEPALIVE %d, %v", on, err)
 			}
 		})
 	}
-	check(61, 7, 3, 1)
+	wanted := func(idle, interval, count, nodelay int) map[[2]int]int {
+		return map[[2]int]int{
+			{unix.SOL_SOCKET, unix.SO_KEEPALIVE}: 1, {unix.IPPROTO_TCP, unix.TCP_KEEPIDLE}: idle,
+			{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL}: interval, {unix.IPPROTO_TCP, unix.TCP_KEEPCNT}: count,
+			{unix.IPPROTO_TCP, unix.TCP_NODELAY}: nodelay,
+		}
+	}
+	check("at the start", wanted(61, 7, 3, 1))
 	o := options("127.0.0.1:0")
 	o.Keepalive, o.NoDelay = Keepalive{Idle: 30 * time.Second, Interval: 1500 * time.Millisecond, Count: 9}, false
 	if err := l.SetOptions(o); err != nil {
 		t.Fatal(err)
 	}
-	check(30, 2, 9, 0)
+	check("changed", wanted(30, 2, 9, 0))
+	o.Keepalive, o.NoDelay = Keepalive{}, true
+	if err := l.SetOptions(o); err != nil {
+		t.Fatal(err)
+	}
+	// What is off was on before: a reload left the probes on.
+	check("off", map[[2]int]int{{unix.SOL_SOCKET, unix.SO_KEEPALIVE}: 0, {unix.IPPROTO_TCP, unix.TCP_NODELAY}: 1})
 }
 
 func TestRefusedConnectionsAreResetAndCounted(t *testing.T) {

@@ -51,7 +51,7 @@ func setOptions(fd int, o Options) error {
 		return fmt.Errorf("TCP_NODELAY: %w", err)
 	}
 	if o.Keepalive.Idle <= 0 {
-		return nil
+		return set(unix.SOL_SOCKET, unix.SO_KEEPALIVE, 0) // it may have been on
 	}
 	for _, option := range []struct{ level, name, value int }{
 		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},

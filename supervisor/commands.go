@@ -5,6 +5,7 @@ import (
 	"log/slog"
 
 	"cleversocks/bind"
+	"cleversocks/conn/dial"
 	"cleversocks/metrics"
 	"cleversocks/supervisor/config"
 	"cleversocks/udprelay"
@@ -54,6 +55,8 @@ func (c commands) configure(cfg *config.Config) {
 		AcceptTimeout: cfg.Bind.AcceptTimeout.D(),
 		AnyPeer:       cfg.Bind.AnyPeer,
 		MaxPerUser:    cfg.Bind.MaxPerUser,
+		Sockets:       socketOptions(cfg),
+		Control:       dial.Congestion(cfg.Relay.Congestion),
 	})
 }
 

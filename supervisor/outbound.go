@@ -7,6 +7,7 @@ import (
 	"net"
 
 	"cleversocks/conn"
+	"cleversocks/conn/adopt"
 	"cleversocks/conn/dial"
 	"cleversocks/conn/relay"
 	"cleversocks/conn/task"
@@ -54,24 +55,30 @@ func (c resolverChange) Commit(context.Context) { c.of.Commit() }
 func (c resolverChange) Rollback(context.Context) { c.of.Rollback() }
 
 func (o *outbound) dialer(cfg *config.Config) *dial.Dialer {
-	keepalive := cfg.Relay.Keepalive
+	sockets := socketOptions(cfg)
 	return dial.New(dial.Options{
 		Lookup:         o.resolver.Lookup,
 		Known:          o.resolver.Known,
 		Search:         o.resolver.Search,
 		ConnectTimeout: cfg.Limits.ConnectTimeout.D(),
 		Family:         dialFamily(cfg.Resolver.Family),
-		KeepAlive: net.KeepAliveConfig{
-			Enable: true, Idle: keepalive.Idle.D(), Interval: keepalive.Interval.D(), Count: keepalive.Count,
-		},
-		NoDelay:    cfg.Relay.NoDelay,
-		Congestion: cfg.Relay.Congestion,
-		Egress:     cfg.Egress.Options(),
-		History:    o.history,
-		Spares:     o.spares,
-		Panics:     o.panics,
-		Metrics:    o.metrics.Dial,
+		KeepAlive:      sockets.KeepAlive,
+		NoDelay:        sockets.NoDelay,
+		Congestion:     cfg.Relay.Congestion,
+		Egress:         cfg.Egress.Options(),
+		History:        o.history,
+		Spares:         o.spares,
+		Panics:         o.panics,
+		Metrics:        o.metrics.Dial,
 	})
+}
+
+// socketOptions are what settings say of every connection's sockets.
+func socketOptions(cfg *config.Config) adopt.Options {
+	keepalive := cfg.Relay.Keepalive
+	return adopt.Options{NoDelay: cfg.Relay.NoDelay, KeepAlive: net.KeepAliveConfig{
+		Enable: keepalive.Idle > 0, Idle: keepalive.Idle.D(), Interval: keepalive.Interval.D(), Count: keepalive.Count,
+	}}
 }
 
 func (o *outbound) relay(cfg *config.Config) relay.Options {

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"cleversocks/conn/adopt"
 	"cleversocks/resolver"
 )
 
@@ -156,6 +157,20 @@ type connector struct {
 	keepAlive  net.KeepAliveConfig
 	noDelay    bool
 	congestion string
+}
+
+// Congestion has a listening socket, and so what comes to it, use a congestion
+// control; "": the system's.
+func Congestion(name string) func(network, address string, c syscall.RawConn) error {
+	return func(network, _ string, c syscall.RawConn) error {
+		return socketOptions{congestion: name}.apply(network, c)
+	}
+}
+
+// SocketOptions are those of this dialer's connections, for a socket of which a conn
+// is made.
+func (d *Dialer) SocketOptions() adopt.Options {
+	return adopt.Options{NoDelay: d.opts.NoDelay, KeepAlive: d.opts.KeepAlive}
 }
 
 // connect opens a connection to an address. It ends with the context.

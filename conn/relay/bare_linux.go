@@ -2,10 +2,11 @@ package relay
 
 import (
 	"net"
-	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cleversocks/conn/adopt"
 )
 
 // A conn of package net costs 600 bytes for its object and its state in Go's
@@ -112,9 +113,7 @@ func connOf(fd int) net.Conn {
 	if other < 0 {
 		return nil
 	}
-	file := os.NewFile(uintptr(other), "")
-	defer func() { _ = file.Close() }() // FileConn has one more
-	conn, err := net.FileConn(file)
+	conn, err := adopt.Conn(other, adopt.Of(fd))
 	if err != nil {
 		return nil
 	}

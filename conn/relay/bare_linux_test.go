@@ -6,8 +6,10 @@ import (
 	"io"
 	"net"
 	"testing"
+	"time"
 	"unsafe"
 
+	"cleversocks/conn/adopt"
 	"cleversocks/conn/cause"
 )
 
@@ -73,6 +75,40 @@ func TestTunnelThatLastsIsBare(t *testing.T) {
 		t.Error("no error")
 	}
 	tun.End(ErrRevoked) // does nothing any more
+}
+
+// TestBulkKeepsOptions: the conns of a bulk transfer are made of descriptors, and
+// package net turned keepalive and TCP_NODELAY on there, whatever had been set.
+func TestBulkKeepsOptions(t *testing.T) {
+	for _, want := range []adopt.Options{
+		{},
+		{NoDelay: true, KeepAlive: net.KeepAliveConfig{Enable: true, Idle: 300 * time.Second, Interval: 7 * time.Second, Count: 3}},
+	} {
+		client, a := tcpPair(t)
+		server, b := tcpPair(t)
+		want.Set(a)
+		want.Set(b)
+		pools := servedPools(PoolOptions{Reactors: 1})
+		over := make(chan Result, 1)
+		tun := Start(a, b, Options{Pools: pools}, func(r Result) { over <- r })
+		tun.locked(func() {
+			tun.strip()
+			if !tun.dress() {
+				t.Error("no conns")
+			}
+			for _, e := range []*end{&tun.client, &tun.server} {
+				var got adopt.Options
+				if err := e.withFD(func(fd uintptr) { got = adopt.Of(int(fd)) }); err != nil || got != want {
+					t.Errorf("%+v, %v; want %+v", got, err, want)
+				}
+			}
+		})
+		tun.End(ErrDrained)
+		<-over
+		shut(client)
+		shut(server)
+		pools.Close()
+	}
 }
 
 // TestOldTunnelIsStrippedByItself waits for what the idle check does.

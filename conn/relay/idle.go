@@ -59,7 +59,7 @@ func (t *Tunnel) checkIdle() {
 			return
 		}
 		t.strip()
-		if t.early && t.lasts != nil {
+		if t.lasts != nil {
 			t.server.control(t.lasts)
 			t.lasts = nil // its memory is free
 		}

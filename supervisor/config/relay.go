@@ -33,8 +33,8 @@ func (r *Relay) keys() []Key {
 			Doc: "Sets TCP_NODELAY, so that small messages go out at once.",
 		},
 		{
-			Name: "keepalive.idle", Value: &r.Keepalive.Idle, Default: "60s", Min: "1s", Max: "32767s",
-			Doc: "Silence before the first keepalive probe.",
+			Name: "keepalive.idle", Value: &r.Keepalive.Idle, Default: "60s", Min: "0s", Max: "32767s",
+			Doc: "Silence before the first keepalive probe, in whole seconds. 0: none is sent.",
 		},
 		{
 			Name: "keepalive.interval", Value: &r.Keepalive.Interval, Default: "15s", Min: "1s", Max: "32767s",
