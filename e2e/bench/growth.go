@@ -6,17 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
-
-	"github.com/miekg/dns"
 )
 
 // The growth of costs: the daemon is measured with 10, 100, 1000 and so on of
@@ -150,72 +146,6 @@ func burst(ctx context.Context, i *instance, s *server, n int, next target) (cpu
 
 func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
 
-// dialAs is dial by a name, where there is one, and as a user, where there is.
-func dialAs(ctx context.Context, proxy, name, user string, at *net.TCPAddr) (*net.TCPConn, error) {
-	if name == "" && user == "" {
-		return dial(ctx, proxy, at)
-	}
-	dialer := net.Dialer{Timeout: dialTimeout}
-	conn, err := dialer.DialContext(ctx, "tcp4", proxy)
-	if err != nil {
-		return nil, err
-	}
-	c := conn.(*net.TCPConn)
-	if err := connectAs(c, name, user, at); err != nil {
-		return nil, errors.Join(err, c.Close())
-	}
-	return c, nil
-}
-
-// connectAs is connect with a name (RFC 1928 §5) and a user's name, which is
-// the password too (RFC 1929).
-func connectAs(c net.Conn, name, user string, at *net.TCPAddr) error {
-	if err := c.SetDeadline(time.Now().Add(dialTimeout)); err != nil {
-		return err
-	}
-	method := byte(0)
-	if user != "" {
-		method = 2
-	}
-	if err := ask(c, []byte{5, 1, method}, []byte{5, method}); err != nil {
-		return fmt.Errorf("method: %w", err)
-	}
-	if user != "" {
-		login := append([]byte{1, byte(len(user))}, user...)
-		login = append(append(login, byte(len(user))), user...)
-		if err := ask(c, login, []byte{1, 0}); err != nil {
-			return fmt.Errorf("log-in of %s: %w", user, err)
-		}
-	}
-	request := append([]byte{5, 1, 0, 1}, at.IP.To4()...)
-	if name != "" {
-		request = append([]byte{5, 1, 0, 3, byte(len(name))}, name...)
-	}
-	request = append(request, byte(at.Port>>8), byte(at.Port))
-	if err := ask(c, request, []byte{5, 0, 0, 1}); err != nil {
-		return fmt.Errorf("reply: %w", err)
-	}
-	if _, err := io.ReadFull(c, make([]byte, 6)); err != nil {
-		return err
-	}
-	return c.SetDeadline(time.Time{})
-}
-
-// ask sends a message and wants an answer.
-func ask(c net.Conn, message, want []byte) error {
-	if _, err := c.Write(message); err != nil {
-		return err
-	}
-	got := make([]byte, len(want))
-	if _, err := io.ReadFull(c, got); err != nil {
-		return err
-	}
-	if !slices.Equal(got, want) {
-		return fmt.Errorf("% x", got)
-	}
-	return nil
-}
-
 // held is the memory of a process that had a moment to tidy up, in MiB.
 func held(ctx context.Context, i *instance) (float64, error) {
 	if err := pause(ctx, settle); err != nil {
@@ -295,12 +225,17 @@ func (g *growth) grow(ctx context.Context, config string, next target) (point, e
 	return measured(ctx, i, load, next)
 }
 
-func growRules(ctx context.Context, g *growth, n int) (point, error) {
+// denyRules are n tables of rules that deny a port of a network each.
+func denyRules(n int) string {
 	var config strings.Builder
 	for i := range n {
 		fmt.Fprintf(&config, "[[acl.rule]]\naction = \"deny\"\nto = [\"%s/32\"]\nports = [25]\n", address(i))
 	}
-	return g.grow(ctx, config.String(), nobody)
+	return config.String()
+}
+
+func growRules(ctx context.Context, g *growth, n int) (point, error) {
+	return g.grow(ctx, denyRules(n), nobody)
 }
 
 func growList(ctx context.Context, g *growth, n int) (point, error) {
@@ -349,31 +284,4 @@ func growNames(ctx context.Context, g *growth, n int) (p point, err error) {
 		return p, err
 	}
 	return measured(ctx, i, 0, func() (string, string) { return hostName(rand.IntN(n)), "" })
-}
-
-func hostName(i int) string { return fmt.Sprintf("host%d.example", i) }
-
-// serveNames is a name server that says of each name that it is this machine.
-func serveNames() (address string, stop func(), err error) {
-	pc, err := net.ListenPacket("udp4", "127.0.0.1:0")
-	if err != nil {
-		return "", nil, err
-	}
-	started := make(chan struct{})
-	server := &dns.Server{PacketConn: pc, NotifyStartedFunc: func() { close(started) }, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
-		m := new(dns.Msg).SetReply(q)
-		if len(q.Question) == 1 && q.Question[0].Qtype == dns.TypeA {
-			head := dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 3600}
-			m.Answer = []dns.RR{&dns.A{Hdr: head, A: net.IPv4(127, 0, 0, 1)}}
-		}
-		_ = w.WriteMsg(m) // who asked asks again
-	})}
-	failed := make(chan error, 1)
-	go func() { failed <- server.ActivateAndServe() }()
-	select {
-	case <-started:
-		return pc.LocalAddr().String(), func() { _ = server.Shutdown(); <-failed }, nil
-	case err := <-failed:
-		return "", nil, err
-	}
 }

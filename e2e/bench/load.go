@@ -31,16 +31,7 @@ func bulk(name string, streams int) func(context.Context, options, *instance) ([
 		}
 		var w workers
 		for _, c := range conns {
-			w.run(func() error {
-				b := make([]byte, 256<<10)
-				var ended error // by closing, below
-				for ended == nil {
-					var n int
-					n, ended = c.Read(b)
-					total.Add(int64(n))
-				}
-				return nil
-			})
+			w.run(func() error { return countBytes(c, &total) })
 		}
 		sp, err := load(ctx, p, o.duration, func() {
 			first.Store(last.Load())
@@ -98,13 +89,12 @@ func roundTrips(name string, connections int) func(context.Context, options, *in
 		}
 		all := slices.Concat(took...)
 		slices.Sort(all)
-		micro := func(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
 		n := len(all)
 		return []value{
-			{name + ".p50", micro(all[n/2])},
-			{name + ".p99", micro(all[n*99/100])},
+			{name + ".p50", micros(all[n/2])},
+			{name + ".p99", micros(all[n*99/100])},
 			{name + ".rate", float64(n) / sp.wall.Seconds()},
-			{name + ".cpu", micro(sp.cpu) / float64(n)},
+			{name + ".cpu", micros(sp.cpu) / float64(n)},
 			{name + ".least", leastShare(took)},
 		}, nil
 	}
@@ -117,33 +107,6 @@ func leastShare(took [][]time.Duration) float64 {
 		all, least = all+len(one), min(least, len(one))
 	}
 	return float64(least*len(took)) / float64(all)
-}
-
-// mixed is roundTrips beside downloads.
-func mixed(streams, connections int) func(context.Context, options, *instance) ([]value, error) {
-	echoes := roundTrips("mixed", connections)
-	return func(ctx context.Context, o options, p *instance) ([]value, error) {
-		s, err := serve(source)
-		if err != nil {
-			return nil, err
-		}
-		defer s.close()
-		conns, err := dialMany(ctx, p, s, streams)
-		if err != nil {
-			return nil, err
-		}
-		var w workers
-		for _, c := range conns {
-			w.run(func() error {
-				_, _ = io.Copy(io.Discard, c) // ended by closing
-				return nil
-			})
-		}
-		values, err := echoes(ctx, o, p)
-		closeAll(conns)
-		_ = w.wait()
-		return values, err
-	}
 }
 
 // pingPong is one connection of roundTrips. It returns how long each measured
@@ -174,47 +137,50 @@ func pingPong(c *net.TCPConn, phase *atomic.Int32) ([]time.Duration, error) {
 // openers is how many clients connect at once.
 const openers = 8
 
+// opener opens a connection through a proxy.
+type opener func(ctx context.Context, p *instance, target *net.TCPAddr) (*net.TCPConn, error)
+
 // connections opens, uses once and closes connections.
-func connections(ctx context.Context, o options, p *instance) ([]value, error) {
-	s, err := serve(echo)
-	if err != nil {
-		return nil, err
-	}
-	defer s.close()
-	var w workers
-	var done, first, last atomic.Int64
-	var over atomic.Bool
-	for range openers {
-		w.run(func() error {
-			for !over.Load() {
-				if failed := oneConnection(ctx, p, s); failed != nil {
-					return failed
+func connections(name string, open opener) func(context.Context, options, *instance) ([]value, error) {
+	return func(ctx context.Context, o options, p *instance) ([]value, error) {
+		s, err := serve(echo)
+		if err != nil {
+			return nil, err
+		}
+		defer s.close()
+		var w workers
+		var done, first, last atomic.Int64
+		var over atomic.Bool
+		for range openers {
+			w.run(func() error {
+				for !over.Load() {
+					if failed := oneConnection(ctx, p, s, open); failed != nil {
+						over.Store(true)
+						return failed
+					}
+					done.Add(1)
 				}
-				done.Add(1)
-			}
-			return nil
+				return nil
+			})
+		}
+		sp, err := load(ctx, p, o.duration, func() {
+			first.Store(last.Load())
+			last.Store(done.Load())
 		})
+		over.Store(true)
+		if werr := w.wait(); err == nil {
+			err = werr
+		}
+		if err != nil {
+			return nil, err
+		}
+		n := float64(last.Load() - first.Load())
+		return []value{{name + ".rate", n / sp.wall.Seconds()}, {name + ".cpu", micros(sp.cpu) / n}}, nil
 	}
-	sp, err := load(ctx, p, o.duration, func() {
-		first.Store(last.Load())
-		last.Store(done.Load())
-	})
-	over.Store(true)
-	if werr := w.wait(); err == nil {
-		err = werr
-	}
-	if err != nil {
-		return nil, err
-	}
-	n := float64(last.Load() - first.Load())
-	return []value{
-		{"connect.rate", n / sp.wall.Seconds()},
-		{"connect.cpu", sp.cpu.Seconds() * 1e6 / n},
-	}, nil
 }
 
-func oneConnection(ctx context.Context, p *instance, s *server) error {
-	c, err := dial(ctx, p.address, s.addr())
+func oneConnection(ctx context.Context, p *instance, s *server, open opener) error {
+	c, err := open(ctx, p, s.addr())
 	if err != nil {
 		return err
 	}
@@ -245,7 +211,7 @@ func idle(ctx context.Context, o options, p *instance) ([]value, error) {
 	}
 	defer s.close()
 	for range 1000 { // what the first connections cost once, the first collection of their garbage among it
-		if err = oneConnection(ctx, p, s); err != nil {
+		if err = oneConnection(ctx, p, s, plain); err != nil {
 			return nil, err
 		}
 	}
@@ -313,7 +279,7 @@ func perRelay(name string, before, after footprint, n int) []value {
 func dialMany(ctx context.Context, p *instance, s *server, n int) ([]*net.TCPConn, error) {
 	conns := make([]*net.TCPConn, 0, n)
 	for range n {
-		c, err := dial(ctx, p.address, s.addr())
+		c, err := plain(ctx, p, s.addr())
 		if err != nil {
 			closeAll(conns)
 			return nil, err

@@ -27,6 +27,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -114,6 +115,13 @@ func main() {
 		fmt.Fprintln(os.Stderr, "bench:", place(os.Args[2:]))
 		os.Exit(1)
 	}
+	if len(os.Args) > 1 && os.Args[1] == bulkCommand {
+		if err := bulkLoad(os.Args[2:], os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, "bench: bulk load:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	o, err := parse(os.Args[1:])
 	if errors.Is(err, flag.ErrHelp) {
 		return
@@ -166,7 +174,12 @@ func measureAll(ctx context.Context, o options, dir string) error {
 	if o.page {
 		return measurePage(ctx, o, dir)
 	}
-	proxies, err := choose(o, dir)
+	names, stop, err := serveNames()
+	if err != nil {
+		return err
+	}
+	defer stop()
+	proxies, err := choose(o, dir, names)
 	if err != nil {
 		return err
 	}
@@ -199,8 +212,8 @@ func measureAll(ctx context.Context, o options, dir string) error {
 
 // turn measures one thing at one freshly started proxy.
 func turn(ctx context.Context, o options, m measurement, p proxy) ([]value, error) {
-	if m.carries == overTLS && p.tls != nil {
-		p = *p.tls
+	if special, ok := p.as[m.carries]; ok {
+		p = special
 	}
 	running, err := p.start(ctx)
 	if err != nil {
@@ -210,6 +223,9 @@ func turn(ctx context.Context, o options, m measurement, p proxy) ([]value, erro
 	values, err := m.run(ctx, o, running)
 	if err != nil {
 		return nil, errors.Join(err, running.failure())
+	}
+	if p.command == nil { // there was no processor time of a proxy
+		values = slices.DeleteFunc(values, func(v value) bool { return strings.HasSuffix(v.name, ".cpu") })
 	}
 	return values, nil
 }

@@ -26,13 +26,24 @@ const (
 )
 
 // carries is what a proxy can do, and what a measurement needs.
-type carries uint8
+type carries uint16
 
 const (
 	overTCP carries = 1 << iota
 	overUDP
 	overTLS // from the client to the proxy
+	without // no proxy at all: the load by itself
+	// The ways of a connection's set-up: see setup.go.
+	withPassword
+	withName
+	withSOCKS4a
+	withHTTP
+	withLog
+	deployed
 )
+
+// setup are all ways of a connection's set-up.
+const setup = withPassword | withName | withSOCKS4a | withHTTP | withLog | deployed
 
 // yardstick is the proxy that ratios refer to.
 func (c carries) yardstick() string {
@@ -48,11 +59,12 @@ func (c carries) yardstick() string {
 // proxy is a program that can be measured.
 type proxy struct {
 	name    string
-	command []string                         // {host}, {port}, {config} and {dir} are filled in
+	command []string                         // {host}, {port}, {config} and {dir} are filled in; nil: no proxy
 	config  func(*instance) (content string) // nil: none
 	carries carries
-	socks   bool   // it speaks SOCKS, and has no destination of its own
-	tls     *proxy // how it is started for TLS; nil: as ever
+	socks   bool // it speaks SOCKS, and has no destination of its own
+	// as is how it is started for measurements that need something; else as ever.
+	as map[carries]proxy
 	// stranger is one that was brought: it may not carry datagrams.
 	stranger bool
 }
@@ -72,19 +84,23 @@ func build(ctx context.Context, o options, dir string) error {
 	return nil
 }
 
-// choose lists the proxies to measure.
-func choose(o options, dir string) ([]proxy, error) {
+// choose lists the proxies to measure; names is the address of a name server.
+func choose(o options, dir, names string) ([]proxy, error) {
 	ours := o.ours
 	if ours == "" {
 		ours = filepath.Join(dir, "cleversocks")
 	}
 	all := []proxy{
-		{name: "cleversocks", command: []string{ours, "-q", "-i", "{host}", "-p", "{port}"}, carries: overTCP | overUDP | overTLS, tls: &proxy{
-			command: []string{ours, "-q", "-i", "{host}", "-p", "{port}", "--tls-cert", "{dir}/cert", "--tls-key", "{dir}/key"}, socks: true,
-		}},
+		{name: direct, carries: without},
+		{
+			name: "cleversocks", command: []string{ours, "-q", "-i", "{host}", "-p", "{port}"},
+			carries: overTCP | overUDP | overTLS | setup, as: cleversocksAs(ours, names),
+		},
 		{name: yardstick, command: []string{filepath.Join(dir, yardstick), "-listen", "{host}:{port}"}, carries: overTCP},
 		{name: udpYardstick, command: []string{filepath.Join(dir, udpYardstick), "{host}:{port}"}, carries: overUDP},
-		{name: "microsocks", command: []string{"microsocks", "-i", "{host}", "-p", "{port}"}, carries: overTCP},
+		{name: "microsocks", command: []string{"microsocks", "-i", "{host}", "-p", "{port}"}, carries: overTCP | withPassword, as: map[carries]proxy{
+			withPassword: {command: []string{"microsocks", "-i", "{host}", "-p", "{port}", "-u", setupUser, "-P", setupUser}},
+		}},
 		{name: "danted", command: []string{"danted", "-f", "{config}"}, config: danteConfig, carries: overTCP | overUDP},
 		{name: tlsYardstick, command: []string{"haproxy", "-db", "-f", "{config}"}, config: haproxyConfig, carries: overTLS},
 		{name: "stunnel", command: []string{"stunnel4", "{config}"}, config: stunnelConfig, carries: overTLS},
@@ -110,6 +126,10 @@ func choose(o options, dir string) ([]proxy, error) {
 	return chosen, nil
 }
 
+// direct is the name of what is no proxy: clients reach their destination
+// themselves, and no proxy can be better than that.
+const direct = "direct"
+
 func danteConfig(i *instance) string {
 	host, port, _ := net.SplitHostPort(i.address)
 	return fmt.Sprintf(`logoutput: /dev/null
@@ -126,7 +146,7 @@ socks pass { from: 0.0.0.0/0 to: 0.0.0.0/0 }
 
 // instance is a running proxy.
 type instance struct {
-	address string
+	address string // "": there is none
 	// backend is where the destination is of proxies that must know it when they
 	// start. The measurement serves there.
 	backend     string
@@ -151,6 +171,9 @@ func (p proxy) prepare(i *instance, config string) (err error) {
 
 // start runs the proxy in groups of its own and waits until it accepts.
 func (p proxy) start(ctx context.Context) (*instance, error) {
+	if p.command == nil {
+		return &instance{}, nil
+	}
 	const host = "127.0.0.1"
 	port, err := freePort(ctx)
 	if err != nil {
@@ -202,6 +225,9 @@ func (p proxy) start(ctx context.Context) (*instance, error) {
 
 // stop ends the proxy, its children and its groups.
 func (i *instance) stop() {
+	if i.cmd == nil {
+		return
+	}
 	_ = syscall.Kill(-i.cmd.Process.Pid, syscall.SIGKILL)
 	_ = i.cmd.Wait() // killed, as asked
 	if err := errors.Join(i.usage.close(), i.output.Close(), os.RemoveAll(i.dir)); err != nil {

@@ -3,7 +3,10 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
+	"errors"
+	"os"
 	"strings"
 	"testing"
 )
@@ -36,9 +39,9 @@ func TestTable(t *testing.T) {
 	var b bytes.Buffer
 	table(&b, []proxy{{name: "mine"}, {name: yardstick}, {name: "absent"}},
 		[]measurement{{name: "echo64", figures: []string{"echo64.rate"}}}, &r)
-	want := `| | mine | iocopy | absent |
-|---|---:|---:|---:|
-| 64-byte echo, 64 connections, round trips/s | 6 (2.00) | 3 | - |
+	want := `| | mine | iocopy | absent | goal |
+|---|---:|---:|---:|---:|
+| 64-byte echo, 64 connections, round trips/s | 6 (2.00) | 3 | - | (≥ 1.30) |
 `
 	if b.String() != want {
 		t.Errorf("got\n%swant\n%s", b.String(), want)
@@ -55,7 +58,7 @@ func TestRatiosAreOfRounds(t *testing.T) {
 	for _, n := range []float64{200, 20, 20} {
 		r.add("mine", []value{{"echo64.rate", n}})
 	}
-	if ratio, ok := r.ratio("mine", "echo64.rate", yardstick); !ok || ratio != 2 {
+	if ratio, ok := r.ratio("mine", "echo64.rate", [2]string{yardstick, "echo64.rate"}); !ok || ratio != 2 {
 		t.Errorf("%g, %t", ratio, ok)
 	}
 }
@@ -73,6 +76,64 @@ func TestFiguresHaveUnits(t *testing.T) {
 	}
 	if listed != len(units) {
 		t.Errorf("%d figures are listed, %d have units", listed, len(units))
+	}
+}
+
+// TestSetupIsComparedWithPlain: the yardstick knows plain SOCKS5 alone, so a
+// connection with a password had nothing to be compared with.
+func TestSetupIsComparedWithPlain(t *testing.T) {
+	var r results
+	r.add(yardstick, []value{{"connect.cpu", 100}})
+	r.add("mine", []value{{"password.cpu", 70}, {"log.cpu", 90}})
+	for _, m := range measurements() {
+		want := map[string]string{"password": "70.0 (0.70)", "log": "90.0 (0.90)"}[m.name]
+		if name := m.name + ".cpu"; want != "" && cell(&r, "mine", name, m.against(name)) != want {
+			t.Errorf("%s: %s", name, cell(&r, "mine", name, m.against(name)))
+		}
+	}
+}
+
+// TestGoalsAreOfFigures: a goal of a figure that nobody measures would stand nowhere.
+func TestGoalsAreOfFigures(t *testing.T) {
+	for name := range goals {
+		if _, ok := units[name]; !ok {
+			t.Errorf("%s: no such figure", name)
+		}
+	}
+}
+
+// TestBulkLoad: the load by itself, without a proxy, says what it has carried
+// until it is not asked any more.
+func TestBulkLoad(t *testing.T) {
+	in, asks, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	answers, out, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- errors.Join(bulkLoad([]string{"", "2"}, in, out), out.Close()) }()
+	b := &bulkProcess{asks: asks, answers: bufio.NewReader(answers)}
+	if _, _, err := b.answer(); err != nil {
+		t.Fatal(err)
+	}
+	before := int64(0)
+	for range 3 {
+		now := before
+		for now <= before { // until more has arrived
+			if err := b.ask(); err != nil {
+				t.Fatal(err)
+			}
+			if _, now, err = b.answer(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		before = now
+	}
+	if err := errors.Join(asks.Close(), <-ended); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -18,22 +17,10 @@ const dialTimeout = 20 * time.Second
 // dial opens a connection through a SOCKS5 proxy without authentication (RFC
 // 1928) to an IPv4 target.
 func dial(ctx context.Context, proxy string, target *net.TCPAddr) (*net.TCPConn, error) {
-	dialer := net.Dialer{Timeout: dialTimeout}
-	conn, err := dialer.DialContext(ctx, "tcp4", proxy)
-	if err != nil {
-		return nil, err
-	}
-	c := conn.(*net.TCPConn)
-	if err := connect(c, target); err != nil {
-		return nil, errors.Join(err, c.Close())
-	}
-	return c, nil
+	return reachThrough(ctx, proxy, func(c net.Conn) error { return connect(c, target) })
 }
 
 func connect(c net.Conn, target *net.TCPAddr) error {
-	if err := c.SetDeadline(time.Now().Add(dialTimeout)); err != nil {
-		return err
-	}
 	b := make([]byte, 10)
 	if _, err := c.Write([]byte{5, 1, 0}); err != nil {
 		return err
@@ -52,7 +39,7 @@ func connect(c net.Conn, target *net.TCPAddr) error {
 	if b[1] != 0 || b[3] != 1 {
 		return fmt.Errorf("reply % x", b)
 	}
-	return c.SetDeadline(time.Time{})
+	return nil
 }
 
 // server is the far end of a measurement.

@@ -89,7 +89,10 @@ func dialTLS(ctx context.Context, p *instance) (*tls.Conn, error) {
 		InsecureSkipVerify: true, MinVersion: tls.VersionTLS13,
 		CurvePreferences: []tls.CurveID{tls.X25519}, DynamicRecordSizingDisabled: true,
 	})
-	if err = c.HandshakeContext(ctx); err == nil && c.ConnectionState().CipherSuite != tls.TLS_AES_128_GCM_SHA256 {
+	if err = raw.SetDeadline(time.Now().Add(dialTimeout)); err == nil {
+		err = c.HandshakeContext(ctx)
+	}
+	if err == nil && c.ConnectionState().CipherSuite != tls.TLS_AES_128_GCM_SHA256 {
 		err = errors.New("another cipher than the others have")
 	}
 	if err == nil && p.speaksSOCKS {
@@ -97,6 +100,9 @@ func dialTLS(ctx context.Context, p *instance) (*tls.Conn, error) {
 		if target, err = net.ResolveTCPAddr("tcp4", p.backend); err == nil {
 			err = connect(c, target)
 		}
+	}
+	if err == nil {
+		err = raw.SetDeadline(time.Time{})
 	}
 	if err != nil {
 		return nil, errors.Join(err, raw.Close())

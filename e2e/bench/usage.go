@@ -150,9 +150,11 @@ func (u *usage) processes() []int {
 	return pids
 }
 
-// cpuTime is the processor time used so far.
+// cpuTime is the processor time used so far; where there is no proxy, none.
 func (u *usage) cpuTime() (time.Duration, error) {
 	switch {
+	case u == nil:
+		return 0, nil
 	case u.cpu == "":
 		return processTime(u.processes())
 	case u.v2:
