@@ -20,15 +20,22 @@ type Table struct {
 	Totals func() any
 	Follow func(entries []byte) error
 
-	file *stateFile
+	file *stateFile // nil: it is not saved
 }
 
 // Yield leaves saving to the successor, from its return on.
-func (t Table) Yield() { t.file.setElsewhere(true) }
+func (t Table) Yield() {
+	if t.file != nil {
+		t.file.setElsewhere(true)
+	}
+}
 
 // Keep takes saving over: from a predecessor that has passed everything on, or
 // back, from a successor that has failed.
 func (t Table) Keep() {
+	if t.file == nil {
+		return
+	}
 	t.file.mu.Lock()
 	t.file.elsewhere = false
 	t.file.settled = true // the predecessor had read what was on disk

@@ -40,8 +40,8 @@ type ServerOptions struct {
 	// AnyPeer accepts whoever connects and the rules allow. Otherwise the
 	// peer's address must be that of DST.ADDR; its port is its own business.
 	AnyPeer bool
-	// MaxPerUser bounds how many a user waits for at once; clients without a
-	// name count by address, IPv6 by /64. 0: no bound.
+	// MaxPerUser bounds how many a user waits for at once, in all processes; clients
+	// without a name count by address, IPv6 by /64. 0: no bound.
 	MaxPerUser int
 	// Sockets are options of the peers' sockets, which Control may add to before the
 	// port is bound; nil: it adds none.
@@ -49,6 +49,7 @@ type ServerOptions struct {
 	Control func(network, address string, c syscall.RawConn) error
 
 	Metrics *metrics.Registry // nil: a private one
+	Seats   *ratelimit.Seats  // where waits count; nil: of this Server alone
 	Panics  *task.Reporter    // nil: they are contained, and nobody hears of them
 }
 
@@ -119,16 +120,19 @@ type Server struct {
 	options atomic.Pointer[ServerOptions]
 	metrics *metrics.Registry
 	panics  *task.Reporter
-	seats   ratelimit.Seats
+	seats   *ratelimit.Seats
 }
 
-// New makes a Server. Metrics and Panics are fixed here, the rest of the options can be
+// New makes a Server. Metrics, Seats and Panics are fixed here, the rest of the options can be
 // changed by Configure.
 func New(o ServerOptions) *Server {
 	if o.Metrics == nil {
 		o.Metrics = metrics.New()
 	}
-	s := &Server{metrics: o.Metrics, panics: o.Panics}
+	if o.Seats == nil {
+		o.Seats = new(ratelimit.Seats)
+	}
+	s := &Server{metrics: o.Metrics, panics: o.Panics, seats: o.Seats}
 	s.Configure(o)
 	return s
 }
@@ -149,7 +153,7 @@ func (s *Server) Serve(ctx context.Context, request Request) Result {
 		return s.refuse(request, Result{Reply: wire.ReplyCommandNotSupported, Cause: cause.Denied, Err: errDisabled})
 	}
 	seat := ratelimit.SeatOf(request.Identity.User, request.Client.Addr())
-	if s.seats.Take(seat, o.MaxPerUser, 0) != ratelimit.Admitted {
+	if s.seats.Take(seat, ratelimit.Bounds{PerSeat: o.MaxPerUser}) != ratelimit.Admitted {
 		s.metrics.Limits.Of(metrics.LimitBinds).Inc()
 		return s.refuse(request, Result{Reply: wire.ReplyNotAllowed, Cause: cause.Denied, Err: errTooMany})
 	}

@@ -67,12 +67,8 @@ password = "right"
 	}
 	turnedAway := func(source string) {
 		t.Helper()
-		c := dialProxyFrom(t, d.address, source)
-		defer c.Close()
-		_ = c.SetDeadline(time.Now().Add(patience))
-		_, _ = c.Write([]byte{5, 1, 2})
-		if _, err := c.Read(make([]byte, 2)); err == nil || os.IsTimeout(err) {
-			t.Errorf("from %s: %v", source, err)
+		if !refusedAtAccept(t, d.address, source) {
+			t.Errorf("%s is let in", source)
 		}
 	}
 	first := open("127.0.0.2", "alice")
@@ -199,4 +195,45 @@ func TestCapsMeetHandshakes(t *testing.T) {
 	eventually(t, "the predecessor hears of it", func() bool { return next() == 2 })
 	here.Close()
 	eventually(t, "the predecessor hears of its end", func() bool { return next() == 0 })
+}
+
+// So do the caps of associations and of BINDs, and the rate of a source: each
+// upgrade gave a user three associations more, and a source another burst.
+func TestCommandCapsOverGenerations(t *testing.T) {
+	d := lineageOf(start(t, withAPI(t, `
+[limits]
+connection_rate = { per_second = 1, burst = 8 }
+[udp]
+max_associations = 3
+max_associations_per_user = 2
+[bind]
+max_per_user = 1
+`)))
+	take := func(command byte, want byte) *net.TCPConn {
+		t.Helper()
+		c := dialProxy(t, d.address)
+		send(t, c, 5, 1, 0)
+		receive(t, c, 2)
+		if code := request(t, c, command, netip.AddrPortFrom(netip.IPv4Unspecified(), 0)); code != want {
+			t.Errorf("command %d: reply %d, want %d", command, code, want)
+		}
+		return c
+	}
+	first := take(3, succeeded)
+	waiting := take(2, succeeded)
+	d.upgrade()
+	take(3, succeeded)
+	take(3, notAllowed) // a third of the source
+	take(2, notAllowed) // a second one
+	d.upgrade()
+	take(3, notAllowed)
+	first.Close()
+	waiting.Close()
+	d.await("the predecessor has ended", 1)
+	take(3, succeeded)
+	take(2, succeeded)
+	d.upgrade()
+	if !refusedAtAccept(t, d.address, "127.0.0.1") {
+		t.Error("a ninth connection is let in, past the rate and its burst")
+	}
 }

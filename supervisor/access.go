@@ -24,9 +24,10 @@ type guards struct {
 	conn.Guards
 	once    *authsvc.Once
 	replays *gssapi.ReplayCache
-	forgot  func()          // counts sources of the gate
-	tables  []authsvc.Table // what passes to a successor; a new one is a line in newGuards
-	fleet   *shared.Store   // nil: this daemon is alone
+	forgot  func()                      // counts sources of the gate
+	seats   map[string]*ratelimit.Seats // by ratelimit.Holding.Of
+	tables  []authsvc.Table             // what passes to a successor; a new one is a line in newGuards
+	fleet   *shared.Store               // nil: this daemon is alone
 }
 
 // newGuards makes them with the state that was saved, or, inherited, for what a
@@ -40,6 +41,7 @@ func newGuards(ctx context.Context, cfg *config.Config, log *slog.Logger, m *met
 	g := &guards{
 		once:    authsvc.NewOnce(onceOptions(cfg), state),
 		replays: gssapi.KeepReplays(state),
+		seats:   map[string]*ratelimit.Seats{ofAssociations: {}, ofBinds: {}},
 		forgot:  m.Limits.Of(metrics.LimitSources).Inc,
 		Guards: conn.Guards{
 			Gate:     ratelimit.NewGate(),
@@ -48,7 +50,7 @@ func newGuards(ctx context.Context, cfg *config.Config, log *slog.Logger, m *met
 			Quotas:   authsvc.NewQuotas(state),
 		},
 	}
-	g.tables = []authsvc.Table{g.once.Table(), g.Throttle.Table(), g.Quotas.Table(), g.replays.Table()}
+	g.tables = []authsvc.Table{g.once.Table(), g.Throttle.Table(), g.Quotas.Table(), g.replays.Table(), connectionRates(g.Gate)}
 	g.join(cfg, log, m)
 	return g
 }

@@ -18,11 +18,11 @@ type commands struct {
 	bind *bind.Server
 }
 
-func newCommands(log *slog.Logger, m *metrics.Registry) commands {
+func newCommands(log *slog.Logger, m *metrics.Registry, g *guards) commands {
 	panics := reporter(log, m)
 	return commands{
-		udp:  udprelay.New(udprelay.RelayOptions{Metrics: m, Logger: log, Panics: panics}),
-		bind: bind.New(bind.ServerOptions{Metrics: m, Panics: panics}),
+		udp:  udprelay.New(udprelay.RelayOptions{Metrics: m, Seats: g.seats[ofAssociations], Logger: log, Panics: panics}),
+		bind: bind.New(bind.ServerOptions{Metrics: m, Seats: g.seats[ofBinds], Panics: panics}),
 	}
 }
 
@@ -38,14 +38,18 @@ func (c commands) configure(cfg *config.Config) {
 	filters := map[string]udprelay.Filter{
 		"none": udprelay.FilterNone, "address": udprelay.FilterAddress, "endpoint": udprelay.FilterEndpoint,
 	}
-	associations := associationLimit(cfg)
+	associations, here := associationLimit(cfg), 0
+	if cfg.UDP.MaxAssociations == 0 {
+		here = associations // what the descriptors of this process carry
+	}
 	c.udp.Configure(udprelay.RelayOptions{
 		Disabled:        !cfg.UDP.Enabled,
 		Ports:           cfg.UDP.Ports.PortRange,
 		Filter:          filters[cfg.UDP.Filter],
 		IdleTimeout:     cfg.UDP.IdleTimeout.D(),
 		MaxPerUser:      associationShare(cfg),
-		MaxAssociations: associations,
+		MaxAssociations: cfg.UDP.MaxAssociations,
+		MaxHere:         here,
 		MaxExtraSockets: max(associations/2, 16),
 		FirstPortOnly:   cfg.UDP.ClientPorts == "first",
 	})

@@ -237,7 +237,7 @@ func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim,
 		&rules{log: log, metrics: m, locals: c.locals},
 		&outbound{log: log, metrics: m, resolver: c.resolver, history: dial.NewHistory(dialHistory), spares: dial.NewSpares(descriptorBudget().races, m.Limits.Of(metrics.LimitRaces).Inc), panics: d.panics, pools: c.pools},
 		&routes{log: log, metrics: m, policy: policy},
-		newCommands(log, m),
+		newCommands(log, m, c.guards),
 		c.guards,
 		onCommit(func(_ context.Context, next *draft) { c.access.SetMode(conn.AccessMode(next.cfg.Log.Access)) }),
 		// From here on the policy is in force.

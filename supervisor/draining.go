@@ -133,7 +133,7 @@ func (d *draining) news() (told bool, err error) {
 // holdingsOf is all that the connections of this process hold.
 func holdingsOf(g *guards, group *conn.Group) report {
 	r := report{Connections: group.Active(), Opening: group.Opening()}
-	r.Holdings = append(g.Gate.Holdings(), g.Users.Holdings(false)...)
+	r.Holdings = slices.Concat(g.Gate.Holdings(), g.Users.Holdings(false), g.seated())
 	return r
 }
 

@@ -1,11 +1,48 @@
 package supervisor
 
 import (
+	"encoding/json"
 	"net/netip"
 	"sync"
 
 	"cleversocks/aclsvc/ratelimit"
+	"cleversocks/authsvc"
 )
+
+// What counts in all processes besides connections, as ratelimit.Holding.Of.
+const (
+	ofAssociations = "associations"
+	ofBinds        = "binds"
+)
+
+// connectionRates has a successor know how far sources are ahead of limits.connection_rate.
+// Nobody is let in by a process that drains, so there are no news.
+func connectionRates(g *ratelimit.Gate) authsvc.Table {
+	return authsvc.Table{
+		Name: "connection rates",
+		All:  func() any { return g.Debts() },
+		News: func() any { return []ratelimit.Debt{} },
+		Add: func(entries []byte) error {
+			var list []ratelimit.Debt
+			if err := json.Unmarshal(entries, &list); err != nil {
+				return err
+			}
+			g.Owe(list)
+			return nil
+		},
+	}
+}
+
+// seated is what is held here of the seats.
+func (g *guards) seated() (all []ratelimit.Holding) {
+	for of, seats := range g.seats {
+		for _, h := range seats.Holdings() {
+			h.Of = of
+			all = append(all, h)
+		}
+	}
+	return all
+}
 
 // report is what a process tells another generation of its connections.
 type report struct {
@@ -40,13 +77,14 @@ func (r report) send(by func(any) error) error {
 }
 
 // heldKey is what a holding counts towards: a user's limits, or, without a
-// user, a source's.
+// user, a source's; of connections, or of one of the guards' seats.
 type heldKey struct {
+	of     string
 	user   string
 	source netip.Addr
 }
 
-func keyOfHolding(h ratelimit.Holding) heldKey { return heldKey{string(h.User), h.Source} }
+func keyOfHolding(h ratelimit.Holding) heldKey { return heldKey{h.Of, string(h.User), h.Source} }
 
 // changes remembers holdings that were told. The zero value has told none.
 type changes struct{ told map[heldKey]ratelimit.Holding }
@@ -118,6 +156,10 @@ func (f *foreign) set(h ratelimit.Holding) {
 	}
 	switch {
 	case delta == 0:
+	case key.of != "":
+		if seats := f.guards.seats[key.of]; seats != nil { // else of a version that counts more
+			seats.Elsewhere(key.user, h.Source, delta)
+		}
 	case key.user != "":
 		f.guards.Users.Elsewhere(key.user, h.Source, delta)
 	default:
@@ -144,13 +186,14 @@ func (f *foreign) leave(m demandNews) {
 	f.guards.Users.Share(m.Demands)
 }
 
-// list is what is held, of everything or by users alone.
-func (f *foreign) list(users bool) []ratelimit.Holding {
+// list is what is held, of everything or without sources' connections, which
+// were admitted long ago.
+func (f *foreign) list(asked bool) []ratelimit.Holding {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var all []ratelimit.Holding
 	for key, h := range f.held {
-		if key.user != "" || !users {
+		if key.of != "" || key.user != "" || !asked {
 			all = append(all, h)
 		}
 	}

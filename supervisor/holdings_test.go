@@ -13,7 +13,7 @@ import (
 // What a process holds travels as changes, in batches, and what a new teller
 // does not name is gone: the one of before may have told of it.
 func TestReports(t *testing.T) {
-	g := &guards{Guards: conn.Guards{Gate: ratelimit.NewGate(), Users: ratelimit.NewUsers()}}
+	g := &guards{Guards: conn.Guards{Gate: ratelimit.NewGate(), Users: ratelimit.NewUsers()}, seats: map[string]*ratelimit.Seats{ofBinds: {}}}
 	here, other := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
 	alice := &authsvc.Account{Name: "alice", MaxConnections: 3}
 	far := newForeign(g)
@@ -84,7 +84,16 @@ func TestReports(t *testing.T) {
 	if n := len(far.list(false)); n != len(many) {
 		t.Errorf("%d holdings arrived", n)
 	}
+	many[0], many[1] = ratelimit.Holding{Of: ofBinds, Source: here, Open: 2}, ratelimit.Holding{Of: "things of the future", Source: here, Open: 1}
+	tell(false, many...)
+	seat := ratelimit.SeatOf("", here)
+	if v := g.seats[ofBinds].Take(seat, ratelimit.Bounds{PerSeat: 2}); v != ratelimit.TooMany {
+		t.Errorf("%v where another process has two", v)
+	}
 	far.clear()
+	if v := g.seats[ofBinds].Take(seat, ratelimit.Bounds{PerSeat: 1}); v != ratelimit.Admitted {
+		t.Errorf("%v after the end", v)
+	}
 	if got := room(); got != 3 {
 		t.Errorf("room for %d after the end", got)
 	}

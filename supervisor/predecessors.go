@@ -304,9 +304,9 @@ func (p *predecessor) tellTable(t authsvc.Table, last map[string][]byte) (told b
 	return true, p.Tell(t.Name, json.RawMessage(totals))
 }
 
-// elsewhere is what users with limits hold in other processes than p.
+// elsewhere is what other processes than p hold of limits that requests meet.
 func (ps *predecessors) elsewhere(p *predecessor) []ratelimit.Holding {
-	all := ps.guards.Users.Holdings(true)
+	all := append(ps.guards.Users.Holdings(true), ps.guards.seated()...)
 	for _, other := range ps.list() {
 		if other != p {
 			all = append(all, other.holds.list(true)...)

@@ -58,7 +58,7 @@ func (a *association) enqueue(p *clientPort, raw wire.RawAddr, payload []byte) o
 	}
 	q := n.queues[key]
 	if q == nil {
-		if len(n.queues) >= lookups || a.r.lookups.Take(a.seat, seatLookups, 0) != ratelimit.Admitted {
+		if len(n.queues) >= lookups || a.r.lookups.Take(a.seat, ratelimit.Bounds{PerSeat: seatLookups}) != ratelimit.Admitted {
 			return overload
 		}
 		q = new(queue)

@@ -56,16 +56,20 @@ type RelayOptions struct {
 	// IdleTimeout is how long a client port keeps its sockets towards
 	// destinations without a datagram either way. 0: 2 minutes.
 	IdleTimeout time.Duration
-	// MaxPerUser bounds a user's associations; clients without a name count
-	// by address, IPv6 by /64. 0: no bound.
+	// MaxPerUser bounds a user's associations, in all processes; clients without a
+	// name count by address, IPv6 by /64. 0: no bound.
 	MaxPerUser int
-	// MaxAssociations bounds the server's. 0: no bound but the descriptors.
+	// MaxAssociations bounds the server's, in all its processes. 0: no bound but
+	// MaxHere.
 	MaxAssociations int
+	// MaxHere bounds this process's. 0: no bound but the descriptors.
+	MaxHere int
 	// MaxExtraSockets bounds the sockets of all client ports but the first of
 	// each association. 0: no bound but the descriptors.
 	MaxExtraSockets int
 
 	Metrics *metrics.Registry // nil: a private one
+	Seats   *ratelimit.Seats  // where associations count; nil: of this Relay alone
 	Logger  *slog.Logger      // nil: nothing is logged
 	Panics  *task.Reporter    // nil: they are contained, and nobody hears of them
 }
@@ -92,15 +96,15 @@ type Relay struct {
 	// extra is how many sockets there are beyond the first ports'.
 	extra atomic.Int64
 
-	seats   ratelimit.Seats // associations
-	lookups ratelimit.Seats // under way or waiting for their turn
+	seats   *ratelimit.Seats // associations
+	lookups ratelimit.Seats  // under way or waiting for their turn
 	turns   *semaphore.Weighted
 
 	mu  sync.Mutex
 	own map[netip.AddrPort]struct{} // our sockets towards clients: never a destination
 }
 
-// New makes a Relay. Metrics, Logger and Panics are fixed here, the rest of
+// New makes a Relay. Metrics, Seats, Logger and Panics are fixed here, the rest of
 // the options can be changed by Configure.
 func New(o RelayOptions) *Relay {
 	if o.Metrics == nil {
@@ -109,7 +113,11 @@ func New(o RelayOptions) *Relay {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	if o.Seats == nil {
+		o.Seats = new(ratelimit.Seats)
+	}
 	r := &Relay{
+		seats:   o.Seats,
 		pool:    newPool(2 + 2*runtime.GOMAXPROCS(0)),
 		counts:  newCounts(o.Metrics),
 		metrics: o.Metrics,
@@ -176,7 +184,7 @@ func (r *Relay) open(ctx context.Context, s Request, o *RelayOptions) (*associat
 		return nil, errRefused{metrics.UDPRefusedDisabled, wire.ReplyCommandNotSupported}
 	}
 	a := newAssociation(r, s, *o)
-	switch r.seats.Take(a.seat, o.MaxPerUser, o.MaxAssociations) {
+	switch r.seats.Take(a.seat, ratelimit.Bounds{PerSeat: o.MaxPerUser, Total: o.MaxAssociations, Here: o.MaxHere}) {
 	case ratelimit.Full:
 		return nil, errRefused{metrics.UDPRefusedServerLimit, wire.ReplyGeneralFailure}
 	case ratelimit.TooMany:

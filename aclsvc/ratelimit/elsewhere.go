@@ -6,6 +6,7 @@ import "net/netip"
 // a user from a source, or, without a user, all of a source. While a daemon is
 // upgraded, several processes have connections, and each counts the others'.
 type Holding struct {
+	Of     string     `json:"of,omitempty"`   // of which Seats; "": connections
 	User   []byte     `json:"user,omitempty"` // base64: names are bytes; nil: of the source
 	Source netip.Addr `json:"source"`         // an netaddr.SourceKey; invalid: a unix socket
 	Open   int        `json:"open"`           // 0: there are none any more
@@ -69,7 +70,30 @@ func (t *Users) Elsewhere(user string, source netip.Addr, delta int) {
 	u.away += delta
 }
 
-func add(counts map[netip.Addr]int, source netip.Addr, delta int) {
+// Holdings are what the seats have taken here; Of is left to the caller.
+func (s *Seats) Holdings() []Holding {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make([]Holding, 0, len(s.taken))
+	for seat, n := range s.taken {
+		all = append(all, Holding{User: []byte(seat.user), Source: seat.source, Open: n})
+	}
+	return all
+}
+
+// Elsewhere counts delta more that another process has: of a user, or, without
+// one, of a source, an netaddr.SourceKey.
+func (s *Seats) Elsewhere(user string, source netip.Addr, delta int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.elsewhere == nil {
+		s.elsewhere = make(map[Seat]int)
+	}
+	add(s.elsewhere, Seat{user, source}, delta)
+	s.away += delta
+}
+
+func add[K comparable](counts map[K]int, source K, delta int) {
 	if counts[source] += delta; counts[source] <= 0 {
 		delete(counts, source)
 	}

@@ -145,18 +145,22 @@ func (g *Gate) Leave(addr netip.Addr) {
 // take is one step of GCRA: a connection conforms if it is not earlier than
 // its due time by more than the tolerance. A refused one moves nothing.
 func (s *gateShard) take(key netip.Addr, now int64, settings *gateSettings) bool {
-	due, known := s.due[key]
-	due = max(due, now)
+	due := max(s.due[key], now)
 	if due-now > settings.tolerance {
 		return false
 	}
-	if !known && len(s.due) >= sourcesPerShard {
+	s.set(key, due+settings.spacing, now, settings)
+	return true
+}
+
+// set says when a source's next connection is due. The caller holds the lock.
+func (s *gateShard) set(key netip.Addr, due, now int64, settings *gateSettings) {
+	if _, known := s.due[key]; !known && len(s.due) >= sourcesPerShard {
 		if s.evict(now) && settings.forgot != nil {
 			settings.forgot()
 		}
 	}
-	s.due[key] = due + settings.spacing
-	return true
+	s.due[key] = due
 }
 
 // evict forgets one source of a few that the map's order picks: one that is

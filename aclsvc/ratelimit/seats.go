@@ -30,17 +30,27 @@ type Seats struct {
 	mu    sync.Mutex
 	taken map[Seat]int
 	all   int
+	// away and elsewhere are as all and taken, of other processes.
+	away      int
+	elsewhere map[Seat]int
 }
 
-// Take gives a seat one more, unless it has perSeat already (TooMany) or all
-// of them have total (Full); 0 is no bound. Whoever is Admitted owes a Return.
-func (s *Seats) Take(seat Seat, perSeat, total int) Verdict {
+// Bounds are how many there may be; 0 is no bound.
+type Bounds struct {
+	PerSeat int // of one seat, in all processes
+	Total   int // of all seats, in all processes
+	Here    int // of all seats, in this process
+}
+
+// Take gives a seat one more, unless it has its bound already (TooMany) or all
+// of them have theirs (Full). Whoever is Admitted owes a Return.
+func (s *Seats) Take(seat Seat, b Bounds) Verdict {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case total > 0 && s.all >= total:
+	case b.Total > 0 && s.all+s.away >= b.Total, b.Here > 0 && s.all >= b.Here:
 		return Full
-	case perSeat > 0 && s.taken[seat] >= perSeat:
+	case b.PerSeat > 0 && s.taken[seat]+s.elsewhere[seat] >= b.PerSeat:
 		return TooMany
 	}
 	if s.taken == nil {

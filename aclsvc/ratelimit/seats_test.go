@@ -23,12 +23,12 @@ func TestSeats(t *testing.T) {
 		seat Seat
 		want Verdict
 	}{{alice, Admitted}, {alice, Admitted}, {alice, TooMany}, {stranger, Admitted}, {SeatOf("bob", netip.Addr{}), Full}} {
-		if got := s.Take(step.seat, 2, 3); got != step.want {
+		if got := s.Take(step.seat, Bounds{PerSeat: 2, Total: 3}); got != step.want {
 			t.Errorf("step %d: %v, want %v", i, got, step.want)
 		}
 	}
 	s.Return(alice)
-	if got := s.Take(alice, 2, 3); got != Admitted {
+	if got := s.Take(alice, Bounds{PerSeat: 2, Total: 3}); got != Admitted {
 		t.Errorf("after a return: %v", got)
 	}
 	s.Return(alice)
