@@ -73,9 +73,7 @@ func (s Seat) Ring() {
 	defer r.mu.Unlock()
 	r.rung = append(r.rung, s.slot)
 	if len(r.rung) == 1 && !r.closed {
-		var one [8]byte
-		binary.NativeEndian.PutUint64(one[:], 1)
-		_, _ = rawIO(unix.SYS_WRITE, uintptr(r.bell), one[:]) // fails when the bell rings already
+		r.ringLocked()
 	}
 }
 
@@ -126,13 +124,20 @@ func (r *Reactor) hangBell() (err error) {
 	return err
 }
 
-// close ends the reactor's Serve, if it still runs.
-func (r *Reactor) close() {
+// ringBell has Serve look up from its wait.
+func (r *Reactor) ringBell() {
 	r.mu.Lock()
-	r.closed = true // or a guest that is late would use somebody else's descriptors
-	r.mu.Unlock()
-	_ = r.file.Close()
-	_ = unix.Close(r.bell)
+	defer r.mu.Unlock()
+	if !r.closed {
+		r.ringLocked()
+	}
+}
+
+// ringLocked is ringBell for who holds the lock.
+func (r *Reactor) ringLocked() {
+	var one [8]byte
+	binary.NativeEndian.PutUint64(one[:], 1)
+	_, _ = rawIO(unix.SYS_WRITE, uintptr(r.bell), one[:]) // fails when the bell rings already
 }
 
 // answerBell has those that are rung for take their turns. The caller holds r.mu.

@@ -7,8 +7,6 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
-	"syscall"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -21,27 +19,25 @@ const eventBatch = 128
 
 // Reactor is the service that waits for all sockets of some relays, and moves
 // their bytes. Two waiting goroutines cost a relay 5 KiB, an entry here costs
-// 300 bytes. Its epoll descriptor is itself parked in Go's poller, so no thread
-// blocks for it. It comes with Pools, which close it; whoever has those runs
-// Serve.
+// 300 bytes. It blocks a thread in epoll_wait: parked in Go's poller, as other
+// waits are, each of its events would wake a thread for that poller first, and the
+// runtime's monitor with it. It comes with Pools, which close it; whoever has those
+// runs Serve.
 type Reactor struct {
 	name   string
-	file   *os.File
-	raw    syscall.RawConn
-	await  func(fd uintptr) bool // look, until there is something; made once, for it would be garbage at each event
-	glance func(fd uintptr)      // look
 	events [eventBatch]unix.EpollEvent
 	ready  []task // this goroutine's: what the events are about
 	again  []task // this goroutine's: what used up its turn
-	epoll  int    // file's descriptor
-	bell   int    // an eventfd: somebody rings, see Seat.Ring
 
 	mu      sync.Mutex
+	epoll   int     // while it is not closed
+	bell    int     // an eventfd: somebody rings, see Seat.Ring
 	slots   []entry // by the number that the kernel holds for us; nil: it is free, or retired
 	free    []int32 // slots to use
 	retired []int32 // slots whose events may still be in ready
 	rung    []int32 // slots of guests that somebody rings for
-	closed  bool    // the descriptors are closed
+	serving bool    // Serve closes the descriptors, if anybody has to
+	closed  bool    // nobody uses the descriptors any more but Serve
 }
 
 // entry is what has a slot: a *Tunnel or a Guest.
@@ -61,18 +57,9 @@ func newReactor(name string) (*Reactor, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err = unix.SetNonblock(fd, true); err != nil { // os.File parks only such
+	r := &Reactor{name: name, epoll: fd}
+	if err = r.hangBell(); err != nil {
 		_ = unix.Close(fd)
-		return nil, err
-	}
-	r := &Reactor{name: name, epoll: fd, file: os.NewFile(uintptr(fd), "relay reactor")}
-	r.await = func(fd uintptr) bool { return r.look(fd) > 0 }
-	r.glance = func(fd uintptr) { r.look(fd) }
-	if r.raw, err = r.file.SyscallConn(); err == nil {
-		err = r.hangBell()
-	}
-	if err != nil {
-		_ = r.file.Close()
 		return nil, err
 	}
 	return r, nil
@@ -85,24 +72,15 @@ func (r *Reactor) String() string { return r.name }
 // relay ends that relay alone. After any other one Serve can be called again:
 // it looks at each relay once, since what was reported of them may be lost.
 func (r *Reactor) Serve(ctx context.Context) error {
-	if err := r.file.SetReadDeadline(time.Time{}); err != nil {
-		return err
+	if !r.begin() {
+		return os.ErrClosed
 	}
-	stop := context.AfterFunc(ctx, func() { _ = r.file.SetReadDeadline(past()) }) // fails on a closed file, which ends Serve too
-	defer stop()
+	defer r.end()
+	defer context.AfterFunc(ctx, r.ringBell)()
 	r.lookAtAll()
 	for ctx.Err() == nil {
-		var err error
-		if len(r.again) == 0 {
-			err = r.raw.Read(r.await)
-		} else {
-			err = r.raw.Control(r.glance)
-		}
-		if ctx.Err() != nil {
-			break
-		}
-		if err != nil {
-			return err
+		if !r.look() {
+			return os.ErrClosed
 		}
 		// Those that had their turn come after those that had none.
 		r.ready = append(r.ready, r.again...)
@@ -112,6 +90,43 @@ func (r *Reactor) Serve(ctx context.Context) error {
 		}
 	}
 	return ctx.Err()
+}
+
+// begin keeps the descriptors open for Serve; false: they are closed.
+func (r *Reactor) begin() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.serving = !r.closed
+	return r.serving
+}
+
+func (r *Reactor) end() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.serving = false
+	if r.closed {
+		r.closeDescriptors()
+	}
+}
+
+// close ends the reactor's Serve, if it still runs.
+func (r *Reactor) close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return
+	}
+	r.closed = true // or a guest that is late would use somebody else's descriptors
+	if r.serving {
+		r.ringLocked()
+	} else {
+		r.closeDescriptors()
+	}
+}
+
+func (r *Reactor) closeDescriptors() {
+	_ = unix.Close(r.epoll)
+	_ = unix.Close(r.bell)
 }
 
 // serve gives a slot's entry its turn.
@@ -158,19 +173,13 @@ func (r *Reactor) lookAtAll() {
 	}
 }
 
-// look fills ready with what the kernel has, and says how many events it was.
-func (r *Reactor) look(fd uintptr) int {
+// look fills ready with what the kernel has. It waits for something unless there
+// are tunnels that used up their turn. It is false when the reactor is closed.
+func (r *Reactor) look() bool {
+	n := r.wait(len(r.again) > 0)
 	r.ready = r.ready[:0]
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	// Their sockets are closed: nothing that comes now is about them.
-	r.free = append(r.free, r.retired...)
-	r.retired = r.retired[:0]
-	// It returns at once, so it is raw, as in pump.takeFrom.
-	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, fd, uintptr(unsafe.Pointer(&r.events[0])), eventBatch, 0, 0, 0) //nolint:gosec // the kernel gets the array's own bounds
-	if errno != 0 {                                                                                                       // EINTR
-		return 0
-	}
 	for _, e := range r.events[:n] {
 		if e.Fd == bellSlot {
 			r.answerBell()
@@ -178,7 +187,31 @@ func (r *Reactor) look(fd uintptr) int {
 		}
 		r.ready = append(r.ready, task{slot: e.Fd, side: Side(e.Pad), events: e.Events})
 	}
+	return !r.closed
+}
+
+// wait is epoll_wait(2). What returns at once is raw, as in pump.takeFrom; of what
+// may block the scheduler is told, or a collection would have to wait for it too.
+func (r *Reactor) wait(atOnce bool) int {
+	r.forgetRetired()
+	call, timeout := unix.Syscall6, -1
+	if atOnce {
+		call, timeout = unix.RawSyscall6, 0
+	}
+	n, _, errno := call(unix.SYS_EPOLL_PWAIT, uintptr(r.epoll), uintptr(unsafe.Pointer(&r.events[0])), eventBatch, uintptr(timeout), 0, 0) //nolint:gosec // the kernel gets the array's own bounds
+	if errno != 0 {                                                                                                                        // EINTR
+		return 0
+	}
 	return int(n)
+}
+
+// forgetRetired frees the slots of what has left. Their sockets are closed:
+// nothing that comes now is about them.
+func (r *Reactor) forgetRetired() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.free = append(r.free, r.retired...)
+	r.retired = r.retired[:0]
 }
 
 // readinessOf is what the events of one of a tunnel's sockets give its pumps to do.
@@ -311,13 +344,12 @@ func (t *Tunnel) watchAs(e *end, reader, writer *pump, side Side) bool {
 }
 
 func (r *Reactor) change(e *end, operation int, event *unix.EpollEvent) bool {
-	var failed error
+	failed := os.ErrClosed
 	err := e.withFD(func(fd uintptr) {
-		inner := r.raw.Control(func(epoll uintptr) {
-			failed = unix.EpollCtl(int(epoll), operation, int(fd), event)
-		})
-		if inner != nil {
-			failed = inner
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if !r.closed {
+			failed = unix.EpollCtl(r.epoll, operation, int(fd), event)
 		}
 	})
 	return err == nil && failed == nil
