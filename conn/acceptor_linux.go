@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"sync"
-	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -39,11 +38,11 @@ const acceptBurst = 1
 
 // AcceptFrom has the connections of a listener's socket accepted and served on
 // reactors, without a goroutine for any of them, until ctx ends, closed is closed,
-// or accepting fails. count is called for each, with the reason if it is refused,
-// and then it is reset. The error is errors.ErrUnsupported when the caller has to
-// accept by itself, for now at least: what the listener's connections meet takes
-// tasks, or there are no reactors.
-func (g *Group) AcceptFrom(ctx context.Context, closed <-chan struct{}, socket syscall.RawConn, listener string, count func(refused string)) error {
+// or accepting fails. leave gives it a descriptor of the socket. count is called for
+// each, with the reason if it is refused, and then it is reset. The error is
+// errors.ErrUnsupported when the caller has to accept by itself, for now at least:
+// what the listener's connections meet takes tasks, or there are no reactors.
+func (g *Group) AcceptFrom(ctx context.Context, closed <-chan struct{}, leave func() (fd int, err error), listener string, count func(refused string)) error {
 	policy := g.Policy()
 	if policy == nil {
 		return errors.ErrUnsupported
@@ -53,7 +52,7 @@ func (g *Group) AcceptFrom(ctx context.Context, closed <-chan struct{}, socket s
 		return errors.ErrUnsupported
 	}
 	a := &acceptor{g: g, listener: listener, count: count, failed: make(chan error, 1)}
-	if err := a.watch(lanes[int(g.nextLane.Add(1))%len(lanes)], socket); err != nil {
+	if err := a.watch(lanes[int(g.nextLane.Add(1))%len(lanes)], leave); err != nil {
 		return errors.Join(errors.ErrUnsupported, err)
 	}
 	defer a.end()
@@ -81,11 +80,9 @@ func (g *Group) lanesOf(p *Policy, listener string) ([]*lane, bool) {
 }
 
 // watch begins to accept.
-func (a *acceptor) watch(l *lane, socket syscall.RawConn) error {
-	fd := -1
-	var failed error
-	err := socket.Control(func(of uintptr) { fd, failed = unix.FcntlInt(of, unix.F_DUPFD_CLOEXEC, 0) })
-	if err = errors.Join(err, failed); err != nil {
+func (a *acceptor) watch(l *lane, leave func() (fd int, err error)) error {
+	fd, err := leave()
+	if err != nil {
 		return err
 	}
 	a.fd, a.seat = fd, l.reactor.Seat(a)

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"cleversocks/metrics"
 )
 
@@ -23,13 +25,9 @@ type accepted struct {
 
 func acceptFrom(t *testing.T, ctx context.Context, closed <-chan struct{}, g *Group, l *net.TCPListener) *accepted {
 	t.Helper()
-	raw, err := l.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
 	a := &accepted{counts: make(map[string]int), ended: make(chan error, 1)}
 	go func() {
-		a.ended <- g.AcceptFrom(ctx, closed, raw, "test", func(refused string) {
+		a.ended <- g.AcceptFrom(ctx, closed, descriptorOf(l), "test", func(refused string) {
 			a.mu.Lock()
 			defer a.mu.Unlock()
 			a.counts[refused]++
@@ -44,6 +42,18 @@ func acceptFrom(t *testing.T, ctx context.Context, closed <-chan struct{}, g *Gr
 		}
 	}
 	return a
+}
+
+// descriptorOf makes one more descriptor of a listening socket.
+func descriptorOf(l *net.TCPListener) func() (int, error) {
+	return func() (fd int, err error) {
+		raw, err := l.SyscallConn()
+		if err != nil {
+			return -1, err
+		}
+		controlErr := raw.Control(func(own uintptr) { fd, err = unix.FcntlInt(own, unix.F_DUPFD_CLOEXEC, 0) })
+		return fd, errors.Join(controlErr, err)
+	}
 }
 
 func (a *accepted) count(refused string) int {
@@ -149,15 +159,11 @@ func BenchmarkAcceptFrom(b *testing.B) {
 	driverTested = "reactors"
 	g, _ := newTestGroup(b, true)
 	to, l := sinkServer(b), listen(b)
-	raw, err := l.SyscallConn()
-	if err != nil {
-		b.Fatal(err)
-	}
 	ctx, cancel := context.WithCancel(b.Context())
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		_ = g.AcceptFrom(ctx, nil, raw, "bench", func(string) {})
+		_ = g.AcceptFrom(ctx, nil, descriptorOf(l), "bench", func(string) {})
 	}()
 	request := sessions(to)["socks5"][0]
 	b.SetParallelism(8)

@@ -5,13 +5,12 @@ package conn
 import (
 	"context"
 	"errors"
-	"syscall"
 )
 
 // onReactors is what a Group needs for sessions on reactors: nothing here.
 type onReactors struct{}
 
 // AcceptFrom leaves accepting to the caller: there are no reactors here.
-func (g *Group) AcceptFrom(context.Context, <-chan struct{}, syscall.RawConn, string, func(string)) error {
+func (g *Group) AcceptFrom(context.Context, <-chan struct{}, func() (int, error), string, func(string)) error {
 	return errors.ErrUnsupported
 }

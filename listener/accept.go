@@ -90,8 +90,8 @@ func (s *Service) Serve(ctx context.Context) error {
 // is none on a unix socket.
 func (s *Service) accept(ctx context.Context, exhausted *exhaustion) (net.Conn, error) {
 	reactive, ok := s.handler.(Reactive)
-	if _, isTCP := s.socket.(*net.TCPListener); ok && isTCP {
-		if err := s.react(ctx, reactive, exhausted); !errors.Is(err, errors.ErrUnsupported) {
+	if socket, leaves := s.socket.(leaver); ok && leaves {
+		if err := s.react(ctx, reactive, socket.Leave, exhausted); !errors.Is(err, errors.ErrUnsupported) {
 			return nil, err
 		}
 	}
@@ -99,14 +99,10 @@ func (s *Service) accept(ctx context.Context, exhausted *exhaustion) (net.Conn, 
 }
 
 // react has the handler accept.
-func (s *Service) react(ctx context.Context, reactive Reactive, exhausted *exhaustion) error {
-	raw, err := s.socket.SyscallConn()
-	if err != nil {
-		return err
-	}
+func (s *Service) react(ctx context.Context, reactive Reactive, leave func() (int, error), exhausted *exhaustion) error {
 	s.reacting.RLock()
 	defer s.reacting.RUnlock()
-	return reactive.AcceptFrom(ctx, s.closing, raw, s.listener, func(refused string) {
+	return reactive.AcceptFrom(ctx, s.closing, leave, s.listener, func(refused string) {
 		exhausted.over()
 		s.accepted.Inc()
 		if refused != "" {

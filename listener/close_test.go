@@ -98,10 +98,11 @@ func TestPassedSocketKeepsItsQueue(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	other, err := l.sockets[0].(*net.TCPListener).File()
+	fd, err := l.sockets[0].(leaver).Leave()
 	if err != nil {
 		t.Fatal(err)
 	}
+	other := os.NewFile(uintptr(fd), "")
 	o := options(l.Address())
 	o.Inherited = append(o.Inherited, other)
 	successor, err := Open(t.Context(), o)

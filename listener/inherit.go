@@ -32,6 +32,9 @@ func (l *Listener) adopt(files []*os.File) error {
 		if !ok {
 			return fmt.Errorf("%T is no listener of ours", opened) // see Inherit
 		}
+		if tcp, isTCP := opened.(*net.TCPListener); isTCP {
+			s = newTCPSocket(tcp)
+		}
 		l.sockets = append(l.sockets, s)
 		if netaddr.Of(s.Addr()).IsValid() != netaddr.Of(l.sockets[0].Addr()).IsValid() {
 			return errors.New("unix sockets and others were passed under one name: give them two, and a listener each")

@@ -81,10 +81,11 @@ type Handler interface {
 type Reactive interface {
 	Handler
 	// AcceptFrom accepts a socket's connections until ctx ends, closed is closed,
-	// or accepting fails. count is told of each, with the reason of a refusal; what
-	// is refused is reset. The error is errors.ErrUnsupported if the caller has to
-	// accept, for now at least.
-	AcceptFrom(ctx context.Context, closed <-chan struct{}, socket syscall.RawConn, listener string, count func(refused string)) error
+	// or accepting fails. leave gives it a descriptor of the socket, which it
+	// closes, and has the caller leave the socket alone meanwhile. count is told of
+	// each connection, with the reason of a refusal; what is refused is reset. The
+	// error is errors.ErrUnsupported if the caller has to accept, for now at least.
+	AcceptFrom(ctx context.Context, closed <-chan struct{}, leave func() (fd int, err error), listener string, count func(refused string)) error
 }
 
 // Listener is one configured address: bound, and in use until Close.
@@ -108,6 +109,12 @@ type socket interface {
 	net.Listener
 	syscall.Conn
 	SetDeadline(t time.Time) error
+}
+
+// leaver is a socket that others can accept from, which Go's poller leaves alone
+// then.
+type leaver interface {
+	Leave() (fd int, err error)
 }
 
 // Open binds the address. What it returns must be closed.
@@ -137,7 +144,7 @@ func Open(ctx context.Context, o Options) (*Listener, error) {
 			l.Close()
 			return nil, fmt.Errorf("listener %s: %w", o.Address, explain(err))
 		}
-		l.sockets = append(l.sockets, socket)
+		l.sockets = append(l.sockets, newTCPSocket(socket))
 		address = socket.Addr().String() // port 0 is chosen once for all shards
 	}
 	return l, nil

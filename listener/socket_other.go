@@ -4,6 +4,7 @@ package listener
 
 import (
 	"errors"
+	"net"
 	"syscall"
 )
 
@@ -26,6 +27,8 @@ func CheckCongestion(name string) error {
 }
 
 func systemCongestion() (string, error) { return "", nil }
+
+func newTCPSocket(l *net.TCPListener) socket { return l }
 
 // queued is not known here.
 func queued(rawConn) bool { return false }

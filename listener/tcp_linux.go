@@ -1,0 +1,163 @@
+package listener
+
+import (
+	"errors"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// tcpSocket is a TCP socket that listens. While reactors accept from it, it is a
+// descriptor that Go's poller does not know: that poller would wake a thread for
+// each connection which somebody else accepts, a twentieth of what one costs.
+type tcpSocket struct {
+	addr net.Addr
+
+	mu       sync.Mutex
+	polled   *net.TCPListener // nil: nobody accepts by Accept
+	bare     int              // the descriptor in its place
+	deadline time.Time        // of Accept
+	closed   bool
+}
+
+func newTCPSocket(l *net.TCPListener) socket {
+	return &tcpSocket{addr: l.Addr(), polled: l, bare: -1}
+}
+
+// Addr is the address that is bound.
+func (s *tcpSocket) Addr() net.Addr { return s.addr }
+
+// Accept takes the next connection. Whatever Leave has begun has to be over.
+func (s *tcpSocket) Accept() (net.Conn, error) {
+	l, err := s.poll()
+	if err != nil {
+		return nil, err
+	}
+	return l.Accept()
+}
+
+// poll has Go's poller know the socket.
+func (s *tcpSocket) poll() (*net.TCPListener, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, net.ErrClosed
+	}
+	if s.polled != nil {
+		return s.polled, nil
+	}
+	fd, err := unix.FcntlInt(uintptr(s.bare), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	file := os.NewFile(uintptr(fd), "")
+	defer func() { _ = file.Close() }() // FileListener has one more
+	l, err := net.FileListener(file)
+	if err != nil {
+		return nil, err
+	}
+	s.polled = l.(*net.TCPListener) // it was one
+	_ = unix.Close(s.bare)
+	s.bare = -1
+	return s.polled, s.polled.SetDeadline(s.deadline)
+}
+
+// Leave makes one more descriptor of the socket, which is the caller's, to accept
+// from. It is for who calls Accept, and Go's poller leaves the socket alone until
+// the next call.
+func (s *tcpSocket) Leave() (fd int, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return -1, net.ErrClosed
+	}
+	if s.polled == nil {
+		return duplicate(uintptr(s.bare))
+	}
+	raw, err := s.polled.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	bare := -1
+	controlErr := raw.Control(func(own uintptr) {
+		if fd, err = duplicate(own); err != nil {
+			return
+		}
+		if bare, err = duplicate(own); err != nil {
+			_ = unix.Close(fd)
+		}
+	})
+	if err = errors.Join(controlErr, err); err != nil {
+		return -1, err
+	}
+	_ = s.polled.Close() // the socket listens on
+	s.polled, s.bare = nil, bare
+	return fd, nil
+}
+
+func duplicate(fd uintptr) (int, error) {
+	one, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
+	return one, os.NewSyscallError("fcntl", err)
+}
+
+// SetDeadline is Accept's.
+func (s *tcpSocket) SetDeadline(t time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return net.ErrClosed
+	}
+	s.deadline = t
+	if s.polled == nil {
+		return nil
+	}
+	return s.polled.SetDeadline(t)
+}
+
+// Close ends Accept. Whoever has a descriptor of the socket keeps it.
+func (s *tcpSocket) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return net.ErrClosed
+	}
+	s.closed = true
+	if s.polled != nil {
+		return s.polled.Close()
+	}
+	return unix.Close(s.bare)
+}
+
+// SyscallConn gives access to the descriptor.
+func (s *tcpSocket) SyscallConn() (syscall.RawConn, error) { return tcpRaw{s}, nil }
+
+// tcpRaw is a tcpSocket's descriptor, whichever it is. It does not wait.
+type tcpRaw struct{ *tcpSocket }
+
+// Control calls f with the descriptor.
+func (s tcpRaw) Control(f func(fd uintptr)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.closed:
+		return net.ErrClosed
+	case s.polled == nil:
+		f(uintptr(s.bare))
+		return nil
+	}
+	raw, err := s.polled.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return raw.Control(f)
+}
+
+// Read is for sockets that have something to read.
+func (tcpRaw) Read(func(fd uintptr) bool) error { return errors.ErrUnsupported }
+
+// Write is for sockets that something can be written to.
+func (tcpRaw) Write(func(fd uintptr) bool) error { return errors.ErrUnsupported }
