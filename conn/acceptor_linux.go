@@ -170,7 +170,7 @@ func (a *acceptor) hand(fd int, client netip.AddrPort) {
 }
 
 func (a *acceptor) handToTask(fd int, p *Policy) {
-	c, err := adopt.Conn(fd, p.Dialer.SocketOptions())
+	c, err := adopt.Conn(fd, p.Sockets)
 	if err != nil {
 		a.count("")
 		return

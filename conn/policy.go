@@ -7,6 +7,7 @@ import (
 	"cleversocks/aclsvc"
 	"cleversocks/authsvc"
 	"cleversocks/bind"
+	"cleversocks/conn/adopt"
 	"cleversocks/conn/dial"
 	"cleversocks/conn/relay"
 	"cleversocks/conn/upstream"
@@ -24,6 +25,7 @@ type Policy struct {
 	Decisions  metrics.CounterVec2 // of ACL, by action and rule
 	Revoke     bool                // see Group.Revoke
 	Dialer     *dial.Dialer
+	Sockets    adopt.Options    // what listeners and the Dialer set on their sockets
 	Routes     *upstream.Router // nil: everything goes direct
 	Timeouts   Timeouts
 	Relay      relay.Options // what every relay of this generation has in common

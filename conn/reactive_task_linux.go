@@ -91,19 +91,16 @@ func (r *reactive) takeConns() (client, server net.Conn, err error) {
 	raw := s.raw
 	s.raw = rawEnds{}
 	s.scope.mu.Unlock()
-	// The client's socket has them from its listener; some of the server's would have
-	// been set once its tunnel lasts.
-	options := s.policy.Dialer.SocketOptions()
 	// A socket stays watched as long as any descriptor is open.
 	_ = r.seat.Unwatch(raw.client.fd()) // it fails where it was not watched
 	if raw.server != 0 {
 		_ = r.seat.Unwatch(raw.server.fd())
-		if server, err = adopt.Conn(raw.server.fd(), options); err != nil {
+		if server, err = adopt.Conn(raw.server.fd(), s.policy.Sockets); err != nil {
 			raw.client.close()
 			return nil, nil, err
 		}
 	}
-	if client, err = adopt.Conn(raw.client.fd(), options); err != nil && server != nil {
+	if client, err = adopt.Conn(raw.client.fd(), s.policy.Sockets); err != nil && server != nil {
 		return nil, nil, errors.Join(err, server.Close())
 	}
 	return client, server, err

@@ -195,6 +195,7 @@ func TestOptionsOfInheritedSockets(t *testing.T) {
 
 // checkOptions serves a listener that has options(), and changes them.
 func checkOptions(t *testing.T, l *Listener) {
+	t.Helper()
 	d := newDoor("")
 	defer d.close()
 	serve(t, l, d)

@@ -39,7 +39,7 @@ func (o *outbound) Prepare(_ context.Context, d *draft) (change, error) {
 	if err != nil {
 		return nil, fmt.Errorf("resolver: %w", err)
 	}
-	d.policy.Dialer = o.dialer(cfg)
+	d.policy.Dialer, d.policy.Sockets = o.dialer(cfg), socketOptions(cfg)
 	d.policy.Timeouts = conn.Timeouts{Handshake: cfg.Limits.HandshakeTimeout.D(), Connect: cfg.Limits.ConnectTimeout.D()}
 	d.policy.Relay = o.relay(cfg)
 	return resolverChange{resolve}, nil

@@ -10,7 +10,6 @@ import (
 	"syscall"
 	"time"
 
-	"cleversocks/conn/adopt"
 	"cleversocks/resolver"
 )
 
@@ -165,12 +164,6 @@ func Congestion(name string) func(network, address string, c syscall.RawConn) er
 	return func(network, _ string, c syscall.RawConn) error {
 		return socketOptions{congestion: name}.apply(network, c)
 	}
-}
-
-// SocketOptions are those of this dialer's connections, for a socket of which a conn
-// is made.
-func (d *Dialer) SocketOptions() adopt.Options {
-	return adopt.Options{NoDelay: d.opts.NoDelay, KeepAlive: d.opts.KeepAlive}
 }
 
 // connect opens a connection to an address. It ends with the context.
