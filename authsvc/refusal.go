@@ -67,7 +67,7 @@ var (
 // Error is the reason as a sentence, and the detail.
 func (r *Refusal) Error() string {
 	text := map[Reason]string{
-		ReasonCredentials: "authentication failed",
+		ReasonCredentials: "wrong credentials",
 		ReasonBusy:        "too many authentications in progress",
 		ReasonBanned:      "the source is banned",
 		ReasonRepeated:    "the same wrong credentials again",

@@ -92,6 +92,9 @@ func compileRule(index int, r Rule, pools map[string]*Pool) (*rule, *ConfigError
 		c.action = Reject
 	default:
 		pool, known := pools[r.Upstream]
+		if r.Upstream == "" {
+			return fail("upstream", errors.New("is missing: name an upstream, or direct or reject"))
+		}
 		if !known {
 			return fail("upstream", fmt.Errorf("%q is no upstream's name, nor direct or reject", r.Upstream))
 		}

@@ -46,7 +46,7 @@ func ParseHost(raw string, port uint16) (Addr, error) {
 	host := raw
 	if strings.HasPrefix(host, "[") && strings.HasSuffix(host, "]") {
 		host = host[1 : len(host)-1]
-		if !strings.Contains(host, ":") {
+		if _, err := netip.ParseAddr(host); err != nil { // names have none
 			return Addr{}, fmt.Errorf("%w: %q", ErrBadName, raw)
 		}
 	}

@@ -26,6 +26,9 @@ func TestParseSOCKS5Addr(t *testing.T) {
 		{"name", "\x03\x0bExample.CoM\x00\x50", Addr{Name: "example.com", Port: 80}, 15, nil},
 		{"name is a literal", "\x03\x0810.0.0.1\x00\x50", Addr{IP: netip.MustParseAddr("10.0.0.1"), Port: 80}, 12, nil},
 		{"name in brackets", "\x03\x05[::1]\x00\x50", Addr{IP: netip.IPv6Loopback(), Port: 80}, 9, nil},
+		// Some clients put any literal into brackets. It is one all the same.
+		{"IPv4 in brackets", "\x03\x0a[10.0.0.1]\x00\x50", Addr{IP: netip.MustParseAddr("10.0.0.1"), Port: 80}, 14, nil},
+		{"host in brackets", "\x03\x06[host]\x00\x50", Addr{Port: 80}, 10, ErrBadName},
 		{"zero port", "\x01\x00\x00\x00\x00\x00\x00", Addr{IP: netip.IPv4Unspecified()}, 7, nil},
 		{"empty", "", Addr{}, 0, ErrShort},
 		{"type alone", "\x01", Addr{}, 0, ErrShort},

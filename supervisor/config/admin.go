@@ -59,7 +59,7 @@ func (a *Admin) keys() []Key {
 		},
 		{
 			Name: "token_file", Value: &a.TokenFile, Default: "",
-			Doc: "A file that holds the token for /api, at least 16 bytes, read again on SIGHUP. Empty: there is no /api.",
+			Doc: "A file that holds the token for /api, better 16 bytes or more, read again on SIGHUP. Empty: there is no /api.",
 		},
 	}
 }
@@ -111,9 +111,9 @@ func (c *Config) finishHealthTCP(f *finisher) {
 	}
 }
 
-// minToken is the shortest admin token, in bytes: it can be tried at the
-// speed of the network.
-const minToken = 16
+// goodToken is the length from which an admin token is no longer worth guessing,
+// in bytes: it can be tried at the speed of the network.
+const goodToken = 16
 
 func (a *Admin) readToken(f *finisher, c *Config) {
 	if a.TokenFile == "" {
@@ -124,9 +124,12 @@ func (a *Admin) readToken(f *finisher, c *Config) {
 	switch {
 	case err != nil:
 		f.add(c.originOf(key), key, "%q: %v", a.TokenFile, err)
-	case len(token.Reveal()) < minToken:
-		f.add(c.originOf(key), key, "%q: the token has %d bytes: it needs %d", a.TokenFile, len(token.Reveal()), minToken)
+	case strings.TrimSpace(token.Reveal()) == "":
+		f.add(c.originOf(key), key, "%q: the token is empty", a.TokenFile)
 	default:
 		a.Token = token
+		if n := len(token.Reveal()); n < goodToken {
+			f.warn("%s: %s: the token has %d bytes, and can be guessed: better take %d or more", c.originOf(key).where, key, n, goodToken)
+		}
 	}
 }

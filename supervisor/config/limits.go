@@ -40,15 +40,15 @@ func (l *Limits) keys() []Key {
 			Doc: "How many connections are served at a time. 0: as many as the descriptor limit carries, with headroom. One past the limit is accepted, reset and counted.",
 		},
 		{
-			Name: "handshake_timeout", Value: &l.HandshakeTimeout, Default: "30s", Min: "1s",
+			Name: "handshake_timeout", Value: &l.HandshakeTimeout, Default: "30s", Min: "100ms",
 			Doc: "For the whole handshake, however its bytes trickle in.",
 		},
 		{
-			Name: "connect_timeout", Value: &l.ConnectTimeout, Default: "10s", Min: "1s",
+			Name: "connect_timeout", Value: &l.ConnectTimeout, Default: "10s", Min: "100ms",
 			Doc: "For reaching the target, all its addresses together.",
 		},
 		{
-			Name: "idle_timeout", Value: &l.IdleTimeout, Default: "15m", Min: "1s",
+			Name: "idle_timeout", Value: &l.IdleTimeout, Default: "15m", Min: "100ms",
 			Doc: "Ends a connection on which neither side has sent a byte for so long.",
 		},
 		{

@@ -134,7 +134,7 @@ func (l *Listener) policyKeys() []Key {
 }
 
 func (c *Config) finishListeners(f *finisher) {
-	if len(c.Listeners) == 0 {
+	if len(c.Listeners) == 0 && !f.within("listener") {
 		f.add(c.origins["listener"], "listener", "must have at least one element, or be left out for 127.0.0.1:1080")
 	}
 	c.takeTLSFlags(f.flags)

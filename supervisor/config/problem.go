@@ -66,10 +66,13 @@ func (ps *problems) add(o origin, key, format string, args ...any) {
 	ps.list = append(ps.list, problem{origin: o, key: key, text: fmt.Sprintf(format, args...)})
 }
 
-// within says that something is wrong below path already: then combinations
-// there are not judged, as the values are not those that were meant.
+// within says that something is wrong at path or below it already: then
+// combinations there are not judged, as the values are not those that were
+// meant. The elements of an array table are not below its name: each is by itself.
 func (ps *problems) within(path string) bool {
-	return slices.ContainsFunc(ps.list, func(p problem) bool { return strings.HasPrefix(p.key, path+".") })
+	return slices.ContainsFunc(ps.list, func(p problem) bool {
+		return p.key == path || strings.HasPrefix(p.key, path+".")
+	})
 }
 
 // err is nil without problems, else one error for all, in the order of the

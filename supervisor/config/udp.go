@@ -24,7 +24,7 @@ func (u *UDP) keys() []Key {
 			Doc: "The ports that clients send their datagrams to, such as `40000-40999`: one for each association. Empty: any that the system chooses.",
 		},
 		{
-			Name: "idle_timeout", Value: &u.IdleTimeout, Default: "2m", Min: "1s",
+			Name: "idle_timeout", Value: &u.IdleTimeout, Default: "2m", Min: "100ms",
 			Doc: "How long a client's port keeps its sockets towards destinations without a datagram in either direction. Then they are closed, and opened again by the next datagram, at the same port if that is still free. The association itself goes on: it ends with its control connection.",
 		},
 		{
@@ -68,7 +68,7 @@ func (b *Bind) keys() []Key {
 			Doc: "The ports that are opened, such as `41000-41099`: one for each client that waits. Empty: any that the system chooses.",
 		},
 		{
-			Name: "accept_timeout", Value: &b.AcceptTimeout, Default: "2m", Min: "1s",
+			Name: "accept_timeout", Value: &b.AcceptTimeout, Default: "2m", Min: "100ms",
 			Doc: "How long a client waits for its peer.",
 		},
 		{

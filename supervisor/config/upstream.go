@@ -66,7 +66,7 @@ func (u *Upstream) keys() []Key {
 			Doc: "How many connections to each proxy are kept ready, TLS and authentication done, so that a request pays one round trip.",
 		},
 		{
-			Name: "pool.max_idle", Value: &u.Pool.MaxIdle, Default: "1m", Min: "1s",
+			Name: "pool.max_idle", Value: &u.Pool.MaxIdle, Default: "1m", Min: "100ms",
 			Doc: "The age at which a ready connection is replaced. Set it below the proxy's own idle time-out.",
 		},
 		{
@@ -75,7 +75,7 @@ func (u *Upstream) keys() []Key {
 			Doc:     "How a member is chosen among those that work. `fastest` goes by the time of the handshakes.",
 		},
 		{
-			Name: "health.interval", Value: &u.Health.Interval, Default: "30s", Min: "1s",
+			Name: "health.interval", Value: &u.Health.Interval, Default: "30s", Min: "100ms",
 			Doc: "Time between two probes of a proxy. A probe is a handshake without a request.",
 		},
 		{
@@ -178,10 +178,10 @@ func (c *Config) Routes() ([]upstream.Upstream, []upstream.Rule) {
 
 func (c *Config) finishRoutes(f *finisher) {
 	c.addForwardFlags(f)
-	if f.within("upstream") || f.within("forward") {
-		return
-	}
 	for _, problem := range upstream.Check(c.Routes()) {
+		if el, _, _ := strings.Cut(problem.Path, "."); f.within(el) {
+			continue // what is left of it is not what was meant
+		}
 		f.add(c.originOf(problem.Path), problem.Path, "%v", problem.Err)
 	}
 	for i, u := range c.Upstreams {

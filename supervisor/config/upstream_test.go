@@ -133,7 +133,7 @@ func TestRouteProblems(t *testing.T) {
 		"socks4 names":   {"[[upstream]]\nname='a'\nvia=['socks4://192.0.2.1']", "c.toml:3:1: upstream[0].via: socks4 resolves no names"},
 		"strategy":       {"[[upstream]]\nname='a'\nvia=['socks5://a']\nstrategy='best'", "c.toml:4:1: upstream[0].strategy: must be one of"},
 		"warm":           {"[[upstream]]\nname='a'\nvia=['socks5://a']\npool={warm=65}", "c.toml:4:7: upstream[0].pool.warm: must be an integer, from 0 to 64"},
-		"no upstream":    {"[[forward]]\nto=['a']", "c.toml:1:3: forward[0].upstream: \"\" is no upstream's name"},
+		"no upstream":    {"[[forward]]\nto=['a']", "c.toml:1:3: forward[0].upstream: is missing: name an upstream"},
 		"unknown":        {"[[forward]]\nupstream='a'", "c.toml:2:1: forward[0].upstream: \"a\" is no upstream's name"},
 		"bad target":     {"[[forward]]\nupstream='direct'\nto=['a', '10.0.0.0/33']", "c.toml:3:1: forward[0].to[1]: \"10.0.0.0/33\" is not a CIDR"},
 		"bad port":       {"[[forward]]\nupstream='direct'\nports=[70000]", "c.toml:3:1: forward[0].ports: element 1: must be a port"},

@@ -161,12 +161,14 @@ func (c *Config) finishUsers(f *finisher) {
 }
 
 // warnPowerless warns of users who cannot log in: most likely their password
-// was forgotten.
+// was forgotten. A user id, a ticket, a certificate or a local user's number need
+// none.
 func (c *Config) warnPowerless(f *finisher, users *authsvc.Users) {
-	if c.Auth.SOCKS4Users || c.isSet(keytabKey) {
+	if c.Auth.SOCKS4Users || c.isSet(keytabKey) || c.HasClientCA() {
 		return
 	}
-	names := users.Powerless()
+	local := c.PeerUsers()
+	names := slices.DeleteFunc(users.Powerless(), func(name string) bool { return slices.Contains(local, name) })
 	if n := len(names); n > 5 {
 		f.warn("%d users have no password and so no way to log in, the first of them %q: give them a password_hash, or a line in auth.users_file", n, names[0])
 		return

@@ -186,6 +186,24 @@ func TestRequest(t *testing.T) {
 	}
 }
 
+// A URL behind CONNECT, or a user's name and password, was told to put its IPv6
+// address into brackets.
+func TestConnectSaysWhatIsWrong(t *testing.T) {
+	for target, want := range map[string]string{
+		"http://example.org:80/": "The target is not host:port.",
+		"a:b@example.org:443":    "The target is not host:port.",
+		"2001:db8::1:443":        "An IPv6 address needs brackets.",
+	} {
+		h, err := new(httpproxy.HeadReader).Read(bufio.NewReader(strings.NewReader("CONNECT " + target + " HTTP/1.1\r\nHost: x\r\n\r\n")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err = h.Request(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", target, err)
+		}
+	}
+}
+
 func TestParseAuthorization(t *testing.T) {
 	tests := map[string]struct {
 		in   string

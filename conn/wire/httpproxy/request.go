@@ -114,6 +114,10 @@ func parseAuthority(s string, defaultPort uint16) (wire.Addr, error) {
 			port, hasPort = rest[1:], true
 		}
 	} else if host, port, hasPort = strings.Cut(s, ":"); strings.Contains(port, ":") {
+		// A URL, or a user's name and password, has a colon more, too.
+		if strings.ContainsAny(s, "/@") {
+			return wire.Addr{}, badRequest("The target is not host:port.")
+		}
 		return wire.Addr{}, badRequest("An IPv6 address needs brackets.")
 	}
 	number := defaultPort

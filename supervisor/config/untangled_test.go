@@ -1,0 +1,86 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// One slip was told as two: what was left of a value that had been refused was
+// judged once more, and the first line of the two was wrong about the cause.
+func TestOneSlipIsToldOnce(t *testing.T) {
+	for name, tt := range map[string]struct{ file, want string }{
+		"no table":    {"listener = 'a'\n", "c.toml:1:1: listener: must be tables: write [[listener]]"},
+		"bad scheme":  {"[[upstream]]\nname = 'a'\nvia = ['socks://b']\n", "c.toml:3:1: upstream[0].via: element 1: unknown scheme"},
+		"no upstream": {"[[forward]]\nrewrite = 'a:1'\n", "c.toml:1:3: forward[0].upstream: is missing"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := load(t, tt.file, nil, nil)
+			if err == nil || strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %v, want %q alone", err, tt.want)
+			}
+		})
+	}
+}
+
+// A user whom the kernel tells of, or a certificate, was warned of as one who could
+// not log in.
+func TestWhoNeedsNoPassword(t *testing.T) {
+	const user = "[[user]]\nname = 'alice'\n"
+	warns := func(file string) bool {
+		c, err := load(t, file, nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.ContainsFunc(c.Warnings, func(w string) bool { return strings.Contains(w, "no way to log in") })
+	}
+	socket := filepath.Join(t.TempDir(), "s")
+	if !warns(user) || !warns(user+"[[listener]]\naddress = 'unix:"+socket+"'\nusers_by_uid = { 1 = 'bob' }\n") {
+		t.Error("no warning of alice")
+	}
+	if warns(user + "[[listener]]\naddress = 'unix:" + socket + "'\nusers_by_uid = { 1 = 'alice' }\n") {
+		t.Error("warned of a local user")
+	}
+}
+
+// Whoever tries a proxy out, or dials addresses that answer at once or never,
+// wants less than a second, and was refused.
+func TestTimesBelowASecond(t *testing.T) {
+	for _, file := range []string{
+		"[limits]\nhandshake_timeout = '500ms'\nconnect_timeout = '250ms'\nidle_timeout = '1.5s'\n",
+		"[udp]\nidle_timeout = '500ms'\n[bind]\naccept_timeout = '500ms'\n",
+	} {
+		if _, err := load(t, file, nil, nil); err != nil {
+			t.Errorf("%s%v", file, err)
+		}
+	}
+}
+
+// A token that is short was an error, as if it opened something. It is the
+// operator's own choice, and loopback's alone by default: a warning is enough. An
+// empty one is no token.
+func TestShortToken(t *testing.T) {
+	write := func(content string) string {
+		path := filepath.Join(t.TempDir(), "token")
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return "[admin]\ntoken_file = '" + path + "'\n"
+	}
+	warned := func(c *Config) bool {
+		return slices.ContainsFunc(c.Warnings, func(w string) bool { return strings.Contains(w, "can be guessed") })
+	}
+	if c, err := load(t, write("secret\n"), nil, nil); err != nil || c.Admin.Token.Reveal() != "secret" || !warned(c) {
+		t.Errorf("short: %v", err)
+	}
+	if c, err := load(t, write(strings.Repeat("x", goodToken)), nil, nil); err != nil || warned(c) {
+		t.Errorf("long enough: %v", err)
+	}
+	for _, empty := range []string{"", "\n", " \n"} {
+		if _, err := load(t, write(empty), nil, nil); err == nil || !strings.Contains(err.Error(), "the token is empty") {
+			t.Errorf("%q: %v", empty, err)
+		}
+	}
+}
