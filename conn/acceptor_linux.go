@@ -23,6 +23,7 @@ type acceptor struct {
 	fd       int // a descriptor of its own for the socket
 	listener string
 	count    func(refused string)
+	inPlace  bool // what is accepted inherits that urgent bytes come in their place
 
 	// from and size are where the kernel writes a client's address.
 	from unix.RawSockaddrAny
@@ -86,6 +87,8 @@ func (a *acceptor) watch(l *lane, leave func() (fd int, err error)) error {
 		return err
 	}
 	a.fd, a.seat = fd, l.reactor.Seat(a)
+	inPlace, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE)
+	a.inPlace = inPlace != 0
 	if err = a.seat.WatchWhile(fd, relay.ClientSide); err != nil {
 		a.seat.Leave()
 		_ = unix.Close(fd)
@@ -138,6 +141,9 @@ func (a *acceptor) accept() (fd int, client netip.AddrPort, errno unix.Errno) {
 		unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
 	if errno != 0 {
 		return -1, client, errno
+	}
+	if !a.inPlace { // a listening socket of Multipath TCP, as a systemd unit may have it, cannot say so
+		_ = unix.SetsockoptInt(int(n), unix.SOL_SOCKET, unix.SO_OOBINLINE, 1)
 	}
 	return int(n), addressOf(&a.from), 0
 }

@@ -35,7 +35,6 @@ type Service struct {
 	name     string
 	listener string
 	told     *atomic.Pointer[adopt.Options]
-	adopted  bool // package net was given the socket
 	passed   *atomic.Bool
 	closing  <-chan struct{}
 	reacting *sync.RWMutex
@@ -153,24 +152,11 @@ func (s *Service) hand(c net.Conn) {
 		}
 	}()
 	s.accepted.Inc()
-	s.setOptions(c)
+	s.told.Load().Set(c)
 	reason := s.handler.Admit(c, s.listener)
 	if taken = reason == ""; !taken {
 		s.refused.Of(reason).Inc()
 	}
-}
-
-// setOptions sets what package net has set by itself as the settings say. A socket
-// that it has opened for us knows about keepalive.
-func (s *Service) setOptions(c net.Conn) {
-	o := s.told.Load()
-	if tcp, ok := c.(*net.TCPConn); ok && !s.adopted {
-		if !o.NoDelay {
-			_ = tcp.SetNoDelay(false)
-		}
-		return
-	}
-	o.Set(c)
 }
 
 func isExhaustion(err error) bool {

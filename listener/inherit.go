@@ -22,7 +22,6 @@ func IsSystemd(address string) bool { return strings.HasPrefix(address, systemdP
 // adopt takes over sockets that another process has opened, and gives them the
 // options that our own have.
 func (l *Listener) adopt(files []*os.File) error {
-	l.adopted = true
 	for _, f := range files {
 		opened, err := Inherit(f)
 		if err != nil {

@@ -93,8 +93,7 @@ type Listener struct {
 	options Options
 	sockets []socket
 	file    socketFile                    // of a unix socket
-	told    atomic.Pointer[adopt.Options] // for accepted connections; see Service.setOptions
-	adopted bool                          // the sockets are inherited
+	told    atomic.Pointer[adopt.Options] // for connections that package net accepts
 	closed  bool
 	closing chan struct{} // is closed before the sockets are
 	// reacting is held for reading while the handler accepts by itself: a port is
@@ -313,7 +312,8 @@ func (l *Listener) SetOptions(o Options) error {
 	return nil
 }
 
-// tell says what package net must not decide about accepted connections.
+// tell says what package net must not decide about the connections that it accepts:
+// it sets TCP_NODELAY, and keepalive where the socket was made of a descriptor.
 func (l *Listener) tell(o Options) {
 	l.told.Store(&adopt.Options{NoDelay: o.NoDelay, KeepAlive: net.KeepAliveConfig{
 		Enable: o.Keepalive.Idle > 0, Idle: o.Keepalive.Idle, Interval: o.Keepalive.Interval, Count: o.Keepalive.Count,
@@ -330,7 +330,7 @@ func (l *Listener) Services(h Handler) []*Service {
 			name = fmt.Sprintf("%s#%d", name, i)
 		}
 		services = append(services, &Service{
-			name: name, listener: l.Name(), told: &l.told, adopted: l.adopted, passed: &l.passed, closing: l.closing, reacting: &l.reacting, socket: socket, handler: h, log: l.options.Log,
+			name: name, listener: l.Name(), told: &l.told, passed: &l.passed, closing: l.closing, reacting: &l.reacting, socket: socket, handler: h, log: l.options.Log,
 			accepted: l.options.Metrics.Listener.Accepted(l.Name()),
 			refused:  l.options.Metrics.Listener.Refused,
 		})
