@@ -9,7 +9,9 @@
 //	PEERS='mine=./start-mine.sh' go run ./e2e/bench   # the script gets host and port
 //	go run ./e2e/bench -write docs/benchmarks.md
 //	go run ./e2e/bench -fleet                 # replicas with and without a shared state
-//	go run ./e2e/bench -growth -rounds 1 -write docs/growth.md    # with pictures beside it
+//	go run ./e2e/bench -rounds 1 -keep figures -write docs/benchmarks.md   # once more: two rounds
+//	go run ./e2e/bench -growth -write docs/growth.md    # with pictures beside it
+//	go run ./e2e/bench -growth -measure rules -write docs/growth.md        # this curve alone anew
 //	go run ./e2e/bench -most                  # as many tunnels as the descriptors allow
 //	go run ./e2e/bench -page                  # what it costs to watch 10,000 sessions in a browser
 //
@@ -44,6 +46,7 @@ type options struct {
 	only       string
 	measure    string
 	write      string
+	keep       string
 	fleet      bool
 	growth     bool
 	most       bool
@@ -55,14 +58,15 @@ func parse(args []string) (options, error) {
 	var o options
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.BoolVar(&o.quick, "quick", false, "under a minute, for a first look")
-	f.IntVar(&o.rounds, "rounds", 5, "how often each proxy takes its turn")
+	f.IntVar(&o.rounds, "rounds", 0, "how often each proxy takes its turn; 0: 5 times, and each point of -growth 3 times")
 	f.DurationVar(&o.duration, "duration", 1500*time.Millisecond, "of one measurement under load")
 	f.IntVar(&o.relays, "relays", 2000, "idle relays whose memory is measured")
 	f.StringVar(&o.congestion, "congestion", "reno", "TCP congestion control in the namespace")
 	f.StringVar(&o.ours, "ours", "", "our binary; empty: build ./cmd/cleversocks")
 	f.StringVar(&o.only, "only", "", "names of the proxies to measure, comma-separated; empty: all")
-	f.StringVar(&o.measure, "measure", "", "start of the names of the measurements, or a name and =, comma-separated; empty: all")
+	f.StringVar(&o.measure, "measure", "", "start of the names of the measurements, or a name and =, comma-separated; with -growth the curves' names; empty: all")
 	f.StringVar(&o.write, "write", "", "also write the table to this file")
+	f.StringVar(&o.keep, "keep", "", "keep all figures in this file, and count those in with it that it has: a long run in pieces")
 	f.BoolVar(&o.fleet, "fleet", false, "measure replicas with and without a shared state, in the place of all else")
 	f.BoolVar(&o.growth, "growth", false, "measure what more tunnels, rules, users and names cost, in the place of all else")
 	f.BoolVar(&o.most, "most", false, "open as many tunnels as the descriptors allow, reload and drain, in the place of all else")
@@ -79,6 +83,12 @@ func parse(args []string) (options, error) {
 	}
 	if err := o.addPeers(os.Getenv("PEERS")); err != nil {
 		return o, err
+	}
+	if o.rounds == 0 {
+		o.rounds = 5
+		if o.growth {
+			o.rounds = 3
+		}
 	}
 	if o.quick {
 		o.rounds, o.duration, o.relays = min(o.rounds, 2), min(o.duration, 400*time.Millisecond), min(o.relays, 500)
@@ -184,6 +194,11 @@ func measureAll(ctx context.Context, o options, dir string) error {
 		return err
 	}
 	var table results
+	if o.keep != "" {
+		if err := table.read(o.keep); err != nil {
+			return fmt.Errorf("%s: %w", o.keep, err)
+		}
+	}
 	chosen := chooseMeasurements(o)
 	for round := range o.rounds {
 		for _, m := range chosen {
@@ -207,7 +222,12 @@ func measureAll(ctx context.Context, o options, dir string) error {
 			fmt.Fprintf(os.Stderr, "round %d of %d: %s\n", round+1, o.rounds, m.name)
 		}
 	}
-	return report(o, proxies, chosen, &table)
+	if o.keep != "" {
+		if err := table.write(o.keep); err != nil {
+			return err
+		}
+	}
+	return report(o, proxies, table.measured(), &table)
 }
 
 // turn measures one thing at one freshly started proxy.

@@ -72,7 +72,7 @@ func report(o options, proxies []proxy, chosen []measurement, r *results) error 
 		return nil
 	}
 	var page bytes.Buffer
-	head(&page, o)
+	head(&page, o, r.rounds())
 	page.Write(b.Bytes())
 	return os.WriteFile(o.write, page.Bytes(), 0o644)
 }
@@ -108,7 +108,7 @@ func cell(r *results, proxy, name string, against [2]string) string {
 }
 
 // head describes the machine and the method.
-func head(b *bytes.Buffer, o options) {
+func head(b *bytes.Buffer, o options, rounds int) {
 	fmt.Fprintf(b, `# Benchmarks
 
 Written by `+"`go run ./e2e/bench -write`"+`; run it on your machine, the figures of this one are not yours.
@@ -135,7 +135,7 @@ a read and a write. Processor time and memory are the proxy's own, from its cgro
   because a proxy that starved them would look good at the echoes.
 
 `, time.Now().UTC().Format(time.DateOnly), processor(), runtime.NumCPU(), kernel(), runtime.Version(),
-		congestionInForce(), o.duration, o.rounds, o.relays, loadAverage())
+		congestionInForce(), o.duration, rounds, o.relays, loadAverage())
 }
 
 func loadAverage() string {

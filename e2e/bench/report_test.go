@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -93,6 +94,56 @@ func TestSetupIsComparedWithPlain(t *testing.T) {
 	}
 }
 
+// TestFiguresAreKept: a full run takes many minutes, and a machine that others
+// use as well is given away for some at a time: pieces add up to one table.
+func TestFiguresAreKept(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "figures")
+	for round, figures := range [][]value{{{"echo.rate", 1}, {"echo.p99", 5}}, {{"echo.rate", 3}}, {{"bulk.rate", 7}}} {
+		var r results
+		if err := r.read(path); err != nil {
+			t.Fatal(round, err)
+		}
+		r.add("mine", figures)
+		if err := r.write(path); err != nil {
+			t.Fatal(round, err)
+		}
+	}
+	var r results
+	if err := r.read(path); err != nil {
+		t.Fatal(err)
+	}
+	rate, _ := r.median("mine", "echo.rate")
+	if shown := r.measured(); rate != 2 || r.rounds() != 2 || len(shown) != 2 || shown[0].name != "bulk" || shown[1].name != "echo" {
+		t.Errorf("%g, %d rounds, %d measurements", rate, r.rounds(), len(shown))
+	}
+}
+
+// TestGrowthKeepsOtherSections: to draw one curve anew threw the others away.
+func TestGrowthKeepsOtherSections(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "growth.md")
+	var page bytes.Buffer
+	growthHeading(&page)
+	points := make([]point, 6)
+	for _, s := range subjects {
+		s.write(&page, points[:len(s.counts)], "x.svg", 3)
+	}
+	if err := os.WriteFile(path, page.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	kept, err := keptSections(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var again bytes.Buffer
+	growthHeading(&again)
+	for _, s := range subjects {
+		again.WriteString(kept[s.heading()])
+	}
+	if !bytes.Equal(page.Bytes(), again.Bytes()) {
+		t.Errorf("got\n%s\nof\n%s", again.Bytes(), page.Bytes())
+	}
+}
+
 // TestGoalsAreOfFigures: a goal of a figure that nobody measures would stand nowhere.
 func TestGoalsAreOfFigures(t *testing.T) {
 	for name := range goals {
@@ -146,7 +197,7 @@ func TestParse(t *testing.T) {
 		{[]string{"-quick", "-only", "ours,iocopy"}, true},
 		{[]string{"-proxy", "x=/bin/x -p {port}"}, true},
 		{[]string{"-proxy", "x"}, false},
-		{[]string{"-rounds", "0"}, false},
+		{[]string{"-rounds", "-1"}, false},
 		{[]string{"-relays", "100000"}, false},
 	}
 	for _, tt := range tests {
