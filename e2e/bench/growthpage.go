@@ -248,7 +248,8 @@ What more tunnels, rules, users and names cost, written by `+"`go run ./e2e/benc
 Memory is the process's own, without the pages of the program's file, and the kernel's for it; the process alone has 4 to 9 MiB, by when its last collection was. Figures that should be proportional to the number have both axes
 logarithmic, and a broken line that is exactly proportional; the others begin at 0. The p99 is of a connection, from the client's dial to
 its first byte back, where nothing else is said: it is the machine's more than the proxy's while others use it. A connection's processor time
-is good to a tenth: a garbage collection falls among its 2,000 or it does not.
+is that of 8,000 connections (4,000 beside tunnels), garbage collections among them, and good to a tenth where the machine is shared: of 2,000 connections
+in one round it was good to a quarter, and such a page had curves that were not there.
 
 `, processor(), runtime.NumCPU(), kernel(), openers)
 }
