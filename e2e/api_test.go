@@ -259,20 +259,23 @@ func connect2(t *testing.T, d *daemon) (net.Conn, string) {
 	return c, echo.String()
 }
 
-// The event stream tells of sessions, denials, bans and reloads as they come.
-func TestEvents(t *testing.T) {
-	d := start(t, withAPI(t, apiSettings))
+// follow follows the event stream; next is the next event of a name, as JSON.
+func (d *daemon) follow() (next func(event string) string) {
+	t := d.t
+	t.Helper()
 	req, _ := http.NewRequest("GET", "http://"+d.admin+"/api/v1/events", nil)
 	req.Header.Set("Authorization", "Bearer "+adminToken)
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer resp.Body.Close()
 	lines := bufio.NewScanner(resp.Body)
 	overdue := time.AfterFunc(patience, func() { resp.Body.Close() })
-	defer overdue.Stop()
-	next := func(event string) string {
+	t.Cleanup(func() { overdue.Stop(); resp.Body.Close() })
+	if !lines.Scan() || lines.Text() != ": CleverSocks" {
+		t.Fatalf("begins with %q", lines.Text())
+	}
+	return func(event string) string {
 		t.Helper()
 		for lines.Scan() {
 			if lines.Text() == "event: "+event && lines.Scan() {
@@ -282,9 +285,12 @@ func TestEvents(t *testing.T) {
 		t.Fatalf("no event %s: %v", event, lines.Err())
 		return ""
 	}
-	if !lines.Scan() || lines.Text() != ": CleverSocks" {
-		t.Fatalf("begins with %q", lines.Text())
-	}
+}
+
+// The event stream tells of sessions, denials, bans and reloads as they come.
+func TestEvents(t *testing.T) {
+	d := start(t, withAPI(t, apiSettings))
+	next := d.follow()
 	c, target := connect2(t, d)
 	if data := next("opened"); !strings.Contains(data, target) || !strings.Contains(data, `"user":"alice"`) {
 		t.Errorf("opened: %s", data)

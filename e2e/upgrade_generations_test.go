@@ -237,3 +237,49 @@ max_per_user = 1
 		t.Error("a ninth connection is let in, past the rate and its burst")
 	}
 }
+
+// Who follows the events hears of sessions that end in processes of before, once
+// each and with their process, be it the last thing that one does; and of what is
+// denied there, which is in the list too.
+func TestEventsOfGenerations(t *testing.T) {
+	echo := echoServer(t, "127.0.0.1:0")
+	d := lineageOf(start(t, withAPI(t, "[acl]\nblock_private = false\n[[acl.rule]]\naction = \"deny\"\nports = [9]\n[[listener]]\naddress = \"127.0.0.1:0\"\n")))
+	tunnel := func() (c net.Conn, process string) {
+		c, _ = connect(t, d.address, echo)
+		echoes(t, c, "here")
+		return c, fmt.Sprintf(`"process":%d,`, d.pid)
+	}
+	first, eldest := tunnel()
+	d.upgrade()
+	last, elder := tunnel()
+	late := dialProxy(t, d.address)
+	send(t, late, 5, 1, 0)
+	receive(t, late, 2)
+	d.upgrade()
+	next := d.follow()
+	closed := func(process string) {
+		t.Helper()
+		if data := next("closed"); !strings.Contains(data, process) || !strings.Contains(data, `"bytes_in":4,`) || !strings.Contains(data, `"cause":"client_closed"`) {
+			t.Errorf("want %s: %s", process, data)
+		}
+	}
+	first.Close()
+	closed(eldest)
+	if code := request(t, late, 1, netip.AddrPortFrom(echo.Addr(), 9)); code != notAllowed {
+		t.Errorf("reply %d", code)
+	}
+	late.Close()
+	if data := next("denied"); !strings.Contains(data, `"rule":"acl.rules[0]"`) {
+		t.Errorf("denied: %s", data)
+	}
+	var denials []object
+	if d.call("GET", "/api/v1/denials", nil, &denials); len(denials) != 1 {
+		t.Errorf("%v", denials)
+	}
+	last.Close()
+	d.await("the predecessor has ended", 2)
+	here, _ := tunnel()
+	here.Close()
+	closed(elder)
+	closed(`"session":{"id":`)
+}

@@ -18,8 +18,8 @@ import (
 )
 
 // draining is the service of a predecessor that tells its successor what this
-// process still counts and holds, and does what that asks for. It ends behind
-// the last connection.
+// process still counts and holds, and what happens in it, and does what that asks
+// for. It ends behind the last connection.
 type draining struct {
 	log       *slog.Logger
 	panics    *task.Reporter
@@ -29,6 +29,8 @@ type draining struct {
 	follows   func(context.Context) (ended int) // reads the settings again
 	answer    func(ctx context.Context, what string, body json.RawMessage, say func(any) error) error
 
+	tidings *tidings
+
 	held changes
 	last report // but for its holdings
 }
@@ -36,21 +38,30 @@ type draining struct {
 // String names the service.
 func (*draining) String() string { return "draining" }
 
-// Serve tells until ctx ends, and once more then.
+// Serve tells until ctx ends.
 func (d *draining) Serve(ctx context.Context) error {
-	defer d.successor.Close()
 	elsewhere := newForeign(d.guards)
 	defer elsewhere.clear()
 	scope, inner := task.New(ctx, d.panics, "draining")
 	scope.Go(func() error { return d.successor.Heed(inner, d.wanted(inner, elsewhere)) })
 	scope.Go(func() error { return d.tell(inner) })
 	scope.Go(func() error { return d.tellDemands(inner) })
+	scope.Go(func() error { return d.tellEvents(inner) })
 	if err := scope.Wait(); errors.Is(err, upgrade.ErrGone) && ctx.Err() == nil {
 		d.log.LogAttrs(ctx, slog.LevelWarn, "the successor has ended; connections go on here", slog.Int("pid", d.successor.PID))
-		return suture.ErrDoNotRestart
+		d.tidings.end()
+		d.successor.Close()
 	}
-	_, _ = d.news() // nobody is left to hear that it is
 	return errors.Join(suture.ErrDoNotRestart, ctx.Err())
+}
+
+// farewell tells the last, once all services have ended, the access log among them,
+// which knows of the last session's end.
+func (d *draining) farewell() {
+	defer d.successor.Close()
+	if _, err := d.news(); err == nil { // else nobody is left to hear of it
+		_ = d.events() // likewise
+	}
 }
 
 // wanted is what is done with what the successor says.

@@ -47,6 +47,7 @@ type operator struct {
 	usage   *usage.Usage
 	rates   rates
 	denials denials
+	tidings tidings
 
 	mu         sync.Mutex
 	lastReload *admin.Reload
@@ -59,11 +60,17 @@ func newOperator(d *daemon, m *metrics.Registry, c *core, ready func() error) *o
 		events: admin.NewEvents(m.Limits.Of(metrics.LimitEventStreams).Inc, m.Limits.Of(metrics.LimitEventQueue).Inc),
 	}
 	o.usage = c.usage
+	d.predecessors.handOn = o.handOn
 	c.guards.Throttle.OnBan(func(b authsvc.Ban) {
 		ban := o.banOf(b)
-		o.events.Publish("banned", admin.Event{Time: time.Now(), Ban: &ban})
+		event := admin.Event{Time: time.Now(), Ban: &ban}
+		if c.guards.fleet != nil { // a successor hears of it there
+			o.events.Publish("banned", event)
+			return
+		}
+		o.publish("banned", event)
 	})
-	c.access.Watch(o.seen, func() bool { return o.events.Wanted() || o.usage.Wanted() })
+	c.access.Watch(o.seen, func() bool { return o.wantsSessions() || o.usage.Wanted() })
 	return o
 }
 
@@ -100,7 +107,7 @@ func (o *operator) seen(r *conn.Record) {
 	if r.Reported != nil {
 		d := denialOf(r, r.Reported, now)
 		o.denials.add(d)
-		o.events.Publish("reported", admin.Event{Time: now, Denial: &d})
+		o.publish("reported", admin.Event{Time: now, Denial: &d})
 		return
 	}
 	o.usage.Session(usageOf(r))
@@ -109,20 +116,23 @@ func (o *operator) seen(r *conn.Record) {
 		d := denialOf(r, denied, now)
 		o.denials.add(d)
 		event.Denial = &d
-		o.events.Publish("denied", event)
+		o.publish("denied", event)
 		return
 	}
-	if !o.events.Wanted() {
+	if !o.wantsSessions() {
 		return
 	}
 	s := sessionOf(r)
 	event.Session = &s
 	if r.Opened {
-		o.events.Publish("opened", event)
+		o.publish("opened", event)
 		return
 	}
-	o.events.Publish("closed", event)
+	o.publish("closed", event)
 }
+
+// wantsSessions says whether anybody follows sessions, here or at a successor.
+func (o *operator) wantsSessions() bool { return o.events.Wanted() || o.tidings.wanted() }
 
 func (o *operator) noteReload(err error) {
 	r := admin.Reload{Time: time.Now(), OK: err == nil}

@@ -28,6 +28,7 @@ type predecessors struct {
 	panics *task.Reporter
 	tree   *tree
 	guards *guards
+	handOn func(pid int, events json.RawMessage) error // to who follows events
 
 	mu    sync.Mutex
 	all   []*predecessor
@@ -220,6 +221,7 @@ func (ps *predecessors) heard(p *predecessor) upgrade.Heard {
 		State:  func(s upgrade.State) error { return merge(ps.guards.tables, s) },
 		Report: func(raw json.RawMessage) error { return ps.reported(p, raw) },
 		Share:  func(raw json.RawMessage) error { return ps.wanted(p, raw) },
+		Events: func(raw json.RawMessage) error { return ps.handOn(p.Hello.PID, raw) },
 	}
 }
 

@@ -46,10 +46,13 @@ func newUpgrader(d *daemon, m *metrics.Registry, c *core, sockets *listeners, st
 		inherited: d.options.Inherited, listeners: sockets, endpoint: status, health: health, guards: c.guards, group: c.group,
 		predecessors: d.predecessors,
 		drain: func(s *upgrade.Successor) {
-			d.tree.add(d.tree.core, &draining{
-				log: d.log, panics: d.panics, successor: s, guards: c.guards, group: c.group,
+			o.tidings.begin()
+			last := &draining{
+				log: d.log, panics: d.panics, successor: s, guards: c.guards, group: c.group, tidings: &o.tidings,
 				follows: d.reloader.follow, answer: o.answer,
-			})
+			}
+			d.tree.add(d.tree.core, last)
+			d.closers = append([]func(){last.farewell}, d.closers...) // the others may take a while
 		},
 		requests: make(chan upgradeRequest, 1), done: make(chan *upgrade.Successor, 1),
 	}

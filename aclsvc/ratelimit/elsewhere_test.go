@@ -132,7 +132,7 @@ func TestDebts(t *testing.T) {
 				t.Errorf("%v: %d admitted at once", c.options, got)
 			}
 		}
-		time.Sleep(2 * time.Second)
+		time.Sleep(2 * time.Second) //nolint:forbidigo // synctest's clock
 		if got := after(GateOptions{PerSecond: 1, Burst: 5}); got != 2 {
 			t.Errorf("two seconds later: %d", got)
 		}

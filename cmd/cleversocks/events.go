@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -20,15 +21,42 @@ func newEvents(ctx context.Context, c *client) *cobra.Command {
 	var types string
 	cmd := command("events", "Follows what happens in a running daemon", "Prints a line for each session that opens or closes, and each denial, ban and\nreload, until it is interrupted. With --json a line is an object with the\nevent's name.",
 		"  cleversocks events --type denied,banned", noArguments, func([]string) error {
-			resp, err := c.request(ctx, http.MethodGet, "/api/v1/events"+queryOf("type", types), nil)
-			if err != nil {
-				return err
-			}
-			defer resp.Body.Close()
-			return c.follow(resp.Body)
+			return c.followAgain(func() (io.ReadCloser, error) {
+				resp, err := c.request(ctx, http.MethodGet, "/api/v1/events"+queryOf("type", types), nil)
+				if err != nil {
+					return nil, err
+				}
+				return resp.Body, nil
+			})
 		})
 	cmd.Flags().StringVar(&types, "type", "", "Only the events in `LIST`: opened, closed, denied, reported, banned, reloaded, user.")
 	return cmd
+}
+
+// shortestStream is how long a stream lasts that is worth following anew.
+const shortestStream = time.Second
+
+// followAgain follows a stream, and the next one where the daemon has ended it and
+// serves again, as after an upgrade.
+func (c *client) followAgain(open func() (io.ReadCloser, error)) error {
+	stream, err := open()
+	if err != nil {
+		return err
+	}
+	for {
+		began := time.Now()
+		err := c.follow(stream)
+		_ = stream.Close() // it was read
+		if !errors.Is(err, io.ErrUnexpectedEOF) || time.Since(began) < shortestStream {
+			return err
+		}
+		if stream, err = open(); err != nil {
+			return io.ErrUnexpectedEOF // it has ended, as the stream has
+		}
+		if _, err := fmt.Fprintln(c.app.stderr, "cleversocks: the daemon has ended the stream, as an upgrade does: followed anew, without what happened in between"); err != nil {
+			return err
+		}
+	}
 }
 
 // follow prints server-sent events until the stream ends.

@@ -6,6 +6,8 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 // Each event is a line that says something: those about users, and how many were
@@ -35,3 +37,43 @@ data: {"time":"2026-11-29T10:00:00Z","denial":{"sentence":"user bob went on"}}
 		}
 	}
 }
+
+// Who follows goes on behind an upgrade, which ends the stream; not where the daemon
+// has gone, or ends each stream at once.
+func TestEventsAreFollowedAgain(t *testing.T) {
+	for _, c := range []struct {
+		lasts []time.Duration // of each stream; then there is no daemon
+		want  int             // streams that are followed
+	}{
+		{nil, 0},
+		{[]time.Duration{time.Hour}, 1},
+		{[]time.Duration{time.Hour, time.Minute}, 2},
+		{[]time.Duration{time.Hour, 0, time.Hour}, 2},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			errGone := errors.New("gone")
+			var said bytes.Buffer
+			opened := 0
+			err := (&client{app: &app{stdout: io.Discard, stderr: &said}}).followAgain(func() (io.ReadCloser, error) {
+				if opened == len(c.lasts) {
+					return nil, errGone
+				}
+				opened++
+				return io.NopCloser(readerFunc(func([]byte) (int, error) {
+					time.Sleep(c.lasts[opened-1]) //nolint:forbidigo // synctest's clock
+					return 0, io.EOF
+				})), nil
+			})
+			if wanted := map[bool]error{true: errGone, false: io.ErrUnexpectedEOF}[c.want == 0]; !errors.Is(err, wanted) || opened != c.want {
+				t.Errorf("%v: %d followed, %v", c.lasts, opened, err)
+			}
+			if n := strings.Count(said.String(), "followed anew"); n != max(c.want-1, 0) {
+				t.Errorf("%v: said %d times", c.lasts, n)
+			}
+		})
+	}
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(b []byte) (int, error) { return f(b) }

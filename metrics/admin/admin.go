@@ -70,6 +70,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	server := &http.Server{
 		Handler:           door.occupied(s.contained(s.guarded(s.handler()))),
 		ConnState:         door.state,
+		BaseContext:       func(net.Listener) context.Context { return context.WithValue(context.WithoutCancel(ctx), endingKey{}, ctx.Done()) },
 		ConnContext:       door.connContext,
 		ReadHeaderTimeout: requestTimeout,
 		ReadTimeout:       requestTimeout,
@@ -96,6 +97,15 @@ func (s *Server) Serve(ctx context.Context) error {
 		return errors.Join(suture.ErrDoNotRestart, err)
 	}
 	return err
+}
+
+// endingKey is the context key of a channel that is closed when the endpoint is
+// about to end: other requests are answered then, and streams go to its successor.
+type endingKey struct{}
+
+func ending(ctx context.Context) <-chan struct{} {
+	over, _ := ctx.Value(endingKey{}).(<-chan struct{})
+	return over
 }
 
 // contained turns a handler's panic into a count and a log line with its stack,

@@ -96,3 +96,34 @@ func TestStopWithASilentClient(t *testing.T) {
 		t.Errorf("ended with %v", err)
 	}
 }
+
+// An end of the endpoint, as at an upgrade, is an end of the event stream, once all
+// that has come is written. The stream stayed for two seconds more, in which those
+// who followed it missed what happened in the successor.
+func TestStreamEndsWithTheEndpoint(t *testing.T) {
+	events := NewEvents(func() {}, func() {})
+	url, stop := startServer(t, Options{API: API{Events: events, Token: func() string { return "secret" }}})
+	req, err := http.NewRequest("GET", url+"/api/v1/events", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer secret")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if _, err := io.ReadFull(resp.Body, make([]byte, len(": CleverSocks\n\n"))); err != nil {
+		t.Fatal(err)
+	}
+	for range 100 {
+		events.Publish("closed", Event{Cause: "drained"})
+	}
+	if err := stop(); !errors.Is(err, context.Canceled) {
+		t.Errorf("ended with %v", err)
+	}
+	body, err := io.ReadAll(resp.Body) // an error, where the connection was cut
+	if n := strings.Count(string(body), "event: closed\n"); err != nil || n != 100 {
+		t.Errorf("%d events, and %v", n, err)
+	}
+}

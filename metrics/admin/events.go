@@ -73,6 +73,21 @@ func (e *Events) Publish(name string, event Event) {
 	}
 }
 
+// Lose tells all listeners that n events are lost which another process had to tell.
+func (e *Events) Lose(n int) {
+	if n <= 0 {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for l := range e.all {
+		l.lost.Add(uint64(n))
+		for range n {
+			e.lost()
+		}
+	}
+}
+
 func (e *Events) join(types []string) *listening {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -94,7 +109,8 @@ func (e *Events) leave(l *listening) {
 }
 
 // streamEvents writes events as they come (server-sent events, the HTML
-// standard §9.2) until the client leaves or the endpoint ends.
+// standard §9.2) until the client leaves, or the endpoint ends and all that has come
+// is written: whoever follows comes to an upgrade's successor at once.
 func (a API) streamEvents(w http.ResponseWriter, r *http.Request) {
 	var types []string
 	if t := r.URL.Query().Get("type"); t != "" {
@@ -120,14 +136,25 @@ func (a API) streamEvents(w http.ResponseWriter, r *http.Request) {
 	for ok := write(": CleverSocks\n\n"); ok; {
 		select {
 		case m := <-l.queue:
-			ok = write("event: " + m.name + "\ndata: " + string(m.body) + "\n\n")
-			if n := l.lost.Swap(0); n > 0 && ok {
-				ok = write(fmt.Sprintf("event: lost\ndata: {\"events\":%d}\n\n", n))
-			}
+			ok = l.tell(m, write)
 		case <-tick.C:
 			ok = write(": still here\n\n")
+		case <-ending(r.Context()):
+			for ok && len(l.queue) > 0 {
+				ok = l.tell(<-l.queue, write)
+			}
+			return
 		case <-r.Context().Done():
 			return
 		}
 	}
+}
+
+// tell writes an event, and how many were lost until then.
+func (l *listening) tell(m message, write func(string) bool) bool {
+	ok := write("event: " + m.name + "\ndata: " + string(m.body) + "\n\n")
+	if n := l.lost.Swap(0); n > 0 && ok {
+		ok = write(fmt.Sprintf("event: lost\ndata: {\"events\":%d}\n\n", n))
+	}
+	return ok
 }

@@ -28,6 +28,7 @@ const (
 	kindReload  kind = "reload" // the settings may have changed, and logs were rotated
 	kindReport  kind = "report" // what connections hold that counts in all processes
 	kindShare   kind = "moved"  // of a bandwidth, likewise
+	kindEvents  kind = "events" // of sessions, for who follows them
 	kindAsk     kind = "ask"    // a question to a predecessor
 	kindAnswer  kind = "answer"
 )

@@ -55,6 +55,7 @@ type Heard struct {
 	State  func(State) error
 	Report func(json.RawMessage) error
 	Share  func(json.RawMessage) error
+	Events func(json.RawMessage) error // nil: there are none
 }
 
 // Listen hears what the predecessor still counts, until its end, whose error is
@@ -89,6 +90,11 @@ func (h Heard) hear(m message) error {
 		return h.Report(m.Body)
 	case kindShare:
 		return h.Share(m.Body)
+	case kindEvents:
+		if h.Events == nil {
+			return nil
+		}
+		return h.Events(m.Body)
 	default:
 		return nil
 	}

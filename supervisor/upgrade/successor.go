@@ -168,6 +168,9 @@ func (s *Successor) Report(r any) error { return s.channel.send(kindReport, r) }
 // Share tells what connections here want of users' bandwidths.
 func (s *Successor) Share(list any) error { return s.channel.send(kindShare, list) }
 
+// Events tells what has happened here, for those who follow events there.
+func (s *Successor) Events(news any) error { return s.channel.send(kindEvents, news) }
+
 // Yield gives the turn to the successor, and waits until it serves.
 func (s *Successor) Yield(ctx context.Context, t Turn) error {
 	if err := s.channel.send(kindYours, t); err != nil {
