@@ -68,9 +68,11 @@ const (
 func (s *Server) Serve(ctx context.Context) error {
 	door := newDoor(s.socket, s.options.Full)
 	server := &http.Server{
-		Handler:           door.occupied(s.contained(s.guarded(s.handler()))),
-		ConnState:         door.state,
-		BaseContext:       func(net.Listener) context.Context { return context.WithValue(context.WithoutCancel(ctx), endingKey{}, ctx.Done()) },
+		Handler:   door.occupied(s.contained(s.guarded(s.handler()))),
+		ConnState: door.state,
+		BaseContext: func(net.Listener) context.Context {
+			return context.WithValue(context.WithoutCancel(ctx), endingKey{}, ctx.Done())
+		},
 		ConnContext:       door.connContext,
 		ReadHeaderTimeout: requestTimeout,
 		ReadTimeout:       requestTimeout,

@@ -128,7 +128,7 @@ func (a API) streamEvents(w http.ResponseWriter, r *http.Request) {
 	// A client that does not read for a minute loses the stream, not before.
 	write := func(text string) bool {
 		_ = control.SetWriteDeadline(time.Now().Add(answerTimeout)) // else the write fails later
-		_, err := w.Write([]byte(text))
+		_, err := w.Write([]byte(text))                             //nolint:gosec // an event stream is no page
 		return err == nil && control.Flush() == nil
 	}
 	tick := time.NewTicker(keepAlive)
