@@ -1,6 +1,7 @@
 package conn
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -19,11 +20,15 @@ import (
 const (
 	lingerTime  = 2 * time.Second
 	lingerBytes = 64 << 10
+	// lingerEnded is what is left of that for a session that has to end, as at
+	// the deadline of a drain: the process has no more time.
+	lingerEnded = 100 * time.Millisecond
 )
 
 // closePolitely ends a connection whose last reply must arrive: it shuts the
-// write side down, reads a little of what still comes, and closes.
-func closePolitely(c net.Conn) {
+// write side down, reads a little of what still comes, and closes. It hurries
+// when ctx ends, or has ended.
+func closePolitely(ctx context.Context, c net.Conn) {
 	defer c.Close()
 	half, ok := c.(halfCloser)
 	if !ok || half.CloseWrite() != nil {
@@ -32,6 +37,7 @@ func closePolitely(c net.Conn) {
 	if c.SetDeadline(time.Now().Add(lingerTime)) != nil {
 		return
 	}
+	defer context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Now().Add(lingerEnded)) })()
 	var sink [512]byte
 	for read := 0; read < lingerBytes; {
 		n, err := c.Read(sink[:])
@@ -54,15 +60,15 @@ func (s *session) closeRefused() {
 	}
 	switch {
 	case s.toldByTLS:
-		closePolitely(s.conn)
+		closePolitely(s.ctx, s.conn)
 	case s.cause == cause.ServerReset, s.protocol == wire.Transparent:
 		relay.Reset(s.ctx, s.conn) // to a transparent one: what it tried to reach is not there
 	case atDoor(s.err):
-		closePolitely(s.socket) // TLS has words of its own for what was wrong
+		closePolitely(s.ctx, s.socket) // TLS has words of its own for what was wrong
 	case s.protocol == wire.ProtocolUnknown:
 		s.conn.Close() // no reply is on its way
 	default:
-		closePolitely(s.conn)
+		closePolitely(s.ctx, s.conn)
 	}
 }
 

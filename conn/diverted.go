@@ -109,7 +109,7 @@ func (fl *diverted) open(h *Handler) (err error) {
 		return err
 	}
 	via := s.associateVia() // which the decision is about, too
-	d := h.judge.decideNow(s)(s.request.Dest, dest.Addr())
+	d := h.judge.now(s, s.request.Dest, dest.Addr())
 	if s.rule = d.Rule; !d.Allow {
 		return &deniedError{rule: d.Rule, where: d.Where}
 	}
@@ -162,7 +162,6 @@ func (fl *diverted) close() {
 // unless the context does.
 func (fl *diverted) pump(ctx context.Context, h *Handler) (own string, err error) {
 	s := fl.session
-	decide := h.judge.decideNow(s)
 	lasting := s.policy.UDP.IdleTimeout()
 	idle := min(lasting, unansweredFor)
 	timer := time.NewTimer(idle)
@@ -173,7 +172,7 @@ func (fl *diverted) pump(ctx context.Context, h *Handler) (own string, err error
 		select {
 		case payload := <-fl.in:
 			if now := h.policy.Load().Generation; now != generation {
-				if d := decide(s.request.Dest, fl.key.dest.Addr()); !d.Allow {
+				if d := h.judge.now(s, s.request.Dest, fl.key.dest.Addr()); !d.Allow {
 					return "", &deniedError{rule: d.Rule, where: d.Where}
 				}
 				generation = now

@@ -3,6 +3,8 @@ package conn
 import (
 	"errors"
 	"net/netip"
+
+	"cleversocks/udprelay"
 )
 
 // The errors of this package that have an outcome of their own. Those that one
@@ -48,6 +50,9 @@ func (e *deniedError) Error() string {
 	}
 	return "denied by " + e.rule
 }
+
+// Is has an association count what waited for the name as refused.
+func (e *deniedError) Is(target error) bool { return target == udprelay.ErrDenied }
 
 // marked is an error that is also another one, and does not say so in words.
 type marked struct {

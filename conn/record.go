@@ -43,6 +43,9 @@ type Record struct {
 	// Reported is set where rules would have refused Target, and acl.report_only
 	// let it pass; for a watcher alone.
 	Reported *Denial
+	// Dropped is set where rules refused Target to a session that goes on: a
+	// datagram of an association, the peer that a BIND waits for. For a watcher alone.
+	Dropped *Denial
 
 	Started   time.Time
 	Handshake bool   // nothing but the client is known yet
@@ -260,7 +263,7 @@ func (a *AccessLog) write(ctx context.Context, r *Record) {
 	if a.watcher != nil && !r.Interim && r.refusal == nil && r.flow == nil {
 		a.watcher(r)
 	}
-	if !r.Opened && r.Reported == nil && (r.Interim || a.keeps(r.Cause)) {
+	if !r.Opened && r.Reported == nil && r.Dropped == nil && (r.Interim || a.keeps(r.Cause)) {
 		a.log.LogAttrs(ctx, slog.LevelInfo, r.message(), r.attrs()...) //nolint:sloglint // one of two constants
 	}
 }

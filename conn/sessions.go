@@ -149,6 +149,15 @@ func (a *AccessLog) reported(s *session, d aclsvc.Decision, dest wire.Addr, addr
 	}
 }
 
+// refusedNow tells the watcher what rules refused to a session that goes on.
+func (a *AccessLog) refusedNow(s *session, denied *deniedError, dest wire.Addr) {
+	if a != nil && a.watcher != nil {
+		r := s.progress()
+		r.Target, r.Rule, r.Dropped = dest, denied.rule, &Denial{Where: denied.where, Address: denied.addr}
+		a.enqueue(r)
+	}
+}
+
 // Denial is what rules refused, beside the record's Rule.
 type Denial struct {
 	Where   string     // the rule's "file:line"; "": it has no line

@@ -27,7 +27,7 @@ type commands struct {
 // associate serves UDP ASSOCIATE (RFC 1928 §7) from the reply to the end of
 // the association, which is that of its control connection, and closes that.
 func (c *commands) associate(s *session) {
-	defer closePolitely(s.conn)
+	defer closePolitely(s.ctx, s.conn)
 	defer func() {
 		if p := recover(); p != nil {
 			s.panicked(c.panics, "conn", p)

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -366,4 +367,33 @@ func TestUDPClientsAddress(t *testing.T) {
 		return d.metric(`cleversocks_udp_datagrams_total{direction="in",outcome="wrong_client"}`) == "1"
 	})
 	a.echoes("127.0.0.1", echo, "still mine")
+}
+
+// What the rules refused to an association stood in no list: an operator who looked
+// for what a client misses saw nothing but a counter, and not even that for a name.
+func TestUDPDenials(t *testing.T) {
+	echo := udpEcho(t, "127.0.0.1:0")
+	const rules = "[acl]\nblock_private = false\n[[acl.rule]]\naction = \"deny\"\nto = [\"127.0.0.3\"]\n" +
+		"[[acl.rule]]\naction = \"deny\"\nto = [\"*.corp.test\"]\ncommands = [\"udp\"]\n[[forward]]\nto = [\"127.0.0.4\"]\nupstream = \"reject\"\n"
+	d := start(t, withAPI(t, rules))
+	a := mustAssociate(t, d.address)
+	for _, host := range []string{"127.0.0.3", "wiki.corp.test", "127.0.0.4"} {
+		a.send(append(header(0, host, 53), "x"...))
+	}
+	a.echoes("127.0.0.1", echo, "goes on")
+	var denials []object
+	eventually(t, "the denials are listed", func() bool { d.call("GET", "/api/v1/denials", nil, &denials); return len(denials) == 3 })
+	rule := map[string]string{"127.0.0.3:53": "acl.rules[0]", "wiki.corp.test:53": "acl.rules[1]", "127.0.0.4:53": "forward[0]"}
+	for _, one := range denials {
+		target := fmt.Sprint(one["target"])
+		if one["rule"] != rule[target] || one["command"] != "udp" || !strings.Contains(fmt.Sprint(one["sentence"]), "may not send datagrams to "+target) {
+			t.Errorf("%v", one)
+		}
+	}
+	if n := d.metric(`cleversocks_udp_datagrams_total{direction="in",outcome="denied"}`); n != "3" {
+		t.Errorf("%s datagrams denied", n)
+	}
+	if n := d.metric(`cleversocks_acl_decisions_total{action="deny",rule="acl.rules[1]"}`); n != "1" {
+		t.Errorf("%s decisions about the name", n)
+	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"cleversocks/aclsvc"
 	"cleversocks/conn"
+	"cleversocks/conn/wire"
 	"cleversocks/metrics/admin"
 )
 
@@ -108,8 +109,16 @@ func denialOf(r *conn.Record, denied *conn.Denial, now time.Time) admin.Denial {
 	if d.Reported {
 		may, by = "went on to", by+", and acl.report_only let it pass"
 	}
-	d.Sentence, d.Allow = fmt.Sprintf("%s from %s %s %s to %s: %s", who, addressOf(r.Caller()), may, s.Command, s.Target, by), allow
+	d.Sentence, d.Allow = fmt.Sprintf("%s from %s %s %s to %s: %s", who, addressOf(r.Caller()), may, doing(s.Command), s.Target, by), allow
 	return d
+}
+
+// doing is a command as a verb.
+func doing(command string) string {
+	if command == wire.CommandUDPAssociate.String() {
+		return "send datagrams"
+	}
+	return command
 }
 
 // refusalBy is what a rule says, in words, and what would let the request through.

@@ -110,6 +110,12 @@ func (o *operator) seen(r *conn.Record) {
 		o.publish("reported", admin.Event{Time: now, Denial: &d})
 		return
 	}
+	if r.Dropped != nil {
+		d := denialOf(r, r.Dropped, now)
+		o.denials.add(d)
+		o.events.Publish("denied", admin.Event{Time: now, Denial: &d})
+		return
+	}
 	o.usage.Session(usageOf(r))
 	event := admin.Event{Time: now, Cause: r.Cause}
 	if denied := r.Denied(); denied != nil {

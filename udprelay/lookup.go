@@ -3,6 +3,7 @@ package udprelay
 import (
 	"bytes"
 	"context"
+	"errors"
 	"net/netip"
 	"time"
 
@@ -95,7 +96,7 @@ func (a *association) lookup(key waitKey, dest wire.Addr) {
 	e := &name{raw: key.name, addr: dest}
 	e.addr.Port = 0
 	if dest.IsName() {
-		if e.addr, e.ips = a.resolve(dest); len(e.ips) == 0 {
+		if e.addr, e.ips, e.denied = a.resolve(dest); len(e.ips) == 0 {
 			e.expires = a.now() + int64(failedTTL)
 		}
 	}
@@ -118,8 +119,8 @@ func (a *association) lookup(key waitKey, dest wire.Addr) {
 
 // resolve is the request's resolver within bounds: the name that answers,
 // which is the one that the rules judge, without a port, and its addresses in
-// the order to try them.
-func (a *association) resolve(asked wire.Addr) (dest wire.Addr, ips []netip.Addr) {
+// the order to try them; or that the rules refuse it whatever they are.
+func (a *association) resolve(asked wire.Addr) (dest wire.Addr, ips []netip.Addr, refused bool) {
 	ctx, cancel := context.WithTimeout(a.ctx, lookupLimit)
 	defer cancel()
 	dest = asked
@@ -142,7 +143,7 @@ func (a *association) resolve(asked wire.Addr) (dest wire.Addr, ips []netip.Addr
 	for _, ip := range ips[:min(len(ips), addressesKept)] {
 		kept = append(kept, netaddr.Plain(ip))
 	}
-	return dest, kept
+	return dest, kept, errors.Is(err, ErrDenied)
 }
 
 // deliver sends one datagram outside of a batch: it had to wait.

@@ -53,6 +53,7 @@ type name struct {
 	self weak.Pointer[name] // of this one, made once
 
 	expires int64 // when to ask again, for one without an address; 0: not
+	denied  bool  // by the rules: that is why it has none
 	// Under names.mu.
 	preferred uint8 // of ips: where ports start that were not sent to yet
 	ports     []namePort
@@ -260,6 +261,9 @@ func (a *association) routeKnown(p *clientPort, e *name, port uint16, now int64)
 		return a.routeAddr(p, nil, e.at(port), e.addr.IP, now)
 	}
 	t := target{what: unresolved}
+	if e.denied {
+		t.what = denied
+	}
 	if len(e.ips) == 0 {
 		return t
 	}

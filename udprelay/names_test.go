@@ -136,6 +136,25 @@ func TestUnknownName(t *testing.T) {
 	}
 }
 
+// A datagram to a name that the rules deny counted as one whose name has no
+// address: an operator looked for the fault in DNS.
+func TestDeniedName(t *testing.T) {
+	m := metrics.New()
+	h := associate(t, New(RelayOptions{Metrics: m}), func(s *Request) {
+		s.Resolve = func(context.Context, wire.Addr) ([]netip.Addr, error) {
+			return nil, fmt.Errorf("acl.rules[0]: %w", ErrDenied)
+		}
+	})
+	for range 2 { // the second while the first's look-up is remembered
+		h.send(t, wrap(t, wire.Addr{Name: "evil.example", Port: 53}, []byte("x")))
+	}
+	eventually(t, "both are denied", func() bool { return m.UDP.Datagrams.Of("in", metrics.UDPDenied).Get() == 2 })
+	h.end(t)
+	if n := m.UDP.Datagrams.Of("in", metrics.UDPUnresolved).Get(); n != 0 {
+		t.Errorf("%d are unresolved", n)
+	}
+}
+
 // fakeUpstream is a SOCKS5 relay's datagram half that answers for its
 // destinations, with itself in between.
 func fakeUpstream(t *testing.T, seen chan<- wire.Addr, answerFrom wire.Addr) (netip.AddrPort, *net.UDPConn) {

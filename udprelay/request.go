@@ -2,6 +2,7 @@ package udprelay
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -11,6 +12,10 @@ import (
 	"cleversocks/authsvc"
 	"cleversocks/conn/wire"
 )
+
+// ErrDenied is what an error of Request.Resolve or Complete is, too, where the
+// rules refuse the name.
+var ErrDenied = errors.New("denied by the rules")
 
 // Request is one UDP ASSOCIATE request and what its connection knows.
 type Request struct {
@@ -45,7 +50,7 @@ type Request struct {
 	Complete func(ctx context.Context, dest wire.Addr) (wire.Addr, error)
 	// Resolve finds the addresses of dest.Name, in the order to try them. It is
 	// called on a goroutine of its own and must end with ctx. It has the port
-	// so that it can deny before it asks.
+	// so that it can deny before it asks, by an error that is ErrDenied, too.
 	Resolve func(ctx context.Context, dest wire.Addr) ([]netip.Addr, error)
 	// Reply writes the SOCKS reply; it is called exactly once.
 	Reply func(code wire.ReplyCode, bound netip.AddrPort) error
