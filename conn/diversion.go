@@ -139,7 +139,7 @@ func (g *Group) admitDiverted(fl *diverted) (refused string) {
 		g.handler.guards.leave(s)
 		return reason
 	}
-	s.ctx, s.cancel = s.scope.begin(g.base)
+	s.ctx = s.scope.begin(g.base)
 	fl.begin(s)
 	g.tasks.Go(func() error { g.runDiverted(s, fl); return nil })
 	return ""

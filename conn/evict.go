@@ -1,7 +1,6 @@
 package conn
 
 import (
-	"container/list"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -46,6 +45,7 @@ type handshakes struct {
 	mu      sync.Mutex
 	sources map[netip.Addr]*handshakeSource
 	most    *handshakeSource // is the source that was last seen to have more than others
+	spare   *handshakeSource // is one that has none, to use again: with a source's only handshake it comes and goes
 	leaving int              // counts those that are evicted and have not ended
 	logged  time.Time        // is when the last line was written
 	silent  uint64           // counts evictions since then
@@ -54,8 +54,9 @@ type handshakes struct {
 // handshakeSource is a source with handshakes: an IPv4 address, an IPv6 /64 or a
 // local user.
 type handshakeSource struct {
-	source netip.Addr
-	order  list.List // of *session, the oldest first; never empty
+	source         netip.Addr
+	oldest, newest *session // the ends of a list; nil: it is the spare one
+	count          int
 }
 
 // began is for a session that has its context, and shakes hands from now on.
@@ -68,11 +69,13 @@ func (h *handshakes) began(s *session) {
 		if h.sources == nil {
 			h.sources = make(map[netip.Addr]*handshakeSource)
 		}
-		of = &handshakeSource{source: key}
-		h.sources[key] = of
+		if of, h.spare = h.spare, nil; of == nil {
+			of = new(handshakeSource)
+		}
+		of.source, h.sources[key] = key, of
 	}
-	s.handshakes, s.place = of, of.order.PushBack(s)
-	if h.most == nil || of.order.Len() > h.most.order.Len() {
+	of.add(s)
+	if h.most == nil || of.count > h.most.count {
 		h.most = of
 	}
 }
@@ -106,15 +109,41 @@ func (h *handshakes) forget(s *session) {
 	if of == nil {
 		return
 	}
-	of.order.Remove(s.place)
-	s.handshakes, s.place = nil, nil
-	if of.order.Len() > 0 {
+	of.remove(s)
+	if of.count > 0 {
 		return
 	}
 	delete(h.sources, of.source)
 	if h.most == of {
 		h.most = nil
 	}
+	h.spare = of
+}
+
+func (o *handshakeSource) add(s *session) {
+	s.handshakes, s.older, s.newer = o, o.newest, nil
+	if o.newest == nil {
+		o.oldest = s
+	} else {
+		o.newest.newer = s
+	}
+	o.newest = s
+	o.count++
+}
+
+func (o *handshakeSource) remove(s *session) {
+	if s.older == nil {
+		o.oldest = s.newer
+	} else {
+		s.older.newer = s.newer
+	}
+	if s.newer == nil {
+		o.newest = s.older
+	} else {
+		s.newer.older = s.older
+	}
+	s.handshakes, s.older, s.newer = nil, nil, nil
+	o.count--
 }
 
 // evict chooses the oldest session of the source with the most handshakes, which
@@ -127,8 +156,8 @@ func (h *handshakes) evict(places int64) (victim *session, of netip.Addr, handsh
 	}
 	most, looked := h.most, 0
 	for _, each := range h.sources {
-		if most == nil || each.order.Len() > most.order.Len() ||
-			each.order.Len() == most.order.Len() && each.oldest().started.Before(most.oldest().started) {
+		if most == nil || each.count > most.count ||
+			each.count == most.count && each.oldest.started.Before(most.oldest.started) {
 			most = each
 		}
 		if looked++; looked == evictLook {
@@ -138,7 +167,7 @@ func (h *handshakes) evict(places int64) (victim *session, of netip.Addr, handsh
 	if h.most = most; most == nil {
 		return nil, netip.Addr{}, 0
 	}
-	victim, of, handshakes = most.oldest(), most.source, most.order.Len()
+	victim, of, handshakes = most.oldest, most.source, most.count
 	isCrowd := handshakes >= max(crowdLeast, int(places/crowdShare))
 	if !isCrowd && time.Since(victim.started) < evictAge {
 		return nil, netip.Addr{}, 0
@@ -148,8 +177,6 @@ func (h *handshakes) evict(places int64) (victim *session, of netip.Addr, handsh
 	h.leaving++
 	return victim, of, handshakes
 }
-
-func (o *handshakeSource) oldest() *session { return o.order.Front().Value.(*session) }
 
 // due counts an eviction. When it is time for a line of the log, it returns how
 // many there were since the last one, and else 0.

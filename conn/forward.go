@@ -292,6 +292,6 @@ func (s *session) forwardOutcome(o httpforward.Outcome) outcome {
 func (s *session) fork() *session {
 	return &session{
 		id: s.id, socket: s.socket, conn: s.conn, entry: s.entry, listener: s.listener, client: s.client, started: time.Now(),
-		ctx: s.ctx, cancel: s.cancel, policy: s.policy, protocol: s.protocol, identity: s.identity,
+		ctx: s.ctx, policy: s.policy, protocol: s.protocol, identity: s.identity,
 	}
 }

@@ -176,7 +176,7 @@ func (g *Group) letIn(s *session) (refused string) {
 
 // begin starts an admitted session's task, once before has run.
 func (g *Group) begin(s *session, before func()) {
-	s.ctx, s.cancel = s.scope.begin(g.base)
+	s.ctx = s.scope.begin(g.base)
 	if before != nil {
 		before()
 	}
@@ -189,7 +189,7 @@ func (g *Group) begin(s *session, before func()) {
 
 // beginWith starts an admitted session that a reactor serves.
 func (g *Group) beginWith(r ringer, s *session) {
-	s.ctx, s.cancel = s.scope.beginWith(r)
+	s.ctx = s.scope.beginWith(r)
 	g.began(s)
 }
 

@@ -165,6 +165,7 @@ func (h *Handler) tunnel(s *session, end func(*session)) (options relay.Options,
 		if s.cause == cause.Quota {
 			h.metrics.Auth.QuotaExceeded.Inc()
 		}
+		s.scope.release() // there is nothing left to end
 		end(s)
 	}
 }

@@ -207,7 +207,7 @@ func TestOutcomeOfAnything(t *testing.T) {
 // refused it by then.
 func TestOutcomeOfAnEnd(t *testing.T) {
 	s := &session{protocol: wire.SOCKS5}
-	s.ctx, s.cancel = context.WithCancelCause(t.Context())
+	s.ctx = s.scope.begin(t.Context())
 	s.cancel(relay.ErrRevoked)
 	for err, want := range map[error]string{
 		errors.New("use of closed connection"): cause.Revoked, &deniedError{rule: "default"}: cause.Denied, errQuota: cause.Quota,

@@ -174,7 +174,7 @@ func TestPanicInTheEnd(t *testing.T) {
 		t.Fatal(reason)
 	}
 	var left atomic.Bool
-	s.ctx, s.cancel = context.WithCancelCause(t.Context())
+	s.ctx = s.scope.begin(t.Context())
 	s.hop = &hop{leave: func() { left.Store(true); panic("pool") }}
 	g.metrics.Conn.Active.Of("unknown").Add(1)
 	g.end(s)

@@ -161,7 +161,7 @@ func TestRevokeMeetsLateSessions(t *testing.T) {
 		identity: authsvc.Identity{Method: authsvc.MethodNone}, hostIP: netip.MustParseAddrPort("203.0.113.1:443"),
 		request: wire.Request{Command: wire.CommandConnect},
 	}
-	s.ctx, s.cancel = context.WithCancelCause(t.Context())
+	s.ctx = s.scope.begin(t.Context())
 	g.SetPolicy(newPolicy(t, authsvc.AdmissionOptions{Required: true}, nil))
 	if n := g.Revoke(); n != 0 {
 		t.Fatalf("%d revoked", n)
@@ -182,7 +182,7 @@ func TestKillMeetsLateSessions(t *testing.T) {
 			identity: authsvc.Identity{User: user, Method: authsvc.MethodNone}, hostIP: netip.MustParseAddrPort("203.0.113.1:443"),
 			request: wire.Request{Command: wire.CommandConnect},
 		}
-		s.ctx, s.cancel = context.WithCancelCause(t.Context())
+		s.ctx = s.scope.begin(t.Context())
 		return s
 	}
 	before := time.Now()

@@ -40,10 +40,17 @@ type endedScope struct{ error }
 func (e endedScope) Unwrap() error        { return e.error }
 func (e endedScope) Is(target error) bool { return target == context.Canceled }
 
+// cancel ends the session, for a reason or for none.
+func (s *session) cancel(why error) {
+	if scope, ok := s.ctx.(*scope); ok { // a session that was not let in has none
+		scope.end(why)
+	}
+}
+
 // begin makes the scope a child of parent.
-func (s *scope) begin(parent context.Context) (context.Context, context.CancelCauseFunc) {
+func (s *scope) begin(parent context.Context) context.Context {
 	s.holder = newShakingScope(parent)
-	return s, s.end
+	return s
 }
 
 func newShakingScope(parent context.Context) *shakingScope {
@@ -52,9 +59,9 @@ func newShakingScope(parent context.Context) *shakingScope {
 }
 
 // beginWith is begin for a session that a reactor serves.
-func (s *scope) beginWith(r ringer) (context.Context, context.CancelCauseFunc) {
+func (s *scope) beginWith(r ringer) context.Context {
 	s.holder = r
-	return s, s.end
+	return s
 }
 
 // toTask makes the scope of a reactor's session a child of parent.
@@ -85,7 +92,7 @@ func (s *scope) handTo(t *relay.Tunnel) {
 	}
 }
 
-// release is for a session that its reactor has no more to do with.
+// release is for a session that its reactor, or its tunnel, has no more to do with.
 func (s *scope) release() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -15,7 +15,7 @@ import (
 func TestScopeIsNeverDeaf(t *testing.T) {
 	for i := range 300 {
 		var s scope
-		ctx, cancel := s.begin(t.Context())
+		ctx, cancel := s.begin(t.Context()), s.end
 		child, stop := context.WithCancelCause(ctx)
 		client, a := net.Pipe()
 		server, b := net.Pipe()

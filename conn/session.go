@@ -2,7 +2,6 @@ package conn
 
 import (
 	"cmp"
-	"container/list"
 	"context"
 	"log/slog"
 	"net"
@@ -44,9 +43,8 @@ type session struct {
 	code      wire.ReplyCode
 	started   time.Time
 
-	ctx    context.Context //nolint:containedctx // the session's scope
-	cancel context.CancelCauseFunc
-	scope  scope // what the two are, of a session in a group
+	ctx   context.Context //nolint:containedctx // is the session's scope, or that of the session whose request it is
+	scope scope
 
 	policy   *Policy
 	protocol wire.Protocol
@@ -85,7 +83,8 @@ type session struct {
 
 	// The mutex of Handler.handshakes guards these.
 	handshakes *handshakeSource // are those of the client's source; nil: this one is over
-	place      *list.Element
+	older      *session         // is the one that began before it, of the same source; nil: it is the oldest
+	newer      *session
 	evicted    bool
 }
 
@@ -144,7 +143,8 @@ func (s *session) via() hop {
 // rule wrote in its place, or the peer of a BIND.
 func (s *session) judged(dest wire.Addr) {
 	if s.dest = nil; dest != s.request.Dest && !dest.IsZero() {
-		s.dest = &dest
+		other := dest // what is kept is rare, and all else stays off the heap
+		s.dest = &other
 	}
 }
 
