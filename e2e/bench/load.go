@@ -143,6 +143,10 @@ type opener func(ctx context.Context, p *instance, target *net.TCPAddr) (*net.TC
 // connections opens, uses once and closes connections.
 func connections(name string, open opener) func(context.Context, options, *instance) ([]value, error) {
 	return func(ctx context.Context, o options, p *instance) ([]value, error) {
+		open := open
+		if p.plain {
+			open = plain
+		}
 		s, err := serve(echo)
 		if err != nil {
 			return nil, err

@@ -63,6 +63,7 @@ type proxy struct {
 	config  func(*instance) (content string) // nil: none
 	carries carries
 	socks   bool // it speaks SOCKS, and has no destination of its own
+	plain   bool // it knows plain SOCKS5 alone: connections to it are that in the place of all else
 	// as is how it is started for measurements that need something; else as ever.
 	as map[carries]proxy
 	// stranger is one that was brought: it may not carry datagrams.
@@ -96,7 +97,7 @@ func choose(o options, dir, names string) ([]proxy, error) {
 			name: "cleversocks", command: []string{ours, "-q", "-i", "{host}", "-p", "{port}"},
 			carries: overTCP | overUDP | overTLS | setup, as: cleversocksAs(ours, names),
 		},
-		{name: yardstick, command: []string{filepath.Join(dir, yardstick), "-listen", "{host}:{port}"}, carries: overTCP},
+		{name: yardstick, command: []string{filepath.Join(dir, yardstick), "-listen", "{host}:{port}"}, carries: overTCP | setup, plain: true},
 		{name: udpYardstick, command: []string{filepath.Join(dir, udpYardstick), "{host}:{port}"}, carries: overUDP},
 		{name: "microsocks", command: []string{"microsocks", "-i", "{host}", "-p", "{port}"}, carries: overTCP | withPassword, as: map[carries]proxy{
 			withPassword: {command: []string{"microsocks", "-i", "{host}", "-p", "{port}", "-u", setupUser, "-P", setupUser}},
@@ -151,6 +152,7 @@ type instance struct {
 	// start. The measurement serves there.
 	backend     string
 	speaksSOCKS bool
+	plain       bool
 	usage       *usage
 	cmd         *exec.Cmd
 	output      *os.File // what the proxy says
@@ -183,7 +185,7 @@ func (p proxy) start(ctx context.Context) (*instance, error) {
 	if err != nil {
 		return nil, err
 	}
-	i := &instance{address: net.JoinHostPort(host, strconv.Itoa(port)), backend: net.JoinHostPort(host, strconv.Itoa(backend)), speaksSOCKS: p.socks}
+	i := &instance{address: net.JoinHostPort(host, strconv.Itoa(port)), backend: net.JoinHostPort(host, strconv.Itoa(backend)), speaksSOCKS: p.socks, plain: p.plain}
 	if i.dir, err = os.MkdirTemp("", "cleversocks-bench-"); err != nil {
 		return nil, err
 	}

@@ -36,8 +36,8 @@ func (r *results) median(proxy, name string) (float64, bool) {
 
 // ratio is how a figure compares with the yardstick's: the median over the rounds of
 // the ratio in each, since both had the same neighbours on the machine then.
-func (r *results) ratio(proxy, name string, against [2]string) (float64, bool) {
-	ours, theirs := r.all[[2]string{proxy, name}], r.all[against]
+func (r *results) ratio(proxy, name, yardstick string) (float64, bool) {
+	ours, theirs := r.all[[2]string{proxy, name}], r.all[[2]string{yardstick, name}]
 	if len(ours) != len(theirs) { // one of them has not had all of its turns
 		a, _ := median(ours)
 		b, _ := median(theirs)
@@ -87,7 +87,7 @@ func table(b *bytes.Buffer, proxies []proxy, chosen []measurement, r *results) {
 		for _, name := range m.figures {
 			fmt.Fprintf(b, "| %s |", units[name].title)
 			for _, p := range proxies {
-				fmt.Fprintf(b, " %s |", cell(r, p.name, name, m.against(name)))
+				fmt.Fprintf(b, " %s |", cell(r, p.name, name, m.carries.yardstick()))
 			}
 			fmt.Fprintf(b, " %s |\n", goals[name])
 		}
@@ -95,13 +95,13 @@ func table(b *bytes.Buffer, proxies []proxy, chosen []measurement, r *results) {
 }
 
 // cell is a median, and the ratio to the yardstick's figure.
-func cell(r *results, proxy, name string, against [2]string) string {
+func cell(r *results, proxy, name, yardstick string) string {
 	number, ok := r.median(proxy, name)
 	if !ok {
 		return "-"
 	}
 	text := fmt.Sprintf(units[name].format, number)
-	if ratio, ok := r.ratio(proxy, name, against); ok && proxy != against[0] {
+	if ratio, ok := r.ratio(proxy, name, yardstick); ok && proxy != yardstick {
 		text += fmt.Sprintf(" (%.2f)", ratio)
 	}
 	return text
@@ -127,8 +127,8 @@ a read and a write. Processor time and memory are the proxy's own, from its cgro
 
 - direct is the same load without a proxy: no proxy can be better than that.
 - The goals are cleversocks' own; in brackets they are ratios, too.
-- iocopy knows neither passwords nor names nor HTTP nor records, so the ratios of those connections are to its plain ones. The
-  password is remembered from the log-in before, the name is in the cache, and a deployment's settings are 1,000 rules, caps of
+- iocopy knows neither passwords nor names nor HTTP nor records: its figures beside those are of plain connections, made in turn
+  with the others'. The password is remembered from the log-in before, the name is in the cache, and a deployment's settings are 1,000 rules, caps of
   connections, timeouts and metrics.
 - Bulk streams beside echoes have a process of their own for their source and their readers, so the kernel shares the cores among
   that, the echoes and the proxy: what direct's echoes wait for then is its turns, and nobody's proxy. GiB/s of the streams are there

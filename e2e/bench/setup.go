@@ -17,8 +17,8 @@ import (
 )
 
 // The ways of a connection's set-up, which clients ask for and which settings
-// make longer. Their ratios are to the yardstick's plain SOCKS5 connections: it
-// knows no other.
+// make longer. The yardstick knows none of them: its plain SOCKS5 connections are
+// measured in turn with each, as a machine's speed changes by the minute.
 
 // setupUser is who logs in, and his password.
 const setupUser = "bench"
