@@ -101,8 +101,10 @@ func wantOptions(t *testing.T, pid int, want socketOptions, tunnels []way) {
 		for side, c := range map[string]net.Conn{"client": tun.client, "server": tun.server} {
 			var got socketOptions
 			var found bool
-			for until := time.Now().Add(patience / 4); got != want && time.Now().Before(until); <-time.After(20 * time.Millisecond) {
-				got, found = optionsOf(t, pid, c.RemoteAddr(), c.LocalAddr())
+			for until := time.Now().Add(patience); time.Now().Before(until); <-time.After(20 * time.Millisecond) {
+				if got, found = optionsOf(t, pid, c.RemoteAddr(), c.LocalAddr()); got == want {
+					break
+				}
 			}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("%s, the %s's socket (found: %v):\n%s", tun.name, side, found, diff)
