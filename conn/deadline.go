@@ -1,6 +1,8 @@
 package conn
 
 import (
+	"context"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -65,6 +67,28 @@ func (d *deadlines) cutShort(s *session) {
 func (s *session) cutAt() (at time.Time, cut bool) {
 	after := time.Duration(s.cutAfter.Load()) * time.Millisecond
 	return s.started.Add(after), after > 0
+}
+
+// cutTurn ends the wait of a log-in for its turn, as cutShort does that for bytes.
+func (d *deadlines) cutTurn(cancel context.CancelCauseFunc) {
+	if !d.patient.Load() {
+		time.AfterFunc(drainGrace, func() { cancel(os.ErrDeadlineExceeded) })
+	}
+}
+
+// timed sets what is left of the time that a handshake has, unless there is a
+// request.
+func (s *session) timed() error {
+	if s.stage.Load() == stageRequested {
+		return nil
+	}
+	if err := s.socket.SetDeadline(s.started.Add(s.policy.Timeouts.Handshake)); err != nil {
+		return err
+	}
+	if at, cut := s.cutAt(); cut {
+		_ = s.socket.SetReadDeadline(at) // it fails as the one before
+	}
+	return nil
 }
 
 // began is for a session that has its deadline and waits for its first byte.

@@ -188,7 +188,7 @@ func TestUndecidedLoginIsGivenBack(t *testing.T) {
 	lost.Reset()
 	next, s := login()
 	s.started, policy.Timeouts.Handshake = time.Now(), patience
-	if _, err := g.handler.login.verify(s, next.Attempt()); err != nil {
+	if _, err := g.handler.login.verify(s.ctx, s, next.Attempt()); err != nil {
 		t.Errorf("the next one: %v", err)
 	}
 }
@@ -212,7 +212,7 @@ func TestRecalledLogin(t *testing.T) {
 		}
 		if !decided {
 			s.identity = authsvc.Identity{}
-			_, err = g.handler.login.verify(s, try)
+			_, err = g.handler.login.verify(s.ctx, s, try)
 		}
 		if s.identity.User != "ann" || (err == nil) != right {
 			t.Errorf("%q: %+v, %v", password, s.identity, err)

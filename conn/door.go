@@ -135,7 +135,7 @@ func (d *doorkeeper) pass(s *session) error {
 	if e.Credentials == nil {
 		return nil
 	}
-	_, err := d.login.verify(s, &authsvc.Attempt{Credentials: e.Credentials})
+	_, err := d.login.verify(s.ctx, s, &authsvc.Attempt{Credentials: e.Credentials})
 	if err == nil {
 		known := s.identity
 		s.note().vouched = &known

@@ -130,7 +130,7 @@ func (f *forwarding) decide(ctx context.Context, r httpforward.Request) (v httpf
 			v.Reply, v.Refusal = f.refusal(one.err)
 		}
 	}()
-	answer, err := f.identify(one, r.Credentials) //nolint:contextcheck // the session's bounds it, as in the handshake
+	answer, err := f.identify(one, r.Credentials)
 	v.Fields = httpproxy.NegotiateField(answer)
 	if err != nil {
 		o := outcomeOf(inHandshake, err)

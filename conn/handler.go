@@ -44,7 +44,8 @@ type Handler struct {
 	readers      sync.Pool // of *bufio.Reader
 	deadlines    deadlines
 	handshakes   handshakes
-	watch        clientWatch
+	watch        clientWatch // during dials
+	logins       clientWatch // while log-ins wait for their turn
 	dialed       dialedEnds
 	divertedEnds divertedEnds
 	heads        *httpproxy.Budget // bounds the memory of large HTTP heads
@@ -69,7 +70,8 @@ func newHandler(draining, hurrying context.Context, o Options, tasks *task.Scope
 		log: o.Log, metrics: o.Metrics, panics: o.Panics, guards: o.Guards.orNone(o.Metrics), access: o.Access, draining: draining, hurrying: hurrying,
 		readers: sync.Pool{New: func() any { return bufio.NewReaderSize(nil, requestBuffer) }},
 		heads:   httpproxy.NewBudget(HeadBudget, o.Metrics.Limits.Of(metrics.LimitHTTPHeads).Inc),
-		watch:   clientWatch{tasks: tasks, after: watchAfter},
+		watch:   clientWatch{tasks: tasks, after: watchAfter, gone: errClientGone},
+		logins:  clientWatch{tasks: tasks, after: lingerTime, gone: errLeftLogin},
 		login:   login{log: o.Log},
 		replies: replies{log: o.Log, metrics: &o.Metrics.Conn},
 	}

@@ -2,6 +2,7 @@ package conn
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 
@@ -14,16 +15,29 @@ import (
 // is the machine's to know; whether they are right, the policy's authenticators'.
 type login struct{ log *slog.Logger }
 
-// verify asks whether credentials are right, and sets the session's identity:
-// on failure to the name that was given, for the record. It clears the
-// password.
-func (l *login) verify(s *session, a *authsvc.Attempt) (authsvc.Grant, error) {
-	ctx, cancel := context.WithDeadline(s.ctx, s.started.Add(s.policy.Timeouts.Handshake))
+// verify asks whether credentials are right, until ctx or the handshake's time is
+// over, and sets the session's identity: on failure to the name that was given, for
+// the record. It clears the password.
+func (l *login) verify(ctx context.Context, s *session, a *authsvc.Attempt) (authsvc.Grant, error) {
+	ctx, cancel := context.WithDeadline(ctx, s.started.Add(s.policy.Timeouts.Handshake))
 	defer cancel()
 	defer clearPassword(a)
 	a.Source, a.Local, a.Listener = s.client.Addr(), s.atDoor().localUser, s.listener
 	grant, err := s.policy.Auth.Verify(ctx, a)
+	if ended := ctx.Err(); ended != nil && errors.Is(err, ended) {
+		err = unjudged(ctx)
+	}
 	return l.judged(s, a, grant, err)
+}
+
+// unjudged is why nobody has looked at credentials by the end of ctx. That their turn
+// has not come says nothing of them: a browser would forget a password upon a 407.
+func unjudged(ctx context.Context) error {
+	why := context.Cause(ctx)
+	if errors.Is(why, context.DeadlineExceeded) {
+		return mark(why, authsvc.ErrBusy)
+	}
+	return why
 }
 
 // recall is verify for whoever must not wait. Where nothing is decided, verify or
@@ -83,7 +97,7 @@ func (l *login) overHTTP(s *session, given *httpproxy.Credentials) (reply []byte
 		s.letIn()
 		return nil, nil
 	}
-	grant, err := l.verify(s, &authsvc.Attempt{Credentials: credentials})
+	grant, err := l.verify(s.ctx, s, &authsvc.Attempt{Credentials: credentials})
 	return grant.Reply, err
 }
 

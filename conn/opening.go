@@ -1,6 +1,7 @@
 package conn
 
 import (
+	"context"
 	"errors"
 
 	"cleversocks/authsvc"
@@ -128,8 +129,22 @@ func (o *opening) search() handshake.Terms {
 // verify has the client's credentials judged.
 func (o *opening) verify() handshake.Action {
 	attempt := o.machine.Attempt()
-	grant, err := o.h.login.verify(o.session, attempt)
+	grant, err := o.verifyWhileThere(attempt)
+	_ = o.timed() // the watch has used the time up for reads; a conn that cannot have one fails its next read
 	return o.verified(attempt, grant, err)
+}
+
+// verifyWhileThere has credentials judged as long as their client stays: they may
+// have to wait for their turn, behind thousands of guesses. At a drain they do not.
+func (o *opening) verifyWhileThere(attempt *authsvc.Attempt) (authsvc.Grant, error) {
+	ctx, cancel := context.WithCancelCause(o.ctx)
+	defer cancel(nil)
+	if h := o.h; o.stage.Load() != stageRequested { // the opening is given back before this may run
+		defer context.AfterFunc(h.draining, func() { h.deadlines.cutTurn(cancel) })()
+	}
+	asked := o.protocol == wire.HTTP && !o.machine.Head().IsConnect() // whoever has asked for a page may shut its side down
+	defer o.h.logins.client(o.session, asked || o.hasMore())()
+	return o.h.login.verify(ctx, o.session, attempt)
 }
 
 // recall is verify where that takes no waiting; ok is false where it does.

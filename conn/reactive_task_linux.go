@@ -63,24 +63,15 @@ func (r *reactive) toTask(steps func(*driver) bool) {
 	s.scope.mu.Unlock()
 	g.tasks.Go(func() error {
 		g.run(s, func() bool {
-			return g.handler.drive(o, func(d *driver) bool { return d.timed() && steps(d) })
+			return g.handler.drive(o, func(d *driver) bool {
+				if err := d.timed(); err != nil {
+					return d.fail("handshake", err)
+				}
+				return steps(d)
+			})
 		})
 		return nil
 	})
-}
-
-// timed gives a handshake that has begun on a reactor the time that is left of it.
-func (d *driver) timed() bool {
-	if d.stage.Load() == stageRequested {
-		return true
-	}
-	if err := d.socket.SetDeadline(d.started.Add(d.policy.Timeouts.Handshake)); err != nil {
-		return d.fail("handshake", err)
-	}
-	if at, cut := d.cutAt(); cut {
-		_ = d.socket.SetReadDeadline(at) // it fails as the one before
-	}
-	return true
 }
 
 // takeConns makes conns of the session's sockets, which has none as descriptors

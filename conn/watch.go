@@ -16,6 +16,10 @@ import (
 var errClientGone = fmt.Errorf("the client left before it was connected: %w",
 	&relay.EndError{Cause: cause.ClientClosed})
 
+// errLeftLogin ends one whose client has left while its log-in waited for its turn.
+var errLeftLogin = fmt.Errorf("the client left before it was logged in: %w",
+	&relay.EndError{Cause: cause.HandshakeFailed})
+
 // watchAfter is how long a dial takes before its client is watched, and at
 // most twice that. Nearly every dial is done by then, and costs an entry in a
 // map.
@@ -25,7 +29,8 @@ const watchAfter = 20 * time.Millisecond
 // dials: one for each would have the runtime wake up for nothing at every connection.
 type clientWatch struct {
 	tasks   *task.Scope   // of the watching goroutines
-	after   time.Duration // is watchAfter, but in tests
+	after   time.Duration // is when a client is watched; until twice that, it may not be
+	gone    error         // ends the session of one that has left
 	mu      sync.Mutex
 	pending map[*watchedDial]struct{} // the dials whose client is not watched yet
 	armed   bool                      // the timer runs
@@ -35,18 +40,19 @@ type clientWatch struct {
 type watchedDial struct {
 	conn   net.Conn
 	cancel context.CancelCauseFunc
+	gone   error
 	began  time.Time
 	ahead  bool          // the client has sent more than its handshake
 	done   chan struct{} // nil: not watched; else closed when the watch is over
 }
 
-// client ends the session with errClientGone when its client closes or resets
+// client ends the session when its client closes or resets
 // the connection, without taking a byte from it. A client that has sent
 // something ahead may shut its side down and still want the answer: then only
 // a reset counts. stop ends the watch, waits for it, and leaves the connection
 // readable.
 func (w *clientWatch) client(s *session, ahead bool) (stop func()) {
-	d := &watchedDial{conn: s.conn, cancel: s.cancel, began: time.Now(), ahead: ahead}
+	d := &watchedDial{conn: s.conn, cancel: s.cancel, gone: w.gone, began: time.Now(), ahead: ahead}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.pending == nil {
@@ -101,6 +107,6 @@ func (w *clientWatch) look() {
 func (d *watchedDial) watch() {
 	defer close(d.done)
 	if clientGone(d.conn, d.ahead) {
-		d.cancel(errClientGone)
+		d.cancel(d.gone)
 	}
 }

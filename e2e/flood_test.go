@@ -41,8 +41,6 @@ address = "127.0.0.1:0"
 users_file = "`+writeFile(t, "users", users)+`"
 [limits]
 auth_failures = { max = 0 } # bans would end the flood
-[drain]
-timeout = "5s" # of the guesses whose turn has not come
 [log]
 access = "off"
 `)
