@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"syscall"
@@ -23,15 +24,20 @@ import (
 // p99 told of Go's scheduler in the load and not of the proxy.
 const bulkCommand = "bulk"
 
-// mixed is roundTrips by themselves, then once more beside downloads.
-func mixed(streams, connections int) func(context.Context, options, *instance) ([]value, error) {
-	alone, beside := roundTrips("alone", connections), roundTrips("mixed", connections)
+// low are the words before a command that has all others go first, for a load
+// that takes what the echoes leave: what then holds them up is the proxy.
+var low = []string{"nice", "-n", "19"}
+
+// mixed is roundTrips by themselves, then once more beside downloads, which are
+// started with some words before their command.
+func mixed(name string, streams, connections int, before ...string) func(context.Context, options, *instance) ([]value, error) {
+	alone, beside := roundTrips("alone", connections), roundTrips(name, connections)
 	return func(ctx context.Context, o options, p *instance) ([]value, error) {
-		before, err := alone(ctx, o, p)
+		calm, err := alone(ctx, o, p)
 		if err != nil {
 			return nil, err
 		}
-		b, err := startBulk(ctx, p, streams)
+		b, err := startBulk(ctx, p, streams, before)
 		if err != nil {
 			return nil, err
 		}
@@ -47,8 +53,8 @@ func mixed(streams, connections int) func(context.Context, options, *instance) (
 		if err != nil {
 			return nil, err
 		}
-		slower := figure(values, "mixed.p99") / figure(before, "alone.p99")
-		return append(values, value{"mixed.slower", slower}, value{"mixed.bulk", rate}), nil
+		slower := figure(values, name+".p99") / figure(calm, "alone.p99")
+		return append(values, value{name + ".slower", slower}, value{name + ".bulk", rate}), nil
 	}
 }
 
@@ -70,12 +76,13 @@ type bulkProcess struct {
 }
 
 // startBulk runs a bulk load through a proxy until stop.
-func startBulk(ctx context.Context, p *instance, streams int) (*bulkProcess, error) {
+func startBulk(ctx context.Context, p *instance, streams int, before []string) (*bulkProcess, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	b := &bulkProcess{cmd: exec.CommandContext(ctx, self, bulkCommand, p.address, strconv.Itoa(streams))}
+	command := append(slices.Clone(before), self, bulkCommand, p.address, strconv.Itoa(streams))
+	b := &bulkProcess{cmd: exec.CommandContext(ctx, command[0], command[1:]...)}
 	b.cmd.Stderr = os.Stderr
 	b.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if b.asks, err = b.cmd.StdinPipe(); err != nil {

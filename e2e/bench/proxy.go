@@ -70,13 +70,21 @@ type proxy struct {
 	stranger bool
 }
 
-// build makes the proxies that come from this module.
+// takes reports whether a proxy is to be measured.
+func (o options) takes(name string) bool {
+	return o.only == "" || name == "cleversocks" || slices.Contains(strings.Split(o.only, ","), name)
+}
+
+// build makes the proxies that come from this module and are to be measured.
 func build(ctx context.Context, o options, dir string) error {
 	packages := map[string]string{yardstick: "./e2e/bench/iocopy", udpYardstick: "./e2e/bench/udpplain"}
 	if o.ours == "" {
 		packages["cleversocks"] = "./cmd/cleversocks"
 	}
 	for name, path := range packages {
+		if !o.takes(name) {
+			continue
+		}
 		c := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(dir, name), path)
 		if out, err := c.CombinedOutput(); err != nil {
 			return fmt.Errorf("build %s: %w\n%s", path, err, out)

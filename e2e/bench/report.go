@@ -131,8 +131,10 @@ a read and a write. Processor time and memory are the proxy's own, from its cgro
   with the others'. The password is remembered from the log-in before, the name is in the cache, and a deployment's settings are 1,000 rules, caps of
   connections, timeouts and metrics.
 - Bulk streams beside echoes have a process of their own for their source and their readers, so the kernel shares the cores among
-  that, the echoes and the proxy: what direct's echoes wait for then is its turns, and nobody's proxy. GiB/s of the streams are there
-  because a proxy that starved them would look good at the echoes.
+  that, the echoes and the proxy. What direct's echoes wait for then is their turn, and no proxy's doing; at nice 19 the streams'
+  process leaves the turns to the others, and what holds the echoes up is the proxy. GiB/s of the streams are there because a
+  proxy that starved them would look good at the echoes.
+- Without a proxy, client and server of an echo are two goroutines of one program, which hand over without waking anybody.
 
 `, time.Now().UTC().Format(time.DateOnly), processor(), runtime.NumCPU(), kernel(), runtime.Version(),
 		congestionInForce(), o.duration, rounds, o.relays, loadAverage())
