@@ -100,8 +100,13 @@ func (l *Limits) keys() []Key {
 }
 
 func (c *Config) finishLimits(f *finisher) {
-	const key = "limits.auth_failures.ban_max"
-	if failures := c.Limits.AuthFailures; failures.BanMax < failures.Ban && !f.within("limits.auth_failures") {
-		f.add(c.originOf(key), key, "is %s, less than limits.auth_failures.ban (%s)", failures.BanMax, failures.Ban)
+	const ban, most = "limits.auth_failures.ban", "limits.auth_failures.ban_max"
+	failures := c.Limits.AuthFailures
+	switch {
+	case failures.BanMax >= failures.Ban || f.within("limits.auth_failures"):
+	case c.isSet(most):
+		f.add(c.originOf(most), most, "is %s, less than %s (%s)", failures.BanMax, ban, failures.Ban)
+	default: // its default: the place to look at is the other one's
+		f.add(c.originOf(ban), ban, "is %s, more than %s (%s)", failures.Ban, most, failures.BanMax)
 	}
 }

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +15,8 @@ func TestOneSlipIsToldOnce(t *testing.T) {
 	for name, tt := range map[string]struct{ file, want string }{
 		"no table":    {"listener = 'a'\n", "c.toml:1:1: listener: must be tables: write [[listener]]"},
 		"bad scheme":  {"[[upstream]]\nname = 'a'\nvia = ['socks://b']\n", "c.toml:3:1: upstream[0].via: element 1: unknown scheme"},
+		"a ban":       {"[limits]\nauth_failures = { ban = '2h' }\n", "c.toml:2:19: limits.auth_failures.ban: is 2h, more than limits.auth_failures.ban_max (1h)"},
+		"two of one":  {"[auth]\nuser = 'a'\npassword = 'x'\nallow_plain_passwords = true\n[[user]]\nname = 'a'\npassword = 'y'\n", "c.toml:2:1: auth.user: user \"a\" has a password already ("},
 		"no upstream": {"[[forward]]\nrewrite = 'a:1'\n", "c.toml:1:3: forward[0].upstream: is missing"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -82,5 +85,19 @@ func TestShortToken(t *testing.T) {
 		if _, err := load(t, write(empty), nil, nil); err == nil || !strings.Contains(err.Error(), "the token is empty") {
 			t.Errorf("%q: %v", empty, err)
 		}
+	}
+}
+
+// Lists of 100,000 addresses and as many names were refused in the settings
+// themselves, where only a file: list could hold them.
+func TestLongLists(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("[[acl.rule]]\naction = 'deny'\nto = [")
+	for i := range 20_000 {
+		fmt.Fprintf(&b, "'h%d.example',\n", i)
+	}
+	b.WriteString("]\n")
+	if c, err := load(t, b.String(), nil, nil); err != nil || len(c.ACL.Rules[0].To) != 20_000 {
+		t.Error(err)
 	}
 }

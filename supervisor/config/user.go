@@ -182,7 +182,11 @@ func (c *Config) warnPowerless(f *finisher, users *authsvc.Users) {
 // else is about fallback.
 func (c *Config) addAt(f *finisher, text, fallback string) {
 	key, rest, ok := strings.Cut(text, ": ")
-	if _, known := c.origins[strings.Split(key, "]")[0]+"]"]; !ok || !known {
+	at := key
+	if element, _, isElement := strings.Cut(key, "]"); isElement {
+		at = element + "]"
+	}
+	if _, known := c.origins[at]; !ok || !known {
 		key, rest = fallback, text
 	}
 	f.add(c.originOf(key), key, "%s", rest)

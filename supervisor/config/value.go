@@ -20,8 +20,9 @@ type (
 	timeAccepter    interface{ acceptsTime() }
 )
 
-// maxList bounds the elements of one list.
-const maxList = 10_000
+// maxList bounds the elements of one list, or of one array table: allowlists hold
+// hundreds of thousands.
+const maxList = 250_000
 
 // set stores v, as TOML decoded it or, with text, as the environment or a
 // flag spell it, in the key's field and checks it against the row. The error
