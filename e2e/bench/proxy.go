@@ -18,9 +18,10 @@ import (
 )
 
 // The proxies that the ratios refer to: a plain loop of reads and writes, and
-// for TLS the one that most people would take.
+// for TLS the one that most people would take. floor is what there is to reach.
 const (
 	yardstick    = "iocopy"
+	floor        = "floor"
 	udpYardstick = "udpplain"
 	tlsYardstick = "haproxy"
 )
@@ -77,7 +78,7 @@ func (o options) takes(name string) bool {
 
 // build makes the proxies that come from this module and are to be measured.
 func build(ctx context.Context, o options, dir string) error {
-	packages := map[string]string{yardstick: "./e2e/bench/iocopy", udpYardstick: "./e2e/bench/udpplain"}
+	packages := map[string]string{yardstick: "./e2e/bench/iocopy", floor: "./e2e/bench/floor", udpYardstick: "./e2e/bench/udpplain"}
 	if o.ours == "" {
 		packages["cleversocks"] = "./cmd/cleversocks"
 	}
@@ -106,6 +107,7 @@ func choose(o options, dir, names string) ([]proxy, error) {
 			carries: overTCP | overUDP | overTLS | setup, as: cleversocksAs(ours, names),
 		},
 		{name: yardstick, command: []string{filepath.Join(dir, yardstick), "-listen", "{host}:{port}"}, carries: overTCP | setup, plain: true},
+		{name: floor, command: []string{filepath.Join(dir, floor), "{host}:{port}"}, carries: overTCP, plain: true},
 		{name: udpYardstick, command: []string{filepath.Join(dir, udpYardstick), "{host}:{port}"}, carries: overUDP},
 		{name: "microsocks", command: []string{"microsocks", "-i", "{host}", "-p", "{port}"}, carries: overTCP | withPassword, as: map[carries]proxy{
 			withPassword: {command: []string{"microsocks", "-i", "{host}", "-p", "{port}", "-u", setupUser, "-P", setupUser}},

@@ -126,6 +126,8 @@ of 60 lines around Go's io.Copy; ratios stand where the machine is shared. For U
 a read and a write. Processor time and memory are the proxy's own, from its cgroup.
 
 - direct is the same load without a proxy: no proxy can be better than that.
+- floor is one thread with one epoll and nothing around the reads and the writes of a message, and no splice: what policy, limits,
+  records and metrics cost is the difference to it. Where it misses a goal, this machine does not have that goal.
 - The goals are cleversocks' own; in brackets they are ratios, too.
 - iocopy knows neither passwords nor names nor HTTP nor records: its figures beside those are of plain connections, made in turn
   with the others'. The password is remembered from the log-in before, the name is in the cache, and a deployment's settings are 1,000 rules, caps of
