@@ -70,6 +70,11 @@ type Request struct {
 	// connection's local one, for servers behind NAT. May be invalid.
 	Advertise netip.Addr
 
+	// Facing is where a peer at an address looks for this host, which is where our
+	// connections to it come from, and what sets up a socket there (nil: nothing). An
+	// invalid peer is anyone; here is where the client came to. An invalid address says
+	// that the port belongs there, as without Facing.
+	Facing func(peer, here netip.Addr) (at netip.Addr, setUp SetUp, err error)
 	// Decide judges the peer that connected. Where the client named it, and it
 	// is one of the name's addresses, it is judged by that name too.
 	Decide func(peer wire.Addr, addr netip.Addr) aclsvc.Decision
@@ -85,6 +90,9 @@ type Request struct {
 	// or the reason that none came.
 	Reply func(code wire.ReplyCode, addr netip.AddrPort) error
 }
+
+// SetUp is as Control of net.ListenConfig.
+type SetUp = func(network, address string, c syscall.RawConn) error
 
 // Control is what a BIND needs of the connection that carried its request.
 type Control interface {
@@ -163,7 +171,11 @@ func (s *Server) Serve(ctx context.Context, request Request) Result {
 	if err != nil {
 		return s.refuse(request, unresolved(request, err))
 	}
-	l, err := listen(ctx, localAddr(request.Control), o)
+	at, setUp, err := facing(&request, peers)
+	if err != nil {
+		return s.refuse(request, unresolved(request, err))
+	}
+	l, err := listen(ctx, at, setUp, o)
 	if err != nil {
 		s.metrics.Limits.Of(metrics.LimitBindPorts).Inc()
 		return s.refuse(request, Result{Reply: wire.ReplyGeneralFailure, Cause: cause.Error, Err: err})

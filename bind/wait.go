@@ -49,8 +49,8 @@ func (w *wait) run(ctx context.Context, timeout time.Duration) Result {
 	defer func() { _ = w.listener.Close() }()
 	local := w.listener.Addr().(*net.TCPAddr).AddrPort()
 	w.bound = netaddr.PlainPort(local)
-	if ip := w.request.Advertise; ip.IsValid() {
-		w.bound = netip.AddrPortFrom(netaddr.Plain(ip), local.Port())
+	if ip := netaddr.Plain(w.request.Advertise); ip.IsValid() && ip.Is4() == w.bound.Addr().Is4() {
+		w.bound = netip.AddrPortFrom(ip, local.Port())
 	}
 	_ = w.request.Control.SetReadDeadline(time.Time{}) // the handshake's
 	if err := w.request.Reply(wire.ReplySucceeded, w.bound); err != nil {
@@ -241,15 +241,44 @@ func expected(ctx context.Context, request *Request, o *ServerOptions) ([]netip.
 	return peers, nil
 }
 
-// listen opens the port on the address that the client reached us at. Not
+// facing is where the port belongs, for these peers or anyone.
+func facing(request *Request, peers []netip.Addr) (at netip.Addr, setUp SetUp, err error) {
+	here := localAddr(request.Control)
+	if request.Facing == nil {
+		return here, nil, nil
+	}
+	var peer netip.Addr
+	switch ip := request.Requested.IP; {
+	case len(peers) > 0:
+		peer = peers[0]
+	case ip.IsValid() && !ip.IsUnspecified():
+		peer = ip.Unmap()
+	}
+	if at, setUp, err = request.Facing(peer, here); err == nil && !at.IsValid() {
+		at = here
+	}
+	return at, setUp, err
+}
+
+// listen opens the port on an address of ours. Not
 // MPTCP, Go's default: plain peers gain nothing from it, and sandbox rules
 // for TCP do not see it.
-func listen(ctx context.Context, local netip.Addr, o *ServerOptions) (*net.TCPListener, error) {
+func listen(ctx context.Context, local netip.Addr, setUp SetUp, o *ServerOptions) (*net.TCPListener, error) {
 	network := "tcp6"
 	if local.Is4() {
 		network = "tcp4"
 	}
-	lc := net.ListenConfig{Control: o.Control}
+	lc := net.ListenConfig{Control: func(network, address string, c syscall.RawConn) error {
+		for _, set := range []SetUp{o.Control, setUp} {
+			if set == nil {
+				continue
+			}
+			if err := set(network, address, c); err != nil {
+				return err
+			}
+		}
+		return nil
+	}}
 	lc.SetMultipathTCP(false)
 	var last error
 	for port := range o.Ports.All() {

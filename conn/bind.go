@@ -15,6 +15,10 @@ func (c *commands) bind(d *driver) bool {
 	result := s.policy.Bind.Serve(s.ctx, bind.Request{
 		Control: s.forCommand(), Client: s.client, Requested: s.request.Dest, Identity: s.identity,
 		Advertise: s.advertised(),
+		Facing: func(peer, here netip.Addr) (netip.Addr, bind.SetUp, error) {
+			egress := s.policy.Routes.RouteDatagrams(s.routeQuery(wire.Addr{IP: peer})).Egress
+			return s.policy.Dialer.Facing(peer, here, egress.Or(s.egress()))
+		},
 		Decide:    c.judge.decideNow(s),
 		Complete:  c.judge.completeNow(s),
 		Resolve:   c.judge.resolveNow(s),
