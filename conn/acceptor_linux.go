@@ -181,6 +181,11 @@ func (a *acceptor) handToTask(fd int, p *Policy) {
 		a.count("")
 		return
 	}
+	if c.RemoteAddr() == nil { // it is reset by now, and would pass for a client without an address
+		c.Close()
+		a.count("")
+		return
+	}
 	reason := a.g.Admit(c, a.listener)
 	if reason != "" {
 		reset.Close(c)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/thejerf/suture/v4"
 
+	"cleversocks/conn/adopt"
 	"cleversocks/conn/http2front"
 	"cleversocks/conn/netaddr"
 	"cleversocks/conn/relay"
@@ -79,6 +80,7 @@ func NewGroup(ctx context.Context, o Options) *Group {
 	if o.Elsewhere == nil {
 		o.Elsewhere = func() int { return 0 }
 	}
+	adopt.Reserve()
 	// Its context is nobody's: a connection's end must not be that of others.
 	tasks, _ := task.New(context.WithoutCancel(ctx), o.Panics, "conn")
 	g := &Group{

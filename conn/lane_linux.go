@@ -145,7 +145,7 @@ func (l *lane) admit(fd int, client netip.AddrPort, listener string, policy *Pol
 	s.policy = policy
 	l.turns.Lock() // whoever rings for it from now on waits
 	defer l.turns.Unlock()
-	defer r.contain()
+	defer r.contain(g)
 	r.seat = l.reactor.Seat(r)
 	g.beginWith(r, s)
 	r.begin(handshake.Options{Spoken: policy.listener(listener).Protocols, Heads: g.handler.heads}) // asks for bytes

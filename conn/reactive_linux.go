@@ -65,7 +65,7 @@ func (r *reactive) Turn(side relay.Side, events uint32) {
 
 // turn is Turn for a session that is still served here.
 func (r *reactive) turn(side relay.Side, events uint32) {
-	defer r.contain()
+	defer r.contain(r.g)
 	if side == relay.ClientSide {
 		r.noteClient(events)
 	}
@@ -218,7 +218,7 @@ func (r *reactive) expired() {
 	lane := r.lane
 	lane.turns.Lock()
 	defer lane.turns.Unlock()
-	defer r.contain()
+	defer r.contain(r.g)
 	switch r.place {
 	case isShaking:
 		r.run(r.machine.Lost(os.ErrDeadlineExceeded))
@@ -247,18 +247,18 @@ func (r *reactive) ended() {
 var errEndedHere = errors.New("the connection was told to end")
 
 // contain ends the session alone whose step has panicked.
-func (r *reactive) contain() {
+func (r *reactive) contain(g *Group) {
 	p := recover()
 	if p == nil {
 		return
 	}
 	if r.opening == nil { // in its end
-		_ = r.g.handler.panics.Panicked(context.Background(), "conn", p)
+		_ = g.handler.panics.Panicked(context.Background(), "conn", p)
 		return
 	}
-	r.panicked(r.g.handler.panics, "conn", p)
+	r.panicked(g.handler.panics, "conn", p)
 	r.machine.Reset() // gives back what it took; whatever else there is is not used again
-	s, g := r.session, r.g
+	s := r.session
 	r.leave(s)
 	s.abandon()
 	g.end(s)

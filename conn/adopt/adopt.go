@@ -26,9 +26,7 @@ func Conn(fd int, o Options) (net.Conn, error) {
 	if fd < 0 {
 		return nil, os.ErrInvalid
 	}
-	file := os.NewFile(uintptr(fd), "")
-	defer func() { _ = file.Close() }() // FileConn has one more
-	c, err := net.FileConn(file)
+	c, err := fileConn(os.NewFile(uintptr(fd), ""))
 	if err != nil {
 		return nil, err
 	}

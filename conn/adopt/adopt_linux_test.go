@@ -2,6 +2,7 @@ package adopt
 
 import (
 	"net"
+	"os"
 	"testing"
 	"time"
 
@@ -57,5 +58,39 @@ func TestOtherSockets(t *testing.T) {
 	c.Close()
 	if _, err := Conn(-1, Options{}); err == nil {
 		t.Error("a conn of nothing")
+	}
+}
+
+// TestConnOfTheLastDescriptor: none is left, but for the one that is kept.
+func TestConnOfTheLastDescriptor(t *testing.T) {
+	Reserve()
+	sockets := make([]int, 3)
+	for i := range sockets {
+		var err error
+		if sockets[i], err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(sockets[2]) + 1, Max: limit.Max}); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Setrlimit(unix.RLIMIT_NOFILE, &limit) }()
+	for {
+		f, err := os.Open(os.DevNull)
+		if err != nil {
+			break
+		}
+		defer f.Close()
+	}
+	for _, fd := range sockets {
+		c, err := Conn(fd, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
 	}
 }
