@@ -177,7 +177,9 @@ func (d *daemon) steer() {
 		{"PUT", "/api/v1/log", object{"level": "loud"}, 400},
 		{"DELETE", "/api/v1/dns?name=nothing.test", nil, 200},
 		{"POST", "/api/v1/reload", nil, 200},
-		{"PUT", "/api/v1/status", nil, 404},
+		{"PUT", "/api/v1/status", nil, 405}, // was told that there is no such path
+		{"GET", "/api/v1/drain", nil, 405},
+		{"PUT", "/api/v1/none", nil, 404},
 	} {
 		if got := d.call(tt.method, tt.path, tt.body, nil); got != tt.want {
 			t.Errorf("%s %s %v: %d, want %d", tt.method, tt.path, tt.body, got, tt.want)

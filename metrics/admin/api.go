@@ -130,14 +130,34 @@ func (c call) bodyUpTo(most int64, into any) error {
 // routes adds the API's operations to a mux, each behind the token.
 func (s *Server) routes(mux *http.ServeMux) {
 	a := s.options.API
+	known := http.NewServeMux()
 	for _, op := range operations {
 		handler := answering(op, a)
 		if op.stream != nil {
 			handler = func(w http.ResponseWriter, r *http.Request) { op.stream(a, w, r) }
 		}
 		mux.Handle(op.method+" "+op.path, s.withToken(handler))
+		known.Handle(op.method+" "+op.path, handler)
 	}
-	mux.Handle("/api/", s.withToken(func(w http.ResponseWriter, _ *http.Request) { fail(w, NotFound("there is no such path in the API")) }))
+	mux.Handle("/api/", s.withToken(func(w http.ResponseWriter, r *http.Request) {
+		if allowed := methodsOf(known, r); len(allowed) > 0 {
+			w.Header().Set("Allow", strings.Join(allowed, ", "))
+			writeJSON(w, http.StatusMethodNotAllowed, Failure{r.Method + " is no method of this path: " + strings.Join(allowed, ", ") + " are"})
+			return
+		}
+		fail(w, NotFound("there is no such path in the API"))
+	}))
+}
+
+// methodsOf are those that a path is there with. The mux itself does not tell, as
+// it has a handler for all others.
+func methodsOf(known *http.ServeMux, r *http.Request) (methods []string) {
+	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
+		if _, pattern := known.Handler(&http.Request{Method: method, URL: r.URL, Host: r.Host}); pattern != "" {
+			methods = append(methods, method)
+		}
+	}
+	return methods
 }
 
 // withToken lets nobody in without the token. Without one in the settings
