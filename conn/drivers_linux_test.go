@@ -3,6 +3,7 @@ package conn
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -10,10 +11,12 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"cleversocks/aclsvc"
 	"cleversocks/authsvc"
@@ -37,8 +40,8 @@ func TestDriversAgree(t *testing.T) {
 	to, closed := sinkServer(t), closedPort(t)
 	for name, sent := range conversations(to, closed) {
 		t.Run(name, func(t *testing.T) {
-			want := tellOf(t, "tasks", sent)
-			got := tellOf(t, "reactors", sent)
+			want := tellOf(t, "tasks", chat{sent: sent, known: true})
+			got := tellOf(t, "reactors", chat{sent: sent, known: true})
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("a reactor's differs from a task's:\n%s", diff)
 			}
@@ -88,8 +91,89 @@ func closedPort(t *testing.T) netip.AddrPort {
 	return l.Addr().(*net.TCPAddr).AddrPort()
 }
 
+// TestMovesAgree: a session that a reactor has begun goes on in a task where a name
+// has to be looked up or a password takes its time. Neither what its client does
+// meanwhile nor what it has sent ahead gets lost on the way.
+func TestMovesAgree(t *testing.T) {
+	to := sinkServer(t)
+	port := string([]byte{byte(to.Port() >> 8), byte(to.Port())})
+	byName := "\x05\x01\x00\x05\x01\x00\x03\x0dknown.example" + port
+	block := strings.Repeat("0123456789abcdef", 1<<16)
+	for name, v := range map[string]chat{
+		"ends at once":            {sent: byName + "hello"},
+		"SOCKS4a":                 {sent: "\x04\x01" + port + "\x00\x00\x00\x01me\x00known.example\x00hello"},
+		"CONNECT":                 {sent: fmt.Sprintf("CONNECT known.example:%d HTTP/1.1\r\n\r\nhello", to.Port())},
+		"a name that is none":     {sent: "\x05\x01\x00\x05\x01\x00\x03\x0cnone.example" + port},
+		"a denied name":           {sent: "\x05\x01\x00\x05\x01\x00\x03\x0edenied.example\x00\x50"},
+		"a megabyte ahead":        {sent: byName + block},
+		"a password":              {sent: "\x05\x01\x02\x01\x03bob\x04slow\x05\x01\x00\x01\x7f\x00\x00\x01" + port + "hello", known: true},
+		"a password, and a name":  {sent: "\x05\x01\x02\x01\x03bob\x04slow\x05\x01\x00\x03\x0dknown.example" + port + "hello"},
+		"a wrong password, HTTP":  {sent: "CONNECT " + to.String() + " HTTP/1.1\r\nProxy-Authorization: Basic Ym9iOndyb25n\r\n\r\n", known: true},
+		"speaks behind the move":  {sent: byName, moved: func(c *net.TCPConn) { _, _ = io.WriteString(c, "later"); _ = c.CloseWrite() }},
+		"urgent, behind the move": {sent: byName + "a", moved: func(c *net.TCPConn) { sendUrgent(t, c, "b!"); _, _ = io.WriteString(c, "c"); _ = c.CloseWrite() }},
+		"is reset":                {sent: byName + "hello", moved: func(c *net.TCPConn) { _ = c.SetLinger(0); c.Close() }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			want := tellOf(t, "tasks", v)
+			got := tellOf(t, "reactors", v)
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("a reactor's differs from a task's:\n%s", diff)
+			}
+		})
+	}
+}
+
+// sendUrgent sends bytes of which the last one is urgent.
+func sendUrgent(t *testing.T, c *net.TCPConn, text string) {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = raw.Control(func(fd uintptr) {
+		if err := unix.Sendto(int(fd), []byte(text), unix.MSG_OOB, nil); err != nil {
+			t.Error(err)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// slowUsers know one user, whose password takes its time.
+type slowUsers struct{ authsvc.Authenticator }
+
+func (slowUsers) Method() authsvc.Method         { return authsvc.MethodPassword }
+func (slowUsers) Accepts(kind authsvc.Kind) bool { return kind == authsvc.KindPassword }
+func (slowUsers) Authenticate(_ context.Context, a *authsvc.Attempt) (authsvc.Grant, error) {
+	if given, ok := a.Credentials.(authsvc.Password); !ok || string(given.User)+":"+string(given.Password) != "bob:slow" {
+		return authsvc.Grant{}, authsvc.ErrCredentials
+	}
+	return authsvc.Grant{Identity: authsvc.Identity{User: "bob", Method: authsvc.MethodPassword}}, nil
+}
+
+// chat is one client's conversation with a group.
+type chat struct {
+	sent  string
+	known bool // the names are in the cache
+	// moved goes on when a name is looked up, and so the session in a task; nil: the
+	// client ends its stream at once.
+	moved func(*net.TCPConn)
+}
+
+// look is Dialer's Lookup: it waits until the client has gone on.
+func (v *chat) look(client *net.TCPConn) func(context.Context, string, resolver.Family) ([]netip.Addr, error) {
+	var once sync.Once
+	return func(_ context.Context, name string, family resolver.Family) ([]netip.Addr, error) {
+		if v.moved != nil {
+			once.Do(func() { v.moved(client) })
+		}
+		return lookedUp(name, family)
+	}
+}
+
 // tellOf has one driver serve a conversation.
-func tellOf(t *testing.T, driver, sent string) told {
+func tellOf(t *testing.T, driver string, v chat) told {
 	t.Helper()
 	defer func(before string) { driverTested = before }(driverTested)
 	driverTested = driver
@@ -106,21 +190,21 @@ func tellOf(t *testing.T, driver, sent string) told {
 		t.Fatal(err)
 	}
 	policy.Auth = authsvc.NewAdmission(authsvc.AdmissionOptions{
-		Authenticators: []authsvc.Authenticator{users}, Outcomes: m.Conn.Auth, Refused: m.Auth.Refused,
+		Authenticators: []authsvc.Authenticator{users, slowUsers{}}, Outcomes: m.Conn.Auth, Refused: m.Auth.Refused,
 	})
-	policy.Dialer = dial.New(dial.Options{
-		ConnectTimeout: patience, Metrics: m.Dial, NoDelay: true,
-		Lookup: func(_ context.Context, name string, family resolver.Family) ([]netip.Addr, error) {
-			return lookedUp(name, family)
-		},
-		Known: func(name string, families []resolver.Family) (answers [2]resolver.Answer, known bool) {
+	client, server := pair(t, listen(t))
+	defer client.Close()
+	options := dial.Options{ConnectTimeout: patience, Metrics: m.Dial, NoDelay: true, Lookup: v.look(client)}
+	if v.known {
+		options.Known = func(name string, families []resolver.Family) (answers [2]resolver.Answer, known bool) {
 			for i, family := range families {
 				answers[i].Family = family
 				answers[i].Addrs, answers[i].Err = lookedUp(name, family)
 			}
 			return answers, true
-		},
-	})
+		}
+	}
+	policy.Dialer = dial.New(options)
 	policy.Relay.Metrics = &m.Relay
 	g.SetPolicy(&policy)
 	records := make(chan *Record, 16)
@@ -131,17 +215,19 @@ func tellOf(t *testing.T, driver, sent string) told {
 	ended := make(chan struct{})
 	go func() { defer close(ended); _ = log.Serve(ctx) }()
 
-	client, server := pair(t, listen(t))
-	defer client.Close()
 	if reason := g.Admit(server, "test"); reason != "" {
 		t.Fatal(reason)
 	}
-	if _, err := io.WriteString(client, sent); err != nil {
-		t.Fatal(err)
-	}
-	_ = client.CloseWrite()
+	go func() {
+		_, _ = io.WriteString(client, v.sent)
+		if v.moved == nil {
+			_ = client.CloseWrite()
+		}
+	}()
 	answer, err := io.ReadAll(client)
-	if err != nil {
+	if errors.Is(err, net.ErrClosed) {
+		answer = nil // whatever it had read before it reset the connection
+	} else if err != nil {
 		t.Fatal(err)
 	}
 	awaitIdle(t, g)
@@ -151,7 +237,7 @@ func tellOf(t *testing.T, driver, sent string) told {
 	cancel()
 	<-ended
 	close(records)
-	heard := told{Answer: unbound(answer, sent), Counts: countsOf(m)}
+	heard := told{Answer: unbound(answer, v.sent), Counts: countsOf(m)}
 	for r := range records {
 		heard.Record += plainRecord(r)
 	}
