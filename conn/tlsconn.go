@@ -109,6 +109,7 @@ func (c *tlsConn) writeBatch(b []byte) error {
 type tlsSocket struct {
 	net.Conn
 	dry   bool      // reads find nothing; of the goroutine that reads
+	begun bool      // the client's first byte was TLS
 	turns *tlsTurns // while hands are shaken; then nil
 
 	// A read that meets a key update writes as well (RFC 8446 §4.6.3).
@@ -122,11 +123,26 @@ func (s *tlsSocket) Read(b []byte) (int, error) {
 	if s.dry {
 		return 0, errDry{}
 	}
-	if s.turns != nil {
-		return s.turns.read(s.Conn, b)
+	if s.turns == nil {
+		return s.Conn.Read(b)
 	}
-	return s.Conn.Read(b)
+	n, err := s.turns.read(s.Conn, b)
+	if n > 0 && !s.begun {
+		if s.begun = b[0] == recordHandshake; !s.begun {
+			return 0, errNoTLS
+		}
+	}
+	return n, err
 }
+
+// recordHandshake is the type of the record that a client begins with (RFC 8446
+// §5.1).
+const recordHandshake = 22
+
+// errNoTLS is told at the first byte. A whole record header is five: a client that
+// greets in SOCKS, which takes three or four, would wait for an answer, and we for the
+// rest.
+var errNoTLS = errors.New("tls: the client does not speak TLS")
 
 // Rest is for a handshake that waits for something else than its client.
 func (s *tlsSocket) Rest() {

@@ -348,6 +348,21 @@ func TestBadInputAtTLS(t *testing.T) {
 	d.backTo(before)
 }
 
+// A client that greets in SOCKS where TLS is spoken waited until the end of the
+// handshake's time: its greeting is shorter than what TLS looks at.
+func TestSOCKSAtTLS(t *testing.T) {
+	ca := newAuthority(t)
+	d := start(t, ca.tlsListener("")+"[limits]\nhandshake_timeout = \"1h\"\n")
+	for _, greeting := range []string{"\x05\x01\x00", "\x05\x02\x00\x02", "\x04", "C"} {
+		c := dialProxy(t, d.address)
+		send(t, c, []byte(greeting)...)
+		if b, err := io.ReadAll(c); err != nil || len(b) != 0 {
+			t.Errorf("%q: %x, %v", greeting, b, err)
+		}
+	}
+	d.find("of who speaks no TLS", func(l line) bool { return strings.Contains(l.text("err"), "does not speak TLS") })
+}
+
 // A hello in a hundred segments is a hello.
 func TestTLSHelloInSegments(t *testing.T) {
 	ca := newAuthority(t)

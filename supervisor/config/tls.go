@@ -90,9 +90,9 @@ func (l *Listener) finishTLS(f *finisher, element string) {
 	case !acme && (t.ACME.Email != "" || t.ACME.Cache != "" || t.ACME.Directory != ""):
 		bad(".tls.acme.domains", "must name the domains that certificates are for")
 	case t.Cert != "" && t.Key == "":
-		bad(".tls.key", "is needed with tls.cert")
+		f.add(f.cfg.originOf(element+".tls.cert"), element+".tls.key", "is needed with tls.cert")
 	case t.Key != "" && t.Cert == "":
-		bad(".tls.cert", "is needed with tls.key")
+		f.add(f.cfg.originOf(element+".tls.key"), element+".tls.cert", "is needed with tls.key")
 	case !t.Enabled() && (t.ClientCA != "" || t.CRL != ""):
 		bad(".tls.cert", "is needed with tls.client_ca and tls.crl: without it this listener speaks no TLS, and asks for no certificates")
 	case t.CRL != "" && t.ClientCA == "":
@@ -124,6 +124,8 @@ func (c *Config) takeTLSFlags(fs *pflag.FlagSet) {
 	for i := range c.Listeners {
 		if t := &c.Listeners[i].TLS; !t.Enabled() {
 			t.Cert, t.Key = fs.Lookup(tlsCertFlag).Value.String(), fs.Lookup(tlsKeyFlag).Value.String()
+			c.origins[element("listener", i)+".tls.cert"] = flagOrigin(tlsCertFlag, "")
+			c.origins[element("listener", i)+".tls.key"] = flagOrigin(tlsKeyFlag, "")
 		}
 	}
 }

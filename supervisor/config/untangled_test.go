@@ -28,6 +28,24 @@ func TestOneSlipIsToldOnce(t *testing.T) {
 	}
 }
 
+// That half of a certificate is missing was said of the flag for the port, or of
+// the listener's first line.
+func TestHalfACertificate(t *testing.T) {
+	for want, args := range map[string][]string{
+		"flag --tls-cert: listener[0].tls.key: is needed": {"-p", "0", "--tls-cert", "c"},
+		"flag --tls-key: listener[0].tls.cert: is needed": {"-p", "0", "--tls-key", "k"},
+		"c.toml:3:1: listener[0].tls.key: is needed":      nil,
+	} {
+		file := ""
+		if args == nil {
+			file = "[[listener]]\n[listener.tls]\ncert = 'c'\n"
+		}
+		if _, err := load(t, file, nil, args); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: %v", args, err)
+		}
+	}
+}
+
 // A user whom the kernel tells of, or a certificate, was warned of as one who could
 // not log in.
 func TestWhoNeedsNoPassword(t *testing.T) {
