@@ -55,6 +55,13 @@ func exhaust(t *testing.T) (free func()) {
 // word, and without its request in the metrics; from its first byte on in a task, it
 // was told.
 func TestMoveWithoutDescriptors(t *testing.T) {
+	for _, asked := range []string{"\x03\x07a.local", "\x01\x7f\x00\x00\x01"} { // an address needs no move
+		askWithoutDescriptors(t, "\x05\x01\x00"+asked+"\x00\x50")
+	}
+}
+
+func askWithoutDescriptors(t *testing.T, request string) {
+	t.Helper()
 	g, m := newTestGroup(t, true)
 	policy := *g.Policy()
 	policy.Dialer = dial.New(dial.Options{
@@ -81,7 +88,7 @@ func TestMoveWithoutDescriptors(t *testing.T) {
 	}
 	say("\x05\x01\x00", "\x05\x00")
 	free := exhaust(t)
-	say("\x05\x01\x00\x03\x07a.local\x00\x50", "\x05\x01\x00\x01")
+	say(request, "\x05\x01\x00\x01")
 	free()
 	awaitIdle(t, g)
 	if n := m.Conn.Requests.Of("connect", "general_failure").Get(); n != 1 {
