@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -257,6 +258,9 @@ func (q Question) query() (aclsvc.Query, wire.Addr, error) {
 	command, ok := commands[q.Command]
 	if !ok {
 		return aclsvc.Query{}, none, fmt.Errorf("command: %q is not connect, udp or bind", q.Command)
+	}
+	if port == 0 && command != wire.CommandBind {
+		return aclsvc.Query{}, none, errors.New("to: nothing goes to port 0; only a bind may leave its peer's port open")
 	}
 	return aclsvc.Query{
 		Identity: authsvc.Identity{Method: authsvc.MethodNone}, Source: netaddr.Plain(source),
