@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/knadh/koanf/providers/confmap"
@@ -183,7 +184,7 @@ func (r *run) keep(m map[string]any, n *node, path string, s source) map[string]
 		child := n.children[name]
 		switch {
 		case child == nil:
-			r.add(s.origin(full), full, "unknown key%s", DidYouMean(full, s.known))
+			r.add(s.origin(full), clip(full), "unknown key%s", DidYouMean(full, s.known))
 		case child.key != nil:
 			if err := child.key.set(v, s.text); err != nil {
 				r.refuse(full, s, err)
@@ -301,11 +302,24 @@ func (r *run) assign(k *Key, path string, v any) {
 	r.unmask(k, path)
 }
 
+// join is the path of a name below another. A name that TOML wants in quotes has them
+// here: "log.level" in one pair is no level of the log, and an empty one is seen.
 func join(path, name string) string {
+	if !isBare(name) {
+		name = strconv.Quote(name)
+	}
 	if path == "" {
 		return name
 	}
 	return path + "." + name
+}
+
+// isBare says whether TOML takes a key without quotes.
+func isBare(name string) bool {
+	other := func(c rune) bool {
+		return (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' && c != '_'
+	}
+	return name != "" && !strings.ContainsFunc(name, other)
 }
 
 func isTable(v any) bool {

@@ -46,6 +46,22 @@ func TestHalfACertificate(t *testing.T) {
 	}
 }
 
+// A key in quotes was told as if it stood without them: "log.level: unknown key; did
+// you mean log.level?" An empty one had no place.
+func TestQuotedKeys(t *testing.T) {
+	for file, want := range map[string]string{
+		`"log.level" = "debug"`:              `c.toml:1:1: "log.level": unknown key; did you mean log.level?`,
+		`"" = 1`:                             `c.toml:1:1: "": unknown key`,
+		"[log]\n'ä' = 1":                     `c.toml:2:1: log."ä": unknown key`,
+		`"log"."level" = "x"`:                `c.toml:1:7: log.level: must be one of`,
+		strings.Repeat("a", 70_000) + " = 1": "c.toml:1:1: " + strings.Repeat("a", 64) + "...: unknown key",
+	} {
+		if _, err := load(t, file, nil, nil); err == nil || !strings.Contains(err.Error(), want) || len(err.Error()) > 300 {
+			t.Errorf("%.60s: %.300v", file, err)
+		}
+	}
+}
+
 // A user whom the kernel tells of, or a certificate, was warned of as one who could
 // not log in.
 func TestWhoNeedsNoPassword(t *testing.T) {
