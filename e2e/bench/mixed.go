@@ -24,9 +24,9 @@ import (
 // p99 told of Go's scheduler in the load and not of the proxy.
 const bulkCommand = "bulk"
 
-// low are the words before a command that has all others go first, for a load
-// that takes what the echoes leave: what then holds them up is the proxy.
-var low = []string{"nice", "-n", "19"}
+// idleClass are the words before a command that runs when nobody else wants to,
+// for a load that takes what the echoes leave: what then holds them up is the proxy.
+var idleClass = []string{"chrt", "--idle", "0"}
 
 // mixed is roundTrips by themselves, then once more beside downloads, which are
 // started with some words before their command.

@@ -54,7 +54,7 @@ func main() {
 	check(unix.EpollCtl(l.epoll, unix.EPOLL_CTL_ADD, l.listener, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(l.listener)}))
 	var events [128]unix.EpollEvent
 	for {
-		n, _, _ := unix.Syscall6(unix.SYS_EPOLL_PWAIT, uintptr(l.epoll), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), ^uintptr(0), 0, 0) //nolint:gosec // the kernel gets the array's own bounds
+		n, _, _ := unix.Syscall6(unix.SYS_EPOLL_PWAIT, uintptr(l.epoll), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), ^uintptr(0), 0, 0)
 		if n > uintptr(len(events)) {
 			continue // interrupted
 		}
@@ -215,7 +215,7 @@ func (t *tunnel) close(l *loop) {
 // call is read(2) or write(2) of a socket that does not block. n is below 0 where
 // it failed.
 func call(number uintptr, fd int, b []byte) (n int, errno unix.Errno) {
-	r, _, errno := unix.RawSyscall(number, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b))) //nolint:gosec // the kernel gets b's own bounds
+	r, _, errno := unix.RawSyscall(number, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
 	if errno != 0 {
 		return -1, errno
 	}
