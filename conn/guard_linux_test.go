@@ -41,7 +41,7 @@ func TestGuardSessionAllocations(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(accept) //nolint:errcheck // it listens
+	defer unix.Close(accept)
 	if err := unix.SetNonblock(accept, false); err != nil {
 		t.Fatal(err)
 	}
@@ -97,11 +97,11 @@ func (e *guardedEnds) session() error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(client) //nolint:errcheck // it was read to its end
+	defer unix.Close(client)
 	if err := unix.SetsockoptTimeval(client, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &e.patience); err != nil {
 		return err
 	}
-	if _, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(client), uintptr(unsafe.Pointer(&e.proxy)), unsafe.Sizeof(e.proxy)); errno != 0 { //nolint:gosec // the kernel gets its own bounds
+	if _, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(client), uintptr(unsafe.Pointer(&e.proxy)), unsafe.Sizeof(e.proxy)); errno != 0 {
 		return errno
 	}
 	if _, err := unix.Write(client, e.request); err != nil {
@@ -131,6 +131,6 @@ func (e *guardedEnds) readAll(fd int) error {
 // rawSockaddr is an IPv4 address as the kernel reads it.
 func rawSockaddr(a netip.AddrPort) unix.RawSockaddrInet4 {
 	raw := unix.RawSockaddrInet4{Family: unix.AF_INET, Addr: a.Addr().As4()}
-	binary.BigEndian.PutUint16((*[2]byte)(unsafe.Pointer(&raw.Port))[:], a.Port()) //nolint:gosec // its two bytes
+	binary.BigEndian.PutUint16((*[2]byte)(unsafe.Pointer(&raw.Port))[:], a.Port())
 	return raw
 }

@@ -90,6 +90,7 @@ func askWithoutDescriptors(t *testing.T, request string) {
 	free := exhaust(t)
 	say(request, "\x05\x01\x00\x01")
 	free()
+	client.Close()
 	awaitIdle(t, g)
 	if n := m.Conn.Requests.Of("connect", "general_failure").Get(); n != 1 {
 		t.Errorf("%d requests failed, want 1", n)
