@@ -134,6 +134,45 @@ func TestOldTunnelIsStrippedByItself(t *testing.T) {
 	}
 }
 
+// nobody is a guest whose tunnel has begun already.
+type nobody struct{}
+
+func (nobody) Turn(Side, uint32) {}
+
+// TestLastsWithShortIdleTime: with an idle time of a second or less a tunnel was never
+// one that lasts, and its server's socket never got its keepalive.
+func TestLastsWithShortIdleTime(t *testing.T) {
+	client, a := tcpPair(t)
+	server, b := tcpPair(t)
+	defer shut(client)
+	defer shut(server)
+	pools := servedPools(PoolOptions{Reactors: 1})
+	defer pools.Close()
+	seat := pools.Reactors()[0].Seat(nobody{})
+	fds := make([]int, 2)
+	for side, c := range []net.Conn{a, b} {
+		raw, err := c.(*net.TCPConn).SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = raw.Control(func(fd uintptr) { fds[side] = duplicate(fd) })
+		c.Close()
+	}
+	if err := errors.Join(seat.Watch(fds[0], ClientSide, Arrivals), seat.Watch(fds[1], ServerSide, Dialing)); err != nil {
+		t.Fatal(err)
+	}
+	lasts, over := make(chan int, 1), make(chan Result, 1)
+	seat.Relay(fds[0], fds[1], false, false, Options{Pools: pools, Idle: bareAfter, Lasts: func(fd int) { lasts <- fd }}, func(r Result) { over <- r })
+	select {
+	case fd := <-lasts:
+		if fd != fds[1] {
+			t.Errorf("told of descriptor %d, want the server's, %d", fd, fds[1])
+		}
+	case r := <-over:
+		t.Errorf("ended with %+v before it was one that lasts", r)
+	}
+}
+
 // TestGuardTunnelSize: there is one Tunnel for each open tunnel, and the next
 // larger class of the allocator costs 64 bytes more, header included.
 func TestGuardTunnelSize(t *testing.T) {
