@@ -128,7 +128,7 @@ func waitQueued(t *testing.T, s socket) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for late := time.Now().Add(10 * time.Second); !queued(raw); time.Sleep(time.Millisecond) {
+	for late := time.Now().Add(10 * time.Second); !queued(raw); <-time.After(time.Millisecond) {
 		if time.Now().After(late) {
 			t.Fatal("no connection comes")
 		}
