@@ -19,11 +19,13 @@ type Quotas struct {
 	mu    sync.Mutex
 	users map[string]*Usage
 	now   *Users // of the last Set; nil: there was none
+	fleet quotaFleet
 }
 
 // Usage is one user's count, shared by all of the user's connections.
 type Usage struct {
 	dirty func()
+	fleet *quotaFleet
 
 	mu     sync.Mutex
 	limit  int64 // bytes in a period; 0: no quota now
@@ -37,6 +39,7 @@ type Usage struct {
 	elsewhere int64
 	told      int64     // of this process's own, to the fleet
 	toldAt    time.Time // zero: the fleet should hear of it, or it of the fleet
+	unheard   unheard
 }
 
 // UsageReport is a user's count at one moment.
@@ -50,6 +53,7 @@ type UsageReport struct {
 // NewQuotas reads what was saved.
 func NewQuotas(s StateOptions) *Quotas {
 	q := &Quotas{users: map[string]*Usage{}, file: newStateFile(s, metrics.StateQuotas)}
+	q.fleet.wanted = make(chan struct{}, 1)
 	q.file.restore, q.file.dump = q.restore, func() any { return q.saved() }
 	q.file.settle()
 	return q
@@ -110,7 +114,7 @@ func (q *Quotas) usage(name string) *Usage {
 	defer q.mu.Unlock()
 	u := q.users[name]
 	if u == nil {
-		u = &Usage{dirty: func() { q.file.dirty.Store(true) }}
+		u = &Usage{dirty: func() { q.file.dirty.Store(true) }, fleet: &q.fleet}
 		q.users[name] = u
 	}
 	return u
@@ -148,9 +152,10 @@ func (u *Usage) Reserve(n int64) (granted int64, left bool) {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.roll(time.Now())
+	now := time.Now()
+	u.roll(now)
 	if u.limit > 0 {
-		n = max(min(n, u.limit-u.used-u.booked), 0)
+		n = max(min(n, u.limit-u.used-u.booked, u.room(now)), 0)
 		if u.used >= u.limit {
 			return 0, false
 		}
@@ -183,7 +188,7 @@ func (u *Usage) roll(now time.Time) {
 		u.dirty()
 	case past >= u.period:
 		u.start = u.start.Add(past - past%u.period)
-		u.used, u.elsewhere = 0, 0
+		u.used, u.elsewhere, u.unheard = 0, 0, unheard{}
 		u.dirty()
 	}
 }
@@ -199,7 +204,7 @@ func (q *Quotas) Reset(user string) bool {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.used, u.elsewhere, u.start = 0, 0, time.Time{}
+	u.used, u.elsewhere, u.start, u.unheard = 0, 0, time.Time{}, unheard{}
 	u.dirty()
 	return true
 }
@@ -373,6 +378,7 @@ func (q *Quotas) Learn(s Share, begin time.Time, elsewhere, own int64, told bool
 		u.start, u.elsewhere, u.used = begin, elsewhere, now+elsewhere
 		u.dirty()
 	}
+	u.heard(s.Own)
 }
 
 // Unshared has the next Shares name a user again, whose share did not arrive.

@@ -390,3 +390,29 @@ func TestPanicEndsOneWait(t *testing.T) {
 	_ = again.control.Close()
 	again.result(t)
 }
+
+// Of the addresses of a name the port faces one of the client's own family, if there
+// is one: a client of SOCKS4 could not be told of the other.
+func TestFacesThePeerOfTheClientsFamily(t *testing.T) {
+	_, control := tcpPair(t, "127.0.0.1")
+	four, six := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")
+	for _, c := range []struct {
+		requested wire.Addr
+		peers     []netip.Addr
+		want      netip.Addr
+	}{
+		{wire.Addr{Name: "ftp.example"}, []netip.Addr{six, four}, four},
+		{wire.Addr{Name: "ftp.example"}, []netip.Addr{six}, six},
+		{wire.Addr{IP: six}, nil, six}, // any peer may connect, and this one is expected
+		{wire.Addr{IP: netip.IPv4Unspecified()}, nil, netip.Addr{}},
+	} {
+		var asked netip.Addr
+		request := Request{Control: control, Requested: c.requested, Facing: func(peer, _ netip.Addr) (netip.Addr, SetUp, error) {
+			asked = peer
+			return netip.Addr{}, nil, nil
+		}}
+		if at, _, err := facing(&request, c.peers); asked != c.want || err != nil || at.String() != "127.0.0.1" {
+			t.Errorf("%v: faces %s, at %s, %v", c.requested, asked, at, err)
+		}
+	}
+}

@@ -251,6 +251,10 @@ func facing(request *Request, peers []netip.Addr) (at netip.Addr, setUp SetUp, e
 	switch ip := request.Requested.IP; {
 	case len(peers) > 0:
 		peer = peers[0]
+		// Of a name's addresses rather one of the client's family: SOCKS4 has no other.
+		if i := slices.IndexFunc(peers, func(p netip.Addr) bool { return p.Is4() == here.Is4() }); i >= 0 {
+			peer = peers[i]
+		}
 	case ip.IsValid() && !ip.IsUnspecified():
 		peer = ip.Unmap()
 	}

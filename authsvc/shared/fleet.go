@@ -99,6 +99,9 @@ func (s *Store) beatFleet(ctx context.Context) bool {
 	}
 	s.offset.Store(got.now - asked.UnixMilli())
 	s.metrics.Replicas.Store(int64(got.count))
+	if s.options.Quotas != nil {
+		s.options.Quotas.Among(int(got.count))
+	}
 	s.takeOut(got.out)
 	s.doFailed()
 	if s.fleet.noted(s.rhythm, sent, got) {

@@ -20,16 +20,36 @@ const (
 // keepQuotas tells the store what was moved, and what is used of it, until ctx
 // ends.
 func (s *Store) keepQuotas(ctx context.Context) error {
-	for tick := 0; after(ctx, quotaTick); tick++ {
+	tick := time.NewTicker(quotaTick)
+	defer tick.Stop()
+	for ticks := 0; ; {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.wantedQuotas():
+			if !s.health.isDown() {
+				s.syncQuotas(ctx, false)
+			}
+			continue
+		case <-tick.C:
+		}
 		if s.health.isDown() {
 			continue
 		}
 		s.syncQuotas(ctx, false)
-		if tick%int(showEvery/quotaTick) == 0 {
+		if ticks%int(showEvery/quotaTick) == 0 {
 			s.showUsage(ctx)
 		}
+		ticks++
 	}
-	return ctx.Err()
+}
+
+// wantedQuotas gets a value when somebody waits to hear what is left of a quota.
+func (s *Store) wantedQuotas() <-chan struct{} {
+	if s.options.Quotas == nil {
+		return nil
+	}
+	return s.options.Quotas.Wanted()
 }
 
 // syncQuotas tells the parts that are due, or all.
