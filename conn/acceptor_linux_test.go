@@ -200,3 +200,31 @@ func visit(t *testing.T, l net.Listener, to netip.AddrPort) {
 		t.Fatal(err)
 	}
 }
+
+// TestResetBeforeTheTask: package net knows no address of a peer that has reset its
+// connection, so that one passed for a client without an address, whom no list and
+// no limit by source concerns.
+func TestResetBeforeTheTask(t *testing.T) {
+	g, m := newTestGroup(t, true)
+	client, server := pair(t, listen(t))
+	fd := -1
+	if raw, err := server.SyscallConn(); err == nil {
+		_ = raw.Control(func(own uintptr) { fd, _ = unix.FcntlInt(own, unix.F_DUPFD_CLOEXEC, 0) })
+	}
+	_ = client.SetLinger(0)
+	client.Close()
+	_, _ = server.Read(make([]byte, 1)) // until the reset is there
+	server.Close()
+	counts := make(map[string]int)
+	a := &acceptor{g: g, listener: "test", count: func(refused string) { counts[refused]++ }}
+	a.handToTask(fd, g.Policy())
+	if len(counts) != 1 || counts[""] != 1 {
+		t.Errorf("counted %v, want one that was accepted", counts)
+	}
+	if n := g.Active() + int(m.Conn.Active.Of("unknown").Load()); n != 0 {
+		t.Errorf("%d connections", n)
+	}
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil {
+		t.Error("its descriptor is open")
+	}
+}
