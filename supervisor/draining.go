@@ -47,10 +47,14 @@ func (d *draining) Serve(ctx context.Context) error {
 	scope.Go(func() error { return d.tell(inner) })
 	scope.Go(func() error { return d.tellDemands(inner) })
 	scope.Go(func() error { return d.tellEvents(inner) })
-	if err := scope.Wait(); errors.Is(err, upgrade.ErrGone) && ctx.Err() == nil {
-		d.log.LogAttrs(ctx, slog.LevelWarn, "the successor has ended; connections go on here", slog.Int("pid", d.successor.PID))
+	if err := scope.Wait(); ctx.Err() == nil {
+		said := "the successor has ended; connections go on here"
+		if !errors.Is(err, upgrade.ErrGone) {
+			said = "the successor is not told of this process any more; connections go on here"
+		}
+		d.log.LogAttrs(ctx, slog.LevelWarn, said, slog.Int("pid", d.successor.PID), slog.Any("err", err))
 		d.tidings.end()
-		d.successor.Close()
+		d.successor.Close() // half of a message may have been sent
 	}
 	return errors.Join(suture.ErrDoNotRestart, ctx.Err())
 }
