@@ -17,7 +17,13 @@ func (c *commands) bind(d *driver) bool {
 		Advertise: s.advertised(),
 		Facing: func(peer, here netip.Addr) (netip.Addr, bind.SetUp, error) {
 			egress := s.policy.Routes.RouteDatagrams(s.routeQuery(wire.Addr{IP: peer})).Egress
-			return s.policy.Dialer.Facing(peer, here, egress.Or(s.egress()))
+			at, setUp, err := s.policy.Dialer.Facing(peer, here, egress.Or(s.egress()))
+			if at == peer && at.Is4() == here.Is4() && s.atDoor().reachedAt.IsValid() {
+				// A peer on this host looks for it anywhere: then the address of the load
+				// balancer, which is the one that the client knows.
+				at = netip.Addr{}
+			}
+			return at, setUp, err
 		},
 		Decide:    c.judge.decideNow(s),
 		Complete:  c.judge.completeNow(s),
