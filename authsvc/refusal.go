@@ -66,7 +66,7 @@ var (
 
 // Error is the reason as a sentence, and the detail.
 func (r *Refusal) Error() string {
-	text := map[Reason]string{
+	text := map[Reason]string{ //nolint:gosec // sentences, not secrets
 		ReasonCredentials: "wrong credentials",
 		ReasonBusy:        "too many authentications in progress",
 		ReasonBanned:      "the source is banned",

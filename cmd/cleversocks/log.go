@@ -152,7 +152,7 @@ func (l *logs) sink(path string) *sink {
 func (l *logs) handler(format string, s *sink, level slog.Leveler) slog.Handler {
 	switch {
 	case format == "json":
-		return slog.NewJSONHandler(jsonLines{s}, &slog.HandlerOptions{Level: level, ReplaceAttr: nameTrace})
+		return slog.NewJSONHandler(jsonLines{s}, &slog.HandlerOptions{Level: level, ReplaceAttr: spell})
 	case format == "auto" && s == l.stderr && l.colour:
 		return tint.NewTextHandler(textLines{s}, &tint.Options{Level: level, ReplaceAttr: tintTrace})
 	default:
@@ -278,6 +278,15 @@ func nameTrace(groups []string, a slog.Attr) slog.Attr {
 		return slog.String(a.Key, "TRACE")
 	}
 	return a
+}
+
+// spell is nameTrace, and writes a time with its unit, as the text does, where slog
+// would write nanoseconds without a word about it.
+func spell(groups []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindDuration {
+		return slog.String(a.Key, a.Value.Duration().String())
+	}
+	return nameTrace(groups, a)
 }
 
 // tintTrace is nameTrace with tint's three letters, and tintSafe.

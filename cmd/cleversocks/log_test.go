@@ -182,7 +182,7 @@ func TestApply(t *testing.T) {
 	}{
 		{
 			name: "text", log: config.Log{Level: "info", Format: "text"},
-			want: []string{`level=INFO msg=event id=7`, `msg=connection cause=client_closed`}, not: []string{"tracing"},
+			want: []string{`level=INFO msg=event id=7 took=1m0s`, `msg=connection cause=client_closed`}, not: []string{"tracing"},
 		},
 		{
 			name: "trace", log: config.Log{Level: "trace", Format: "text"},
@@ -190,7 +190,7 @@ func TestApply(t *testing.T) {
 		},
 		{
 			name: "json", log: config.Log{Level: "trace", Format: "json"},
-			want: []string{`"level":"TRACE","msg":"tracing","id":7`, `"cause":"client_closed"`},
+			want: []string{`"level":"TRACE","msg":"tracing","id":7`, `"cause":"client_closed"`, `"took":"1m0s"`}, // it was a bare number of nanoseconds
 		},
 		{
 			name: "quiet", log: config.Log{Level: "error", Format: "auto"},
@@ -206,7 +206,7 @@ func TestApply(t *testing.T) {
 				t.Fatal(err)
 			}
 			logger.Error("failed")
-			logger.Info("event")
+			logger.Info("event", "took", time.Minute)
 			logger.Log(t.Context(), levelTrace, "tracing")
 			l.Access().Info("connection", "cause", "client_closed")
 			l.Close()
