@@ -64,6 +64,9 @@ func (h *handshakes) began(s *session) {
 	key := netaddr.SourceKey(s.source())
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if s.evicted { // while its door told its client: it would count as leaving twice
+		return
+	}
 	of := h.sources[key]
 	if of == nil {
 		if h.sources == nil {

@@ -49,7 +49,7 @@ func (s *session) cancel(why error) {
 
 // begin makes the scope a child of parent.
 func (s *scope) begin(parent context.Context) context.Context {
-	s.holder = newShakingScope(parent)
+	s.toTask(parent)
 	return s
 }
 
@@ -60,11 +60,15 @@ func newShakingScope(parent context.Context) *shakingScope {
 
 // beginWith is begin for a session that a reactor serves.
 func (s *scope) beginWith(r ringer) context.Context {
-	s.holder = r
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.holder = r; s.why != nil { // the group was told to end all that it has
+		r.Ring()
+	}
 	return s
 }
 
-// toTask makes the scope of a reactor's session a child of parent.
+// toTask makes the scope a child of parent, that of a reactor's session too.
 func (s *scope) toTask(parent context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -93,10 +97,13 @@ func (s *scope) handTo(t *relay.Tunnel) {
 }
 
 // release is for a session that its reactor, or its tunnel, has no more to do with.
+// A tunnel may end before handTo, which is then the one that leaves the parent.
 func (s *scope) release() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.holder = nil
+	if _, isShaking := s.holder.(*shakingScope); !isShaking {
+		s.holder = nil
+	}
 }
 
 // end cancels the scope, which ends its tunnel.
@@ -210,6 +217,6 @@ func (g *Group) endTunnels(why error) {
 	}
 	g.mu.Unlock()
 	for _, s := range list {
-		s.cancel(why)
+		s.scope.end(why) // not by its context: one that was let in just now has none yet
 	}
 }

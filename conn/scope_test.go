@@ -6,6 +6,7 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"time"
 
 	"cleversocks/conn/relay"
 )
@@ -41,5 +42,58 @@ func TestScopeIsNeverDeaf(t *testing.T) {
 		stop(nil)
 		client.Close()
 		server.Close()
+	}
+}
+
+// A tunnel that ended before the session had handed its scope over took the scope
+// out of whose hands it was: it stayed among its parent's children, for ever.
+func TestScopeLeavesItsParent(t *testing.T) {
+	g, _ := newTestGroup(t, true)
+	s := &session{policy: g.Policy()}
+	s.ctx = s.scope.begin(t.Context())
+	child := s.scope.inner()
+	client, a := net.Pipe()
+	server, b := net.Pipe()
+	client.Close()
+	server.Close()
+	options, done := g.handler.tunnel(s, func(s *session) { s.cancel(nil) })
+	over := make(chan struct{})
+	tunnel := relay.Start(a, b, options, func(r relay.Result) { done(r); close(over) })
+	<-over
+	s.handTo(tunnel)
+	if child.Err() == nil {
+		t.Error("the scope is its parent's child still")
+	}
+}
+
+// ringing counts rings.
+type ringing struct{ rings int }
+
+func (r *ringing) Ring() { r.rings++ }
+
+// A group may be told to end all of its sessions when one is let in that has no
+// context yet: a reactor's one heard of nothing, and the drain waited for it.
+func TestEndOfAllMeetsLateSessions(t *testing.T) {
+	g, _ := newTestGroup(t, true)
+	for _, onReactor := range []bool{true, false} {
+		s := &session{started: time.Now()}
+		if reason := g.add(s); reason != "" {
+			t.Fatal(reason)
+		}
+		g.endTunnels(relay.ErrDrained)
+		var r ringing
+		if onReactor {
+			g.beginWith(&r, s)
+		} else {
+			s.ctx = s.scope.begin(g.base)
+			g.began(s)
+		}
+		if why := context.Cause(s.ctx); !errors.Is(why, relay.ErrDrained) && !errors.Is(s.ctx.Err(), relay.ErrDrained) {
+			t.Errorf("on a reactor %v: goes on, %v", onReactor, s.ctx.Err())
+		}
+		if onReactor && r.rings != 1 {
+			t.Errorf("rung for %d times", r.rings)
+		}
+		g.end(s)
 	}
 }
