@@ -48,11 +48,12 @@ func (d *draining) Serve(ctx context.Context) error {
 	scope.Go(func() error { return d.tellDemands(inner) })
 	scope.Go(func() error { return d.tellEvents(inner) })
 	if err := scope.Wait(); ctx.Err() == nil {
-		said := "the successor has ended; connections go on here"
-		if !errors.Is(err, upgrade.ErrGone) {
-			said = "the successor is not told of this process any more; connections go on here"
+		who := []slog.Attr{slog.Int("pid", d.successor.PID), slog.Any("err", err)}
+		if errors.Is(err, upgrade.ErrGone) {
+			d.log.LogAttrs(ctx, slog.LevelWarn, "the successor has ended; connections go on here", who...)
+		} else {
+			d.log.LogAttrs(ctx, slog.LevelWarn, "the successor is not told of this process any more; connections go on here", who...)
 		}
-		d.log.LogAttrs(ctx, slog.LevelWarn, said, slog.Int("pid", d.successor.PID), slog.Any("err", err))
 		d.tidings.end()
 		d.successor.Close() // half of a message may have been sent
 	}
