@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"runtime"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -21,10 +22,12 @@ const eventBatch = 128
 // their bytes. Two waiting goroutines cost a relay 5 KiB, an entry here costs
 // 300 bytes. It blocks a thread in epoll_wait: parked in Go's poller, as other
 // waits are, each of its events would wake a thread for that poller first, and the
-// runtime's monitor with it. It comes with Pools, which close it; whoever has those
-// runs Serve.
+// runtime's monitor with it. Where it has no processor to spare it is parked all the
+// same: see parking. It comes with Pools, which close it; whoever has those runs
+// Serve.
 type Reactor struct {
 	name   string
+	park   *parking // nil: a thread waits
 	events [eventBatch]unix.EpollEvent
 	ready  []task // this goroutine's: what the events are about
 	again  []task // this goroutine's: what used up its turn
@@ -52,14 +55,20 @@ type task struct {
 	in, out readiness // of a tunnel that used up its turn
 }
 
-func newReactor(name string) (*Reactor, error) {
+func newReactor(name string, parks bool) (*Reactor, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, err
 	}
 	r := &Reactor{name: name, epoll: fd}
-	if err = r.hangBell(); err != nil {
-		_ = unix.Close(fd)
+	if parks {
+		r.park, err = newParking(r)
+	}
+	if err == nil {
+		err = r.hangBell()
+	}
+	if err != nil {
+		r.closeEpoll()
 		return nil, err
 	}
 	return r, nil
@@ -125,8 +134,16 @@ func (r *Reactor) close() {
 }
 
 func (r *Reactor) closeDescriptors() {
-	_ = unix.Close(r.epoll)
+	r.closeEpoll()
 	_ = unix.Close(r.bell)
+}
+
+func (r *Reactor) closeEpoll() {
+	if r.park != nil {
+		_ = r.park.file.Close()
+		return
+	}
+	_ = unix.Close(r.epoll)
 }
 
 // serve gives a slot's entry its turn.
@@ -190,10 +207,20 @@ func (r *Reactor) look() bool {
 	return !r.closed
 }
 
-// wait is epoll_wait(2). What returns at once is raw, as in pump.takeFrom; of what
-// may block the scheduler is told, or a collection would have to wait for it too.
+// wait waits for events, and says how many there are.
 func (r *Reactor) wait(atOnce bool) int {
 	r.forgetRetired()
+	if r.park != nil && !atOnce {
+		if n, err := r.park.wait(); err == nil {
+			return n
+		} // else a thread has to
+	}
+	return r.epollWait(atOnce)
+}
+
+// epollWait is epoll_wait(2). What returns at once is raw, as in pump.takeFrom; of
+// what may block the scheduler is told, or a collection would have to wait for it too.
+func (r *Reactor) epollWait(atOnce bool) int {
 	call, timeout := unix.Syscall6, -1
 	if atOnce {
 		call, timeout = unix.RawSyscall6, 0
@@ -363,8 +390,9 @@ type reactorSet struct {
 
 // openReactors makes up to n of them; without any, relays use goroutines.
 func (p *Pools) openReactors(n int) {
+	parks := runtime.GOMAXPROCS(0) <= n
 	for i := range n {
-		r, err := newReactor("relay reactor " + strconv.Itoa(i+1))
+		r, err := newReactor("relay reactor "+strconv.Itoa(i+1), parks)
 		if err != nil {
 			return
 		}

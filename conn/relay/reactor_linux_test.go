@@ -4,12 +4,16 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"os"
 	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"cleversocks/conn/cause"
 )
@@ -27,7 +31,73 @@ func servedPools(o PoolOptions) *Pools {
 // TestReactorIsServedAnew: a reactor that ended, by a panic for one, takes its
 // relays up where they stood, with what came meanwhile.
 func TestReactorIsServedAnew(t *testing.T) {
-	pools := NewPools(PoolOptions{Reactors: 1})
+	for _, parks := range []bool{false, true} {
+		t.Run(fmt.Sprint("parks ", parks), func(t *testing.T) { serveAnew(t, poolsWhere(parks)) })
+	}
+}
+
+// poolsWhere are pools with one reactor, of a process with that processor alone, or
+// with more.
+func poolsWhere(parks bool) *Pools {
+	processors := 2
+	if parks {
+		processors = 1
+	}
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(processors))
+	return NewPools(PoolOptions{Reactors: 1})
+}
+
+// TestReactorLeavesTheOnlyProcessor: blocked in its system call, a reactor kept it, and
+// beside a busy tunnel datagrams, TLS and the admin port waited for 13 to 33 ms.
+func TestReactorLeavesTheOnlyProcessor(t *testing.T) {
+	for _, parks := range []bool{false, true} {
+		pools := poolsWhere(parks)
+		if is := pools.Reactors()[0].park != nil; is != parks {
+			t.Errorf("parks: %v, want %v", is, parks)
+		}
+		pools.Close()
+	}
+}
+
+// TestReactorIsClosed: its descriptors are free when it is not served any more, by
+// then or later, and nobody uses them afterwards.
+func TestReactorIsClosed(t *testing.T) {
+	for _, parks := range []bool{false, true} {
+		pools := poolsWhere(parks)
+		r := pools.Reactors()[0]
+		ended := make(chan error, 1)
+		go func() { ended <- r.Serve(t.Context()) }()
+		eventually(t, "the reactor is served", func() bool {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			return r.serving
+		})
+		pools.Close()
+		select {
+		case err := <-ended:
+			if !errors.Is(err, os.ErrClosed) {
+				t.Errorf("ended with %v", err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatal("Serve does not end")
+		}
+		if _, err := unix.FcntlInt(uintptr(r.bell), unix.F_GETFD, 0); err == nil {
+			t.Error("the bell is open")
+		}
+		if _, err := unix.FcntlInt(uintptr(r.epoll), unix.F_GETFD, 0); err == nil {
+			t.Error("its epoll is open")
+		}
+		if err := r.Serve(t.Context()); !errors.Is(err, os.ErrClosed) {
+			t.Errorf("is served again: %v", err)
+		}
+		if err := r.Seat(nil).Watch(0, ClientSide, Arrivals); !errors.Is(err, os.ErrClosed) {
+			t.Errorf("watches: %v", err)
+		}
+	}
+}
+
+func serveAnew(t *testing.T, pools *Pools) {
+	t.Helper()
 	reactor := pools.Reactors()[0]
 	var served sync.WaitGroup
 	serve := func() (stop func()) {
