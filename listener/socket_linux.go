@@ -26,7 +26,9 @@ func setSocketOptions(c rawConn, o Options) error {
 }
 
 func setOptions(fd int, o Options) error {
-	set := func(level, name, value int) error { return unix.SetsockoptInt(fd, level, name, value) }
+	set := func(level, name, value int) error {
+		return mayLack(fd, unix.SetsockoptInt(fd, level, name, value))
+	}
 	if o.Shards > 1 {
 		if err := set(unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
 			return fmt.Errorf("SO_REUSEPORT: %w", err)
@@ -62,6 +64,19 @@ func setOptions(fd int, o Options) error {
 		if err := set(option.level, option.name, option.value); err != nil {
 			return fmt.Errorf("keepalive: %w", err)
 		}
+	}
+	return nil
+}
+
+// mayLack is err, unless it only says that a socket of Multipath TCP, as a systemd unit
+// may have it, does not know an option: kernels learn them one by one, keepalive after
+// Linux 5.15, and a client is served without it, too.
+func mayLack(fd int, err error) error {
+	if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.ENOPROTOOPT) {
+		return err
+	}
+	if protocol, e := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL); e != nil || protocol != unix.IPPROTO_MPTCP {
+		return err
 	}
 	return nil
 }

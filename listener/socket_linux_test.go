@@ -61,3 +61,27 @@ func TestCheckCongestion(t *testing.T) {
 		}
 	}
 }
+
+// Linux 5.15 knows no TCP_KEEPIDLE for a socket of Multipath TCP, and a daemon did not
+// start that got one from systemd. Of a socket of TCP it is a mistake still.
+func TestMultipathMayLackOptions(t *testing.T) {
+	for protocol, tolerated := range map[int]bool{unix.IPPROTO_TCP: false, unix.IPPROTO_MPTCP: true} {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, protocol)
+		if err != nil {
+			t.Logf("left out: the kernel has no protocol %d: %v", protocol, err)
+			continue
+		}
+		defer unix.Close(fd)
+		const unknown = 9999
+		err = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unknown, 1)
+		if err == nil {
+			t.Fatal("the option exists")
+		}
+		if got := mayLack(fd, err); (got == nil) != tolerated {
+			t.Errorf("protocol %d, %v: %v", protocol, err, got)
+		}
+		if mayLack(fd, unix.EINVAL) == nil {
+			t.Errorf("protocol %d: a wrong value is none", protocol)
+		}
+	}
+}

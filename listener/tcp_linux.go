@@ -20,6 +20,7 @@ type tcpSocket struct {
 	mu       sync.Mutex
 	polled   *net.TCPListener // nil: nobody accepts by Accept
 	bare     int              // the descriptor in its place
+	file     *os.File         // has it, where one more descriptor could not be had for polled; nil: nobody does
 	deadline time.Time        // of Accept
 	closed   bool
 }
@@ -50,20 +51,26 @@ func (s *tcpSocket) poll() (*net.TCPListener, error) {
 	if s.polled != nil {
 		return s.polled, nil
 	}
-	fd, err := unix.FcntlInt(uintptr(s.bare), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return nil, os.NewSyscallError("fcntl", err)
+	if s.file == nil {
+		s.file = os.NewFile(uintptr(s.bare), "")
 	}
-	file := os.NewFile(uintptr(fd), "")
-	defer func() { _ = file.Close() }() // FileListener has one more
-	l, err := net.FileListener(file)
+	l, err := net.FileListener(s.file) // has a descriptor of its own: there may be one left, but not two
 	if err != nil {
 		return nil, err
 	}
 	s.polled = l.(*net.TCPListener) // it was one
-	_ = unix.Close(s.bare)
-	s.bare = -1
+	_ = s.closeBare()
 	return s.polled, s.polled.SetDeadline(s.deadline)
+}
+
+// closeBare closes the descriptor in its place. The caller holds the lock.
+func (s *tcpSocket) closeBare() error {
+	file, fd := s.file, s.bare
+	s.file, s.bare = nil, -1
+	if file != nil {
+		return file.Close()
+	}
+	return unix.Close(fd)
 }
 
 // Leave makes one more descriptor of the socket, which is the caller's, to accept
@@ -75,15 +82,11 @@ func (s *tcpSocket) Leave() (fd int, err error) {
 	if s.closed {
 		return -1, net.ErrClosed
 	}
-	if s.polled == nil {
+	if s.polled == nil && s.file == nil {
 		return duplicate(uintptr(s.bare))
 	}
-	raw, err := s.polled.SyscallConn()
-	if err != nil {
-		return -1, err
-	}
 	bare := -1
-	controlErr := raw.Control(func(own uintptr) {
+	controlErr := s.control(func(own uintptr) {
 		if fd, err = duplicate(own); err != nil {
 			return
 		}
@@ -94,7 +97,7 @@ func (s *tcpSocket) Leave() (fd int, err error) {
 	if err = errors.Join(controlErr, err); err != nil {
 		return -1, err
 	}
-	_ = s.polled.Close() // the socket listens on
+	_ = s.closeOwn() // the socket listens on
 	s.polled, s.bare = nil, bare
 	return fd, nil
 }
@@ -126,10 +129,15 @@ func (s *tcpSocket) Close() error {
 		return net.ErrClosed
 	}
 	s.closed = true
+	return s.closeOwn()
+}
+
+// closeOwn closes the descriptor, whichever it is. The caller holds the lock.
+func (s *tcpSocket) closeOwn() error {
 	if s.polled != nil {
 		return s.polled.Close()
 	}
-	return unix.Close(s.bare)
+	return s.closeBare()
 }
 
 // SyscallConn gives access to the descriptor.
@@ -142,10 +150,15 @@ type tcpRaw struct{ *tcpSocket }
 func (s tcpRaw) Control(f func(fd uintptr)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case s.closed:
+	if s.closed {
 		return net.ErrClosed
-	case s.polled == nil:
+	}
+	return s.control(f)
+}
+
+// control is Control for who holds the lock.
+func (s *tcpSocket) control(f func(fd uintptr)) error {
+	if s.polled == nil {
 		f(uintptr(s.bare))
 		return nil
 	}

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -64,6 +65,74 @@ func TestSocketKeepsTheDeadlineOfMeanwhile(t *testing.T) {
 	if _, err := l.Accept(); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("accept: %v", err)
 	}
+}
+
+// To be accepted from by Accept again, a socket that was left took two descriptors
+// more than it had. When connections had used all of them up, the one that is kept for
+// that day was too little, and clients hung in the queue in the place of being reset.
+func TestSocketComesBackWithOneDescriptor(t *testing.T) {
+	l := listenTCP(t)
+	fd, err := l.(leaver).Leave()
+	if err != nil {
+		t.Fatal(err)
+	}
+	spare := newSpare()
+	defer spare.close()
+	client := dial(t, l.Addr().String())
+	waitQueued(t, l)
+	unix.Close(fd)
+	free := exhaustDescriptors(t)
+	for range 2 { // it can be tried again
+		if _, err := l.Accept(); !isExhaustion(err) {
+			t.Fatalf("%v, want EMFILE", err)
+		}
+	}
+	c := spare.accept(l)
+	if c == nil {
+		t.Fatal("nothing is accepted with the spare descriptor")
+	}
+	c.Close()
+	if _, err := l.(leaver).Leave(); !isExhaustion(err) && err != nil {
+		t.Fatalf("%v, want EMFILE", err)
+	}
+	free()
+	_ = client.SetDeadline(time.Now().Add(patience))
+	if _, err := client.Read(make([]byte, 1)); err == nil {
+		t.Error("the client's connection is open")
+	}
+}
+
+// Whatever a lack of descriptors leaves behind can be left, closed and asked.
+func TestSocketWithoutDescriptors(t *testing.T) {
+	l := listenTCP(t)
+	fd, err := l.(leaver).Leave()
+	if err != nil {
+		t.Fatal(err)
+	}
+	free := exhaustDescriptors(t)
+	if _, err := l.Accept(); !isExhaustion(err) {
+		t.Fatalf("%v, want EMFILE", err)
+	}
+	if _, err := l.(leaver).Leave(); !isExhaustion(err) {
+		t.Fatalf("%v, want EMFILE", err)
+	}
+	free()
+	unix.Close(fd)
+	runtime.GC() // whatever closes descriptors that nobody holds must not close this one
+	if fd, err = l.(leaver).Leave(); err != nil {
+		t.Fatal(err)
+	}
+	unix.Close(fd)
+	if isPolled(t, l) {
+		t.Error("is polled still")
+	}
+	dial(t, l.Addr().String()).Close()
+	waitQueued(t, l)
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
 }
 
 // A port is free when a socket is closed that was left, and nothing uses its
