@@ -247,3 +247,58 @@ func (m *untilMeter) Reserve(_ Direction, n int) (int, time.Duration, error) {
 }
 
 func (m *untilMeter) Settle(_ Direction, _, moved int) { m.moved.Add(int64(moved)) }
+
+// panicky is a guest that does not contain its panics.
+type panicky struct{ turns atomic.Int32 }
+
+func (p *panicky) Turn(Side, uint32) {
+	if p.turns.Add(1) == 1 {
+		panic("a guest's")
+	}
+}
+
+// TestReactorSurvivesAPanic: a panic that nobody contains ends Serve, which its
+// supervisor calls again. No lock is held then, and relays and rings go on.
+func TestReactorSurvivesAPanic(t *testing.T) {
+	for _, parks := range []bool{false, true} {
+		t.Run(fmt.Sprint("parks ", parks), func(t *testing.T) {
+			pools := poolsWhere(parks)
+			r := pools.Reactors()[0]
+			ctx, cancel := context.WithCancel(t.Context())
+			var served sync.WaitGroup
+			panics := make(chan any, 1)
+			once := func() {
+				defer func() {
+					if v := recover(); v != nil {
+						panics <- v
+					}
+				}()
+				_ = r.Serve(ctx)
+			}
+			served.Go(func() {
+				for ctx.Err() == nil {
+					once()
+				}
+			})
+			tun := open(t, tcpPair, Options{Pools: pools})
+			send(t, tun.client, []byte("x"))
+			wantRead(t, tun.server, "x")
+			var guest panicky
+			seat := r.Seat(&guest)
+			seat.Ring()
+			<-panics
+			send(t, tun.client, []byte("y"))
+			wantRead(t, tun.server, "y")
+			n := guest.turns.Load()
+			seat.Ring()
+			eventually(t, "the guest's next turn", func() bool { return guest.turns.Load() > n })
+			seat.Leave()
+			shut(tun.client)
+			wantEOF(t, tun.server)
+			shut(tun.server)
+			tun.wantEnd(t, cause.ClientClosed)
+			cancel()
+			served.Wait()
+		})
+	}
+}
