@@ -136,6 +136,7 @@ func (a *acceptor) stop(err error) {
 
 // accept is accept4(2). The client is unmapped.
 func (a *acceptor) accept() (fd int, client netip.AddrPort, errno unix.Errno) {
+	a.doNotWait()
 	a.size = unix.SizeofSockaddrAny
 	n, _, errno := unix.RawSyscall6(unix.SYS_ACCEPT4, uintptr(a.fd), uintptr(unsafe.Pointer(&a.from)), uintptr(unsafe.Pointer(&a.size)), //nolint:gosec // the kernel gets their own bounds
 		unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
@@ -146,6 +147,17 @@ func (a *acceptor) accept() (fd int, client netip.AddrPort, errno unix.Errno) {
 		_ = unix.SetsockoptInt(int(n), unix.SOL_SOCKET, unix.SO_OOBINLINE, 1)
 	}
 	return int(n), addressOf(&a.from), 0
+}
+
+// doNotWait has accept4 return at once. All that have the socket share the flag, and
+// systemd takes it away when it starts another service with it: if that one was
+// faster, the reactor would wait for the next client, and with it every tunnel that it
+// has and the collector of garbage.
+func (a *acceptor) doNotWait() {
+	flags, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(a.fd), unix.F_GETFL, 0)
+	if errno == 0 && flags&unix.O_NONBLOCK == 0 {
+		_ = unix.SetNonblock(a.fd, true) // it works on what is a socket
+	}
 }
 
 // hand gives a connection to a lane, or to a task where the settings have changed

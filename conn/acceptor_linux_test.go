@@ -152,6 +152,24 @@ func TestAcceptFromEndsWithTheListener(t *testing.T) {
 	a.wantEnd(t, net.ErrClosed)
 }
 
+// A socket of systemd's may be another service's, too, at whose start it is made to
+// block for all that have it. The client had been taken by that one, and the reactor
+// waited for the next, with all of its tunnels.
+func TestAcceptDoesNotWait(t *testing.T) {
+	fd, err := descriptorOf(listen(t))()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := unix.SetNonblock(fd, false); err != nil {
+		t.Fatal(err)
+	}
+	a := &acceptor{fd: fd}
+	if _, _, errno := a.accept(); errno != unix.EAGAIN {
+		t.Errorf("%v", errno)
+	}
+}
+
 // BenchmarkAcceptFrom is BenchmarkConnection with many connections at a time, which
 // a reactor accepts.
 func BenchmarkAcceptFrom(b *testing.B) {
