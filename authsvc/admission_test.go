@@ -103,7 +103,7 @@ func TestFree(t *testing.T) {
 	} {
 		a := admission(t, AdmissionOptions{Required: true, Once: table, Authenticators: []Authenticator{u, voucher{method: MethodGSSAPI, kind: KindToken}}}, u)
 		tt.entry.Until = time.Now().Add(time.Hour)
-		table.insert(&tt.entry)
+		table.insert(&tt.entry, nil)
 		id, free := a.Free(tt.entry.Addr)
 		if free != tt.ok || tt.ok && (id.User != tt.entry.User || id.Method != MethodOnce) {
 			t.Errorf("%s: %+v, %v", name, id, free)

@@ -92,10 +92,13 @@ func (e *OnceEntry) encode() []byte {
 	return text
 }
 
-// Learn takes what a fleet knows of an address that is not known here.
-func (t *Once) Learn(entry []byte) error {
+// Learn takes a log-in that another replica tells of, in the place of what is known
+// of its address here.
+func (t *Once) Learn(entry []byte) error { return t.learn(entry, teller{fleet: true, news: true}) }
+
+func (t *Once) learn(entry []byte, told teller) error {
 	list := append(append([]byte{'['}, entry...), ']')
-	return t.take(list, true)
+	return t.take(list, told)
 }
 
 // Encoded are all entries for Learn, and for how long each still holds.
@@ -111,11 +114,53 @@ func (t *Once) LookupElsewhere(ctx context.Context, addr netip.Addr) (OnceEntry,
 	if e, ok := t.Lookup(addr); ok || t.fleet == nil {
 		return e, ok
 	}
+	asked := t.inquire(addr)
+	defer t.answered(addr, asked)
 	entry := t.fleet.Ask(ctx, addr)
-	if entry == nil || t.Learn(entry) != nil {
+	if entry == nil || t.learn(entry, teller{fleet: true, asked: asked}) != nil {
 		return OnceEntry{}, false
 	}
 	return t.Lookup(addr)
+}
+
+// inquiry is what the fleet is asked about an address, by one or more at a time. Its
+// answer takes a while: one from before a revocation must not let the address in
+// again.
+type inquiry struct {
+	askers   int
+	outdated bool // the address was revoked since
+}
+
+func (t *Once) inquire(addr netip.Addr) *inquiry {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	asked := t.inquiries[addr]
+	if asked == nil {
+		asked = new(inquiry)
+		if t.inquiries == nil {
+			t.inquiries = make(map[netip.Addr]*inquiry)
+		}
+		t.inquiries[addr] = asked
+	}
+	asked.askers++
+	return asked
+}
+
+func (t *Once) answered(addr netip.Addr, asked *inquiry) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if asked.askers--; asked.askers == 0 && t.inquiries[addr] == asked {
+		delete(t.inquiries, addr)
+	}
+}
+
+// outdate is for an address that is revoked: who asks from now on has an inquiry of
+// its own. The caller holds the lock.
+func (t *Once) outdate(addr netip.Addr) {
+	if asked := t.inquiries[addr]; asked != nil {
+		asked.outdated = true
+		delete(t.inquiries, addr)
+	}
 }
 
 // Forget is Revoke on this replica.

@@ -31,6 +31,8 @@ type Once struct {
 	// an IPv6 /64: past its share, its own oldest makes room, so that one
 	// subscriber, who owns 2^64 addresses, does not push everybody out.
 	hosts map[netip.Addr]*simplelru.LRU[netip.Addr, struct{}]
+	// inquiries are those under way since an address was last revoked.
+	inquiries map[netip.Addr]*inquiry
 }
 
 // onceShare is the part of the table that one source may fill.
@@ -121,7 +123,7 @@ func (t *Once) Add(addr netip.Addr, id Identity) {
 		e.known = e.Until
 		t.share(e)
 	}
-	t.insert(e)
+	t.insert(e, nil)
 }
 
 // isNews reports whether the fleet should hear of an entry: of most it has heard
@@ -146,9 +148,13 @@ func (e *OnceEntry) sameSecret(o *OnceEntry) bool {
 	return e.secret != nil && o.secret != nil && (*e.secret).kind == kindSealed && bytes.Equal((*e.secret).sum, (*o.secret).seal(o.User))
 }
 
-func (t *Once) insert(e *OnceEntry) {
+// insert takes an entry in, unless the inquiry that told of it is out of date.
+func (t *Once) insert(e *OnceEntry, asked *inquiry) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if asked != nil && asked.outdated {
+		return
+	}
 	if e.Addr.Is6() && !t.entries.Contains(e.Addr) {
 		t.makeRoomFor(netaddr.SourceKey(e.Addr), e.Addr)
 	}
@@ -224,6 +230,7 @@ func (t *Once) Revoke(addr netip.Addr) bool {
 func (t *Once) remove(addr netip.Addr) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.outdate(addr)
 	if !t.entries.Remove(addr) {
 		return false
 	}
@@ -297,10 +304,16 @@ func (e *OnceEntry) saved() savedOnce {
 }
 
 // restore adds what was saved and is neither over nor replaced since.
-func (t *Once) restore(payload []byte) error { return t.take(payload, false) }
+func (t *Once) restore(payload []byte) error { return t.take(payload, teller{}) }
 
-// take is restore; fleet: the others have told of these.
-func (t *Once) take(payload []byte, fleet bool) error {
+// teller is who tells of entries; the zero teller is the state file.
+type teller struct {
+	fleet bool     // another replica
+	news  bool     // about a log-in of just now: what is known here is older, whatever the clocks say
+	asked *inquiry // was asked; nil: it tells by itself
+}
+
+func (t *Once) take(payload []byte, told teller) error {
 	var list []savedOnce
 	if err := json.Unmarshal(payload, &list); err != nil {
 		return err
@@ -308,11 +321,11 @@ func (t *Once) take(payload []byte, fleet bool) error {
 	now := time.Now()
 	for _, e := range list {
 		known, ok := t.Lookup(e.Addr)
-		if ok && !known.Since.Before(e.Since) || !e.Addr.IsValid() || !now.Before(e.Until) {
+		if ok && !told.news && !known.Since.Before(e.Since) || !e.Addr.IsValid() || !now.Before(e.Until) {
 			continue
 		}
 		entry := &OnceEntry{Addr: e.Addr, User: string(e.User), By: e.By, Since: e.Since, Until: e.Until}
-		if fleet {
+		if told.fleet {
 			entry.known = e.Until
 		}
 		if entry.Since.After(now) {
@@ -323,7 +336,7 @@ func (t *Once) take(payload []byte, fleet bool) error {
 			sealed := &secret{scheme: scheme{kind: kindSealed}, sum: e.Secret}
 			entry.secret = &sealed
 		}
-		t.insert(entry)
+		t.insert(entry, told.asked)
 	}
 	return nil
 }

@@ -107,7 +107,7 @@ exempt = ["127.0.0.99"]
 	for range 3 {
 		wrongPassword(t, d.address, guesser, "eve")
 	}
-	d.find("of a ban of 2 s", func(l line) bool { return l["msg"] == "source banned" && l["duration"] == 2e9 })
+	d.find("of a ban of 2 s", func(l line) bool { return l["msg"] == "source banned" && l["duration"] == "2s" })
 	if _, body := d.api("GET", "/api/v1/bans", "0123456789abcdef"); !strings.Contains(body, `"source": "127.0.0.7/32"`) || !strings.Contains(body, `"level": 2`) {
 		t.Errorf("listed as %s", body)
 	}

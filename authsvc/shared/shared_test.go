@@ -550,10 +550,8 @@ func TestRevokedWhileAsked(t *testing.T) {
 		}
 		close(stop)
 		asking.Wait()
-		for _, r := range all {
-			if _, ok := r.once.Lookup(addr); ok {
-				t.Fatalf("address %d is let in again", i)
-			}
+		for _, r := range all { // the news of the log-in may come later than an answer, and before those of its end
+			eventually(t, "it is let in no more", func() bool { _, ok := r.once.Lookup(addr); return !ok })
 		}
 	}
 }

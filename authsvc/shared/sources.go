@@ -277,7 +277,6 @@ func (s *Store) Ask(ctx context.Context, addr netip.Addr) []byte {
 func (s *Store) learnOnce(addr netip.Addr, entry []byte) {
 	s.missing.remove(addr)
 	if s.options.Once != nil {
-		s.options.Once.Forget(addr) // the newer log-in counts
 		_ = s.options.Once.Learn(entry)
 	}
 }
