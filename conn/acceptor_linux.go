@@ -23,6 +23,7 @@ type acceptor struct {
 	fd       int // a descriptor of its own for the socket
 	listener string
 	count    func(refused string)
+	shared   bool // another program has the socket too
 	inPlace  bool // what is accepted inherits that urgent bytes come in their place
 
 	// from and size are where the kernel writes a client's address.
@@ -39,11 +40,11 @@ const acceptBurst = 1
 
 // AcceptFrom has the connections of a listener's socket accepted and served on
 // reactors, without a goroutine for any of them, until ctx ends, closed is closed,
-// or accepting fails. leave gives it a descriptor of the socket. count is called for
-// each, with the reason if it is refused, and then it is reset. The error is
+// or accepting fails. leave gives it a descriptor of the socket, which another
+// program may share. count is called for each, with the reason if it is refused, and then it is reset. The error is
 // errors.ErrUnsupported when the caller has to accept by itself, for now at least:
 // what the listener's connections meet takes tasks, or there are no reactors.
-func (g *Group) AcceptFrom(ctx context.Context, closed <-chan struct{}, leave func() (fd int, err error), listener string, count func(refused string)) error {
+func (g *Group) AcceptFrom(ctx context.Context, closed <-chan struct{}, leave func() (fd int, shared bool, err error), listener string, count func(refused string)) error {
 	policy := g.Policy()
 	if policy == nil {
 		return errors.ErrUnsupported
@@ -81,12 +82,12 @@ func (g *Group) lanesOf(p *Policy, listener string) ([]*lane, bool) {
 }
 
 // watch begins to accept.
-func (a *acceptor) watch(l *lane, leave func() (fd int, err error)) error {
-	fd, err := leave()
+func (a *acceptor) watch(l *lane, leave func() (fd int, shared bool, err error)) error {
+	fd, shared, err := leave()
 	if err != nil {
 		return err
 	}
-	a.fd, a.seat = fd, l.reactor.Seat(a)
+	a.fd, a.shared, a.seat = fd, shared, l.reactor.Seat(a)
 	inPlace, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE)
 	a.inPlace = inPlace != 0
 	if err = a.seat.WatchWhile(fd, relay.ClientSide); err != nil {
@@ -136,7 +137,9 @@ func (a *acceptor) stop(err error) {
 
 // accept is accept4(2). The client is unmapped.
 func (a *acceptor) accept() (fd int, client netip.AddrPort, errno unix.Errno) {
-	a.doNotWait()
+	if a.shared {
+		a.doNotWait()
+	}
 	a.size = unix.SizeofSockaddrAny
 	n, _, errno := unix.RawSyscall6(unix.SYS_ACCEPT4, uintptr(a.fd), uintptr(unsafe.Pointer(&a.from)), uintptr(unsafe.Pointer(&a.size)), //nolint:gosec // the kernel gets their own bounds
 		unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)

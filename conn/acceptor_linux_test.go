@@ -45,14 +45,14 @@ func acceptFrom(t *testing.T, ctx context.Context, closed <-chan struct{}, g *Gr
 }
 
 // descriptorOf makes one more descriptor of a listening socket.
-func descriptorOf(l *net.TCPListener) func() (int, error) {
-	return func() (fd int, err error) {
+func descriptorOf(l *net.TCPListener) func() (int, bool, error) {
+	return func() (fd int, shared bool, err error) {
 		raw, err := l.SyscallConn()
 		if err != nil {
-			return -1, err
+			return -1, false, err
 		}
 		controlErr := raw.Control(func(own uintptr) { fd, err = unix.FcntlInt(own, unix.F_DUPFD_CLOEXEC, 0) })
-		return fd, errors.Join(controlErr, err)
+		return fd, false, errors.Join(controlErr, err)
 	}
 }
 
@@ -156,7 +156,7 @@ func TestAcceptFromEndsWithTheListener(t *testing.T) {
 // block for all that have it. The client had been taken by that one, and the reactor
 // waited for the next, with all of its tunnels.
 func TestAcceptDoesNotWait(t *testing.T) {
-	fd, err := descriptorOf(listen(t))()
+	fd, _, err := descriptorOf(listen(t))()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +164,7 @@ func TestAcceptDoesNotWait(t *testing.T) {
 	if err := unix.SetNonblock(fd, false); err != nil {
 		t.Fatal(err)
 	}
-	a := &acceptor{fd: fd}
+	a := &acceptor{fd: fd, shared: true}
 	if _, _, errno := a.accept(); errno != unix.EAGAIN {
 		t.Errorf("%v", errno)
 	}

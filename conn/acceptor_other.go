@@ -11,6 +11,6 @@ import (
 type onReactors struct{}
 
 // AcceptFrom leaves accepting to the caller: there are no reactors here.
-func (g *Group) AcceptFrom(context.Context, <-chan struct{}, func() (int, error), string, func(string)) error {
+func (g *Group) AcceptFrom(context.Context, <-chan struct{}, func() (int, bool, error), string, func(string)) error {
 	return errors.ErrUnsupported
 }

@@ -37,7 +37,7 @@ func TestGuardSessionAllocations(t *testing.T) {
 	go func() { ended <- g.AcceptFrom(ctx, nil, descriptorOf(from), "test", func(string) {}) }()
 	t.Cleanup(func() { cancel(); <-ended })
 	server := listen(t)
-	accept, err := descriptorOf(server)()
+	accept, _, err := descriptorOf(server)()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -90,7 +90,7 @@ func (s *Service) Serve(ctx context.Context) error {
 func (s *Service) accept(ctx context.Context, exhausted *exhaustion) (net.Conn, error) {
 	reactive, ok := s.handler.(Reactive)
 	if socket, leaves := s.socket.(leaver); ok && leaves {
-		if err := s.react(ctx, reactive, socket.Leave, exhausted); !errors.Is(err, errors.ErrUnsupported) {
+		if err := s.react(ctx, reactive, socket, exhausted); !errors.Is(err, errors.ErrUnsupported) {
 			return nil, err
 		}
 	}
@@ -98,9 +98,13 @@ func (s *Service) accept(ctx context.Context, exhausted *exhaustion) (net.Conn, 
 }
 
 // react has the handler accept.
-func (s *Service) react(ctx context.Context, reactive Reactive, leave func() (int, error), exhausted *exhaustion) error {
+func (s *Service) react(ctx context.Context, reactive Reactive, socket leaver, exhausted *exhaustion) error {
 	s.reacting.RLock()
 	defer s.reacting.RUnlock()
+	leave := func() (fd int, shared bool, err error) {
+		fd, err = socket.Leave()
+		return fd, socket.Shared(), err
+	}
 	return reactive.AcceptFrom(ctx, s.closing, leave, s.listener, func(refused string) {
 		exhausted.over()
 		s.accepted.Inc()

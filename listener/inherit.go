@@ -32,7 +32,7 @@ func (l *Listener) adopt(files []*os.File) error {
 			return fmt.Errorf("%T is no listener of ours", opened) // see Inherit
 		}
 		if tcp, isTCP := opened.(*net.TCPListener); isTCP {
-			s = newTCPSocket(tcp)
+			s = newTCPSocket(tcp, l.options.Lasting)
 		}
 		l.sockets = append(l.sockets, s)
 		if netaddr.Of(s.Addr()).IsValid() != netaddr.Of(l.sockets[0].Addr()).IsValid() {

@@ -82,10 +82,11 @@ type Reactive interface {
 	Handler
 	// AcceptFrom accepts a socket's connections until ctx ends, closed is closed,
 	// or accepting fails. leave gives it a descriptor of the socket, which it
-	// closes, and has the caller leave the socket alone meanwhile. count is told of
+	// closes, and has the caller leave the socket alone meanwhile; shared says that
+	// another program has it too. count is told of
 	// each connection, with the reason of a refusal; what is refused is reset. The
 	// error is errors.ErrUnsupported if the caller has to accept, for now at least.
-	AcceptFrom(ctx context.Context, closed <-chan struct{}, leave func() (fd int, err error), listener string, count func(refused string)) error
+	AcceptFrom(ctx context.Context, closed <-chan struct{}, leave func() (fd int, shared bool, err error), listener string, count func(refused string)) error
 }
 
 // Listener is one configured address: bound, and in use until Close.
@@ -114,6 +115,7 @@ type socket interface {
 // then.
 type leaver interface {
 	Leave() (fd int, err error)
+	Shared() bool // another program has it too
 }
 
 // Open binds the address. What it returns must be closed.
@@ -143,7 +145,7 @@ func Open(ctx context.Context, o Options) (*Listener, error) {
 			l.Close()
 			return nil, fmt.Errorf("listener %s: %w", o.Address, explain(err))
 		}
-		l.sockets = append(l.sockets, newTCPSocket(socket))
+		l.sockets = append(l.sockets, newTCPSocket(socket, false))
 		address = socket.Addr().String() // port 0 is chosen once for all shards
 	}
 	return l, nil

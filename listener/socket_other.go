@@ -28,7 +28,7 @@ func CheckCongestion(name string) error {
 
 func systemCongestion() (string, error) { return "", nil }
 
-func newTCPSocket(l *net.TCPListener) socket { return l }
+func newTCPSocket(l *net.TCPListener, _ bool) socket { return l }
 
 // queued is not known here.
 func queued(rawConn) bool { return false }

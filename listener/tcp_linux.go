@@ -15,7 +15,8 @@ import (
 // descriptor that Go's poller does not know: that poller would wake a thread for
 // each connection which somebody else accepts, a twentieth of what one costs.
 type tcpSocket struct {
-	addr net.Addr
+	addr   net.Addr
+	shared bool
 
 	mu       sync.Mutex
 	polled   *net.TCPListener // nil: nobody accepts by Accept
@@ -25,9 +26,12 @@ type tcpSocket struct {
 	closed   bool
 }
 
-func newTCPSocket(l *net.TCPListener) socket {
-	return &tcpSocket{addr: l.Addr(), polled: l, bare: -1}
+func newTCPSocket(l *net.TCPListener, shared bool) socket {
+	return &tcpSocket{addr: l.Addr(), shared: shared, polled: l, bare: -1}
 }
+
+// Shared says that another program has the socket too.
+func (s *tcpSocket) Shared() bool { return s.shared }
 
 // Addr is the address that is bound.
 func (s *tcpSocket) Addr() net.Addr { return s.addr }

@@ -185,7 +185,7 @@ func listenTCP(t *testing.T) socket {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := newTCPSocket(l.(*net.TCPListener))
+	s := newTCPSocket(l.(*net.TCPListener), false)
 	t.Cleanup(func() { _ = s.Close() }) // the test may have closed it
 	return s
 }
@@ -229,4 +229,31 @@ func isPolled(t *testing.T, s socket) bool {
 		}
 	}
 	return false
+}
+
+// Who has a socket by systemd shares it with that, and with other services; one of
+// one's own, or a predecessor's, is asked for nothing at each connection.
+func TestSocketsOfOthersAreShared(t *testing.T) {
+	first := listenTCP(t)
+	if first.(leaver).Shared() {
+		t.Error("a socket of one's own is shared")
+	}
+	fd, err := first.(leaver).Leave()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := os.NewFile(uintptr(fd), "")
+	defer file.Close()
+	for _, lasting := range []bool{false, true} {
+		o := options(first.Addr().String())
+		o.Inherited, o.Lasting = []*os.File{file}, lasting
+		l, err := Open(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if is := l.sockets[0].(leaver).Shared(); is != lasting {
+			t.Errorf("shared: %v, want %v", is, lasting)
+		}
+		l.Close()
+	}
 }
