@@ -152,6 +152,9 @@ func TestWipedStore(t *testing.T) {
 		}
 		return sum == 6 && server.Exists("cs:{bans}")
 	})
+	for _, r := range all { // one that has just begun anew may think for a beat that it is alone
+		eventually(t, "all know each other again", func() bool { return r.fleet.count() == 2 && r.settledNow() })
+	}
 	admitted := 0
 	for i := range 10 {
 		if all[i%2].enter("alice", 10) {
