@@ -31,16 +31,8 @@ type fleet struct {
 	floors   int           // how many replicas the floor is one's part of; 0: this one has none
 	settling settling
 	news     bool
-	wiped    memory
 	first    time.Duration // when the first lease of another ends; 0: there is none
 	changed  chan struct{} // 1: beat now
-}
-
-// memory is how many replicas there were when the store lost all of them. Until the
-// others have beaten again it seems that there are fewer, or this one alone.
-type memory struct {
-	count int
-	until time.Duration
 }
 
 // settling is the way to a floor, or to a larger one.
@@ -157,12 +149,6 @@ func (f *fleet) noted(r rhythm, sent time.Duration, got beatOfFleet) (isNew bool
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	before := f.seen[0]
-	if !got.was && f.beaten != 0 && sent <= f.beaten+r.lease {
-		f.wiped = memory{count: before, until: sent + r.lease}
-	}
-	if sent < f.wiped.until {
-		got.count = max(got.count, f.wiped.count)
-	}
 	if f.beaten == 0 || sent > f.beaten+r.lease {
 		// The others have not reckoned with it, or do no more.
 		f.seen, f.floors, f.settling = [3]int{got.count, got.count, got.count}, 0, settling{}
