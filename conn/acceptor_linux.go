@@ -87,6 +87,8 @@ func (a *acceptor) watch(l *lane, leave func() (fd int, shared bool, err error))
 	if err != nil {
 		return err
 	}
+	a.mu.Lock() // a reactor that begins gives everybody a turn
+	defer a.mu.Unlock()
 	a.fd, a.shared, a.seat = fd, shared, l.reactor.Seat(a)
 	inPlace, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE)
 	a.inPlace = inPlace != 0
