@@ -71,7 +71,7 @@ func file(t *testing.T, name string, content []byte) string {
 
 func dante(t *testing.T) string {
 	t.Helper()
-	at := dead(t)
+	at := free(t)
 	_, port, _ := net.SplitHostPort(at)
 	conf := file(t, "danted.conf", fmt.Appendf(nil, `logoutput: stderr
 internal: 127.0.0.1 port = %s
@@ -87,7 +87,7 @@ socks pass { from: 127.0.0.0/8 to: 0.0.0.0/0 }
 
 func microsocks(t *testing.T, args ...string) string {
 	t.Helper()
-	at := dead(t)
+	at := free(t)
 	host, port, _ := net.SplitHostPort(at)
 	start(t, at, "microsocks", append([]string{"-i", host, "-p", port}, args...)...)
 	return at
@@ -113,7 +113,7 @@ func haproxyTLS(t *testing.T, server string) (string, *tls.Config) {
 	}
 	both := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
 		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})...)
-	at := dead(t)
+	at := free(t)
 	conf := file(t, "haproxy.cfg", fmt.Appendf(nil, `defaults
   mode tcp
   timeout connect 5s
