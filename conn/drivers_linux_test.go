@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -22,6 +21,7 @@ import (
 	"cleversocks/aclsvc"
 	"cleversocks/authsvc"
 	"cleversocks/conn/dial"
+	"cleversocks/e2e/need"
 	"cleversocks/metrics"
 	"cleversocks/resolver"
 )
@@ -38,7 +38,7 @@ type told struct {
 // reactor, and nobody can tell which of them served a connection. What a client is
 // answered, what is recorded and what is counted is the same, byte for byte.
 func TestDriversAgree(t *testing.T) {
-	to, closed := sinkServer(t), closedPort(t)
+	to, closed := sinkServer(t), need.Refusing(t)
 	for name, sent := range conversations(to, closed) {
 		t.Run(name, func(t *testing.T) {
 			want := tellOf(t, "tasks", chat{sent: sent, known: true})
@@ -83,25 +83,6 @@ func conversations(to, closed netip.AddrPort) map[string]string {
 		all[name+", without payload"] = session[0]
 	}
 	return all
-}
-
-// closedPort is an address that refuses connections: it is bound, or another test
-// might listen there by and by.
-func closedPort(t *testing.T) netip.AddrPort {
-	t.Helper()
-	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = syscall.Close(fd) })
-	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
-		t.Fatal(err)
-	}
-	name, err := syscall.Getsockname(fd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(name.(*syscall.SockaddrInet4).Port))
 }
 
 // TestMovesAgree: a session that a reactor has begun goes on in a task where a name

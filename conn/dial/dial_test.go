@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"cleversocks/conn/wire"
+	"cleversocks/e2e/need"
 	"cleversocks/metrics"
 	"cleversocks/resolver"
 )
@@ -48,25 +49,6 @@ func listen(t *testing.T, address string) netip.AddrPort {
 	return l.Addr().(*net.TCPAddr).AddrPort()
 }
 
-// closedPort is an address that refuses connections: it is bound, or another test
-// might listen there by and by.
-func closedPort(t *testing.T) netip.AddrPort {
-	t.Helper()
-	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = syscall.Close(fd) })
-	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
-		t.Fatal(err)
-	}
-	name, err := syscall.Getsockname(fd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(name.(*syscall.SockaddrInet4).Port))
-}
-
 func lookupTable(table map[string][]netip.Addr) func(context.Context, string, resolver.Family) ([]netip.Addr, error) {
 	return func(_ context.Context, name string, family resolver.Family) ([]netip.Addr, error) {
 		var out []netip.Addr
@@ -91,7 +73,7 @@ func addrs(list ...string) []netip.Addr {
 }
 
 func TestDialLoopback(t *testing.T) {
-	open, shut := listen(t, "127.0.0.1:0"), closedPort(t)
+	open, shut := listen(t, "127.0.0.1:0"), need.Refusing(t)
 	six := listen(t, "[::1]:0")
 	denied := errors.New("not there")
 	d := New(Options{

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"cleversocks/conn/wire"
+	"cleversocks/e2e/need"
 )
 
 func TestDialEveryProtocol(t *testing.T) {
@@ -95,7 +96,7 @@ func TestChain(t *testing.T) {
 
 // TestErrors: what went wrong is told apart, and no secret is in it.
 func TestErrors(t *testing.T) {
-	destination := addr(t, dead(t))
+	destination := addr(t, need.Refusing(t).String())
 	locked := &proxy{user: "u", password: "p"}
 	open := &proxy{}
 	tests := map[string]struct {
@@ -109,8 +110,8 @@ func TestErrors(t *testing.T) {
 		"socks5 odd code":            {"socks5://" + serve(t, (&proxy{code: 99}).socks5), wire.ReplyGeneralFailure, false, ErrRefused},
 		"socks4 destination":         {"socks4a://" + serve(t, open.socks4), wire.ReplyGeneralFailure, false, ErrRefused},
 		"http destination":           {"http://" + serve(t, open.http), wire.ReplyConnectionRefused, false, ErrRefused},
-		"hop refuses":                {"socks5://" + dead(t), wire.ReplyGeneralFailure, true, nil},
-		"hop refuses, http":          {"http://" + dead(t), wire.ReplyGeneralFailure, true, nil},
+		"hop refuses":                {"socks5://" + need.Refusing(t).String(), wire.ReplyGeneralFailure, true, nil},
+		"hop refuses, http":          {"http://" + need.Refusing(t).String(), wire.ReplyGeneralFailure, true, nil},
 		"no method":                  {"socks5://" + serve(t, locked.socks5), wire.ReplyGeneralFailure, true, ErrMethods},
 		"wrong password":             {"socks5://x:hunter2@" + serve(t, locked.socks5), wire.ReplyGeneralFailure, true, ErrCredentials},
 		"wrong password, http":       {"http://x:hunter2@" + serve(t, locked.http), wire.ReplyGeneralFailure, true, ErrCredentials},
@@ -206,7 +207,7 @@ func TestAddressesInTurn(t *testing.T) {
 		t.Error("resolves there")
 	}
 	six := wire.Addr{IP: netip.MustParseAddr("2001:db8::1"), Port: 80}
-	conn, info, err := route.Dial(t.Context(), six, addr(t, dead(t)), good)
+	conn, info, err := route.Dial(t.Context(), six, addr(t, need.Refusing(t).String()), good)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,13 +4,15 @@ import (
 	"context"
 	"sync/atomic"
 	"testing"
+
+	"cleversocks/e2e/need"
 )
 
 // A defect under one member's probe ended the daemon. It restarts that member,
 // and the others go on.
 func TestMemberPanics(t *testing.T) {
 	var probes atomic.Int64
-	r := compile(t, options(Upstream{Members: []string{"socks5://" + dead(t), "socks5://" + dead(t)}}))
+	r := compile(t, options(Upstream{Members: []string{"socks5://" + need.Refusing(t).String(), "socks5://" + need.Refusing(t).String()}}))
 	pool := r.Pools()[0]
 	for i, m := range pool.members {
 		m.open = func(context.Context, chain, []byte) (*prepared, *Error) {

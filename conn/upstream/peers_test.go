@@ -160,7 +160,7 @@ func TestRealDante(t *testing.T) {
 		}
 	}
 	route := compile(t, options(Upstream{Via: []string{"socks5://" + at}})).Route(Query{})
-	_, _, err := route.Dial(t.Context(), addr(t, dead(t)))
+	_, _, err := route.Dial(t.Context(), addr(t, need.Refusing(t).String()))
 	if e, ok := errors.AsType[*Error](err); !ok || e.Code != wire.ReplyConnectionRefused || e.HopFault {
 		t.Errorf("a destination that refuses: %v", err)
 	}
