@@ -41,9 +41,10 @@ const acceptBurst = 1
 // AcceptFrom has the connections of a listener's socket accepted and served on
 // reactors, without a goroutine for any of them, until ctx ends, closed is closed,
 // or accepting fails. leave gives it a descriptor of the socket, which another
-// program may share. count is called for each, with the reason if it is refused, and then it is reset. The error is
-// errors.ErrUnsupported when the caller has to accept by itself, for now at least:
-// what the listener's connections meet takes tasks, or there are no reactors.
+// program may share. count is called for each, with the reason if it is refused, and
+// then it is reset. The error is errors.ErrUnsupported when the caller has to accept
+// by itself, for now at least: what the listener's connections meet takes tasks, or
+// there are no reactors.
 func (g *Group) AcceptFrom(ctx context.Context, closed <-chan struct{}, leave func() (fd int, shared bool, err error), listener string, count func(refused string)) error {
 	policy := g.Policy()
 	if policy == nil {
@@ -93,6 +94,7 @@ func (a *acceptor) watch(l *lane, leave func() (fd int, shared bool, err error))
 	inPlace, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE)
 	a.inPlace = inPlace != 0
 	if err = a.seat.WatchWhile(fd, relay.ClientSide); err != nil {
+		a.over = true // its turn may be about to come
 		a.seat.Leave()
 		_ = unix.Close(fd)
 	}

@@ -83,9 +83,9 @@ type Reactive interface {
 	// AcceptFrom accepts a socket's connections until ctx ends, closed is closed,
 	// or accepting fails. leave gives it a descriptor of the socket, which it
 	// closes, and has the caller leave the socket alone meanwhile; shared says that
-	// another program has it too. count is told of
-	// each connection, with the reason of a refusal; what is refused is reset. The
-	// error is errors.ErrUnsupported if the caller has to accept, for now at least.
+	// another program has it too. count is told of each connection, with the reason
+	// of a refusal; what is refused is reset. The error is errors.ErrUnsupported if
+	// the caller has to accept, for now at least.
 	AcceptFrom(ctx context.Context, closed <-chan struct{}, leave func() (fd int, shared bool, err error), listener string, count func(refused string)) error
 }
 
