@@ -22,6 +22,7 @@ type endpoint struct {
 	opened  bool     // or found to be off
 	at      net.Addr // nil: off
 	waiting *admin.Server
+	server  *admin.Server // nil: off
 
 	inherited *upgrade.Inherited // what this process was started with
 	socket    net.Listener       // nil: off
@@ -53,7 +54,7 @@ type opening struct {
 }
 
 // Commit leaves it to the part serving.
-func (o *opening) Commit(context.Context) { o.of.waiting = o.server }
+func (o *opening) Commit(context.Context) { o.of.waiting, o.of.server = o.server, o.server }
 
 // Rollback closes it.
 func (o *opening) Rollback(context.Context) {

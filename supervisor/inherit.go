@@ -292,3 +292,18 @@ func (e *endpoint) ownsFile(mine bool) {
 	}
 	u.SetUnlinkOnClose(mine && sameFile(upgrade.Socket{Bound: e.address.String(), File: e.file}))
 }
+
+// yield leaves the clients to a successor that has taken the socket, or has
+// systemd's as well.
+func (e *endpoint) yield(taken bool) {
+	if e.server != nil && (taken || e.address.Systemd != "") {
+		e.server.Yield()
+	}
+}
+
+// resume takes them back, as the successor has failed.
+func (e *endpoint) resume() {
+	if e.server != nil {
+		e.server.Resume()
+	}
+}

@@ -168,7 +168,7 @@ func (u *upgrader) try(ctx context.Context) (*upgrade.Successor, error) {
 			taken[owners[place]]++
 		}
 	}
-	if err := u.giveTurn(ctx, s, taken); err != nil {
+	if err := u.giveTurn(ctx, s, taken, adminTaken); err != nil {
 		return nil, err
 	}
 	u.endpoint.ownsFile(!adminTaken)
@@ -186,7 +186,7 @@ func (u *upgrader) successor() upgrade.Program {
 
 // giveTurn stops accepting and hands over. Nobody accepts until the successor
 // does, or, after an error or a panic, this process again.
-func (u *upgrader) giveTurn(ctx context.Context, s *upgrade.Successor, taken map[*running]int) (err error) {
+func (u *upgrader) giveTurn(ctx context.Context, s *upgrade.Successor, taken map[*running]int, adminTaken bool) (err error) {
 	err = errors.New("panic") // unless it comes to an end
 	defer func() {
 		if err == nil {
@@ -198,7 +198,9 @@ func (u *upgrader) giveTurn(ctx context.Context, s *upgrade.Successor, taken map
 		}
 		u.predecessors.listen()
 		u.listeners.resume()
+		u.endpoint.resume()
 	}()
+	u.endpoint.yield(adminTaken)
 	u.listeners.pause(ctx, taken)
 	u.predecessors.pause()
 	err = u.handOver(ctx, s)

@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/thejerf/suture/v4"
@@ -46,12 +47,15 @@ type Options struct {
 // Serve returns.
 type Server struct {
 	options Options
-	socket  net.Listener
+	door    *door
+
+	mu   sync.Mutex
+	http *http.Server // nil: it does not serve yet
 }
 
 // New makes the server. The socket is the server's from here on.
 func New(socket net.Listener, o Options) *Server {
-	return &Server{options: o, socket: socket}
+	return &Server{options: o, door: newDoor(socket, o.Full)}
 }
 
 func (s *Server) String() string { return "admin" }
@@ -66,9 +70,9 @@ const (
 
 // Serve answers requests until ctx ends.
 func (s *Server) Serve(ctx context.Context) error {
-	door := newDoor(s.socket, s.options.Full)
+	door := s.door
 	server := &http.Server{
-		Handler:   door.occupied(s.contained(s.guarded(s.handler()))),
+		Handler:   door.occupied(s.contained(s.guarded(s.turned(s.handler())))),
 		ConnState: door.state,
 		BaseContext: func(net.Listener) context.Context {
 			return context.WithValue(context.WithoutCancel(ctx), endingKey{}, ctx.Done())
@@ -81,6 +85,7 @@ func (s *Server) Serve(ctx context.Context) error {
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(s.options.Log.Handler(), slog.LevelDebug),
 	}
+	s.serving(server)
 	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(stopped)

@@ -20,6 +20,7 @@ const MaxConnections = 32
 // a probe or an operator out. One whose request is being answered stays.
 type door struct {
 	net.Listener
+	turn turn
 	full func() // hears of who is turned away; nil: nobody does
 
 	mu     sync.Mutex
@@ -33,13 +34,13 @@ type place struct {
 }
 
 func newDoor(l net.Listener, full func()) *door {
-	return &door{Listener: l, full: full, places: make(map[net.Conn]*place)}
+	return &door{Listener: l, turn: turn{closed: make(chan struct{})}, full: full, places: make(map[net.Conn]*place)}
 }
 
 // Accept waits for a connection that there is room for. One too many is reset.
 func (d *door) Accept() (net.Conn, error) {
 	for {
-		c, err := d.Listener.Accept()
+		c, err := d.turn.accept(d.Listener)
 		if err != nil {
 			return nil, err
 		}
@@ -48,6 +49,12 @@ func (d *door) Accept() (net.Conn, error) {
 		}
 		reset.Close(c)
 	}
+}
+
+// Close closes the socket.
+func (d *door) Close() error {
+	d.turn.end()
+	return d.Listener.Close()
 }
 
 // enter gives a connection a place, at the cost of the quietest if it must.
