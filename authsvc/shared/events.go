@@ -24,11 +24,12 @@ type event struct {
 	Source netip.Addr `json:"s,omitzero"`
 	Ban    *banData   `json:"b,omitempty"`
 	What   []byte     `json:"w,omitempty"` // of kill, once and mark
+	Before int64      `json:"p,omitempty"` // of join: when the replica was on the list before, like At
 }
 
 // The kinds of events.
 const (
-	eventJoin    = "join"    // a replica that nobody knew
+	eventJoin    = "join"    // a replica that is not on the list
 	eventLeft    = "left"    // a replica that has gone in peace
 	eventBan     = "ban"     // a source
 	eventUnban   = "unban"   // a source
@@ -260,7 +261,7 @@ func (s *Store) happened(ctx context.Context, e *event) {
 	s.metrics.EventDelay.Update(max(float64(s.storeTime(time.Now())-e.At)/1000, 0))
 	switch e.Kind {
 	case eventJoin:
-		s.fleet.joins()
+		s.fleet.joins(s.rhythm, e.From, e.Before)
 	case eventLeft:
 		s.fleet.kick()
 	case eventBan:

@@ -98,14 +98,15 @@ func (s *Store) beatFleet(ctx context.Context) bool {
 		return false
 	}
 	s.offset.Store(got.now - asked.UnixMilli())
-	s.metrics.Replicas.Store(int64(got.count))
+	isNew, before := s.fleet.noted(s.rhythm, sent, got)
+	s.metrics.Replicas.Store(int64(s.fleet.count()))
 	if s.options.Quotas != nil {
-		s.options.Quotas.Among(int(got.count))
+		s.options.Quotas.Among(s.fleet.count())
 	}
 	s.takeOut(got.out)
 	s.doFailed()
-	if s.fleet.noted(s.rhythm, sent, got) {
-		s.publish(event{Kind: eventJoin})
+	if isNew {
+		s.publish(event{Kind: eventJoin, Before: before})
 		s.restate()
 		s.syncQuotas(ctx, true)
 	}

@@ -1,6 +1,7 @@
 package shared
 
 import (
+	"cmp"
 	"errors"
 	"slices"
 	"sync"
@@ -28,11 +29,22 @@ type fleet struct {
 	seen     [3]int        // how many replicas there were at the last beats, this one included
 	newest   string        // of them
 	beaten   time.Duration // the last beat that was answered; 0: none was
+	at       int64         // its time by the store's clock, ms
 	floors   int           // how many replicas the floor is one's part of; 0: this one has none
 	settling settling
 	news     bool
+	wiped    memory
 	first    time.Duration // when the first lease of another ends; 0: there is none
 	changed  chan struct{} // 1: beat now
+}
+
+// memory is how many replicas there were when the store lost all of them, wiped or
+// failed over to an empty one. Until they have come back it seems that there are
+// fewer, or this one alone. The zero value: nothing was lost.
+type memory struct {
+	count int           // those that have come since included
+	seen  int64         // when that was so, by the store's clock
+	until time.Duration // the leases of those that do not come back have ended
 }
 
 // settling is the way to a floor, or to a larger one.
@@ -86,11 +98,19 @@ func (f *fleet) mayHaveFloor(most int) bool {
 	return floor > 0
 }
 
-// joins reckons with one more replica, which has just said that it comes.
-func (f *fleet) joins() {
+// joins reckons with one more replica, which has just said that it comes, and when it
+// was on the list before, if ever. One that comes again, since the store has lost it,
+// is reckoned with already, and so is who has been seen before it was heard.
+func (f *fleet) joins(r rhythm, id string, before int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.sees(f.seen[0] + 1)
+	known := cmp.Or(f.wiped.seen, f.at)
+	if id != f.newest && before <= known-r.lease.Milliseconds() {
+		f.sees(f.seen[0] + 1)
+		if f.wiped.count > 0 {
+			f.wiped.count++
+		}
+	}
 	f.kick()
 }
 
@@ -143,32 +163,49 @@ func beatOf(list []rueidis.RedisMessage, err error) (got beatOfFleet, _ error) {
 	}, nil
 }
 
-// noted takes the answer to a beat that was sent at a time, and reports whether
-// the replica is new to the store.
-func (f *fleet) noted(r rhythm, sent time.Duration, got beatOfFleet) (isNew bool) {
+// noted takes the answer to a beat that was sent at a time. isNew: the replica was
+// not on the list; before is when it was last, by the store's clock, 0: never.
+func (f *fleet) noted(r rhythm, sent time.Duration, got beatOfFleet) (isNew bool, before int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	before := f.seen[0]
+	count, before := f.seen[0], f.at
+	if !got.was && before != 0 {
+		f.wiped = memory{count: count, seen: before, until: sent + r.lease}
+		f.settling = settling{} // names of users who are strict may be lost: all send them again
+	}
+	missing := f.remember(sent, &got)
 	if f.beaten == 0 || sent > f.beaten+r.lease {
 		// The others have not reckoned with it, or do no more.
 		f.seen, f.floors, f.settling = [3]int{got.count, got.count, got.count}, 0, settling{}
 	} else {
 		f.sees(got.count)
 	}
-	if got.newest != f.newest || got.count != before {
+	if got.newest != f.newest || got.count != count {
 		f.news = true
 		f.kick()
 	}
-	f.newest, f.beaten, f.first = got.newest, max(sent, 1), 0
+	f.newest, f.beaten, f.at, f.first = got.newest, max(sent, 1), got.now, 0
 	if got.first > 0 {
 		f.first = sent + got.first
 	}
-	f.settle(got)
-	return !got.was
+	f.settle(got, missing)
+	return !got.was, before
 }
 
-// settle goes on with the way to a larger floor.
-func (f *fleet) settle(got beatOfFleet) {
+// remember corrects the count of a store that has lost replicas, and reports whether
+// some of them are missing still.
+func (f *fleet) remember(sent time.Duration, got *beatOfFleet) (missing bool) {
+	if got.count >= f.wiped.count || sent >= f.wiped.until {
+		f.wiped = memory{}
+		return false
+	}
+	got.count = f.wiped.count
+	return true
+}
+
+// settle goes on with the way to a larger floor. Those who are missing have not
+// beaten.
+func (f *fleet) settle(got beatOfFleet, missing bool) {
 	way := &f.settling
 	switch {
 	case got.count == 1: // there is nobody to agree with
@@ -177,7 +214,7 @@ func (f *fleet) settle(got beatOfFleet) {
 		*way = settling{since: got.now, most: got.count}
 	case way.since != 0:
 		way.most = max(way.most, got.count)
-		if got.ignorant == 0 && way.rounds < settleRounds {
+		if got.ignorant == 0 && !missing && way.rounds < settleRounds {
 			way.rounds, way.since = way.rounds+1, got.now
 		}
 	}
