@@ -29,7 +29,7 @@ func newEvents(ctx context.Context, c *client) *cobra.Command {
 				return resp.Body, nil
 			})
 		})
-	cmd.Flags().StringVar(&types, "type", "", "Only the events in `LIST`: opened, closed, denied, reported, banned, reloaded, user.")
+	cmd.Flags().StringVar(&types, "type", "", "Only the events in `LIST`: "+strings.Join(admin.EventNames, ", ")+".")
 	return cmd
 }
 

@@ -7,12 +7,14 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"cleversocks/metrics/admin"
 )
@@ -128,6 +130,17 @@ func (f *sessionFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.listener, "listener", "", "Those of the listener `NAME`.")
 }
 
+// meant refuses an empty condition, as a variable is that a script did not set: the
+// connections of all would meet it.
+func (f *sessionFlags) meant(cmd *cobra.Command) (err error) {
+	cmd.Flags().Visit(func(flag *pflag.Flag) {
+		if names := []string{"user", "client", "target", "listener"}; slices.Contains(names, flag.Name) && flag.Value.String() == "" {
+			err = usageError{"--" + flag.Name + " is empty; leave it out if all are meant"}
+		}
+	})
+	return err
+}
+
 func (f *sessionFlags) pairs() []string {
 	return []string{"user", f.user, "client", f.client, "target", f.target, "listener", f.listener}
 }
@@ -178,8 +191,12 @@ func drainsIn(s *admin.Session) string {
 
 func newKill(ctx context.Context, c *client) *cobra.Command {
 	var f sessionFlags
-	cmd := command("kill [ID...]", "Closes connections of a running daemon", "Closes the connections with the ids given, or those that meet the conditions,\nthe latter on all replicas of a fleet. Their records say \"revoked\".",
+	var cmd *cobra.Command
+	cmd = command("kill [ID...]", "Closes connections of a running daemon", "Closes the connections with the ids given, or those that meet the conditions,\nthe latter on all replicas of a fleet. Their records say \"revoked\".",
 		"  cleversocks kill --user alice\n  cleversocks kill --client 192.0.2.7 --target example.com", nil, func(ids []string) error {
+			if err := f.meant(cmd); err != nil {
+				return err
+			}
 			paths := []string{}
 			for _, id := range ids {
 				paths = append(paths, "/api/v1/sessions/"+url.PathEscape(id))
@@ -241,7 +258,7 @@ func newBans(ctx context.Context, c *client) *cobra.Command {
 	})
 	add.Flags().DurationVar(&length, "for", 0, "For this `DURATION`. (default the longest)")
 	lift := command("lift SOURCE", "Ends a ban", "Ends the ban of an address, and forgets its failures.", "  cleversocks bans lift 192.0.2.7", exactly(1, 1, "one address"), func(args []string) error {
-		return c.ask(ctx, http.MethodDelete, "/api/v1/bans/"+args[0], nil, nil, nil)
+		return c.ask(ctx, http.MethodDelete, "/api/v1/bans/"+url.PathEscape(args[0]), nil, nil, nil)
 	})
 	cmd.AddCommand(add, lift)
 	return cmd
@@ -266,7 +283,7 @@ func newWhitelist(ctx context.Context, c *client) *cobra.Command {
 	})
 	add.Flags().StringVar(&user, "as", "", "The user's `NAME`.")
 	remove := command("remove ADDR", "Takes an address out", "Takes an address out; its next connection needs a password.", "  cleversocks whitelist remove 192.0.2.7", exactly(1, 1, "one address"), func(args []string) error {
-		return c.ask(ctx, http.MethodDelete, "/api/v1/whitelist/"+args[0], nil, nil, nil)
+		return c.ask(ctx, http.MethodDelete, "/api/v1/whitelist/"+url.PathEscape(args[0]), nil, nil, nil)
 	})
 	cmd.AddCommand(add, remove)
 	return cmd
@@ -325,6 +342,9 @@ func newDNS(ctx context.Context, c *client) *cobra.Command {
 		})
 	})
 	cmd.AddCommand(command("flush [NAME]", "Drops answers from the resolver's cache", "Drops the answers for one name, or all.", "  cleversocks dns flush example.com\n  cleversocks dns flush", exactly(0, 1, "one name or none"), func(args []string) error {
+		if len(args) > 0 && args[0] == "" {
+			return usageError{"the name is empty; leave it out if all are meant"}
+		}
 		var n admin.Flushed
 		return c.ask(ctx, http.MethodDelete, "/api/v1/dns"+queryOf("name", strings.Join(args, "")), nil, &n, func(w io.Writer) { row(w, n.Flushed, "dropped") })
 	}))

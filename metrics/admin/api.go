@@ -9,6 +9,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -72,6 +74,7 @@ type API struct {
 // Errors of API's functions, by what they mean to a client.
 var (
 	ErrInput    = errors.New("bad request")
+	ErrTooLarge = errors.New("too large")
 	ErrNotFound = errors.New("not found")
 	ErrConflict = errors.New("conflict")
 	ErrBusy     = errors.New("busy")
@@ -98,62 +101,80 @@ func Conflict(text string) error { return failure{ErrConflict, text} }
 // Busy is an error for what may work in a moment.
 func Busy(text string) error { return failure{ErrBusy, text} }
 
-// maxBody bounds a request's body, and maxImport one of MaxImport users, in bytes.
-const (
-	maxBody   = 64 << 10
-	maxImport = 8 << 20
-)
-
 // call is one request to an operation.
 type call struct {
 	*http.Request
 	query url.Values
 }
 
-// body reads the request's JSON. A field that is not known is an error: it
-// would have no effect.
-func (c call) body(into any) error { return c.bodyUpTo(maxBody, into) }
+// queryOf reads a request's query. What an operation does not know is an error: a
+// filter that is misspelt and ignored would close the connections of all, and one
+// that is empty, as of a variable that a script did not set, may do so too.
+func (op operation) queryOf(r *http.Request) (url.Values, error) {
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, BadInput("the query is not well-formed: " + err.Error())
+	}
+	for name, values := range query {
+		switch known := slices.ContainsFunc(op.query, func(p parameter) bool { return p.name == name }); {
+		case !known && len(op.query) == 0:
+			return nil, BadInput(strconv.Quote(name) + " is not known: this takes no parameters")
+		case !known:
+			return nil, BadInput(strconv.Quote(name) + " is not known: there are " + names(op.query))
+		case len(values) > 1:
+			return nil, BadInput(name + ": is given more than once")
+		case values[0] == "" && op.method == http.MethodDelete:
+			return nil, BadInput(name + ": is empty; leave it out if all are meant")
+		}
+	}
+	return query, nil
+}
 
-// bodyUpTo is body for one of up to most bytes.
-func (c call) bodyUpTo(most int64, into any) error {
-	d := json.NewDecoder(io.LimitReader(c.Body, most))
-	d.DisallowUnknownFields()
-	if err := d.Decode(into); err != nil {
-		return BadInput("the body is not the JSON that is expected: " + strings.TrimPrefix(err.Error(), "json: "))
+func names(parameters []parameter) string {
+	all := make([]string, 0, len(parameters))
+	for _, p := range parameters {
+		all = append(all, p.name)
 	}
-	if d.More() {
-		return BadInput("there is more than one JSON value in the body")
-	}
-	return nil
+	return strings.Join(all, ", ")
 }
 
 // routes adds the API's operations to a mux, each behind the token.
 func (s *Server) routes(mux *http.ServeMux) {
 	a := s.options.API
 	known := http.NewServeMux()
+	other := s.withToken(func(w http.ResponseWriter, r *http.Request) { notThere(w, r, known) })
 	for _, op := range operations {
 		handler := answering(op, a)
-		if op.stream != nil {
-			handler = func(w http.ResponseWriter, r *http.Request) { op.stream(a, w, r) }
-		}
 		mux.Handle(op.method+" "+op.path, s.withToken(handler))
-		known.Handle(op.method+" "+op.path, handler)
-	}
-	mux.Handle("/api/", s.withToken(func(w http.ResponseWriter, r *http.Request) {
-		if allowed := methodsOf(known, r); len(allowed) > 0 {
-			w.Header().Set("Allow", strings.Join(allowed, ", "))
-			writeJSON(w, http.StatusMethodNotAllowed, Failure{r.Method + " is no method of this path: " + strings.Join(allowed, ", ") + " are"})
-			return
+		known.Handle(op.method+" "+op.path, operationHandler{})
+		if whole, _, rest := strings.Cut(op.path, "/{"); rest && strings.HasSuffix(op.path, "...}") {
+			mux.Handle(op.method+" "+whole, other) // the mux itself would redirect to whole + "/"
 		}
+	}
+	mux.Handle("/api/", other)
+}
+
+// operationHandler stands for an operation where only its being there is asked for.
+type operationHandler struct{ http.Handler }
+
+// notThere refuses what no operation is: a path, or a method of one.
+func notThere(w http.ResponseWriter, r *http.Request, known *http.ServeMux) {
+	allowed := methodsOf(known, r)
+	if len(allowed) == 0 {
 		fail(w, NotFound("there is no such path in the API"))
-	}))
+		return
+	}
+	methods := strings.Join(allowed, ", ")
+	w.Header().Set("Allow", methods)
+	writeJSON(w, http.StatusMethodNotAllowed, Failure{"this path has no " + r.Method + ": it has " + methods})
 }
 
 // methodsOf are those that a path is there with. The mux itself does not tell, as
 // it has a handler for all others.
 func methodsOf(known *http.ServeMux, r *http.Request) (methods []string) {
-	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
-		if _, pattern := known.Handler(&http.Request{Method: method, URL: r.URL, Host: r.Host}); pattern != "" {
+	for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
+		h, _ := known.Handler(&http.Request{Method: method, URL: r.URL, Host: r.Host})
+		if _, there := h.(operationHandler); there { // and no redirect
 			methods = append(methods, method)
 		}
 	}
@@ -220,7 +241,16 @@ func sameToken(got, want string) bool {
 // answering is the handler of an operation. One whose answer is nil says 204.
 func answering(op operation, a API) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		answer, err := op.answer(a, call{r, r.URL.Query()})
+		query, err := op.queryOf(r)
+		if err != nil {
+			fail(w, err)
+			return
+		}
+		if op.stream != nil {
+			op.stream(a, w, call{r, query})
+			return
+		}
+		answer, err := op.answer(a, call{r, query})
 		switch answer := answer.(type) {
 		case nil:
 			if err == nil {
@@ -248,6 +278,8 @@ func fail(w http.ResponseWriter, err error) {
 	switch {
 	case errors.Is(err, ErrInput):
 		status = http.StatusBadRequest
+	case errors.Is(err, ErrTooLarge):
+		status = http.StatusRequestEntityTooLarge
 	case errors.Is(err, ErrNotFound):
 		status = http.StatusNotFound
 	case errors.Is(err, ErrConflict):

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -108,13 +109,31 @@ func (e *Events) leave(l *listening) {
 	e.count.Store(int64(len(e.all)))
 }
 
+// EventNames are the names of events, but for "lost".
+var EventNames = []string{"opened", "closed", "denied", "reported", "banned", "reloaded", "user"}
+
+// typesOf reads the names of the events that a client wants; nil: all.
+func typesOf(list string) ([]string, error) {
+	if list == "" {
+		return nil, nil
+	}
+	types := strings.Split(list, ",")
+	for _, t := range types {
+		if !slices.Contains(EventNames, t) {
+			return nil, BadInput("type: there is no event " + strconv.Quote(t) + ": there are " + strings.Join(EventNames, ", "))
+		}
+	}
+	return types, nil
+}
+
 // streamEvents writes events as they come (server-sent events, the HTML
 // standard §9.2) until the client leaves, or the endpoint ends and all that has come
 // is written: whoever follows comes to an upgrade's successor at once.
-func (a API) streamEvents(w http.ResponseWriter, r *http.Request) {
-	var types []string
-	if t := r.URL.Query().Get("type"); t != "" {
-		types = strings.Split(t, ",")
+func (a API) streamEvents(w http.ResponseWriter, c call) {
+	types, err := typesOf(c.query.Get("type"))
+	if err != nil {
+		fail(w, err)
+		return
 	}
 	l := a.Events.join(types)
 	if l == nil {
@@ -128,7 +147,7 @@ func (a API) streamEvents(w http.ResponseWriter, r *http.Request) {
 	// A client that does not read for a minute loses the stream, not before.
 	write := func(text string) bool {
 		_ = control.SetWriteDeadline(time.Now().Add(answerTimeout)) // else the write fails later
-		_, err := w.Write([]byte(text))                             //nolint:gosec // an event stream is no page
+		_, err := w.Write([]byte(text))
 		return err == nil && control.Flush() == nil
 	}
 	tick := time.NewTicker(keepAlive)
@@ -139,12 +158,12 @@ func (a API) streamEvents(w http.ResponseWriter, r *http.Request) {
 			ok = l.tell(m, write)
 		case <-tick.C:
 			ok = write(": still here\n\n")
-		case <-ending(r.Context()):
+		case <-ending(c.Context()):
 			for ok && len(l.queue) > 0 {
 				ok = l.tell(<-l.queue, write)
 			}
 			return
-		case <-r.Context().Done():
+		case <-c.Context().Done():
 			return
 		}
 	}

@@ -67,6 +67,7 @@ func (op operation) document(failure any, schemas map[string]any) map[string]any
 	}
 	doc := map[string]any{"summary": op.summary, "parameters": parameters, "responses": responses}
 	if op.body != nil {
+		responses["413"] = failure
 		doc["requestBody"] = map[string]any{
 			"required": true, "content": map[string]any{"application/json": map[string]any{"schema": schemaOf(reflect.TypeOf(op.body), schemas)}},
 		}

@@ -19,7 +19,7 @@ type operation struct {
 	changes      bool // it may meet a conflict, or be refused as too much at once
 	answer       func(API, call) (any, error)
 	// stream answers by itself, in the place of answer.
-	stream func(API, http.ResponseWriter, *http.Request)
+	stream func(API, http.ResponseWriter, call)
 }
 
 type parameter struct{ name, doc string }
@@ -215,7 +215,7 @@ var operations = []operation{
 		answer: func(a API, _ call) (any, error) { return a.Denials(), nil },
 	},
 	{
-		method: "GET", path: "/api/v1/events", summary: "A stream of events: opened, closed, denied, reported, banned, reloaded, user", result: Event{},
+		method: "GET", path: "/api/v1/events", summary: "A stream of events: " + strings.Join(EventNames, ", "), result: Event{},
 		query: []parameter{{"type", "only these events, comma-separated"}}, stream: API.streamEvents,
 	},
 }
