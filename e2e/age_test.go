@@ -47,11 +47,11 @@ func TestSessionAge(t *testing.T) {
 			t.Errorf("%v", r)
 		}
 	}
+	began := time.Now()
 	young, code := connect(t, d.address, echo)
 	if code != succeeded {
 		t.Fatalf("reply %d", code)
 	}
-	began := time.Now()
 	for err == nil { // busy to the end
 		if _, err = young.Write([]byte("x")); err == nil {
 			_, err = young.Read(make([]byte, 1))

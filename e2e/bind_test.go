@@ -114,10 +114,10 @@ func TestSOCKS4Bind(t *testing.T) {
 func TestBindSettings(t *testing.T) {
 	const admin = "[admin]\naddress = \"127.0.0.1:0\"\n"
 	listener := "[[listener]]\naddress = \"127.0.0.1:" + freePort(t) + "\"\n"
-	config := writeFile(t, "c.toml", listener+"advertise = \"203.0.113.7\"\n[bind]\nports = \"41100-41105\"\nany_peer = true\nmax_per_user = 1\naccept_timeout = \"1h\"\n"+admin)
+	config := writeFile(t, "c.toml", listener+"advertise = \"203.0.113.7\"\n[bind]\nports = \"19110-19115\"\nany_peer = true\nmax_per_user = 1\naccept_timeout = \"1h\"\n"+admin)
 	d := startProgram(t, "--config", config, "--log-format", "json")
 	c, code, at := askBind(t, d.address, netip.MustParseAddr("127.0.0.2"))
-	if code != succeeded || at.Addr().String() != "203.0.113.7" || at.Port() < 41100 || at.Port() > 41105 {
+	if code != succeeded || at.Addr().String() != "203.0.113.7" || at.Port() < 19110 || at.Port() > 19115 {
 		t.Fatalf("reply %d, %s", code, at)
 	}
 	if _, code, _ := askBind(t, d.address, anyone); code != notAllowed {

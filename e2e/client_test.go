@@ -172,8 +172,10 @@ func readReply(t *testing.T, c net.Conn) byte {
 	return head[1]
 }
 
+// send and receive have a patience of their own: a conn may be old by then.
 func send(t *testing.T, c net.Conn, b ...byte) {
 	t.Helper()
+	_ = c.SetWriteDeadline(time.Now().Add(patience))
 	if _, err := c.Write(b); err != nil {
 		t.Fatal(err)
 	}
@@ -181,6 +183,7 @@ func send(t *testing.T, c net.Conn, b ...byte) {
 
 func receive(t *testing.T, c net.Conn, n int) []byte {
 	t.Helper()
+	_ = c.SetReadDeadline(time.Now().Add(patience))
 	b := make([]byte, n)
 	if _, err := io.ReadFull(c, b); err != nil {
 		t.Fatalf("read %d bytes: %v", n, err)

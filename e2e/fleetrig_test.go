@@ -41,19 +41,20 @@ func startStore(t *testing.T, now bool) *store {
 	return s
 }
 
-// nextPort is where freeAddress looks. The kernel takes the ports of connections
-// from 32768 on: these stay free while a server is down.
+// nextPort is where freeAddress looks. The kernel takes the ports of connections,
+// and of those who listen on any, from 32768 on: these stay free while a server is
+// down.
 var nextPort atomic.Int32
 
 // freeAddress is one that nobody listens on.
 func freeAddress(t *testing.T) string {
 	t.Helper()
 	for {
-		address := fmt.Sprintf("127.0.0.1:%d", 20000+nextPort.Add(1))
-		l, err := net.Listen("tcp", address)
+		port := 20000 + nextPort.Add(1)
+		l, err := net.Listen("tcp", fmt.Sprintf(":%d", port)) // on all addresses
 		if err == nil {
 			l.Close()
-			return address
+			return fmt.Sprintf("127.0.0.1:%d", port)
 		}
 		if !errors.Is(err, syscall.EADDRINUSE) {
 			t.Fatal(err)

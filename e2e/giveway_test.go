@@ -48,7 +48,7 @@ func TestSilentClientsOfOneAddressGiveWay(t *testing.T) {
 		t.Errorf("a slow client: reply %d", code)
 	}
 	echoes(t, tunnel, "still there")
-	if l := d.seen("all places are taken: handshakes that wait for their client give way"); l.text("source") != "127.0.0.7" {
+	if l := d.waitMessage("all places are taken: handshakes that wait for their client give way"); l.text("source") != "127.0.0.7" {
 		t.Errorf("the line names %q", l.text("source"))
 	}
 	if got := d.metric(`cleversocks_connections_refused_total{reason="silent"}`); got == "0" {

@@ -309,18 +309,16 @@ func TestTimeToFirstByte(t *testing.T) {
 			d := start(t, fmt.Sprintf("[[upstream]]\nname = \"farm\"\nmembers = [\"%s://joe:s3cret@localhost:%s\"]\n"+
 				"pool = { warm = %d }\n%s", kind.scheme, port(link), warm, toFarm))
 			series := fmt.Sprintf(`cleversocks_upstream_warm{upstream="farm",member="%s://localhost:%s"}`, kind.scheme, port(link))
-			const rounds = 5
-			var total time.Duration
-			for range rounds {
+			figures[warm] = time.Hour
+			for range 5 {
 				eventually(t, "the pool is warm", func() bool { return d.metric(series) == strconv.Itoa(warm) })
 				out := mustCurl(t, "--proxy", "socks5h://"+d.address, "--output", "/dev/null", "--write-out", "%{time_starttransfer}", web.URL+"/")
 				seconds, err := strconv.ParseFloat(out, 64)
 				if err != nil {
 					t.Fatal(err)
 				}
-				total += time.Duration(seconds * float64(time.Second))
+				figures[warm] = min(figures[warm], time.Duration(seconds*float64(time.Second))) // a busy machine adds what it likes
 			}
-			figures[warm] = total / rounds
 		}
 		t.Logf("time to first byte over a link of 50 ms, %s: %v cold, %v with warm connections",
 			kind.name, figures[0].Round(time.Millisecond), figures[4].Round(time.Millisecond))

@@ -251,7 +251,7 @@ func TestUDPSettings(t *testing.T) {
 	echo := udpEcho(t, "127.0.0.1:0")
 	const admin = "[admin]\naddress = \"127.0.0.1:0\"\n"
 	listener := "[[listener]]\naddress = \"127.0.0.1:" + freePort(t) + "\"\n"
-	config := writeFile(t, "c.toml", listener+"advertise = \"203.0.113.7\"\n[udp]\nports = \"40100-40101\"\nmax_associations_per_user = 2\n"+admin)
+	config := writeFile(t, "c.toml", listener+"advertise = \"203.0.113.7\"\n[udp]\nports = \"19100-19101\"\nmax_associations_per_user = 2\n"+admin)
 	d := startProgram(t, "--config", config, "--log-format", "json")
 	seen := make(map[uint16]bool)
 	var open []*association
@@ -265,7 +265,7 @@ func TestUDPSettings(t *testing.T) {
 		a.echoes("127.0.0.1", echo, "from a port of the range")
 		open = append(open, a)
 	}
-	if !seen[40100] || !seen[40101] {
+	if !seen[19100] || !seen[19101] {
 		t.Errorf("ports %v", seen)
 	}
 	if _, code := associate(t, d.address); code != notAllowed {
@@ -281,7 +281,7 @@ func TestUDPSettings(t *testing.T) {
 		t.Errorf("turned off: reply %d", code)
 	}
 	open[0].echoes("127.0.0.1", echo, "after the reload")
-	rewrite(t, config, listener+"[udp]\nmax_associations = 2\nports = \"40100\"\n"+admin)
+	rewrite(t, config, listener+"[udp]\nmax_associations = 2\nports = \"19100\"\n"+admin)
 	d.signal(syscall.SIGHUP)
 	d.waitLine("generation", "3")
 	if _, code := associate(t, d.address); code != 1 {
@@ -291,7 +291,7 @@ func TestUDPSettings(t *testing.T) {
 	eventually(t, "a place is free", func() bool { return d.metric("cleversocks_udp_associations_active") == "1" })
 	open[0].control.Close()
 	eventually(t, "the port is free", func() bool { return d.metric("cleversocks_udp_associations_active") == "0" })
-	if a := mustAssociate(t, d.address); a.relay.Port() != 40100 {
+	if a := mustAssociate(t, d.address); a.relay.Port() != 19100 {
 		t.Errorf("told %s", a.relay)
 	}
 	if _, code := associate(t, d.address); code != 1 {
@@ -303,9 +303,9 @@ func TestUDPSettings(t *testing.T) {
 // it closes its control connection.
 func TestUDPEnds(t *testing.T) {
 	echo := udpEcho(t, "127.0.0.1:0")
-	d := start(t, "[udp]\nidle_timeout = \"1s\"\n[drain]\ntimeout = \"1s\"\n")
+	d := start(t, "[udp]\nidle_timeout = \"1s\"\n[drain]\ntimeout = \"4s\"\n")
 	a := mustAssociate(t, d.address)
-	before := d.descriptors()
+	before := d.baseline().descriptors
 	a.echoes("127.0.0.1", echo, "opens a socket")
 	eventually(t, "it gives its socket back", func() bool { return d.descriptors() <= before })
 	a.echoes("127.0.0.1", echo, "after a rest")

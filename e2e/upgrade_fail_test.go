@@ -83,7 +83,9 @@ func TestFailedUpgrade(t *testing.T) {
 	if got := d.metric(`cleversocks_upgrades_total{outcome="failed"}`); got != "4" {
 		t.Errorf("%s failures counted", got)
 	}
-	if n := len(d.all("upgrade failed: this process goes on")); n != 4 {
+	const failed = "upgrade failed: this process goes on"
+	d.await(failed, 4) // the answer may be here before the line is read
+	if n := len(d.all(failed)); n != 4 {
 		t.Errorf("%d lines", n)
 	}
 	replaceBinary(t, own, binary)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -94,6 +95,7 @@ func (l *lineage) succeeded() {
 	}
 	l.pid = pid
 	l.pids = append(l.pids, pid)
+	http.DefaultClient.CloseIdleConnections() // the predecessor closes them, and a POST is not sent again
 }
 
 // runs reports whether a process is there, and is no zombie.

@@ -192,13 +192,13 @@ func TestSilentUpstream(t *testing.T) {
 	}
 	defer l.Close()
 	working, _ := microsocks(t)
-	const upstream = "[limits]\nconnect_timeout = \"2s\"\n[[upstream]]\nname = \"exit\"\nmembers = [%s]\nhealth = { interval = \"1h\", timeout = \"1m\" }\n" +
+	const upstream = "[limits]\nconnect_timeout = \"%s\"\n[[upstream]]\nname = \"exit\"\nmembers = [%s]\nhealth = { interval = \"1h\", timeout = \"1m\" }\n" +
 		"[[forward]]\nupstream = \"exit\"\n"
-	d := start(t, fmt.Sprintf(upstream, `"socks5://127.0.0.1:`+silent+`"`))
+	d := start(t, fmt.Sprintf(upstream, "1s", `"socks5://127.0.0.1:`+silent+`"`))
 	if _, reply := connect(t, d.address, echo); reply != ttlExpired {
 		t.Errorf("silent: reply %d", reply)
 	}
-	d = start(t, fmt.Sprintf(upstream, `"socks5://127.0.0.1:`+silent+`", "socks5://`+working+`"`))
+	d = start(t, fmt.Sprintf(upstream, "6s", `"socks5://127.0.0.1:`+silent+`", "socks5://`+working+`"`))
 	for range 2 { // one of these begins with the silent member
 		if _, reply := connect(t, d.address, echo); reply != succeeded {
 			t.Errorf("with another member: reply %d", reply)
