@@ -51,20 +51,13 @@ type Options struct {
 	Shards int
 	// Transparent is for connections that a packet filter turns here.
 	Transparent transparent.Mode
-	// Socket options that accepted connections inherit.
-	Keepalive  Keepalive
-	NoDelay    bool
-	Congestion string // TCP_CONGESTION; "" leaves the system's
+	// Sockets are the options that accepted connections inherit; a probe's numbers
+	// are then rounded up to seconds.
+	Sockets    adopt.Options
+	Congestion string // TCP_CONGESTION, likewise; "" leaves the system's
 
 	Log     *slog.Logger
 	Metrics *metrics.Registry
-}
-
-// Keepalive are the probes of idle connections; a zero Idle turns them off.
-type Keepalive struct {
-	Idle     time.Duration
-	Interval time.Duration
-	Count    int
 }
 
 // Handler takes accepted connections. A refusal is a reason for the metric
@@ -317,9 +310,7 @@ func (l *Listener) SetOptions(o Options) error {
 // tell says what package net must not decide about the connections that it accepts:
 // it sets TCP_NODELAY, and keepalive where the socket was made of a descriptor.
 func (l *Listener) tell(o Options) {
-	l.told.Store(&adopt.Options{NoDelay: o.NoDelay, KeepAlive: net.KeepAliveConfig{
-		Enable: o.Keepalive.Idle > 0, Idle: o.Keepalive.Idle, Interval: o.Keepalive.Interval, Count: o.Keepalive.Count,
-	}})
+	l.told.Store(&o.Sockets)
 }
 
 // Services are the accept services, one a socket, which hand what they accept

@@ -16,6 +16,7 @@ import (
 	"github.com/thejerf/suture/v4"
 	"golang.org/x/sys/unix"
 
+	"cleversocks/conn/adopt"
 	"cleversocks/conn/reset"
 	"cleversocks/metrics"
 )
@@ -60,8 +61,8 @@ func (d *door) close() {
 
 func options(address string) Options {
 	return Options{
-		Address: address, NoDelay: true, Metrics: metrics.New(), Log: slog.New(slog.DiscardHandler),
-		Keepalive: Keepalive{Idle: 61 * time.Second, Interval: 7 * time.Second, Count: 3},
+		Address: address, Metrics: metrics.New(), Log: slog.New(slog.DiscardHandler),
+		Sockets: adopt.Options{NoDelay: true, KeepAlive: net.KeepAliveConfig{Enable: true, Idle: 61 * time.Second, Interval: 7 * time.Second, Count: 3}},
 	}
 }
 
@@ -224,12 +225,12 @@ func checkOptions(t *testing.T, l *Listener) {
 	}
 	check("at the start", wanted(61, 7, 3, 1))
 	o := options("127.0.0.1:0")
-	o.Keepalive, o.NoDelay = Keepalive{Idle: 30 * time.Second, Interval: 1500 * time.Millisecond, Count: 9}, false
+	o.Sockets = adopt.Options{KeepAlive: net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 1500 * time.Millisecond, Count: 9}}
 	if err := l.SetOptions(o); err != nil {
 		t.Fatal(err)
 	}
 	check("changed", wanted(30, 2, 9, 0))
-	o.Keepalive, o.NoDelay = Keepalive{}, true
+	o.Sockets = adopt.Options{NoDelay: true}
 	if err := l.SetOptions(o); err != nil {
 		t.Fatal(err)
 	}

@@ -46,20 +46,21 @@ func setOptions(fd int, o Options) error {
 	// relay passes them on. Multipath TCP knows none.
 	_ = set(unix.SOL_SOCKET, unix.SO_OOBINLINE, 1)
 	noDelay := 0
-	if o.NoDelay {
+	if o.Sockets.NoDelay {
 		noDelay = 1
 	}
 	if err := set(unix.IPPROTO_TCP, unix.TCP_NODELAY, noDelay); err != nil {
 		return fmt.Errorf("TCP_NODELAY: %w", err)
 	}
-	if o.Keepalive.Idle <= 0 {
+	probes := o.Sockets.KeepAlive
+	if !probes.Enable {
 		return set(unix.SOL_SOCKET, unix.SO_KEEPALIVE, 0) // it may have been on
 	}
 	for _, option := range []struct{ level, name, value int }{
 		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
-		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, seconds(o.Keepalive.Idle)},
-		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, seconds(o.Keepalive.Interval)},
-		{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, max(o.Keepalive.Count, 1)},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, seconds(probes.Idle)},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, seconds(probes.Interval)},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, max(probes.Count, 1)},
 	} {
 		if err := set(option.level, option.name, option.value); err != nil {
 			return fmt.Errorf("keepalive: %w", err)

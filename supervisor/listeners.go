@@ -375,14 +375,9 @@ func listenerOptions(l config.Listener, cfg *config.Config, log *slog.Logger, m 
 		Name:        l.Name,
 		Shards:      l.ReusePort,
 		Transparent: transparentMode(l),
-		Keepalive: listener.Keepalive{
-			Idle:     cfg.Relay.Keepalive.Idle.D(),
-			Interval: cfg.Relay.Keepalive.Interval.D(),
-			Count:    cfg.Relay.Keepalive.Count,
-		},
-		NoDelay:    cfg.Relay.NoDelay,
-		Congestion: cfg.Relay.Congestion,
-		Log:        log,
-		Metrics:    m,
+		Sockets:     socketOptions(cfg),
+		Congestion:  cfg.Relay.Congestion,
+		Log:         log,
+		Metrics:     m,
 	}
 }
