@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cleversocks/conn/adopt"
 	"cleversocks/metrics"
 )
 
@@ -47,12 +48,8 @@ func acceptFrom(t *testing.T, ctx context.Context, closed <-chan struct{}, g *Gr
 // descriptorOf makes one more descriptor of a listening socket.
 func descriptorOf(l *net.TCPListener) func() (int, bool, error) {
 	return func() (fd int, shared bool, err error) {
-		raw, err := l.SyscallConn()
-		if err != nil {
-			return -1, false, err
-		}
-		controlErr := raw.Control(func(own uintptr) { fd, err = unix.FcntlInt(own, unix.F_DUPFD_CLOEXEC, 0) })
-		return fd, false, errors.Join(controlErr, err)
+		fd, err = adopt.DuplicateOf(l)
+		return fd, false, err
 	}
 }
 
@@ -225,9 +222,9 @@ func visit(t *testing.T, l net.Listener, to netip.AddrPort) {
 func TestResetBeforeTheTask(t *testing.T) {
 	g, m := newTestGroup(t, true)
 	client, server := pair(t, listen(t))
-	fd := -1
-	if raw, err := server.SyscallConn(); err == nil {
-		_ = raw.Control(func(own uintptr) { fd, _ = unix.FcntlInt(own, unix.F_DUPFD_CLOEXEC, 0) })
+	fd, err := adopt.DuplicateOf(server)
+	if err != nil {
+		t.Fatal(err)
 	}
 	_ = client.SetLinger(0)
 	client.Close()

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cleversocks/conn/adopt"
 	"cleversocks/conn/netaddr"
 	"cleversocks/conn/relay"
 )
@@ -74,18 +75,11 @@ func (g *Group) admitOnReactor(c net.Conn, listener string) (refused string, don
 	if !ok {
 		return "", false
 	}
-	raw, err := tcp.SyscallConn()
+	fd, err := adopt.DuplicateOf(tcp)
 	if err != nil {
 		return "", false
 	}
-	fd := -1
-	_ = raw.Control(func(of uintptr) {
-		fd, _ = unix.FcntlInt(of, unix.F_DUPFD_CLOEXEC, 0)
-		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1)
-	})
-	if fd < 0 {
-		return "", false
-	}
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1)
 	lane := lanes[int(g.nextLane.Add(1))%len(lanes)]
 	if refused = lane.admit(fd, netaddr.Of(c.RemoteAddr()), listener, policy); refused != "" {
 		_ = unix.Close(fd)

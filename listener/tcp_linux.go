@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cleversocks/conn/adopt"
 )
 
 // tcpSocket is a TCP socket that listens. While reactors accept from it, it is a
@@ -87,14 +89,14 @@ func (s *tcpSocket) Leave() (fd int, err error) {
 		return -1, net.ErrClosed
 	}
 	if s.polled == nil && s.file == nil {
-		return duplicate(uintptr(s.bare))
+		return adopt.Duplicate(s.bare)
 	}
 	bare := -1
 	controlErr := s.control(func(own uintptr) {
-		if fd, err = duplicate(own); err != nil {
+		if fd, err = adopt.Duplicate(int(own)); err != nil {
 			return
 		}
-		if bare, err = duplicate(own); err != nil {
+		if bare, err = adopt.Duplicate(int(own)); err != nil {
 			_ = unix.Close(fd)
 		}
 	})
@@ -104,11 +106,6 @@ func (s *tcpSocket) Leave() (fd int, err error) {
 	_ = s.closeOwn() // the socket listens on
 	s.polled, s.bare = nil, bare
 	return fd, nil
-}
-
-func duplicate(fd uintptr) (int, error) {
-	one, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
-	return one, os.NewSyscallError("fcntl", err)
 }
 
 // SetDeadline is Accept's.

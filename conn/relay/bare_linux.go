@@ -69,8 +69,9 @@ func (t *Tunnel) stripEnd(e *end, side Side) bool {
 	if e.isBare() {
 		return true
 	}
-	fd := -1
-	if err := e.withFD(func(old uintptr) { fd = duplicate(old) }); err != nil || fd < 0 {
+	var fd int
+	var err error
+	if lost := e.withFD(func(old uintptr) { fd, err = adopt.Duplicate(int(old)) }); lost != nil || err != nil {
 		return true
 	}
 	t.reactor.change(e, unix.EPOLL_CTL_DEL, nil) // closing it would not do that: the socket stays open
@@ -109,8 +110,8 @@ func (t *Tunnel) dressEnd(e *end, side Side) bool {
 // connOf is a conn for a socket, with a descriptor of its own; nil: there is
 // none to be had.
 func connOf(fd int) net.Conn {
-	other := duplicate(uintptr(fd))
-	if other < 0 {
+	other, err := adopt.Duplicate(fd)
+	if err != nil {
 		return nil
 	}
 	conn, err := adopt.Conn(other, adopt.Of(fd))
@@ -118,13 +119,4 @@ func connOf(fd int) net.Conn {
 		return nil
 	}
 	return conn
-}
-
-// duplicate is another descriptor for an open file; -1: there is none to be had.
-func duplicate(fd uintptr) int {
-	other, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return -1
-	}
-	return other
 }

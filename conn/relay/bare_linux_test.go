@@ -151,11 +151,10 @@ func TestLastsWithShortIdleTime(t *testing.T) {
 	seat := pools.Reactors()[0].Seat(nobody{})
 	fds := make([]int, 2)
 	for side, c := range []net.Conn{a, b} {
-		raw, err := c.(*net.TCPConn).SyscallConn()
-		if err != nil {
+		var err error
+		if fds[side], err = adopt.DuplicateOf(c.(*net.TCPConn)); err != nil {
 			t.Fatal(err)
 		}
-		_ = raw.Control(func(fd uintptr) { fds[side] = duplicate(fd) })
 		c.Close()
 	}
 	if err := errors.Join(seat.Watch(fds[0], ClientSide, Arrivals), seat.Watch(fds[1], ServerSide, Dialing)); err != nil {

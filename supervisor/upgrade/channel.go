@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cleversocks/conn/adopt"
 )
 
 // kind is what a message is about.
@@ -201,7 +203,7 @@ func (c *channel) expect(ctx context.Context, want kind, into any, also func(mes
 }
 
 // descriptor is a duplicate of the channel's descriptor, for another process.
-func (c *channel) descriptor() (int, error) { return duplicate(c.conn) }
+func (c *channel) descriptor() (int, error) { return adopt.DuplicateOf(c.conn) }
 
 func (c *channel) close() { _ = c.conn.Close() }
 
@@ -211,20 +213,4 @@ func gone(err error) error {
 		return ErrGone
 	}
 	return err
-}
-
-// duplicate is a descriptor of a socket for another process. It leaves alone
-// whether the socket blocks, which both would share: that of os.File does not.
-func duplicate(s syscall.Conn) (int, error) {
-	raw, err := s.SyscallConn()
-	if err != nil {
-		return -1, err
-	}
-	fd := -1
-	if controlErr := raw.Control(func(own uintptr) {
-		fd, err = unix.FcntlInt(own, unix.F_DUPFD_CLOEXEC, 0)
-	}); controlErr != nil {
-		return -1, controlErr
-	}
-	return fd, err
 }

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"cleversocks/conn/adopt"
 )
 
 // firstFD is the first descriptor that is passed (SD_LISTEN_FDS_START).
@@ -251,7 +253,7 @@ func (i *Inherited) Systemd() ([]Passing, error) {
 		if d.socket.Role != RoleSystemd || d.file == nil {
 			continue
 		}
-		fd, err := duplicate(d.file)
+		fd, err := adopt.DuplicateOf(d.file)
 		if err != nil {
 			CloseAll(all)
 			return nil, err

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cleversocks/conn/adopt"
 	"cleversocks/conn/task"
 )
 
@@ -47,7 +48,7 @@ func CloseAll(all []Passing) {
 
 // Pass makes a socket ready to be passed.
 func Pass(as Socket, s syscall.Conn) (Passing, error) {
-	fd, err := duplicate(s)
+	fd, err := adopt.DuplicateOf(s)
 	if err != nil {
 		return Passing{}, fmt.Errorf("%s %s: %w", as.Role, as.Bound, err)
 	}
