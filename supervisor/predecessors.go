@@ -253,7 +253,12 @@ func (p *predecessor) String() string { return "predecessor" }
 func (p *predecessor) Serve(ctx context.Context) error {
 	scope, ctx := task.New(ctx, p.of.panics, "predecessor")
 	scope.Go(func() error { return p.Listen(ctx, p.of.heard(p)) })
-	scope.Go(func() error { return p.tellTotals(ctx) })
+	scope.Go(func() error {
+		if err := p.tellTotals(ctx); !errors.Is(err, upgrade.ErrGone) {
+			return err
+		}
+		return nil // it may have said something before it went, which is still to be heard
+	})
 	err := scope.Wait()
 	if ctx.Err() != nil && !errors.Is(err, upgrade.ErrGone) {
 		return err

@@ -148,7 +148,7 @@ func (c *channel) receive(ctx context.Context) (message, error) {
 	var raw []byte
 	packet := make([]byte, packetSize)
 	for {
-		n, err := c.conn.Read(packet)
+		n, err := c.read(packet)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			if raw == nil {
 				return message{}, ctx.Err()
@@ -172,6 +172,16 @@ func (c *channel) receive(ctx context.Context) (message, error) {
 			return m, err
 		}
 	}
+}
+
+// read is one packet. An other side that has ended and had not read all is told of
+// first by the kernel, once; what it has sent before is behind that.
+func (c *channel) read(packet []byte) (int, error) {
+	n, err := c.conn.Read(packet)
+	if errors.Is(err, syscall.ECONNRESET) {
+		n, err = c.conn.Read(packet)
+	}
+	return n, err
 }
 
 // expect is receive for one kind of message; others that may come between go to

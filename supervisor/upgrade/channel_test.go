@@ -74,6 +74,29 @@ func TestGone(t *testing.T) {
 	}
 }
 
+// The last words of a process that did not hear us out: a session's end in it was an
+// event that nobody heard of.
+func TestLastWords(t *testing.T) {
+	a, b := pair(t)
+	if err := b.send(kindReload, nil); err != nil { // which nobody reads
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := a.send(kindEvents, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.close()
+	for range 2 {
+		if m, err := b.receive(t.Context()); err != nil || m.Kind != kindEvents {
+			t.Errorf("%v, %v", m, err)
+		}
+	}
+	if _, err := b.receive(t.Context()); !errors.Is(err, ErrGone) {
+		t.Errorf("%v", err)
+	}
+}
+
 // A failure of the other side is the error, in its words; what a newer version
 // says besides is passed over.
 func TestExpect(t *testing.T) {
