@@ -215,8 +215,8 @@ func TestFleetWithoutItsStore(t *testing.T) {
 	t.Parallel()
 	s := startStore(t, false)
 	echo := echoServer(t, "127.0.0.1:0")
-	a := startReplica(t, s.address, "a", fleetUsers)
-	b := startReplica(t, s.address, "b", fleetUsers)
+	a := startReplica(t, s.address, "a", fleetUsers, soon)
+	b := startReplica(t, s.address, "b", fleetUsers, soon)
 	degraded := func(r *replica, want bool) {
 		t.Helper()
 		eventually(t, fmt.Sprint("ready, degraded: ", want), func() bool {
@@ -256,8 +256,9 @@ func TestFleetWithoutItsStore(t *testing.T) {
 	s.start()
 	right(7)
 	degraded(a, false)
-	if n := strings.Count(b.log(), "the shared state does not answer"); n > 3 {
-		t.Errorf("%d lines for three outages:\n%s", n, b.log())
+	lines := strings.Count(b.log(), "the shared state does not answer")
+	if outages, _ := strconv.Atoi(b.metric("cleversocks_shared_outages_total")); lines > outages { // three, and more on a busy machine
+		t.Errorf("%d lines for %d outages:\n%s", lines, outages, b.log())
 	}
 	// A replica that dies frees what it held: three of seven are b's.
 	_ = b.Cmd.Process.Kill()
@@ -270,9 +271,13 @@ func TestFleetWithoutItsStore(t *testing.T) {
 		return held == 10
 	})
 	t.Logf("all that b held is free after %s", time.Since(killed).Round(time.Millisecond))
-	if c, _ := tunnel(t, a.daemon, "127.0.0.1", "alice", echo); c != nil {
-		t.Error("one too many")
-	}
+	whileInTime(t, []*replica{a}, func() string {
+		if c, _ := tunnel(t, a.daemon, "127.0.0.1", "alice", echo); c != nil {
+			c.Close()
+			return "one too many"
+		}
+		return ""
+	})
 	if alone := a.metric(`cleversocks_shared_outages_total`); alone == "0" {
 		t.Error("no outage is counted")
 	}

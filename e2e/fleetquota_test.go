@@ -25,7 +25,7 @@ allow_plain_passwords = true
 name = "bob"
 password = "secret"
 quota = { bytes = "4MiB", period = "1h" }
-`)
+`, patient)
 	}
 	for _, r := range all {
 		eventually(t, "all know each other", func() bool { return r.metric("cleversocks_shared_replicas") == "2" })

@@ -87,7 +87,7 @@ func newSite(t *testing.T, n int) *site {
 url = "redis://192.0.2.1:%s"
 password_file = '%s'
 replica = "%s"
-timeout = "500ms" # a machine that is busy answers late, and then each decides by itself
+timeout = "1s" # a machine that is busy answers late, and then each decides by itself
 [[listener]]
 address = "%s:1080"
 proxy_protocol = "required"

@@ -156,7 +156,7 @@ func TestFleetStoreTroubles(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			x := &trouble{t: t, store: startStore(t, true), echo: echo}
-			x.replica = startReplica(t, x.store.address, "a", fleetUsers)
+			x.replica = startReplica(t, x.store.address, "a", fleetUsers, soon)
 			x.degraded(false)
 			for range 6 {
 				x.comes()
@@ -177,7 +177,7 @@ func TestFleetStoreMoves(t *testing.T) {
 	x := &trouble{t: t, store: startStore(t, true), echo: echoServer(t, "127.0.0.1:0")}
 	next := startStore(t, true)
 	name := newSwitchboard(t, x.store.address)
-	x.replica = startReplica(t, name.address, "a", fleetUsers)
+	x.replica = startReplica(t, name.address, "a", fleetUsers, soon)
 	x.degraded(false)
 	for range 6 {
 		x.comes()

@@ -330,7 +330,7 @@ func TestKerberosKeysChange(t *testing.T) {
 	k := startKDC(t)
 	client, echo := k.compile("krb5-config.mit", "libkrb5-dev"), echoServer(t, "127.0.0.1:0")
 	keytab := k.keytab("rcmd/localhost")
-	d := start(t, "[auth.gssapi]\nkeytab = \""+keytab+"\"\nclock_skew = \"1s\"\n")
+	d := start(t, "[auth.gssapi]\nkeytab = \""+keytab+"\"\nclock_skew = \"3s\"\n")
 	log := func(what string, status int) {
 		t.Helper()
 		if out, got := k.gssclient(client, d.address, "rcmd", "2", echo, 100_000); got != status {

@@ -42,8 +42,7 @@ func TestOpenVPN(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	d := start(t, "[udp]\nidle_timeout = \"1s\"\n")
-	_ = d.metric("cleversocks_udp_associations_active") // a connection for these questions stays open
-	before := d.descriptors()
+	before := d.baseline().descriptors // with the connection of these questions, which stays open
 	proxy := strings.Split(d.address, ":")
 	p := freePort(t)
 	server := startOpenVPN(t, "server", "--secret", key, "--proto", "udp", "--local", "198.51.100.1", "--port", p,
