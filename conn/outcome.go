@@ -111,8 +111,11 @@ var outcomes = []outcomeRow{
 	{"name servers are slow", serving, among(resolver.ErrTimeout), outcome{reply: wire.ReplyTTLExpired}, nil},
 	{"name servers fail", serving, among(resolver.ErrServers), outcome{reply: wire.ReplyGeneralFailure}, nil},
 	{"refused", serving, among(syscall.ECONNREFUSED), outcome{reply: wire.ReplyConnectionRefused}, nil},
-	{"no way to the network", serving, among(syscall.ENETUNREACH), outcome{reply: wire.ReplyNetworkUnreachable}, nil},
-	{"no way to the host", serving, among(syscall.EHOSTUNREACH, dial.ErrNoUsableAddress), outcome{reply: wire.ReplyHostUnreachable}, nil},
+	{"no way to the network", serving, among(syscall.ENETUNREACH, syscall.ENETDOWN), outcome{reply: wire.ReplyNetworkUnreachable}, nil},
+	{"no way to the host", serving, among(syscall.EHOSTUNREACH, syscall.EHOSTDOWN, dial.ErrNoUsableAddress), outcome{reply: wire.ReplyHostUnreachable}, nil},
+	// A firewall on the way that answers "administratively prohibited" is
+	// EHOSTUNREACH over IPv4, and EACCES over IPv6. A command's EACCES is a port's.
+	{"no way is allowed", inRequest, among(syscall.EACCES), outcome{reply: wire.ReplyHostUnreachable}, nil},
 	{"no answer in time", serving, among(os.ErrDeadlineExceeded, context.DeadlineExceeded, syscall.ETIMEDOUT), outcome{reply: wire.ReplyTTLExpired}, nil},
 
 	// The connection was told to end, or nothing else is known.

@@ -100,9 +100,19 @@ func TestOutcomes(t *testing.T) {
 			// refused: the errno was the name server's.
 			{requests, fmt.Errorf("%w: %w", resolver.ErrServers, dialErr(syscall.ECONNREFUSED)), wire.ReplyGeneralFailure, 502, cause.DialFailed, "", "", ""},
 		},
-		"refused":               {{requests, dialErr(syscall.ECONNREFUSED), wire.ReplyConnectionRefused, 502, cause.DialFailed, "", "", "refused"}},
-		"no way to the network": {{requests, dialErr(syscall.ENETUNREACH), wire.ReplyNetworkUnreachable, 502, cause.DialFailed, "", "", "network"}},
+		"refused": {{requests, dialErr(syscall.ECONNREFUSED), wire.ReplyConnectionRefused, 502, cause.DialFailed, "", "", "refused"}},
+		"no way to the network": {
+			{requests, dialErr(syscall.ENETUNREACH), wire.ReplyNetworkUnreachable, 502, cause.DialFailed, "", "", "network"},
+			{requests, dialErr(syscall.ENETDOWN), wire.ReplyNetworkUnreachable, 502, cause.DialFailed, "", "", "network"},
+		},
+		"no way is allowed": {
+			// Behind a firewall that rejects with "administratively prohibited", as
+			// firewalld does, clients were told of a general failure over IPv6, and of
+			// an unreachable host over IPv4.
+			{requests, dialErr(syscall.EACCES), wire.ReplyHostUnreachable, 502, cause.DialFailed, "", "", "unreachable"},
+		},
 		"no way to the host": {
+			{requests, dialErr(syscall.EHOSTDOWN), wire.ReplyHostUnreachable, 502, cause.DialFailed, "", "", "unreachable"},
 			{requests, dialErr(syscall.EHOSTUNREACH), wire.ReplyHostUnreachable, 502, cause.DialFailed, "", "", "unreachable"},
 			{commands, fmt.Errorf("x: %w", dial.ErrNoUsableAddress), wire.ReplyHostUnreachable, 502, "", "", "", ""},
 		},

@@ -196,6 +196,16 @@ func TestNameServersErrnoIsNotTheDestinations(t *testing.T) {
 	}
 }
 
+// What a firewall answers depends on the family: a connection that it prohibits was
+// an error of unknown kind over IPv6.
+func TestProhibitedIsUnreachable(t *testing.T) {
+	for _, errno := range []error{syscall.EHOSTUNREACH, syscall.EACCES, syscall.EHOSTDOWN, syscall.ENETUNREACH, syscall.ENETDOWN} {
+		if got := Classify(fmt.Errorf("dial: %w", errno)); got != metrics.DialUnreachable {
+			t.Errorf("%v: %q", errno, got)
+		}
+	}
+}
+
 // TestWorse holds the order in which failures are told.
 func TestWorse(t *testing.T) {
 	ladder := []error{

@@ -55,7 +55,7 @@ func Classify(err error) string {
 		return metrics.DialRefused
 	case isTimeout(err):
 		return metrics.DialTimeout
-	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+	case isNoHost(err), isNoNetwork(err):
 		return metrics.DialUnreachable
 	}
 	return metrics.DialError
@@ -69,6 +69,17 @@ func isDenied(err error) bool {
 func isTimeout(err error) bool {
 	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) ||
 		errors.Is(err, syscall.ETIMEDOUT) || errors.Is(err, resolver.ErrTimeout)
+}
+
+// isNoHost reports that something on the way said that it does not lead to the
+// host: the IPv6 form of "administratively prohibited" is EACCES, and that of IPv4
+// EHOSTUNREACH.
+func isNoHost(err error) bool {
+	return errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.EHOSTDOWN) || errors.Is(err, syscall.EACCES)
+}
+
+func isNoNetwork(err error) bool {
+	return errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, syscall.ENETDOWN)
 }
 
 // isExhausted reports a lack of descriptors or memory here.
@@ -90,11 +101,11 @@ func weight(err error) int {
 		return 2
 	case isDenied(err):
 		return 3
-	case errors.Is(err, syscall.ENETUNREACH):
+	case isNoNetwork(err):
 		return 4
 	case isTimeout(err):
 		return 6
-	case errors.Is(err, syscall.EHOSTUNREACH):
+	case isNoHost(err):
 		return 7
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return 8

@@ -83,7 +83,7 @@ func (a *Auth) ownKeys() []Key {
 		},
 		{
 			Name: "no_password_from", Value: &a.NoPasswordFrom, Default: "", Optional: true, Flag: "no-password-from", Short: "w", Arg: "IPS",
-			Doc: "Addresses of clients that need no password, comma-separated. The flag needs a password to be configured.",
+			Doc: "Addresses of clients that need no password, comma-separated. The flag needs a password to be configured, and takes names of hosts as well: their address at the start, and at each reload.",
 		},
 		{
 			Name: "once.enabled", Value: &a.Once.Enabled, Default: "false", Flag: "auth-once", Short: "1",

@@ -18,7 +18,7 @@ func (e *Egress) keys() []Key {
 	return []Key{
 		{
 			Name: "address", Value: &e.Address, Default: "", Flag: "bind", Short: "b", Arg: "ADDR",
-			Doc: "The source address of connections. Several are taken at random, one for each connection, and of a CIDR a random address, which must be routed to this machine. A family of which there is none is not dialed. Empty: the kernel's choice.",
+			Doc: "The source address of connections. Several are taken at random, one for each connection, and of a CIDR a random address, which must be routed to this machine. A family of which there is none is not dialed. The flag takes names of hosts as well. Empty: the kernel's choice.",
 		},
 		{
 			Name: "interface", Value: &e.Interface, Default: "", Max: "",

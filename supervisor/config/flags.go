@@ -115,6 +115,9 @@ func (r *run) loadFlags(fs *pflag.FlagSet) {
 		if !ok {
 			return "", nil
 		}
+		if _, isRanges := k.Value.(*[]Prefix); isRanges {
+			return k.path, r.addressesOf(k.flagValue(f), k.path, origins[k.path])
+		}
 		return k.path, k.flagValue(f)
 	}), source{text: true, origin: func(path string) origin { return origins[path] }})
 	r.loadListenFlags(fs)

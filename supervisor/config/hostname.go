@@ -4,9 +4,13 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"time"
+
+	"cleversocks/conn/netaddr"
 )
 
 // resolveTimeout bounds the look-up of one listen address's name.
@@ -15,7 +19,7 @@ const resolveTimeout = 5 * time.Second
 // errNoAddress is a name that exists and has no address.
 var errNoAddress = errors.New("it has no address record")
 
-// hostNames resolves the names of listen addresses, and remembers what they
+// hostNames resolves the names of listen addresses and of flags, and remembers what they
 // meant: a reload while DNS is down must not fail for a socket that is open.
 type hostNames struct {
 	lookUp func(ctx context.Context, network, host string) ([]netip.Addr, error)
@@ -45,6 +49,33 @@ func (n *hostNames) address(ctx context.Context, host string) (netip.Addr, error
 	}
 	n.known[host] = best
 	return best, nil
+}
+
+// addressesOf is a flag's list with addresses in the place of the names of hosts,
+// which microsocks and CleverSocks 1 took in -w and -b. Files take none: there a name
+// would be a slip in a list of addresses.
+func (r *run) addressesOf(list, key string, o origin) string {
+	if r.lookUp == nil || list == "" {
+		return list
+	}
+	var out []string
+	for text := range strings.SplitSeq(list, ",") {
+		host := strings.TrimSpace(text)
+		if _, err := netaddr.ParsePrefix(host); err == nil || !plausibleName(host) {
+			out = append(out, text)
+			continue
+		}
+		ip, err := r.lookUp(host)
+		switch {
+		case !ip.IsValid():
+			r.add(o, key, "the name %q cannot be resolved: %v", clip(host), err)
+			continue
+		case err != nil:
+			r.cfg.Warnings = append(r.cfg.Warnings, fmt.Sprintf("%s: the name %q cannot be resolved now (%v): %s, which it was before, stays", key, clip(host), err, ip))
+		}
+		out = append(out, ip.String())
+	}
+	return strings.Join(out, ",")
 }
 
 // resolve replaces the name in a listen address by its address.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -70,12 +71,13 @@ func (l *Loader) Piped() []byte { return l.file.once }
 
 // Load reads everything again, secret files included, and validates it. An
 // error wraps ErrInvalid and tells all that is wrong. Names of listen
-// addresses are resolved under ctx; one that an earlier Load resolved keeps its
+// addresses, and of -w and -b, are resolved under ctx; one that an earlier Load resolved keeps its
 // address, with a warning, while it cannot be resolved.
 func (l *Loader) Load(ctx context.Context) (*Config, error) {
 	r := &run{
-		cfg: &Config{file: l.file.onDisk(), origins: make(map[string]origin)},
-		k:   newKoanf(),
+		cfg:    &Config{file: l.file.onDisk(), origins: make(map[string]origin)},
+		k:      newKoanf(),
+		lookUp: func(host string) (netip.Addr, error) { return l.names.address(ctx, host) },
 	}
 	r.loadDefaults()
 	switch {
@@ -127,6 +129,9 @@ type run struct {
 	cfg  *Config
 	k    *koanf.Koanf
 	only string // the one section that the file is read for; "": all
+	// lookUp resolves a name that a flag gives in the place of an address; nil: such
+	// names are not of interest.
+	lookUp func(host string) (netip.Addr, error)
 }
 
 func (r *run) loadDefaults() {
