@@ -18,7 +18,7 @@ import (
 
 // What the flood is made of, all from different addresses.
 const (
-	floodGuessers = 300 // wrong passwords, one after the other
+	floodGuessers = 60  // wrong passwords, one after the other: a new user waits for a hash of each
 	floodSilent   = 200 // connections that say nothing
 	floodHalf     = 200 // handshakes that stop in the middle
 	floodSamples  = 100

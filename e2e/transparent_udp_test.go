@@ -89,16 +89,19 @@ func TestUpgradeDatagrams(t *testing.T) {
 		}
 	})
 	before := make([]string, len(flows))
-	var sent atomic.Int64
+	// Some flows begin during each upgrade, and some in each process: none has all.
+	var sent, wanted atomic.Int64
+	wanted.Store(60)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		pace := time.NewTicker(3 * time.Millisecond)
 		defer pace.Stop()
 		for i, c := range flows {
+			for <-pace.C; sent.Load() >= wanted.Load(); <-pace.C {
+			}
 			before[i] = asked(c, fmt.Sprint("datagram ", i), patience)
 			sent.Add(1)
-			<-pace.C
 		}
 	}()
 	more := func(n int64) {
@@ -109,10 +112,12 @@ func TestUpgradeDatagrams(t *testing.T) {
 	d.tell(syscall.SIGUSR2)
 	d.await("upgrade failed: this process goes on", 1)
 	replaceBinary(t, own, binary)
-	for n := range 3 {
-		more(int64(n)*60 + 60)
+	for range 3 {
+		begun := wanted.Add(60) - 60
+		more(begun + 1)
 		d.upgrade()
 	}
+	wanted.Store(int64(len(flows)))
 	<-done
 	moved, lost := 0, 0
 	for i, c := range flows {
