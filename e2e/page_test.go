@@ -290,6 +290,46 @@ func TestStatusPageUsers(t *testing.T) {
 	open(t, d, "bob", "x", echo)
 }
 
+// Names that are HTML, that turn the text around them or that are as long as a name may
+// be show as what they are: a listener's turned the header around, a user's pushed all
+// that the page says of users out of sight. On a tablet the list had no place for Close.
+func TestStatusPageWithOddNames(t *testing.T) {
+	const marked, turned = `<img src=x onerror=alert(1)>`, "\u05e9\u05dc\u05d5\u05dd\u202eabc"
+	long := strings.Repeat("u", 255)
+	users := ""
+	for _, name := range []string{marked, turned, long} {
+		users += "[[user]]\nname = " + strconv.Quote(name) + "\npassword = \"x\"\n"
+	}
+	d := start(t, withAPI(t, "[auth]\nallow_plain_passwords = true\n"+users))
+	b := browse(t, "http://"+d.admin+"/")
+	b.visible("#login")
+	b.press("#token", adminToken+"\r")
+	b.until(`$("user-count").textContent === "3"`)
+	b.until(`!$("none").hidden && $("none").textContent === "None"`)
+	if shown := ask[string](b, `$("users").textContent`); !strings.Contains(shown, marked) || !strings.Contains(shown, `\u202eabc`) || strings.Contains(shown, "\u202e") {
+		t.Errorf("users: %q", shown)
+	}
+	echo := echoServer(t, "127.0.0.1:0")
+	for _, name := range []string{long, turned} {
+		c := login(t, d.address, "127.0.0.1", name, "x")
+		if reply := request(t, c, 1, echo); reply != succeeded {
+			t.Fatalf("reply %d", reply)
+		}
+	}
+	b.until(`$("session-count").textContent === "2" && $("none").hidden`)
+	for _, width := range []int64{360, 720, 800, 930, 1400} {
+		b.do(chromedp.EmulateViewport(width, 900))
+		b.until(`innerWidth === ` + strconv.FormatInt(width, 10))
+		b.until(`document.querySelectorAll("#rows button").length === 2`)
+		if hidden := ask[string](b, `[...document.querySelectorAll("#rows .target, #rows .user, #rows .close button, #users td:nth-child(2)")].filter(e => {
+			const r = e.getBoundingClientRect(), card = e.closest(".card").getBoundingClientRect();
+			return r.width < 8 || r.left < card.left || r.right > card.right;
+		}).map(e => e.outerHTML).join("\n")`); hidden != "" {
+			t.Errorf("out of sight at %d pixels:\n%s", width, hidden)
+		}
+	}
+}
+
 // below puts an endpoint under a prefix of another server, as a reverse proxy does.
 func below(t *testing.T, address, prefix string) string {
 	t.Helper()

@@ -1,10 +1,14 @@
 "use strict";
 // What all parts of the page use.
 const $ = id => document.getElementById(id);
-const text = (id, value) => { if ($(id).textContent !== value) $(id).textContent = value; };
+// plain is a text with the characters spelt out that are not seen themselves, but turn
+// what stands beside them around (Unicode Bidirectional Algorithm) or are controls. A
+// client's name may have them.
+const plain = s => String(s).replace(/[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g, c => "\\u" + c.charCodeAt(0).toString(16).padStart(4, "0"));
+const text = (id, value) => { value = plain(value); if ($(id).textContent !== value) $(id).textContent = value; };
 const make = (tag, content, attributes = {}) => {
   const e = document.createElement(tag);
-  if (content !== undefined) e.textContent = content;
+  if (content !== undefined) e.textContent = plain(content);
   for (const [name, value] of Object.entries(attributes)) e.setAttribute(name, value);
   return e;
 };

@@ -42,7 +42,8 @@ const figures = s => {
   text("state", s.ready ? (s.degraded ? "Ready, degraded" : "Ready") : "Not ready: " + s.reason);
   state.className = "state " + (good ? "good" : s.ready ? "warn" : "bad");
   document.title = (good ? "" : s.ready ? "(degraded) " : "(not ready) ") + "CleverSocks";
-  text("about", s.version + " · up " + age(since(s.started)) + " · " + s.listeners.join(" "));
+  text("age", s.version + " · up " + age(since(s.started)) + " ·");
+  if (changed("listeners", s.listeners)) $("listeners").replaceChildren(...s.listeners.flatMap(l => [make("bdi", l), " "]));
   text("connections", count(s.connections));
   text("connections-more", "of " + count(s.limit) + ", " + count(s.accepted) + " accepted");
   push(points.connections, s.connections);

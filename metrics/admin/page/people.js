@@ -4,6 +4,7 @@ const table = (id, lines, none) => {
   if (!changed(id, lines)) return;
   const cellOf = ([v, kind, press, label]) => {
     const td = make("td", press ? undefined : v, kind ? { class: kind } : {});
+    if (kind === "name") td.title = td.textContent;
     if (press) {
       const b = make("button", v, { type: "button", "aria-label": label });
       b.onclick = press;
@@ -42,7 +43,7 @@ const showUsers = users => {
   const share = u => (u.replicas || []).map(r => r.replica + " " + r.connections).join(", ");
   const connections = u => (u.fleet_connections ?? u.connections) + (u.max_connections ? "/" + u.max_connections : "") + (share(u) ? " (" + share(u) + ")" : "");
   table("users", users.map(u => [
-    [u.name], [words(u.state), u.state === "ok" ? "" : "bad"], [connections(u), "n"], [size(u.bytes_in + u.bytes_out), "n"], [u.quota ? size(u.quota.remaining) : "–", "n"],
+    [u.name, "name"], [words(u.state), u.state === "ok" ? "" : "bad"], [connections(u), "n"], [size(u.bytes_in + u.bytes_out), "n"], [u.quota ? size(u.quota.remaining) : "–", "n"],
     u.quota && u.quota.used ? ["Reset", "n", () => forget(u), "Reset the usage of " + u.name] : [""],
     u.in_file ? [u.disabled ? "Enable" : "Disable", "n", () => turn(u), (u.disabled ? "Enable " : "Disable ") + u.name] : [""],
   ]), "None in the settings");
@@ -68,12 +69,12 @@ const showDenials = denials => {
 const people = (users, upstreams, denials, bans, fleet) => {
   showUsers(users);
   table("upstreams", upstreams.flatMap(u => u.members.map(m => [
-    [u.name + " " + m.name], [m.drained ? "drained" : m.up ? "up" : "down", m.up && !m.drained ? "good" : "bad"], [m.active, "n"], [m.latency_seconds ? (m.latency_seconds * 1000).toFixed(1) + " ms" : "–", "n"],
+    [u.name + " " + m.name, "name"], [m.drained ? "drained" : m.up ? "up" : "down", m.up && !m.drained ? "good" : "bad"], [m.active, "n"], [m.latency_seconds ? (m.latency_seconds * 1000).toFixed(1) + " ms" : "–", "n"],
     [m.drained ? "Use" : "Drain", "n", () => drain(u, m), (m.drained ? "Use " : "Drain ") + u.name + " " + m.name],
   ])), "None: connections go straight to their targets");
   table("bans", bans.slice(0, 500).map(b => [[b.source], [age(-since(b.until)), "n"], [b.level, "n"], [b.replica || "–"], ["Lift", "n", () => lift(b), "Lift the ban of " + b.source]]));
   $("bans-card").hidden = !bans.length;
-  table("fleet", fleet.replicas.map(r => [[r.name + (r.self ? " (this one)" : "")], [r.draining ? "draining" : "serving", r.draining ? "bad" : "good"], [count(r.connections), "n"], [age(since(r.started)), "n"], [r.version || "–"]]));
+  table("fleet", fleet.replicas.map(r => [[r.name + (r.self ? " (this one)" : ""), "name"], [r.draining ? "draining" : "serving", r.draining ? "bad" : "good"], [count(r.connections), "n"], [age(since(r.started)), "n"], [r.version || "–"]]));
   $("fleet-card").hidden = !fleet.replica;
   showDenials(denials);
 };

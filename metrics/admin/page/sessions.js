@@ -46,6 +46,8 @@ const arrange = anyway => {
   for (const c of $("columns").children) if (c.dataset.key) c.setAttribute("aria-sort", c.dataset.key === sort ? (up ? "ascending" : "descending") : "none");
   $("table").setAttribute("aria-rowcount", shown.length + 1);
   text("session-count", (shown.length === sessions.length ? "" : count(shown.length) + " of ") + count(sessions.length) + (total > sessions.length ? ", the busiest of " + count(total) : ""));
+  $("none").hidden = shown.length > 0;
+  text("none", sessions.length ? "None that match the filter" : "None");
   $("space").style.height = shown.length * rowHeight() + "px";
   rows();
 };
@@ -75,10 +77,10 @@ const rows = () => {
     row.setAttribute("aria-selected", is);
     row.classList.toggle("ended", Boolean(s.ended));
     if (is) active = row.id;
-    columns.forEach(([, , show], c) => { const v = show(s), e = row.children[c]; if (e.textContent !== v) { e.textContent = v; e.title = v; } });
+    columns.forEach(([, , show], c) => { const v = plain(show(s)), e = row.children[c]; if (e.textContent !== v) { e.textContent = v; e.title = v; } });
     const close = row.lastChild.firstChild;
     close.disabled = Boolean(s.ended);
-    close.setAttribute("aria-label", "Close the session of " + who(s));
+    close.setAttribute("aria-label", plain("Close the session of " + who(s)));
   });
   if (active) $("table").setAttribute("aria-activedescendant", active); else $("table").removeAttribute("aria-activedescendant");
 };
