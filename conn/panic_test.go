@@ -60,7 +60,9 @@ func panicking(t *testing.T) (g *Group, m *metrics.Registry, log *written.Text) 
 	return g, m, log
 }
 
-// speak sends all that a client has to say and reads until the connection ends.
+// speak sends all that a client has to say and reads until the connection ends. One
+// that is to be connected says something to the server as well: who has nothing to say
+// and ends is taken for gone, if the dial lasts.
 func speak(t *testing.T, g *Group, sent []byte) []byte {
 	t.Helper()
 	client, server := pair(t, listen(t))
@@ -133,7 +135,7 @@ func TestPanicInEachStage(t *testing.T) {
 			users.panics = false
 			g.SetPolicy(&healthy)
 			to := sinkServer(t)
-			got := speak(t, g, append(request(1, "\x01\x7f\x00\x00\x01"), byte(to.Port()>>8), byte(to.Port())))
+			got := speak(t, g, append(request(1, "\x01\x7f\x00\x00\x01"), byte(to.Port()>>8), byte(to.Port()), 'x'))
 			if len(got) < 6 || !bytes.Equal(got[:6], []byte{5, 2, 1, 0, 5, 0}) {
 				t.Errorf("the next connection got % x", got)
 			}
@@ -159,7 +161,7 @@ func TestPanicGivesHeadsBack(t *testing.T) {
 		awaitIdle(t, g)
 	}
 	users.panics = false
-	if got := speak(t, g, []byte(request)); !bytes.HasPrefix(got, []byte("HTTP/1.1 200 ")) {
+	if got := speak(t, g, []byte(request+"x")); !bytes.HasPrefix(got, []byte("HTTP/1.1 200 ")) {
 		t.Errorf("the next large head is answered %.60q", got)
 	}
 }
