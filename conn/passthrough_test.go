@@ -253,9 +253,19 @@ func TestSpliceBehindAWrapper(t *testing.T) {
 			pools := relay.NewPools(relay.PoolOptions{Pipes: -1, Reactors: -1, Full: func() { wished.Add(1) }})
 			g, moved := wrapped(t, wrap, relay.Options{Pools: pools})
 			from := sourceServer(t, size)
-			got := talk(t, g, append([]byte{5, 1, 0, 5, 1, 0, 1, 127, 0, 0, 1}, byte(from.Port()>>8), byte(from.Port())))
-			if len(got) != 12+size {
-				t.Errorf("%d bytes came", len(got))
+			client, server := pair(t, listen(t))
+			defer client.Close()
+			if reason := g.Admit(server, "test"); reason != "" {
+				t.Fatal(reason)
+			}
+			if _, err := client.Write(append([]byte{5, 1, 0, 5, 1, 0, 1, 127, 0, 0, 1}, byte(from.Port()>>8), byte(from.Port()))); err != nil {
+				t.Fatal(err)
+			}
+			if n, err := io.CopyN(io.Discard, client, 12+size); err != nil {
+				t.Errorf("%d bytes came, %v", n, err)
+			}
+			if got := speakOver(t, client, ""); len(got) > 0 {
+				t.Errorf("%d bytes too many", len(got))
 			}
 			if spliced := wished.Load() > 0; spliced != bare {
 				t.Errorf("splices: %v", spliced)
