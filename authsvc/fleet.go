@@ -67,8 +67,8 @@ type OnceFleet interface {
 	// Added lets an address in for a while; entry is for Once.Learn, and may
 	// take its time.
 	Added(addr netip.Addr, entry func() []byte, ttl time.Duration)
-	// Revoked lets it in no more.
-	Revoked(addr netip.Addr)
+	// Revoked lets it in no more. ttl is how long other replicas may remember it.
+	Revoked(addr netip.Addr, ttl time.Duration)
 	// Ask is the entry of an address that is not known here; nil: nobody knows
 	// it, or it is not known in time.
 	Ask(ctx context.Context, addr netip.Addr) []byte
@@ -80,11 +80,11 @@ func (t *Once) Join(f OnceFleet) { t.fleet = f }
 // share tells the fleet of an entry that was made here.
 func (t *Once) share(e *OnceEntry) {
 	copied := *e
-	t.fleet.Added(e.Addr, func() []byte { return copied.encode() }, time.Until(e.Until))
+	t.fleet.Added(e.Addr, func() []byte { return copied.Encode() }, time.Until(e.Until))
 }
 
-// encode is an entry for Learn.
-func (e *OnceEntry) encode() []byte {
+// Encode is an entry for Learn.
+func (e *OnceEntry) Encode() []byte {
 	text, err := json.Marshal(e.saved()) //nolint:gosec // as in the state file: a seal, which is worth no more than a hash
 	if err != nil {
 		return nil // its types are ours: it cannot be
@@ -104,7 +104,7 @@ func (t *Once) learn(entry []byte, told teller) error {
 // Encoded are all entries for Learn, and for how long each still holds.
 func (t *Once) Encoded(each func(addr netip.Addr, entry []byte, ttl time.Duration)) {
 	for _, e := range t.List() {
-		each(e.Addr, e.encode(), time.Until(e.Until))
+		each(e.Addr, e.Encode(), time.Until(e.Until))
 	}
 }
 

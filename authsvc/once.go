@@ -222,7 +222,7 @@ func (t *Once) List() []OnceEntry {
 // here.
 func (t *Once) Revoke(addr netip.Addr) bool {
 	if t.fleet != nil {
-		t.fleet.Revoked(addr)
+		t.fleet.Revoked(addr, t.settings.Load().TTL)
 	}
 	return t.remove(addr)
 }

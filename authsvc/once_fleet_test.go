@@ -14,7 +14,7 @@ type slowFleet struct {
 }
 
 func (f *slowFleet) Added(netip.Addr, func() []byte, time.Duration) {}
-func (f *slowFleet) Revoked(netip.Addr)                             {}
+func (f *slowFleet) Revoked(netip.Addr, time.Duration)              {}
 func (f *slowFleet) Ask(context.Context, netip.Addr) []byte         { f.meanwhile(); return f.entry }
 
 // An address was revoked after the store had told of it, and before the answer was

@@ -107,8 +107,10 @@ func (s *Store) beatFleet(ctx context.Context) bool {
 	s.doFailed()
 	if isNew {
 		s.publish(event{Kind: eventJoin, Before: before})
-		s.restate()
+		s.restate(before == 0)
 		s.syncQuotas(ctx, true)
+	} else if s.restating.left.Load() {
+		s.goOnRestating()
 	}
 	return true
 }

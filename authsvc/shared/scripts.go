@@ -226,6 +226,7 @@ if length == 0 then length = math.min(first * 2 ^ math.min(level - 1, 40), longe
 length = math.min(length, longest)
 redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[2], 'level', level, 'until', string.format('%d', now + length), 'since', string.format('%d', now))
+redis.call('HDEL', KEYS[2], 'lifted')
 redis.call('PEXPIRE', KEYS[2], string.format('%d', length + longest))
 return {length, level, 1, 0}
 `)
@@ -247,10 +248,24 @@ end
 return 1
 `)
 
-// restoreScript puts a ban that a replica remembers into a store that has lost
-// it. ARGV: ends, level, since, longest ban.
+// liftScript ends a ban, and has the store remember that for as long as it would have
+// remembered the ban: a replica that was away may have it saved. ARGV: for how long, if
+// the store does not know the ban.
+var liftScript = newScript(clock + `
+local life = redis.call('PTTL', KEYS[2])
+if life <= 0 then life = tonumber(ARGV[1]) end
+redis.call('DEL', KEYS[1], KEYS[2])
+redis.call('HSET', KEYS[2], 'lifted', string.format('%d', now))
+redis.call('PEXPIRE', KEYS[2], string.format('%d', life))
+return 1
+`)
+
+// restoreScript puts a ban that a replica remembers into a store that has lost it. It
+// answers 1 if it did, 0 if the ban is there or over, and -1 if it was lifted. ARGV:
+// ends, level, since, longest ban.
 var restoreScript = newScript(clock + `
 local ends = tonumber(ARGV[1])
+if tonumber(redis.call('HGET', KEYS[1], 'lifted') or '0') >= tonumber(ARGV[3]) then return -1 end
 if ends <= now or tonumber(redis.call('HGET', KEYS[1], 'until') or '0') >= ends then return 0 end
 redis.call('HSET', KEYS[1], 'until', ARGV[1], 'level', ARGV[2], 'since', ARGV[3])
 redis.call('PEXPIRE', KEYS[1], string.format('%d', ends - now + tonumber(ARGV[4])))

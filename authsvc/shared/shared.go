@@ -112,14 +112,15 @@ type Store struct {
 	reads     chan struct{}          // closed when the events are read
 	readsOnce sync.Once
 
-	fleet   fleet
-	seats   seats
-	outbox  outbox
-	later   later
-	missing missing
-	out     outList
-	usage   usage
-	periods periods
+	fleet     fleet
+	seats     seats
+	outbox    outbox
+	later     later
+	missing   missing
+	out       outList
+	usage     usage
+	periods   periods
+	restating restating
 }
 
 // New makes a replica's part that is not connected yet.

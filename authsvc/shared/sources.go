@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"hash/maphash"
-	"math/rand/v2"
 	"net/netip"
 	"strconv"
 	"sync"
@@ -168,11 +167,15 @@ func (s *Store) banned(source netip.Addr, data *banData) {
 	})
 }
 
+// liftedLife is how long the store remembers that a ban was lifted which it did not
+// know: a replica that is away may.
+const liftedLife = 24 * time.Hour
+
 // Lifted ends a ban for all replicas.
 func (s *Store) Lifted(source netip.Addr) {
 	source = netaddr.SourceKey(source)
 	s.do(job{source, "lift", true, func(ctx context.Context, c rueidis.Client) error {
-		if err := c.Do(ctx, c.B().Del().Key(s.keys.fail(source), s.keys.ban(source)).Build()).Error(); err != nil {
+		if err := liftScript.run(ctx, c, []string{s.keys.fail(source), s.keys.ban(source)}, []string{ms(liftedLife)}).Error(); err != nil {
 			return err
 		}
 		err := listScript.run(ctx, c, []string{s.keys.bans(), s.keys.bansData()}, []string{source.String(), "0", ""}).Error()
@@ -235,11 +238,15 @@ func (s *Store) Added(addr netip.Addr, entry func() []byte, ttl time.Duration) {
 	}})
 }
 
+// revokedMark stands in the place of an entry for as long as a replica that was away
+// may have it saved.
+const revokedMark = "-"
+
 // Revoked lets it in no more.
-func (s *Store) Revoked(addr netip.Addr) {
+func (s *Store) Revoked(addr netip.Addr, ttl time.Duration) {
 	s.missing.add(addr, s.now()+revokedLife)
 	s.do(job{addr, "once", true, func(ctx context.Context, c rueidis.Client) error {
-		err := c.Do(ctx, c.B().Del().Key(s.keys.once(addr)).Build()).Error()
+		err := c.Do(ctx, c.B().Set().Key(s.keys.once(addr)).Value(revokedMark).Px(max(ttl, time.Second)).Build()).Error()
 		if err == nil { // not before: who asks the store between the two would learn it again
 			s.publish(event{Kind: eventRevoke, Source: addr})
 		}
@@ -258,6 +265,9 @@ func (s *Store) Ask(ctx context.Context, addr netip.Addr) []byte {
 		text, err := c.Do(ctx, c.B().Get().Key(s.keys.once(addr)).Build()).ToString()
 		if rueidis.IsRedisNil(err) {
 			err = nil
+		}
+		if text == revokedMark {
+			text = ""
 		}
 		found <- text
 		return err
@@ -308,51 +318,4 @@ func (m *missing) remove(addr netip.Addr) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.until, addr)
-}
-
-// enoughRestate is how many replicas of a large fleet put back what a store has
-// lost.
-const enoughRestate = 8
-
-// restate puts bans and auth-once into a store that may have lost them. Of a
-// large fleet some do, which chance picks.
-func (s *Store) restate() {
-	if n := s.fleet.count(); n > enoughRestate && rand.IntN(n) >= enoughRestate { //nolint:gosec // spreads load, keeps no secret
-		return
-	}
-	if s.options.Throttle != nil {
-		for _, b := range s.options.Throttle.Bans() {
-			if !netaddr.IsLocalUser(b.Source.Addr()) { // a number that others give to somebody else
-				s.restateBan(b)
-			}
-		}
-	}
-	if s.options.Once != nil {
-		s.options.Once.Encoded(func(addr netip.Addr, entry []byte, ttl time.Duration) {
-			s.do(job{addr, "once", true, func(ctx context.Context, c rueidis.Client) error {
-				err := c.Do(ctx, c.B().Set().Key(s.keys.once(addr)).Value(string(entry)).Nx().Px(ttl).Build()).Error()
-				if rueidis.IsRedisNil(err) {
-					return nil // it is there
-				}
-				return err
-			}})
-		})
-	}
-}
-
-func (s *Store) restateBan(b authsvc.Ban) {
-	source := b.Source.Addr()
-	data := &banData{Since: s.storeTime(b.Since), Until: s.storeTime(b.Until), Level: b.Level, Replica: b.Replica}
-	if data.Replica == "" {
-		data.Replica = s.options.Replica
-	}
-	s.do(job{source, "fail", true, func(ctx context.Context, c rueidis.Client) error {
-		args := []string{itoa(data.Until), itoa(data.Level), itoa(data.Since), ms(b.Duration())}
-		lost, err := restoreScript.run(ctx, c, []string{s.keys.ban(source)}, args).AsInt64()
-		if err != nil || lost == 0 {
-			return err
-		}
-		s.listBan(source, data)
-		return nil
-	}})
 }

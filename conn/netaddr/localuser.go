@@ -59,10 +59,25 @@ func ParseSource(text string) (netip.Addr, error) {
 		}
 		return LocalUser(uint32(uid)), nil
 	}
-	address, _, _ := strings.Cut(text, "/")
+	address, bits, isRange := strings.Cut(text, "/")
 	addr, err := netip.ParseAddr(address)
-	if err != nil {
+	if err != nil || addr.Zone() != "" {
 		return netip.Addr{}, fmt.Errorf("%q is neither an IP address nor a range, nor %sNUMBER", clip(text), localUserPrefix)
 	}
+	if isRange && !isOneSource(addr, bits) {
+		return netip.Addr{}, fmt.Errorf("%q is not one source, which is an IPv4 address or an IPv6 /64: a rule of acl.rules can deny other ranges", clip(text))
+	}
 	return addr.Unmap(), nil
+}
+
+// isOneSource reports whether an address with so many bits is one, as it is counted.
+func isOneSource(addr netip.Addr, bits string) bool {
+	n, err := strconv.Atoi(bits)
+	switch {
+	case err != nil:
+		return false
+	case addr.Is4():
+		return n == 32
+	}
+	return n == 128 || n == 64 && addr.Is6() && !addr.Is4In6()
 }

@@ -38,3 +38,18 @@ func TestLocalUser(t *testing.T) {
 		}
 	}
 }
+
+// A ban of 198.51.100.0/24 was taken, and was one of 198.51.100.0: who had asked for the
+// range believed it to be out.
+func TestParseSourceOfRanges(t *testing.T) {
+	for _, one := range []string{"198.51.100.9", "198.51.100.9/32", "::ffff:198.51.100.9", "::ffff:198.51.100.9/128", "2001:db8::9", "2001:db8::/64", "2001:db8::9/128"} {
+		if _, err := ParseSource(one); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, other := range []string{"198.51.100.0/24", "198.51.100.9/", "198.51.100.9/x", "198.51.100.9/33", "198.51.100.9/64", "2001:db8::/32", "2001:db8::/96", "::ffff:198.51.100.9/64", "::ffff:198.51.100.9/32", "fe80::1%eth0", "/24"} {
+		if addr, err := ParseSource(other); err == nil {
+			t.Errorf("%q is taken for %s", other, addr)
+		}
+	}
+}

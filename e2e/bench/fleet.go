@@ -80,9 +80,10 @@ func startFleet(ctx context.Context, binary string, n int, shared bool) (f *flee
 		return f, err
 	}
 	var all strings.Builder
-	all.WriteString(fleetConfig)
+	all.WriteString(fleetConfig + callsUsers)
 	for i := range heldUsers {
 		fmt.Fprintf(&all, "[[user]]\nname = \"u%d\"\npassword = \"secret\"\nmax_connections = 10\n", i)
+		fmt.Fprintf(&all, "[[user]]\nname = \"q%d\"\npassword = \"secret\"\nquota = { bytes = \"1GiB\", period = \"24h\" }\n", i)
 	}
 	settings := all.String()
 	if shared {

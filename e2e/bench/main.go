@@ -9,6 +9,7 @@
 //	PEERS='mine=./start-mine.sh' go run ./e2e/bench   # the script gets host and port
 //	go run ./e2e/bench -write docs/benchmarks.md
 //	go run ./e2e/bench -fleet                 # replicas with and without a shared state
+//	go run ./e2e/bench -calls                 # how often these call it
 //	go run ./e2e/bench -rounds 1 -keep figures -write docs/benchmarks.md   # once more: two rounds
 //	go run ./e2e/bench -growth -write docs/growth.md    # with pictures beside it
 //	go run ./e2e/bench -growth -measure rules -write docs/growth.md        # this curve alone anew
@@ -48,6 +49,7 @@ type options struct {
 	write      string
 	keep       string
 	fleet      bool
+	calls      bool
 	growth     bool
 	most       bool
 	page       bool
@@ -68,6 +70,7 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.write, "write", "", "also write the table to this file")
 	f.StringVar(&o.keep, "keep", "", "keep all figures in this file, and count those in with it that it has: a long run in pieces")
 	f.BoolVar(&o.fleet, "fleet", false, "measure replicas with and without a shared state, in the place of all else")
+	f.BoolVar(&o.calls, "calls", false, "count how often replicas call the shared state, in the place of all else")
 	f.BoolVar(&o.growth, "growth", false, "measure what more tunnels, rules, users and names cost, in the place of all else")
 	f.BoolVar(&o.most, "most", false, "open as many tunnels as the descriptors allow, reload and drain, in the place of all else")
 	f.BoolVar(&o.page, "page", false, "watch 10,000 sessions on the status page in Chromium, in the place of all else")
@@ -174,6 +177,9 @@ func measureAll(ctx context.Context, o options, dir string) error {
 	}
 	if o.fleet {
 		return measureFleet(ctx, o, dir)
+	}
+	if o.calls {
+		return measureCalls(ctx, o, dir)
 	}
 	if o.growth {
 		return measureGrowth(ctx, o, dir)
