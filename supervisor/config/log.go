@@ -41,7 +41,7 @@ func (l *Log) keys() []Key {
 		},
 		{
 			Name: "interim", Value: &l.Interim, Default: "0s",
-			Doc: "How often a connection that goes on leaves a record in between, 1s or more. 0s: never.",
+			Doc: "How often a connection that goes on leaves a record in between, 100ms or more. 0s: never.",
 		},
 	}
 }
@@ -52,8 +52,8 @@ const LogStdout = "stdout"
 // finishLog knows the words that are no file names. A millisecond between records
 // would be a slip that fills the disk.
 func (c *Config) finishLog(f *finisher) {
-	if i := c.Log.Interim.D(); i > 0 && i < time.Second {
-		f.add(c.originOf("log.interim"), "log.interim", "must be 0s (never), or 1s or more, not %q", c.Log.Interim)
+	if i := c.Log.Interim.D(); i > 0 && i < 100*time.Millisecond {
+		f.add(c.originOf("log.interim"), "log.interim", "must be 0s (never), or 100ms or more, not %q", c.Log.Interim)
 	}
 	for key, output := range map[string]*string{"log.output": &c.Log.Output, "log.access_output": &c.Log.AccessOutput} {
 		if *output == "-" {
