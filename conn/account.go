@@ -150,6 +150,23 @@ func (c *charge) pay(ctx context.Context, d relay.Direction, n int) error {
 	})
 }
 
+// moved counts bytes of a tunnel that its relay did not move: those that came before it
+// began, and a server's last words. Their user has been charged.
+func (s *session) moved(d relay.Direction, n int) {
+	sum := &s.counters.In
+	if d == relay.Out {
+		sum = &s.counters.Out
+	}
+	sum.Add(int64(n))
+	switch m := s.policy.Relay.Metrics; {
+	case m == nil:
+	case d == relay.Out:
+		m.BytesOut.Add(n)
+	default:
+		m.BytesIn.Add(n)
+	}
+}
+
 // datagram charges a datagram's payload. One that is over the bandwidth is
 // dropped, and costs nothing.
 func (c *charge) datagram(d udprelay.Direction, n int) udprelay.MeterVerdict {

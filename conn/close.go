@@ -105,6 +105,9 @@ func (s *session) serverLost(err error) bool {
 	_ = s.server.SetReadDeadline(until) // a conn that cannot fails its next read too
 	_ = s.conn.SetWriteDeadline(until)
 	n, _ := io.Copy(s.conn, s.server) // what ended it is known
-	s.counters.Out.Add(n)
+	if s.charge.user != nil {
+		s.charge.Settle(relay.Out, 0, int(n))
+	}
+	s.moved(relay.Out, int(n))
 	return false
 }

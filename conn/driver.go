@@ -210,7 +210,7 @@ func (d *driver) passAhead(more []byte) bool {
 		if _, err := d.server.Write(ahead); err != nil {
 			return d.serverLost(err)
 		}
-		d.counters.In.Add(int64(len(ahead)))
+		d.moved(relay.In, len(ahead))
 	}
 	return true
 }

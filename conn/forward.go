@@ -96,9 +96,11 @@ func (f *forwarding) upgraded(up *httpforward.Upgrade) bool {
 		return s.fail("upgrade", errors.New("a server of nobody's"))
 	}
 	f.servers.remove(to)
+	f.dialed.remove(netaddr.Of(to.LocalAddr()), dialedConn{to.Conn})
 	s.started, s.policy, s.identity, s.request, s.method = one.started, one.policy, one.identity, one.request, one.method
 	s.server, s.dest, s.hop = to.Conn, to.route.dest, to.route.hop
 	s.hostIP, s.local, s.rule = to.route.hostIP, to.route.local, to.route.rule
+	f.dialed.addServer(s)
 	s.charge, f.place = f.place, charge{} // the tunnel's end gives it back
 	s.counters.In.Store(up.Outcome.BytesIn)
 	s.counters.Out.Store(up.Outcome.BytesOut)
@@ -107,9 +109,7 @@ func (f *forwarding) upgraded(up *httpforward.Upgrade) bool {
 	if err := s.server.SetDeadline(time.Time{}); err != nil {
 		return s.fail("upgrade", err)
 	}
-	if err := s.charge.pay(s.ctx, relay.Out, len(up.Ahead)); err != nil {
-		return s.notPaid(err)
-	}
+	// It was counted and paid for when it was read.
 	if _, err := s.conn.Write(up.Ahead); err != nil {
 		return s.clientLost(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cleversocks/conn/adopt"
+	"cleversocks/conn/relay"
 	"cleversocks/conn/wire"
 )
 
@@ -23,7 +24,7 @@ func (r *reactive) relay() {
 			return
 		}
 		n, errno := rawWrite(r.raw.server, ahead)
-		r.counters.In.Add(int64(n))
+		r.moved(relay.In, n)
 		if n < len(ahead) {
 			rest := r.machine.TakeUnread()[n:]
 			r.toTask(func(d *driver) bool {

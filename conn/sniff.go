@@ -284,7 +284,7 @@ func (m *meanwhile) pass(b []byte) (lost func() bool) {
 	if _, err := m.d.conn.Write(b); err != nil {
 		return func() bool { return m.d.clientLost(err) }
 	}
-	m.d.counters.Out.Add(int64(len(b)))
+	m.d.moved(relay.Out, len(b))
 	return nil
 }
 
