@@ -67,7 +67,6 @@ type Users struct {
 	byName   map[string]*user
 	timed    []*Account // those whom time lets in or out
 	defaults Account
-	parse    func(name, attributes string) (Account, error)
 	inFile   int       // how many of them the users file has
 	schemes  []*secret // one of each scheme but plain
 	memory   int64     // bytes of the largest
@@ -84,7 +83,7 @@ type user struct {
 
 // NewUsers compiles the users. The error names the entry's file and line.
 func NewUsers(o UsersOptions) (*Users, error) {
-	u := &Users{key: newKey(), byName: map[string]*user{}, queue: o.Queue, metrics: o.Metrics, defaults: o.Defaults, parse: o.parser()}
+	u := &Users{key: newKey(), byName: map[string]*user{}, queue: o.Queue, metrics: o.Metrics, defaults: o.Defaults}
 	if o.Before != nil {
 		u.recent = o.Before.recent
 	} else {
@@ -96,7 +95,7 @@ func NewUsers(o UsersOptions) (*Users, error) {
 		}
 	}
 	if o.File != "" {
-		if err := u.addFile(o.File, o.Open, o.AllowPlain); err != nil {
+		if err := u.addFile(&o); err != nil {
 			return nil, err
 		}
 	}
@@ -132,7 +131,7 @@ func NewUsers(o UsersOptions) (*Users, error) {
 }
 
 // parser reads attributes; nil: nobody can. Those of an edited file are nearly
-// all known already.
+// all known already. It knows Before, so no generation may keep it.
 func (o *UsersOptions) parser() func(name, attributes string) (Account, error) {
 	if o.Attributes == nil {
 		return nil
@@ -195,24 +194,26 @@ func (u *Users) addEntry(i int, o *UserEntry, allowPlain bool) error {
 
 // addFile adds a users file. A [[user]] without a password of its own takes
 // the one in the file, and keeps its limits.
-func (u *Users) addFile(path string, open func(string) (io.ReadCloser, error), allowPlain bool) error {
+func (u *Users) addFile(o *UsersOptions) error {
+	open := o.Open
 	if open == nil {
 		open = openUsers
 	}
-	list, err := readUsersPath(path, open, u.key, allowPlain)
+	list, err := readUsersPath(o.File, open, u.key, o.AllowPlain)
 	if err != nil {
 		return err
 	}
 	u.inFile = len(list)
+	parse := o.parser()
 	for i := range list {
-		if err := u.addLine(path, &list[i]); err != nil {
-			return fmt.Errorf("users file %s: line %d: user %q %w", path, list[i].line, list[i].name, err)
+		if err := u.addLine(o.File, &list[i], parse); err != nil {
+			return fmt.Errorf("users file %s: line %d: user %q %w", o.File, list[i].line, list[i].name, err)
 		}
 	}
 	return nil
 }
 
-func (u *Users) addLine(path string, f *fileUser) error {
+func (u *Users) addLine(path string, f *fileUser, parse func(name, attributes string) (Account, error)) error {
 	old := u.byName[f.name]
 	if old != nil && old.secret != nil {
 		return fmt.Errorf("has a password already (%s)", old.Where)
@@ -222,11 +223,11 @@ func (u *Users) addLine(path string, f *fileUser) error {
 		if old != nil {
 			return fmt.Errorf("has attributes here and limits in %s: keep them in one place", old.Where)
 		}
-		if u.parse == nil {
+		if parse == nil {
 			return errors.New("has something behind the hash, where nothing is expected")
 		}
 		var err error
-		if account, err = u.parse(f.name, f.attributes); err != nil {
+		if account, err = parse(f.name, f.attributes); err != nil {
 			return fmt.Errorf("has a wrong attribute: %w", err)
 		}
 	}
