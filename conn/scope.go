@@ -141,12 +141,15 @@ func (s *scope) isEnded() bool {
 }
 
 // handTo gives the session's end and its two conns to a tunnel. The session does
-// not keep them: when the tunnel lasts, it closes them and frees their memory.
+// not keep them: when the tunnel lasts, it closes them and frees their memory. Nor
+// does it keep the snapshot, which it needs no more: rules may be many megabytes, and
+// with a reload an hour a tunnel of each would keep each generation of them.
 func (s *session) handTo(t *relay.Tunnel) {
 	s.scope.handTo(t)
 	s.scope.mu.Lock()
 	defer s.scope.mu.Unlock()
 	s.socket, s.conn, s.server, s.raw = nil, nil, nil, rawEnds{}
+	s.policy = nil
 }
 
 // control makes the session a dialedSocket.

@@ -46,7 +46,7 @@ type session struct {
 	ctx   context.Context //nolint:containedctx // is the session's scope, or that of the session whose request it is
 	scope scope
 
-	policy   *Policy
+	policy   *Policy // nil once there is a tunnel
 	protocol wire.Protocol
 	identity authsvc.Identity
 	request  wire.Request
