@@ -55,7 +55,7 @@ func (g *Group) AcceptFrom(ctx context.Context, closed <-chan struct{}, leave fu
 		return errors.ErrUnsupported
 	}
 	a := &acceptor{g: g, listener: listener, count: count, failed: make(chan error, 1)}
-	if err := a.watch(lanes[int(g.nextLane.Add(1))%len(lanes)], leave); err != nil {
+	if err := a.watch(g.nextOf(lanes), leave); err != nil {
 		return errors.Join(errors.ErrUnsupported, err)
 	}
 	defer a.end()
@@ -188,7 +188,7 @@ func (a *acceptor) hand(fd int, client netip.AddrPort) {
 		a.handToTask(fd, policy)
 		return
 	}
-	lane := lanes[int(a.g.nextLane.Add(1))%len(lanes)]
+	lane := a.g.nextOf(lanes)
 	reason := lane.admit(fd, client, a.listener, policy)
 	taken = reason == ""
 	a.count(reason)

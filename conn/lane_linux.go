@@ -60,6 +60,12 @@ func (g *Group) lanes(reactors []*relay.Reactor) []*lane {
 	return list
 }
 
+// nextOf has the lanes take turns. The count comes to its end and begins anew, and is
+// no int, which would be negative in between where that has 32 bits.
+func (g *Group) nextOf(lanes []*lane) *lane {
+	return lanes[g.nextLane.Add(1)%uint32(len(lanes))]
+}
+
 // expect has a session told when a moment has come, in the place of what it
 // expected before. Its reactor's goroutine asks for it, or who begins it.
 func (l *lane) expect(r *reactive, at time.Time) {

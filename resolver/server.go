@@ -140,7 +140,7 @@ func plan(servers []*server, rounds int, offset uint32) []*server {
 		}
 	}
 	if len(up) > 1 {
-		at := int(offset) % len(up)
+		at := offset % uint32(len(up))
 		up = slices.Concat(up[at:], up[:at])
 	}
 	order := slices.Concat(up, dead)

@@ -414,8 +414,7 @@ func (t *Tunnel) chooseReactor() {
 	if p == nil || len(p.reactors.all) == 0 || !t.client.isSocket() || !t.server.isSocket() {
 		return
 	}
-	next := p.reactors.next.Add(1)
-	t.reactor = p.reactors.all[int(next)%len(p.reactors.all)]
+	t.reactor = p.reactors.all[p.reactors.next.Add(1)%uint32(len(p.reactors.all))]
 }
 
 // leave is for when both conns are closed.
