@@ -28,10 +28,10 @@ func TestGenerationsOfUsersEnd(t *testing.T) {
 		}
 		return u
 	}
-	first := generation(nil)
-	gone := weak.Make(first)
-	last := generation(generation(first))
-	first = nil
+	gone, last := func() (weak.Pointer[Users], *Users) {
+		first := generation(nil)
+		return weak.Make(first), generation(generation(first))
+	}()
 	for end := time.Now().Add(10 * time.Second); gone.Value() != nil; runtime.GC() {
 		if time.Now().After(end) {
 			t.Fatal("the first generation is still there")
