@@ -30,12 +30,16 @@ func (c *commands) bind(d *driver) bool {
 		Resolve:   c.judge.resolveNow(s),
 		ReplyCode: replyCode,
 		Reply: func(code wire.ReplyCode, addr netip.AddrPort) error {
+			if code == wire.ReplySucceeded && !s.waiting.Load() { // the first of two
+				s.local = addr
+				c.waits(s)
+			}
 			_, err := s.conn.Write(d.machine.AppendReply(nil, code, addr))
 			s.replied = err == nil // the last of two counts
 			return err
 		},
 	})
-	s.rule, s.local, s.hostIP = result.Rule, result.Bound, result.PeerAddr
+	s.rule, s.hostIP = result.Rule, result.PeerAddr
 	s.code = result.Reply
 	c.replies.metrics.Requests.Of(s.request.Command.String(), s.code.String()).Inc()
 	if result.Peer == nil {

@@ -101,6 +101,7 @@ func NewGroup(ctx context.Context, o Options) *Group {
 		empty:    make(chan struct{}),
 	}
 	g.handler.streams.admit = g.admitStream
+	g.handler.commands.waits = g.waits
 	g.ended = g.end
 	return g
 }

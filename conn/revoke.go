@@ -17,9 +17,22 @@ import (
 // has either found the mark, or its policy is found here, and judges the session
 // now.
 func (g *Group) revocable(s *session) {
+	s.waiting.Store(false)
 	if s.request.Command == wire.CommandConnect {
 		s.relaying.Store(true) // all that others may read is there
 	}
+	g.watched(s)
+}
+
+// waits is revocable for a BIND whose client has been told of its port: that is open
+// to others for as long as the wait, which must not outlast who asked for it.
+func (g *Group) waits(s *session) {
+	s.waiting.Store(true)
+	g.watched(s)
+}
+
+// watched has reloads, operators and the clock look at s, and judges it now.
+func (g *Group) watched(s *session) {
 	g.mu.Lock()
 	s.revocable = true
 	killings := g.killings
@@ -129,6 +142,9 @@ func (p *Policy) refuses(s *session) (rule, where string) {
 	q.Identity = identity
 	if l := p.listener(s.listener); l.MayLogIn != nil && !l.MayLogIn(identity) {
 		return byListener, ""
+	}
+	if s.waiting.Load() {
+		return "", "" // its peer is judged when it comes, by the rules of then
 	}
 	dest := s.reached()
 	var route upstream.Route

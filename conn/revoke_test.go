@@ -136,6 +136,15 @@ func TestRefuses(t *testing.T) {
 				s.hostIP, s.request = netip.AddrPort{}, wire.Request{Command: wire.CommandUDPAssociate}
 			}, "forward[0]",
 		},
+		// Who asked for it counts; whom it will serve is judged when that comes.
+		"bind that waits, its user gone": {
+			alice, newPolicy(t, authsvc.AdmissionOptions{Required: true}, []authsvc.UserEntry{account("bob")}),
+			func(s *session) { s.request.Command = wire.CommandBind; s.waiting.Store(true) }, string(authsvc.ReasonUser),
+		},
+		"bind that waits, its destination denied": {
+			alice, newPolicy(t, authsvc.AdmissionOptions{}, []authsvc.UserEntry{account("alice")}, byName),
+			func(s *session) { s.request.Command = wire.CommandBind; s.waiting.Store(true) }, "",
+		},
 		"rejected peer of a BIND": {
 			alice, rejecting, func(s *session) { s.request = wire.Request{Command: wire.CommandBind} }, "forward[0]",
 		},
@@ -196,5 +205,35 @@ func TestKillMeetsLateSessions(t *testing.T) {
 	}
 	if bob.ctx.Err() != nil || next.ctx.Err() != nil {
 		t.Error("others end: another user, or a connection that came after it")
+	}
+}
+
+// A BIND that waited for its peer was no session to anybody: it was listed without
+// its user, "kill" did not meet it, and its port stayed open to the world after the
+// user's time was over, for as long as bind.accept_timeout.
+func TestWaitingBindIsASession(t *testing.T) {
+	for name, end := range map[string]func(*Group) int{
+		"killed": func(g *Group) int {
+			return g.Kill(t.Context(), func(r *Record) bool { return r.User == "alice" && r.Command == wire.CommandBind && !r.Handshake })
+		},
+		"revoked": func(g *Group) int {
+			g.SetPolicy(newPolicy(t, authsvc.AdmissionOptions{Required: true}, nil))
+			return g.Revoke()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g, _ := newTestGroup(t, true)
+			s := &session{
+				policy: g.Policy(), identity: authsvc.Identity{User: "alice", Method: authsvc.MethodPassword},
+				request: wire.Request{Command: wire.CommandBind},
+			}
+			s.ctx = s.scope.begin(t.Context())
+			g.sessions[s] = struct{}{}
+			defer delete(g.sessions, s) // the group waits for its sessions
+			g.waits(s)
+			if n := end(g); n != 1 || !errors.Is(context.Cause(s.ctx), relay.ErrRevoked) {
+				t.Errorf("%d ended, this one by %v", n, context.Cause(s.ctx))
+			}
+		})
 	}
 }

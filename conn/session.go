@@ -74,6 +74,9 @@ type session struct {
 	stage    atomic.Uint32 // is how far the handshake is: see deadlines
 	cutAfter atomic.Int32  // is how long after its begin a handshake ends that was cut short, in milliseconds; 0: it was not
 	relaying atomic.Bool   // is set when the handshake's fields no longer change
+	// waiting is a BIND that waits for its peer: nobody may read yet what is known
+	// of that (rule, hostIP, dest, code).
+	waiting atomic.Bool
 	// leaves is of a session that carries one request after the other; nil: it
 	// does not.
 	leaves atomic.Pointer[leaving]

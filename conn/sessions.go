@@ -34,7 +34,20 @@ func (s *session) glance() *Record {
 	if s.relaying.Load() {
 		return s.progress()
 	}
+	if s.waiting.Load() {
+		return s.waitingRecord()
+	}
 	return &Record{ID: s.ID(), Listener: s.listener, Client: s.client, Peer: s.atDoor().peer, Started: s.started, Handshake: true, Requests: s.leaves.Load() != nil}
+}
+
+// waitingRecord is what may be read of a BIND that waits for its peer.
+func (s *session) waitingRecord() *Record {
+	return &Record{
+		ID: s.ID(), Listener: s.listener, Client: s.client, Peer: s.atDoor().peer,
+		User: s.identity.User, Auth: string(s.identity.Method), Notes: noted(s.atDoor().notes),
+		Protocol: s.protocol, Command: s.request.Command, Target: s.request.Dest, Local: s.local,
+		Duration: time.Since(s.started), Started: s.started,
+	}
 }
 
 // killing is what an operator has ended, for sessions of before of which nobody

@@ -22,6 +22,7 @@ type commands struct {
 	access        *AccessLog
 	panics        *task.Reporter
 	quotaExceeded *metrics.Counter
+	waits         func(*session) // is told of a BIND that waits for its peer
 }
 
 // associate serves UDP ASSOCIATE (RFC 1928 §7) from the reply to the end of

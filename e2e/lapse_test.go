@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"syscall"
@@ -30,7 +31,16 @@ func TestUsersLapse(t *testing.T) {
 		echoes(t, c, "hello")
 		return c
 	}
+	waits := func(name string) *net.TCPConn {
+		c := login(t, d.address, "127.0.0.5", name, "x")
+		if code := request(t, c, 2, netip.MustParseAddrPort("127.0.0.1:0")); code != 0 {
+			t.Fatalf("%s waits for a peer: reply %d", name, code)
+		}
+		return c
+	}
 	stays, off, over := open("stays", echo), open("off", echo), open("over", echo)
+	// A BIND that waits for its peer kept its port open, up to bind.accept_timeout.
+	offWaits, overWaits := waits("off"), waits("over")
 	if code := request(t, login(t, d.address, "127.0.0.6", "stays", "x"), 1, echo); code != 2 {
 		t.Errorf("a second address: reply %d, want 2", code)
 	}
@@ -48,6 +58,15 @@ func TestUsersLapse(t *testing.T) {
 			t.Errorf("%v", said)
 		}
 		record := d.find("that records "+name, func(l line) bool { return l["msg"] == "connection" && l["user"] == name })
+		if record.text("cause") != "revoked" {
+			t.Errorf("%v", record)
+		}
+	}
+	for name, c := range map[string]*net.TCPConn{"off": offWaits, "over": overWaits} {
+		if second, err := io.ReadAll(c); err != nil || len(second) != 10 || second[1] == 0 {
+			t.Errorf("the BIND of %s is told % x, %v", name, second, err)
+		}
+		record := d.find("that records the BIND of "+name, func(l line) bool { return l["msg"] == "connection" && l["user"] == name && l["command"] == "bind" })
 		if record.text("cause") != "revoked" {
 			t.Errorf("%v", record)
 		}

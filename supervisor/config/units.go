@@ -57,6 +57,7 @@ var units = []struct {
 	{"GiB", 1 << 30},
 	{"TiB", 1 << 40},
 	{"kB", 1e3},
+	{"KB", 1e3}, // beside MB it is what most people write
 	{"MB", 1e6},
 	{"GB", 1e9},
 	{"TB", 1e12},
@@ -77,7 +78,7 @@ func (s Size) String() string {
 // MarshalText is String.
 func (s Size) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// UnmarshalText reads a whole number with a unit: B, KiB, MiB, GiB, TiB, kB,
+// UnmarshalText reads a whole number with a unit: B, KiB, MiB, GiB, TiB, kB or KB,
 // MB, GB, TB, or none for bytes.
 func (s *Size) UnmarshalText(text []byte) error {
 	v, err := parseSize(string(text))

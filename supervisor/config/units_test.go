@@ -29,3 +29,13 @@ func TestUnitsRoundTrip(t *testing.T) {
 		}
 	})
 }
+
+// "1MB" was a size and "10KB" none.
+func TestDecimalUnits(t *testing.T) {
+	for text, want := range map[string]Size{"10KB": 10_000, "10kB": 10_000, "1MB": 1_000_000, "10 KB": 10_000, "10KiB": 10_240} {
+		var s Size
+		if err := s.UnmarshalText([]byte(text)); err != nil || s != want {
+			t.Errorf("%s: %d, %v", text, s, err)
+		}
+	}
+}
