@@ -164,3 +164,57 @@ listen: "[::]"
 		t.Error(toml)
 	}
 }
+
+// Kubernetes takes a rule with an empty list of sources for one that lets everybody in.
+// Whoever wrote "clients: []" for nobody, or "monitoring: []" in a cluster that has none,
+// opened the proxy or its metrics to the whole cluster.
+func TestNobodyIsNobody(t *testing.T) {
+	for values, want := range map[string]string{
+		"":                                "proxy admin",
+		"networkPolicy: {clients: []}":    "admin",
+		"networkPolicy: {monitoring: []}": "proxy",
+		"networkPolicy: {clients: [], monitoring: []}": "",
+	} {
+		p := get[*networking.NetworkPolicy](t, templated(t, values)).Spec
+		var ports []string
+		for _, rule := range p.Ingress {
+			if len(rule.From) == 0 {
+				t.Errorf("%q: a rule for everybody: %+v", values, rule)
+			}
+			ports = append(ports, rule.Ports[0].Port.String())
+		}
+		if got := strings.Join(ports, " "); got != want || !slices.Contains(p.PolicyTypes, networking.PolicyTypeIngress) {
+			t.Errorf("%q: in to %q, want %q", values, got, want)
+		}
+	}
+}
+
+// A value that was misspelt had no effect, and a time with its unit, as the configuration
+// has it, gave pods 125 seconds less than they drain for. Helm refuses both.
+func TestWrongValues(t *testing.T) {
+	for values, want := range map[string]string{
+		"drain: {delay: 10s}":                      "/drain/delay",
+		"drain: {timeout: 1.5}":                    "/drain/timeout",
+		"drain: {timout: 30}":                      "timout",
+		"networkPolicy: {client: []}":              "client",
+		"maxSessionage: 1h":                        "maxSessionage",
+		"maxSessionAge: 3600":                      "maxSessionAge",
+		"service: {port: 70000}":                   "/service/port",
+		"service: {type: Loadbalancer}":            "/service/type",
+		"podDisruptionBudget: {maxUnavailable: x}": "maxUnavailable",
+		"users: [alice]":                           "users",
+		"replicas: -1":                             "replicas",
+	} {
+		if _, err := rendered(values); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want something about %s", values, err, want)
+		}
+	}
+	for _, values := range []string{"image: {tag: 2}", "podDisruptionBudget: {maxUnavailable: 50%}", "global: {anything: true}", "replicas: 0"} {
+		if _, err := rendered(values); err != nil {
+			t.Errorf("%s: %v", values, err)
+		}
+	}
+	if image := get[*apps.Deployment](t, templated(t, "image: {tag: 2}")).Spec.Template.Spec.Containers[0].Image; image != "cleversocks:2" {
+		t.Errorf("the image %s", image)
+	}
+}

@@ -93,23 +93,28 @@ func kustomized(t *testing.T) objects {
 	return all
 }
 
-// templated is what `helm template cleversocks` prints with values in YAML.
-func templated(t *testing.T, values string) objects {
-	t.Helper()
+// rendered are the chart's files with values in YAML, or why Helm refuses these.
+func rendered(values string) (map[string]string, error) {
 	c, err := loader.Load(chart)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	given, err := chartutil.ReadValues([]byte(values))
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	release := chartutil.ReleaseOptions{Name: "cleversocks", Namespace: "default", Revision: 1, IsInstall: true}
 	all, err := chartutil.ToRenderValues(c, given, release, chartutil.DefaultCapabilities.Copy())
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	files, err := engine.Render(c, all)
+	return engine.Render(c, all)
+}
+
+// templated is what `helm template cleversocks` prints with values in YAML.
+func templated(t *testing.T, values string) objects {
+	t.Helper()
+	files, err := rendered(values)
 	if err != nil {
 		t.Fatal(err)
 	}
