@@ -43,6 +43,16 @@ func (t Table) Keep() {
 	t.file.dirty.Store(true)
 }
 
+// Recover takes saving over from a predecessor that has ended and passed nothing on:
+// what it had saved is read.
+func (t Table) Recover() {
+	if t.file == nil {
+		return
+	}
+	t.file.setElsewhere(false)
+	t.file.settle()
+}
+
 func (s *stateFile) setElsewhere(is bool) {
 	s.mu.Lock() // a file that is being written is written
 	defer s.mu.Unlock()

@@ -208,7 +208,8 @@ func unlessClosed(f func() error) func() error {
 
 // What a process that drains still has is judged by the settings of now: a user
 // who is disabled, or whom a rule keeps from where a tunnel leads, is out there
-// too, by a reload and by an upgrade alike. Others go on.
+// too, by a reload and by an upgrade alike. Others go on. Settings that the daemon
+// refuses are not in force there either: they were, one process without them.
 func TestPredecessorFollowsSettings(t *testing.T) {
 	echo := echoServer(t, "127.0.0.1:0")
 	api := withAPI(t, "") // once: the sandbox holds the token's folder
@@ -240,6 +241,14 @@ func TestPredecessorFollowsSettings(t *testing.T) {
 		}
 	}
 	d.upgrade()
+	taken := "[[listener]]\naddress = \"" + echo.String() + "\"\n"
+	rewrite(t, config, settings("disabled = true\n", taken))
+	d.tell(syscall.SIGHUP)
+	d.await("reload failed: the old configuration stays", 1)
+	var sessions object // the question comes behind the signal
+	if d.call("GET", "/api/v1/sessions", nil, &sessions); fmt.Sprint(sessions["total"]) != "3" {
+		t.Errorf("after a reload that was refused: %v sessions", sessions["total"])
+	}
 	rewrite(t, config, settings("disabled = true\n", ""))
 	d.tell(syscall.SIGHUP)
 	ended("disabled by a reload", alice)

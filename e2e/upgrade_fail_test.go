@@ -128,6 +128,21 @@ func TestNoUpgradeAsPID1(t *testing.T) {
 	}
 }
 
+// Below a program that takes the end of the one process which it has started for
+// the daemon's (docker --init, runit, s6, supervisord) an upgrade would end in an
+// outage as the predecessor ends, and is refused. (grace#11, tini#168: the container
+// was gone.)
+func TestNoUpgradeBelowASupervisor(t *testing.T) {
+	sh := filepath.Join(t.TempDir(), "s6-supervise")
+	replaceBinary(t, sh, "/bin/sh")
+	config := writeFile(t, "c.toml", withAPI(t, "[[listener]]\naddress = \"127.0.0.1:0\"\n"))
+	d := startCommand(t, exec.Command(sh, "-c", "trap 'kill $!; wait; exit 0' TERM; "+binary+" --config "+config+" --log-format json & wait"))
+	var answer object
+	if d.call("POST", "/api/v1/upgrade", nil, &answer); answer["ok"] != false || !strings.Contains(fmt.Sprint(answer["error"]), "s6-supervise takes the end of this process for the daemon's") {
+		t.Errorf("%v", answer)
+	}
+}
+
 func start1(t *testing.T, unshare string) *daemon {
 	t.Helper()
 	config := writeFile(t, "c.toml", "[[listener]]\naddress = '127.0.0.1:0'\n[admin]\naddress = '127.0.0.1:0'\n")
@@ -216,4 +231,91 @@ func TestSuccessorDies(t *testing.T) {
 	echoes(t, c, "on")
 	c.Close()
 	eventually(t, "the predecessor ends with its tunnel", func() bool { return !runs(first) })
+}
+
+// A predecessor that crashes or is killed while its successor starts, as a memory
+// limit makes it that two processes exceed, takes nobody along but its own
+// connections: the successor has the sockets and their queues, and serves, with what
+// was saved. (envoy#33216: the child crashed, too.)
+func TestPredecessorDies(t *testing.T) {
+	echo := echoServer(t, "127.0.0.1:0")
+	own, state := ownBinary(t), t.TempDir()
+	config := writeFile(t, "c.toml", withAPI(t, "[[listener]]\naddress = \"127.0.0.1:0\"\n[state]\ndirectory = '"+state+"'\n"))
+	d := lineageOf(startCommand(t, exec.Command(own, "--config", config, "--log-format", "json")))
+	if status := d.call("POST", "/api/v1/bans", object{"source": "192.0.2.7", "duration": "10m"}, nil); status != 200 {
+		t.Fatalf("status %d", status)
+	}
+	d.signal(syscall.SIGTERM)
+	d.exitCode() // the ban is saved
+	d = lineageOf(startCommand(t, exec.Command(own, "--config", config, "--log-format", "json")))
+	tunnel, _ := connect(t, d.address, echo)
+	d.upgrade() // a process of before the one that dies lives on
+	replaceBinary(t, own+".good", binary)
+	dead := filepath.Join(filepath.Dir(config), "dead")
+	replaceBinary(t, own, writeFile(t, "slow", "#!/bin/sh\nuntil [ -e "+dead+" ]; do sleep 0.02; done\nexec "+own+".good \"$@\"\n"))
+	killed := d.pid
+	d.tell(syscall.SIGUSR2)
+	pid, err := strconv.Atoi(d.await("upgrade: a successor starts", 2).text("pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.pids, d.pid = append(d.pids, pid), pid
+	if err := syscall.Kill(killed, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	waits := dialProxy(t, d.address)
+	send(t, waits, 5, 1, 0)
+	eventually(t, "the predecessor is gone", func() bool { return !runs(killed) })
+	rewrite(t, dead, "")
+	d.await("the predecessor has ended without giving the turn: this process serves in its place", 1)
+	receive(t, waits, 2)
+	if code := request(t, waits, 1, echo); code != 0 {
+		t.Errorf("who waited has reply %d", code)
+	}
+	echoes(t, waits, "in place")
+	echoes(t, tunnel, "of before")
+	var sessions struct {
+		Sessions []struct{ ID string } `json:"sessions"`
+	}
+	var bans []object
+	d.call("GET", "/api/v1/sessions", nil, &sessions)
+	if s := sessions.Sessions; len(s) != 2 || s[0].ID == s[1].ID {
+		t.Errorf("%v", s)
+	}
+	if d.call("GET", "/api/v1/bans", nil, &bans); len(bans) != 1 {
+		t.Errorf("%v", bans)
+	}
+	replaceBinary(t, own, binary)
+	d.tell(syscall.SIGUSR2)
+	d.done = len(d.all(upgraded))
+	d.succeeded()
+}
+
+// An upgrade is a reload, and opens a proxy as little as one does: by a file that
+// was cut short, or emptied by who writes it anew.
+func TestUpgradeStaysClosed(t *testing.T) {
+	echo := echoServer(t, "127.0.0.1:0")
+	api := withAPI(t, "[[listener]]\naddress = \"127.0.0.1:0\"\n")
+	users := "[auth]\nallow_plain_passwords = true\n[[user]]\nname = \"alice\"\npassword = \"right\"\n"
+	config := writeFile(t, "c.toml", users+api)
+	d := lineageOf(startProgram(t, "--config", config, "--log-format", "json"))
+	for _, c := range []struct{ text, why string }{{api, "would open the proxy"}, {"", "is empty, and was not before"}} {
+		rewrite(t, config, c.text)
+		var answer object
+		if d.call("POST", "/api/v1/upgrade", nil, &answer); answer["ok"] != false || !strings.Contains(fmt.Sprint(answer["error"]), c.why) {
+			t.Errorf("%v, want %q", answer, c.why)
+		}
+	}
+	rewrite(t, config, users+api)
+	d.upgrade()
+	rewrite(t, config, api) // the successor knows it, too
+	d.tell(syscall.SIGUSR2)
+	d.await("upgrade failed: this process goes on", 3)
+	rewrite(t, config, "[auth]\nrequired = false\n"+api)
+	d.upgrade()
+	c, code := connect(t, d.address, echo)
+	if code != 0 {
+		t.Errorf("meant to be open: reply %d", code)
+	}
+	echoes(t, c, "open")
 }

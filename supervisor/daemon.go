@@ -62,8 +62,9 @@ const (
 )
 
 // start builds the daemon, bottom up, and starts its tree last: whatever can
-// fail has failed before the first connection is accepted.
-func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) {
+// fail has failed before the first connection is accepted. That is when serves
+// becomes true, unless it is already: then nobody is to be served any more.
+func start(ctx context.Context, o Options, cfg *config.Config, serves *atomic.Bool) (*daemon, error) {
 	m := metrics.With(conn.Labels())
 	m.Daemon.BuildInfo(o.Version, o.Commit, runtime.Version())
 	m.Daemon.LogLost(o.LostLog)
@@ -88,7 +89,11 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	d.active, d.retired = c.group.Active, c.group.Retire
 	d.tree = newTree(d.log, m)
 	d.predecessors.tree, d.predecessors.guards = d.tree, c.guards
-	d.idle = newIdleExit(func() time.Duration { return d.config.Load().Limits.ExitWhenIdle.D() }, c.group.Active, c.group.Changed())
+	// What processes of before have is of the service, too: the service manager
+	// would end them with this one.
+	connections := func() int { return c.group.Active() + d.predecessors.connections() }
+	d.idle = newIdleExit(func() time.Duration { return d.config.Load().Limits.ExitWhenIdle.D() }, connections, c.group.Changed())
+	d.predecessors.changed = d.idle.reconsider
 	interim := conn.NewInterim(c.group, func() time.Duration { return d.config.Load().Log.Interim.D() })
 	ages := conn.NewAges(c.group, func() time.Duration { return d.config.Load().Limits.MaxSessionAge.D() })
 	gone := newLapses(d.log, new(atomic.Pointer[authsvc.Users]), c.group.EndLapsed)
@@ -123,20 +128,29 @@ func start(ctx context.Context, o Options, cfg *config.Config) (*daemon, error) 
 	if err := d.confined.enter(ctx, cfg, o.Inherited.From()); err != nil {
 		return nil, err
 	}
+	return d, d.begin(ctx, serves)
+}
+
+// begin serves, unless the start has ended meanwhile, and says so.
+func (d *daemon) begin(ctx context.Context, serves *atomic.Bool) error {
 	// The tree outlives ctx: its end is shutdown's to order.
 	treeCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	d.cancel = cancel
 	d.reloader.warn(ctx) // before its services run, which own what this reads
+	if !serves.CompareAndSwap(false, true) {
+		cancel()
+		return ErrStillborn
+	}
 	d.failed = d.tree.root.ServeBackground(treeCtx)
 	d.phase.Store(phaseReady)
-	if p := o.Inherited.From(); p == nil {
+	if p := d.options.Inherited.From(); p == nil {
 		d.notify.ready(ctx, "serving")
 	} else if err := p.Serving(); err != nil { // else it tells the service manager, being the main process
 		d.log.LogAttrs(ctx, slog.LevelWarn, "the predecessor is not there to hear that this process serves", slog.Any("err", err))
 	}
-	d.predecessors.reload() // an upgrade is one
+	d.predecessors.reload(true) // an upgrade is one
 	d.log.LogAttrs(ctx, slog.LevelDebug, "ready")
-	return d, nil
+	return nil
 }
 
 // reporter hears of contained panics.
@@ -224,8 +238,9 @@ func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim,
 		c.guards.putOut(next.users)
 		m.Users.Retain(func(name string) bool { return next.users.Account(name) != nil })
 	})
+	closed := staysClosed{d.options.Inherited.From()}
 	parts := []part{
-		partFunc(staysClosed),
+		closed,
 		partFunc(verify),
 		d.confined,
 		partFunc(d.prepareLog),
@@ -268,6 +283,7 @@ func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim,
 		people: &people{accounts: who, guards: c.guards, group: c.group, inForce: inForce, lapses: gone},
 	}
 	r.remains = []part{
+		closed,
 		who,
 		&rules{log: log, metrics: m, locals: c.locals},
 		c.guards,

@@ -27,6 +27,7 @@ type draining struct {
 	guards    *guards
 	group     *conn.Group
 	follows   func(context.Context) (ended int) // reads the settings again
+	rotate    func(context.Context)             // opens the log files again
 	answer    func(ctx context.Context, what string, body json.RawMessage, say func(any) error) error
 
 	tidings *tidings
@@ -92,6 +93,7 @@ func (d *draining) wanted(ctx context.Context, elsewhere *foreign) upgrade.Wante
 			},
 		},
 		Reload: func() { d.follows(ctx) },
+		Rotate: func() { d.rotate(ctx) },
 		Answer: func(what string, body json.RawMessage, say func(any) error) error {
 			return d.panics.Contain(ctx, "draining", func() error {
 				if what == askFollow {

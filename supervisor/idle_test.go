@@ -51,6 +51,34 @@ func TestIdleExit(t *testing.T) {
 	})
 }
 
+// A daemon with nothing to do whose predecessor still had tunnels ended as idle,
+// and systemd ended those with it.
+func TestPredecessorsAreNotIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ps := &predecessors{}
+		e := newIdleExit(func() time.Duration { return time.Minute }, ps.connections, nil)
+		ps.changed = e.reconsider
+		ended := make(chan error, 1)
+		one, other := &predecessor{of: ps}, &predecessor{of: ps}
+		one.count(2, 0)
+		other.count(1, 0)
+		go func() { ended <- e.Serve(t.Context()) }()
+		one.count(0, 0)
+		time.Sleep(time.Hour) //nolint:forbidigo // synctest's clock
+		if closed(e.expired) {
+			t.Fatal("ended while a predecessor has a connection")
+		}
+		other.count(0, 0)
+		time.Sleep(59 * time.Second) //nolint:forbidigo // synctest's clock
+		if closed(e.expired) {
+			t.Fatal("ended too early")
+		}
+		if <-ended; !closed(e.expired) {
+			t.Error("not ended")
+		}
+	})
+}
+
 func closed(c <-chan struct{}) bool {
 	select {
 	case <-c:

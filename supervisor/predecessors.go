@@ -30,6 +30,8 @@ type predecessors struct {
 	guards *guards
 	handOn func(pid int, events json.RawMessage) error // to who follows events
 
+	changed func() // is told when they have more connections, or fewer
+
 	mu    sync.Mutex
 	all   []*predecessor
 	total atomic.Int64 // connections of all of them
@@ -64,6 +66,7 @@ func (ps *predecessors) meet(all ...*upgrade.Predecessor) {
 func (ps *predecessors) listen() {
 	all := ps.list()
 	for _, p := range all {
+		p.told = nil // a successor may have told it other things, and failed
 		p.token = ps.tree.add(ps.tree.core, p)
 	}
 	if len(all) > 0 {
@@ -113,8 +116,12 @@ func (ps *predecessors) gone(p *predecessor) {
 
 // count takes how many connections it has.
 func (p *predecessor) count(connections, opening int) {
-	p.of.total.Add(int64(connections) - p.connections.Swap(int64(connections)))
+	more := int64(connections) - p.connections.Swap(int64(connections))
+	p.of.total.Add(more)
 	p.opening.Store(int64(opening))
+	if more != 0 {
+		p.of.changed()
+	}
 }
 
 // passing is their channels for a successor, without those of predecessors that
@@ -150,11 +157,16 @@ func (ps *predecessors) reports() []report {
 	return all
 }
 
-// reload has them judge their connections by the settings as they are now, and
-// open their log files again: a service manager's signal comes here alone.
-func (ps *predecessors) reload() {
+// reload has them open their log files again, as a service manager's signal comes
+// here alone; and, unless the settings were refused here, judge their connections
+// by those.
+func (ps *predecessors) reload(follow bool) {
 	for _, p := range ps.list() {
-		_ = p.Reload() // one that has ended has none
+		tell := p.Rotate
+		if follow {
+			tell = p.Reload
+		}
+		_ = tell() // one that has ended has none
 	}
 }
 

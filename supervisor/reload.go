@@ -3,6 +3,7 @@ package supervisor
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"reflect"
@@ -16,6 +17,7 @@ import (
 	"cleversocks/conn/task"
 	"cleversocks/metrics"
 	"cleversocks/supervisor/config"
+	"cleversocks/supervisor/upgrade"
 )
 
 // reloader is the actor that all parts belong to. The first configuration is
@@ -120,7 +122,7 @@ func (r *reloader) Serve(ctx context.Context) error {
 func (r *reloader) reload(ctx context.Context) error {
 	r.notify.reloading(ctx, "reloading")
 	err := r.try(ctx)
-	r.upgrader.predecessors.reload()
+	r.upgrader.predecessors.reload(err == nil)
 	if ctx.Err() == nil {
 		status := "serving"
 		if err != nil {
@@ -217,10 +219,18 @@ func (r *reloader) warn(ctx context.Context) {
 // empty or was cut short: that is more likely than a change of mind.
 var errOpens = errors.New("auth.required: nothing in the settings asks for a log-in any more, which would open the proxy: write required = false if that is meant")
 
-// staysClosed refuses what errOpens says.
-func staysClosed(_ context.Context, d *draft) (change, error) {
-	if d.old != nil && d.old.Auth.Required && !d.cfg.Auth.Required && d.cfg.Auth.Mode == config.Auto {
-		return nil, errOpens
+// staysClosed refuses what errOpens says: by a reload, and by an upgrade, which
+// is one.
+type staysClosed struct{ from *upgrade.Predecessor }
+
+// Prepare refuses it.
+func (s staysClosed) Prepare(_ context.Context, d *draft) (change, error) {
+	closed := s.from != nil && s.from.Hello.LogIn
+	if d.old != nil {
+		closed = d.old.Auth.Required
+	}
+	if closed && !d.cfg.Auth.Required && d.cfg.Auth.Mode == config.Auto {
+		return nil, fmt.Errorf("%w: %w", config.ErrInvalid, errOpens)
 	}
 	return nil, nil //nolint:nilnil // nothing to commit
 }

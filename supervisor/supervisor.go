@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -60,9 +61,13 @@ func Run(ctx context.Context, o Options) error {
 	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR2)
 	defer signal.Stop(signals)
 
-	d, err := startUnless(ctx, o, signals)
+	d, early, err := startUnless(ctx, o, signals)
 	if err != nil {
 		return err
+	}
+	if early != nil {
+		o.Logger.LogAttrs(ctx, slog.LevelInfo, "stopping", slog.String("signal", early.String()))
+		return d.stop(ctx, signals, time.Now())
 	}
 	var signalled time.Time
 	for {
@@ -94,15 +99,18 @@ func Run(ctx context.Context, o Options) error {
 }
 
 // startUnless loads the settings and starts the daemon, unless a signal comes
-// first: names are resolved and files read, which can take long.
-func startUnless(ctx context.Context, o Options, signals <-chan os.Signal) (*daemon, error) {
+// first: names are resolved and files read, which can take long. From the first
+// connection on a stop signal does not end the start, but is returned with the
+// daemon, which has to drain.
+func startUnless(ctx context.Context, o Options, signals <-chan os.Signal) (d *daemon, early os.Signal, err error) {
+	var serves atomic.Bool
 	// A signal leaves it behind: the process ends then.
 	done := background(ctx, &task.Reporter{Log: o.Logger}, "start", func() (*daemon, error) {
 		cfg, err := o.Load()
 		if err != nil {
 			return nil, err
 		}
-		return start(ctx, o, cfg)
+		return start(ctx, o, cfg, &serves)
 	})
 	again, upgrade := false, false
 	for {
@@ -114,7 +122,7 @@ func startUnless(ctx context.Context, o Options, signals <-chan os.Signal) (*dae
 			if out.err == nil && upgrade {
 				out.value.upgrader.signal(ctx)
 			}
-			return out.value, out.err
+			return out.value, early, out.err
 		case s := <-signals:
 			switch s {
 			case syscall.SIGHUP:
@@ -122,10 +130,14 @@ func startUnless(ctx context.Context, o Options, signals <-chan os.Signal) (*dae
 			case syscall.SIGUSR2:
 				upgrade = true // the predecessor may have said already that this process serves
 			default:
-				return nil, fmt.Errorf("%w (%s)", ErrStillborn, s)
+				if !serves.CompareAndSwap(false, true) {
+					early = s
+					continue
+				}
+				return nil, nil, fmt.Errorf("%w (%s)", ErrStillborn, s)
 			}
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return nil, nil, ctx.Err()
 		}
 	}
 }
@@ -188,6 +200,7 @@ func (d *daemon) shutdown(ctx context.Context) {
 	if !d.notify.isMuted() { // a predecessor has done this
 		d.notify.stopping(ctx, settings.Delay.D()+settings.Timeout.D()+drainSlack+controlTimeout+ingressTimeout+3*coreTimeout)
 		t.remove(ctx, t.control, controlTimeout)
+		d.stopSuccessor(ctx)
 		d.staysOpen(ctx, settings.Delay.D())
 		t.remove(ctx, t.ingress, ingressTimeout)
 		d.reloader.sockets.closeAll() // their owner has ended
@@ -203,6 +216,17 @@ func (d *daemon) shutdown(ctx context.Context) {
 	}
 	for _, closeIt := range d.closers {
 		closeIt()
+	}
+}
+
+// stopSuccessor passes the stop on to a successor that began to serve as the
+// signal came: it was meant for the daemon.
+func (d *daemon) stopSuccessor(ctx context.Context) {
+	select {
+	case s := <-d.upgrader.done:
+		d.log.LogAttrs(ctx, slog.LevelInfo, "the successor stops, too", slog.Int("pid", s.PID))
+		s.Stop()
+	default:
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"cleversocks/conn"
 	"cleversocks/conn/task"
 	"cleversocks/metrics"
+	"cleversocks/supervisor/config"
 	"cleversocks/supervisor/upgrade"
 )
 
@@ -26,6 +27,7 @@ type upgrader struct {
 	notify       *notifier
 	inherited    *upgrade.Inherited
 	confined     *confinement
+	config       func() *config.Config // in force
 	listeners    *listeners
 	endpoint     *endpoint
 	health       *healthPort
@@ -42,14 +44,14 @@ type upgrader struct {
 func newUpgrader(d *daemon, m *metrics.Registry, c *core, sockets *listeners, status *endpoint, health *healthPort, o *operator) *upgrader {
 	m.Daemon.Predecessors(d.predecessors.connections)
 	return &upgrader{
-		program: d.options.Program, log: d.log, metrics: m, panics: d.panics, notify: d.notify, confined: d.confined,
+		program: d.options.Program, log: d.log, metrics: m, panics: d.panics, notify: d.notify, confined: d.confined, config: d.config.Load,
 		inherited: d.options.Inherited, listeners: sockets, endpoint: status, health: health, guards: c.guards, group: c.group,
 		predecessors: d.predecessors,
 		drain: func(s *upgrade.Successor) {
 			o.tidings.begin()
 			last := &draining{
 				log: d.log, panics: d.panics, successor: s, guards: c.guards, group: c.group, tidings: &o.tidings,
-				follows: d.reloader.follow, answer: o.answer,
+				follows: d.reloader.follow, rotate: d.reopenLogs, answer: o.answer,
 			}
 			d.tree.add(d.tree.core, last)
 			d.closers = append([]func(){last.farewell}, d.closers...) // the others may take a while
@@ -103,6 +105,8 @@ func (u *upgrader) admit(ctx context.Context) error {
 	switch {
 	case os.Getpid() == 1:
 		err = upgrade.ErrPID1
+	case upgrade.Followed() != nil:
+		err = upgrade.Followed()
 	case u.busy.CompareAndSwap(false, true):
 		return nil
 	}
@@ -155,7 +159,7 @@ func (u *upgrader) try(ctx context.Context) (*upgrade.Successor, error) {
 	u.log.LogAttrs(ctx, slog.LevelInfo, "upgrade: a successor starts", slog.Int("pid", s.PID), slog.String("program", u.program.Path))
 	places, err := s.AwaitReady(ctx)
 	if err != nil {
-		return nil, s.Kill(err)
+		return nil, s.Kill(ctx, u.confined.explain(err))
 	}
 	taken := make(map[*running]int)
 	adminTaken := false
@@ -180,7 +184,7 @@ func (u *upgrader) try(ctx context.Context) (*upgrade.Successor, error) {
 // successor is the program with what it cannot find out by itself.
 func (u *upgrader) successor() upgrade.Program {
 	p := u.program
-	p.Sandbox = u.confined.state()
+	p.Sandbox, p.LogIn, p.Sessions = u.confined.state(), u.config().Auth.Required, u.group.Numbered()
 	return p
 }
 
@@ -192,7 +196,7 @@ func (u *upgrader) giveTurn(ctx context.Context, s *upgrade.Successor, taken map
 		if err == nil {
 			return
 		}
-		_ = s.Kill(err)
+		_ = s.Kill(ctx, err)
 		for _, t := range u.guards.tables {
 			t.Keep()
 		}
@@ -270,14 +274,11 @@ func (d *daemon) takeOver(ctx context.Context, c *core) error {
 		return nil
 	}
 	d.predecessors.meet(append(before, in.Predecessor)...)
-	turn, err := in.Predecessor.AwaitTurn(ctx, taken, d.predecessors.heard(d.predecessors.latest()))
+	turn, err := d.awaitTurn(ctx, c.guards, taken)
 	if err != nil {
 		return err
 	}
 	c.group.NumberFrom(turn.Sessions)
-	for _, t := range c.guards.tables {
-		t.Keep()
-	}
 	d.upgrader.listeners.own()
 	d.upgrader.endpoint.ownsFile(true)
 	for outcome, n := range in.Predecessor.Hello.Counted {
@@ -286,6 +287,39 @@ func (d *daemon) takeOver(ctx context.Context, c *core) error {
 	d.predecessors.listen()
 	return nil
 }
+
+// awaitTurn waits for the turn, or for the end of a predecessor that crashes or is
+// killed meanwhile: the sockets are here too, and whoever has come to them waits.
+func (d *daemon) awaitTurn(ctx context.Context, g *guards, taken []int) (upgrade.Turn, error) {
+	from := d.options.Inherited.Predecessor
+	heard := d.predecessors.heard(d.predecessors.latest())
+	told := make(map[string]bool)
+	heard.State = func(s upgrade.State) error {
+		told[s.Table] = true
+		return merge(g.tables, s)
+	}
+	turn, err := from.AwaitTurn(ctx, taken, heard)
+	orphaned := errors.Is(err, upgrade.ErrGone)
+	if err != nil && !orphaned {
+		return turn, err
+	}
+	if orphaned {
+		d.log.LogAttrs(ctx, slog.LevelWarn, "the predecessor has ended without giving the turn: this process serves in its place", slog.Int("pid", from.Hello.PID))
+		turn.Sessions = from.Hello.Sessions + unknownSessions
+	}
+	for _, t := range g.tables {
+		if orphaned && !told[t.Name] {
+			t.Recover()
+		} else {
+			t.Keep()
+		}
+	}
+	return turn, nil
+}
+
+// unknownSessions leaves room for the ids of those that a predecessor began from the
+// start of its successor until it crashed.
+const unknownSessions = 1 << 20
 
 // merge adds a part of a table. One that is not known is of a version that
 // counts more.

@@ -103,7 +103,7 @@ func (a *app) addConfigFlags(cmd *cobra.Command) func() *config.Loader {
 	return func() *config.Loader {
 		given := config.Sources{File: *file, FileGiven: fs.Changed("config"), Stdin: a.stdin, Flags: fs, Environ: a.environ}
 		if p := a.inherited.From(); p != nil {
-			given.Piped = p.Hello.Config
+			given.Piped, given.Filled = p.Hello.Config, p.Hello.Filled
 		}
 		loader := config.NewLoader(given)
 		for _, name := range config.SecretEnv(a.environ) {
@@ -139,7 +139,7 @@ func (a *app) daemon(ctx context.Context, loader *config.Loader, successor upgra
 	if err != nil {
 		return err
 	}
-	successor.Config = loader.Piped
+	successor.Config, successor.Filled = loader.Piped, loader.Filled
 	// Go ends a process that writes to a standard error which nobody reads any
 	// more. The sink counts such lines as lost, and the daemon lives on.
 	signal.Ignore(syscall.SIGPIPE)

@@ -31,6 +31,8 @@ type Sources struct {
 	// Piped is what a predecessor has read from File, which is a pipe or standard
 	// input; nil: it is neither, or was not read yet.
 	Piped []byte
+	// Filled says that a predecessor has found something in File.
+	Filled bool
 	// Flags were registered by RegisterFlags and parsed; nil: none.
 	Flags *pflag.FlagSet
 	// Environ holds NAME=VALUE, as os.Environ gives it.
@@ -63,11 +65,14 @@ func NewLoader(s Sources) *Loader {
 		environ[i] = strings.Clone(e)
 	}
 	s.Environ = environ
-	return &Loader{sources: s, file: file{path: s.File, stdin: s.Stdin, once: s.Piped}, names: newHostNames()}
+	return &Loader{sources: s, file: file{path: s.File, stdin: s.Stdin, once: s.Piped, full: s.Filled}, names: newHostNames()}
 }
 
 // Piped is what was read from File, if that is a pipe.
 func (l *Loader) Piped() []byte { return l.file.once }
+
+// Filled says whether there was something in File.
+func (l *Loader) Filled() bool { return l.file.full }
 
 // Load reads everything again, secret files included, and validates it. An
 // error wraps ErrInvalid and tells all that is wrong. Names of listen

@@ -28,6 +28,7 @@ const (
 	kindYours   kind = "yours"
 	kindServing kind = "serving"
 	kindReload  kind = "reload" // the settings may have changed, and logs were rotated
+	kindRotate  kind = "rotate" // the latter alone
 	kindReport  kind = "report" // what connections hold that counts in all processes
 	kindShare   kind = "moved"  // of a bandwidth, likewise
 	kindEvents  kind = "events" // of sessions, for who follows them
@@ -214,6 +215,19 @@ func (c *channel) expect(ctx context.Context, want kind, into any, also func(mes
 
 // descriptor is a duplicate of the channel's descriptor, for another process.
 func (c *channel) descriptor() (int, error) { return adopt.DuplicateOf(c.conn) }
+
+// dismiss closes the channel, and says why. The other side may have stopped to
+// read: it is not waited for.
+func (c *channel) dismiss(why error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	defer c.close()
+	body, _ := json.Marshal(why.Error())                          // a string
+	raw, _ := json.Marshal(message{Kind: kindFailed, Body: body}) // likewise
+	if len(raw) < packetSize && c.conn.SetWriteDeadline(time.Now().Add(killGrace/100)) == nil {
+		_, _ = c.conn.Write(append([]byte{packetLast}, raw...)) // fails where there is no room
+	}
+}
 
 func (c *channel) close() { _ = c.conn.Close() }
 

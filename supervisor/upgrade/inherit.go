@@ -17,8 +17,9 @@ import (
 // firstFD is the first descriptor that is passed (SD_LISTEN_FDS_START).
 const firstFD = 3
 
-// maxPassed bounds how many descriptors are taken.
-const maxPassed = 1024
+// maxPassed bounds how many descriptors are taken: there may be a listener for
+// each of many upstreams, and several sockets for each.
+const maxPassed = 1 << 16
 
 // Inherited are the sockets that this process was started with. Its methods
 // work on a nil one, which has none. They are for one goroutine.

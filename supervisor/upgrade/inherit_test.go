@@ -28,6 +28,7 @@ func TestParse(t *testing.T) {
 		"too many":           {environ: []string{"LISTEN_PID=7", "LISTEN_FDS=99999"}, err: "is no number"},
 		"names do not fit":   {environ: []string{"LISTEN_PID=7", "LISTEN_FDS=2", "LISTEN_FDNAMES=a"}, err: "has 1 names"},
 		"from a predecessor": {environ: []string{"LISTEN_FDS=2", "LISTEN_FDNAMES=predecessor:listener", Marker + "=3"}, names: []string{"predecessor", "listener"}, from: true},
+		"many":               {environ: []string{"LISTEN_PID=7", "LISTEN_FDS=2000"}, names: slices.Repeat([]string{"unknown"}, 2000)},
 		"no channel":         {environ: []string{"LISTEN_FDS=0", Marker + "=3"}, err: "there is no channel"},
 		"a marker alone":     {environ: []string{Marker + "=3"}},
 	} {

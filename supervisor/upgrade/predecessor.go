@@ -30,13 +30,18 @@ func (p *Predecessor) Fail(why error) {
 
 // AwaitTurn says that everything is ready, with the places of the sockets that
 // were taken over, and waits until the predecessor has stopped accepting. Until
-// then it hears what that has counted.
+// then it hears what that has counted. ErrGone is a predecessor that ended without a
+// word, which one that changes its mind says.
 func (p *Predecessor) AwaitTurn(ctx context.Context, taken []int, h Heard) (Turn, error) {
 	var turn Turn
-	if err := p.channel.send(kindReady, taken); err != nil {
-		return turn, p.lost(err)
+	// One that has gone may have said why before: that is read, too.
+	if err := p.channel.send(kindReady, taken); err != nil && !errors.Is(err, ErrGone) {
+		return turn, err
 	}
 	err := p.channel.expect(ctx, kindYours, &turn, func(m message) error { return p.hear(m, h) })
+	if err != nil && !errors.Is(err, ErrGone) {
+		err = fmt.Errorf("the predecessor, process %d, goes on by itself: %w", p.Hello.PID, err)
+	}
 	return turn, p.lost(err)
 }
 
@@ -132,6 +137,9 @@ func (p *Predecessor) Ask(ctx context.Context, what string, body any, take func(
 // Reload has it judge its connections by the settings as they are now, and open
 // its log files again, which may have been rotated.
 func (p *Predecessor) Reload() error { return p.channel.send(kindReload, nil) }
+
+// Rotate has it open its log files again, and nothing else.
+func (p *Predecessor) Rotate() error { return p.channel.send(kindRotate, nil) }
 
 // Passing is the channel as a descriptor for the next successor; ErrGone where it
 // is closed.

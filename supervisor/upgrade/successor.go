@@ -25,11 +25,15 @@ type Program struct {
 	Path string
 	// Visible is the command line as others may read it, with the program's name.
 	Visible func() []string
-	// Args, Environ, Config and Sandbox are as in Hello.
+	// Args, Environ, Config, Filled, LogIn and Sandbox are as in Hello.
 	Args    []string
 	Environ []string
 	Config  func() []byte
+	Filled  func() bool
+	LogIn   bool
 	Sandbox json.RawMessage
+	// Sessions is how many there have been.
+	Sessions uint64
 }
 
 // Passing is a socket for the successor. The descriptor is a duplicate.
@@ -62,6 +66,7 @@ type Successor struct {
 	process *os.Process
 	ended   chan struct{} // closed when its end is known
 	state   string        // how it ended, then
+	yielded bool          // it has the turn, and may serve
 }
 
 // Start starts the program with the sockets, whose descriptors it closes here.
@@ -80,6 +85,10 @@ func Start(ctx context.Context, p Program, sockets []Passing, counted map[string
 	if p.Config != nil {
 		hello.Config = p.Config()
 	}
+	hello.Sessions = p.Sessions
+	if hello.LogIn = p.LogIn; p.Filled != nil {
+		hello.Filled = p.Filled()
+	}
 	for _, s := range sockets {
 		files = append(files, uintptr(s.FD))
 		names = append(names, fdName(s.Socket))
@@ -96,7 +105,7 @@ func Start(ctx context.Context, p Program, sockets []Passing, counted map[string
 	scope, _ := task.New(context.WithoutCancel(ctx), panics, "upgrade")
 	scope.Go(func() error { s.wait(); return nil })
 	if err := c.send(kindHello, hello); err != nil {
-		return nil, s.Kill(s.explain(ctx, err, ReadyTimeout))
+		return nil, s.Kill(ctx, s.explain(ctx, err, ReadyTimeout))
 	}
 	return s, nil
 }
@@ -174,6 +183,7 @@ func (s *Successor) Events(news any) error { return s.channel.send(kindEvents, n
 
 // Yield gives the turn to the successor, and waits until it serves.
 func (s *Successor) Yield(ctx context.Context, t Turn) error {
+	s.yielded = true
 	if err := s.channel.send(kindYours, t); err != nil {
 		return s.explain(ctx, err, ServingTimeout)
 	}
@@ -203,10 +213,14 @@ func (s *Successor) explain(ctx context.Context, err error, bound time.Duration)
 	return fmt.Errorf("the successor: %w", err)
 }
 
-// Kill ends a successor that is not wanted. It returns why.
-func (s *Successor) Kill(why error) error {
-	s.channel.close()
-	_ = s.process.Signal(syscall.SIGTERM) // fails if it has ended
+// Kill ends a successor that is not wanted. It returns why. One that may serve
+// already, as all is stopped at this moment, ends what it has in its own time.
+func (s *Successor) Kill(ctx context.Context, why error) error {
+	s.channel.dismiss(why)
+	s.Stop()
+	if s.yielded && ctx.Err() != nil {
+		return why
+	}
 	look := time.NewTicker(killGrace / 100)
 	defer look.Stop()
 	for deadline := time.Now().Add(killGrace); time.Now().Before(deadline); <-look.C {
@@ -223,6 +237,7 @@ type Wanted struct {
 	Heard
 
 	Reload func()
+	Rotate func()
 	// Answer answers a question, in as many parts as it says.
 	Answer func(what string, body json.RawMessage, say func(part any) error) error
 }
@@ -239,6 +254,8 @@ func (s *Successor) Heed(ctx context.Context, w Wanted) error {
 		switch m.Kind {
 		case kindReload:
 			w.Reload()
+		case kindRotate:
+			w.Rotate()
 		case kindAsk:
 			err = s.channel.answer(m.Body, w.Answer)
 		default:
@@ -248,6 +265,11 @@ func (s *Successor) Heed(ctx context.Context, w Wanted) error {
 			return err
 		}
 	}
+}
+
+// Stop has the successor drain and end.
+func (s *Successor) Stop() {
+	_ = s.process.Signal(syscall.SIGTERM) // fails if it has ended
 }
 
 // Reload has the successor read its settings again.

@@ -19,7 +19,8 @@
 //	     | <--------- what counts in all         |
 //	ends                                         |
 //
-// Until "serving" the predecessor can go on as if nothing had been. Sockets are
+// Until "serving" the predecessor can go on as if nothing had been, and says so by
+// "failed: why". If it ends without, the successor serves in its place. Sockets are
 // matched by an identity that the predecessor gives, never by address alone:
 // two listeners may have asked for port 0 of the same address.
 package upgrade
@@ -77,9 +78,15 @@ type Hello struct {
 	// Config is the configuration file, if it came through a pipe, which can be
 	// read once.
 	Config []byte `json:"config,omitempty"`
+	// Filled says that there was something in the configuration file, and LogIn
+	// that clients have to log in: neither ends by a file that was cut short.
+	Filled bool `json:"filled,omitempty"`
+	LogIn  bool `json:"log_in,omitempty"`
 	// Sandbox is what the successor is confined to, being the predecessor's child:
 	// a JSON object, or nothing.
 	Sandbox json.RawMessage `json:"sandbox,omitempty"`
+	// Sessions is as in Turn, so far.
+	Sessions uint64 `json:"sessions,omitempty"`
 	// Counted are upgrades so far, by outcome.
 	Counted map[string]uint64 `json:"counted,omitempty"`
 }

@@ -1,0 +1,64 @@
+package supervisor
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"cleversocks/supervisor/config"
+)
+
+// atReady calls f with the last line of a start, when connections are accepted.
+type atReady struct {
+	slog.Handler
+	f func()
+}
+
+func (h atReady) Handle(ctx context.Context, r slog.Record) error {
+	if r.Message == "ready" {
+		h.f()
+	}
+	return h.Handler.Handle(ctx, r)
+}
+
+func (h atReady) Enabled(context.Context, slog.Level) bool { return true }
+func (h atReady) WithAttrs([]slog.Attr) slog.Handler       { return h }
+
+// nothing is a LogChange that has nothing to do.
+type nothing struct{}
+
+func (nothing) Commit()   {}
+func (nothing) Rollback() {}
+
+// A stop signal between the first connection and the end of the start ended the
+// process with it, and reset who had come: to a busy daemon that is long.
+func TestStopAtTheEndOfTheStart(t *testing.T) {
+	signals := make(chan os.Signal)
+	var heard atomic.Bool
+	log := slog.New(atReady{slog.DiscardHandler, func() {
+		select {
+		case signals <- syscall.SIGTERM:
+			heard.Store(true)
+		case <-time.After(10 * time.Second):
+		}
+	}})
+	o := Options{
+		Logger: log, Access: slog.New(slog.DiscardHandler),
+		Load: func() (*config.Config, error) {
+			return config.NewLoader(config.Sources{Environ: []string{"CLEVERSOCKS_ADMIN__ADDRESS="}, Overrides: []config.Override{{Key: "sandbox.landlock", Flag: "x", Value: "off"}, {Key: "sandbox.seccomp", Flag: "x", Value: "off"}}}).Load(t.Context())
+		},
+		PrepareLog: func(config.Log) (LogChange, error) { return nothing{}, nil },
+		LostLog:    func() uint64 { return 0 },
+	}
+	d, early, err := startUnless(t.Context(), o, signals)
+	if err != nil || early != syscall.SIGTERM || !heard.Load() {
+		t.Fatalf("%v, %v", early, err)
+	}
+	if err := d.stop(t.Context(), signals, time.Now()); err != nil {
+		t.Error(err)
+	}
+}
