@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync/atomic"
 	"testing"
 	"time"
 	"weak"
@@ -71,7 +72,7 @@ servers = ["udp://127.0.0.1:9"]
 	d, err := start(t.Context(), Options{
 		Load: load, Logger: quiet, Access: quiet, PrepareLog: func(config.Log) (LogChange, error) { return noLog{}, nil },
 		LostLog: func() uint64 { return 0 }, Level: func() string { return "info" }, SetLevel: func(string) bool { return true },
-	}, cfg)
+	}, cfg, new(atomic.Bool))
 	if err != nil {
 		t.Fatal(err)
 	}

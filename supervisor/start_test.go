@@ -28,12 +28,6 @@ func (h atReady) Handle(ctx context.Context, r slog.Record) error {
 func (h atReady) Enabled(context.Context, slog.Level) bool { return true }
 func (h atReady) WithAttrs([]slog.Attr) slog.Handler       { return h }
 
-// nothing is a LogChange that has nothing to do.
-type nothing struct{}
-
-func (nothing) Commit()   {}
-func (nothing) Rollback() {}
-
 // A stop signal between the first connection and the end of the start ended the
 // process with it, and reset who had come: to a busy daemon that is long.
 func TestStopAtTheEndOfTheStart(t *testing.T) {
@@ -51,7 +45,7 @@ func TestStopAtTheEndOfTheStart(t *testing.T) {
 		Load: func() (*config.Config, error) {
 			return config.NewLoader(config.Sources{Environ: []string{"CLEVERSOCKS_ADMIN__ADDRESS="}, Overrides: []config.Override{{Key: "sandbox.landlock", Flag: "x", Value: "off"}, {Key: "sandbox.seccomp", Flag: "x", Value: "off"}}}).Load(t.Context())
 		},
-		PrepareLog: func(config.Log) (LogChange, error) { return nothing{}, nil },
+		PrepareLog: func(config.Log) (LogChange, error) { return noLog{}, nil },
 		LostLog:    func() uint64 { return 0 },
 	}
 	d, early, err := startUnless(t.Context(), o, signals)
