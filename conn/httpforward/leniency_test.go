@@ -1,10 +1,14 @@
 package httpforward_test
 
 import (
+	"context"
 	"io"
 	"net"
 	"strings"
 	"testing"
+
+	"cleversocks/conn/httpforward"
+	"cleversocks/conn/wire"
 )
 
 // rawServer answers each connection's first request head with fixed bytes and
@@ -56,6 +60,30 @@ func TestTargetPassesAsItCame(t *testing.T) {
 		newRig(t, nil).talk(t, "GET http://"+address+target+" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
 		if head := <-heads; !strings.HasPrefix(head, "GET "+want+" HTTP/1.1\r\nHost: "+address+"\r\n") {
 			t.Errorf("%q became %q", target, head)
+		}
+	}
+}
+
+// An OPTIONS without a path asks about the server as a whole, and became one about
+// its root (RFC 9112 §3.2.4).
+func TestOptionsOfTheWholeServer(t *testing.T) {
+	address, heads := rawServer(t, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+	for target, want := range map[string]string{"": "*", "/": "/", "/a": "/a", "?q": "/?q"} {
+		newRig(t, nil).talk(t, "OPTIONS http://"+address+target+" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+		if head := <-heads; !strings.HasPrefix(head, "OPTIONS "+want+" HTTP/1.1\r\nHost: "+address+"\r\n") {
+			t.Errorf("%q became %q", target, head)
+		}
+		toParent := newRig(t, func(g *rig) {
+			g.opts.Decide = func(context.Context, httpforward.Request) httpforward.Verdict {
+				return httpforward.Verdict{Dial: func(context.Context, wire.Addr) (httpforward.Server, error) {
+					conn, err := net.Dial("tcp", address)
+					return httpforward.Server{Conn: conn, Parent: &httpforward.Parent{}}, err
+				}}
+			}
+		})
+		toParent.talk(t, "OPTIONS http://web.example"+target+" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+		if head := <-heads; !strings.HasPrefix(head, "OPTIONS http://web.example"+strings.TrimPrefix(want, "*")+" HTTP/1.1\r\n") {
+			t.Errorf("%q became %q for a parent", target, head)
 		}
 	}
 }

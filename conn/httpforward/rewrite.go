@@ -69,7 +69,7 @@ func maxForwards(h *httpproxy.Head) (n int, limited bool) {
 
 // requestHead is the request's head as the server gets it.
 func (x *exchange) requestHead(v *server) []byte {
-	h, parent := x.head, v.conn.Parent
+	h, parent, origin := x.head, v.conn.Parent, x.to.Origin
 	b := make([]byte, 0, h.Size+256)
 	b = append(append(b, h.Method...), ' ')
 	host := x.to.Host
@@ -78,8 +78,11 @@ func (x *exchange) requestHead(v *server) []byte {
 			host = parent.Authority
 		}
 		b = append(append(b, "http://"...), host...)
+		if origin == "*" {
+			origin = "" // the last proxy writes it so (RFC 9112 §3.2.4)
+		}
 	}
-	b = append(b, x.to.Origin...)
+	b = append(b, origin...)
 	b = append(b, " HTTP/1.1\r\nHost: "...)
 	b = append(append(b, host...), "\r\n"...)
 	named := options(h.Fields)

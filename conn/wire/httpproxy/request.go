@@ -2,6 +2,7 @@ package httpproxy
 
 import (
 	"encoding/base64"
+	"net/http"
 	"net/netip"
 	"net/url"
 	"strings"
@@ -36,7 +37,8 @@ type Absolute struct {
 	Dest wire.Addr
 	// Host is the value of the field Host that the server gets.
 	Host string
-	// Origin is the target in origin-form: path and query.
+	// Origin is the target in origin-form: path and query; "*" is the server as a
+	// whole, of an OPTIONS without a path.
 	Origin string
 	// Login is the "user:password" before the host, percent-decoded; nil
 	// without one. It is for the server.
@@ -76,7 +78,10 @@ func (h *Head) Absolute() (Absolute, error) {
 	if strings.ContainsFunc(authority, func(c rune) bool { return c >= 0x80 }) {
 		a.Host = a.Dest.String() // punycode
 	}
-	if !strings.HasPrefix(a.Origin, "/") {
+	switch {
+	case a.Origin == "" && h.Method == http.MethodOptions:
+		a.Origin = "*" // RFC 9112 §3.2.4
+	case !strings.HasPrefix(a.Origin, "/"):
 		a.Origin = "/" + a.Origin
 	}
 	return a, nil
