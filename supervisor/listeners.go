@@ -54,10 +54,12 @@ type listenerKey struct {
 type running struct {
 	*listener.Listener
 	tokens []suture.ServiceToken
-	policy conn.Listener // of the settings in force
-	paused bool          // a successor is about to accept
-	lost   bool          // its file is gone and cannot be made anew, which is said
-	mode   transparent.Mode
+	// services are the names of those that accept.
+	services []string
+	policy   conn.Listener // of the settings in force
+	paused   bool          // a successor is about to accept
+	lost     bool          // its file is gone and cannot be made anew, which is said
+	mode     transparent.Mode
 	// datagrams are for those that a packet filter's tproxy leads here.
 	datagrams []*transparent.Datagrams
 	diverting []service // of datagrams, once they have been served
@@ -319,11 +321,16 @@ func (c *socketChange) serve(ctx context.Context) {
 }
 
 func (ls *listeners) serve(r *running) {
-	for _, s := range r.Services(ls.handler) {
+	r.services = nil
+	add := func(s service) {
 		r.tokens = append(r.tokens, ls.tree.add(ls.tree.ingress, s))
+		r.services = append(r.services, s.String())
+	}
+	for _, s := range r.Services(ls.handler) {
+		add(s)
 	}
 	for _, s := range r.diversions(ls.handler) {
-		r.tokens = append(r.tokens, ls.tree.add(ls.tree.ingress, s))
+		add(s)
 	}
 }
 
@@ -359,6 +366,9 @@ func (ls *listeners) stop(ctx context.Context, r *running) {
 		}
 	}
 	ls.metrics.Listener.Forget(r.Name())
+	for _, name := range r.services {
+		ls.tree.forget(name)
+	}
 }
 
 // closeAll closes every socket, once their services have ended.

@@ -113,7 +113,7 @@ func (o *operator) seen(r *conn.Record) {
 	if r.Dropped != nil {
 		d := denialOf(r, r.Dropped, now)
 		o.denials.add(d)
-		o.events.Publish("denied", admin.Event{Time: now, Denial: &d})
+		o.publish("denied", admin.Event{Time: now, Denial: &d})
 		return
 	}
 	o.usage.Session(usageOf(r))

@@ -99,6 +99,9 @@ func (p *pools) run(ctx context.Context, next *upstream.Router) {
 		if err := p.tree.core.RemoveAndWait(token, coreTimeout); err != nil && !errors.Is(err, suture.ErrSupervisorNotRunning) {
 			p.log.LogAttrs(ctx, slog.LevelError, "upstream's service did not stop", slog.String("upstream", pool.Name()), slog.Any("err", err))
 		}
+		if !slices.ContainsFunc(next.Pools(), func(other *upstream.Pool) bool { return other.String() == pool.String() }) {
+			p.tree.forget(pool.String())
+		}
 	}
 	p.router.Retired(next, p.metrics.Upstream.Forget)
 	p.router = next

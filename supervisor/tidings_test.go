@@ -3,6 +3,7 @@ package supervisor
 import (
 	"testing"
 
+	"cleversocks/conn"
 	"cleversocks/metrics/admin"
 )
 
@@ -29,5 +30,16 @@ func TestTidings(t *testing.T) {
 	some.end()
 	if all, lost := some.take(); len(all) != 0 || lost != 0 || some.wanted() {
 		t.Errorf("%d after the successor's end, and %d lost", len(all), lost)
+	}
+}
+
+// A datagram that the rules refuse to an association which goes on in an old process was
+// told there, where nobody listens any more, and not to the successor.
+func TestDroppedDatagramsAreToldToTheSuccessor(t *testing.T) {
+	o := &operator{events: admin.NewEvents(func() {}, func() {})}
+	o.tidings.begin()
+	o.seen(&conn.Record{Dropped: new(conn.Denial)})
+	if all, _ := o.tidings.take(); len(all) != 1 || all[0].Name != "denied" || all[0].Event.Denial == nil {
+		t.Errorf("told %+v", all)
 	}
 }

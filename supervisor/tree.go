@@ -83,6 +83,9 @@ func (t *tree) add(b branch, s service) suture.ServiceToken {
 	return b.Add(s)
 }
 
+// forget ends the counter of a service that a reload has removed for good.
+func (t *tree) forget(name string) { t.metrics.Daemon.Forget(name) }
+
 // remove ends a subtree and waits for it.
 func (t *tree) remove(ctx context.Context, b branch, timeout time.Duration) {
 	if err := t.root.RemoveAndWait(b.token, timeout); err != nil {

@@ -294,6 +294,24 @@ func TestReloadKeeps(t *testing.T) {
 	}
 }
 
+// Settings that are refused leave no series of the members that they name.
+func TestRefusedSettingsLeaveNoSeries(t *testing.T) {
+	m := metrics.New()
+	o := options(Upstream{Members: []string{"socks5://stays:1"}})
+	o.Metrics = &m.Upstream
+	o.Previous = compile(t, o)
+	o.Upstreams = append(o.Upstreams, Upstream{Name: "other", Members: []string{"socks5://passing:1"}})
+	o.Forward = []Rule{{To: []string{"*"}, Upstream: "nowhere"}}
+	if _, err := Compile(o); err == nil {
+		t.Fatal("taken")
+	}
+	var b strings.Builder
+	m.WritePrometheus(&b)
+	if s := b.String(); strings.Contains(s, "passing:1") || !strings.Contains(s, "stays:1") {
+		t.Error("the series are not those of the members in force")
+	}
+}
+
 // TestDestinationIsNoFailure: a destination's refusal says nothing of the
 // member.
 func TestDestinationIsNoFailure(t *testing.T) {

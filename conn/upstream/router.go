@@ -111,6 +111,9 @@ func Compile(o Options) (*Router, error) {
 	rules, more := compileRules(o.Forward, pools)
 	r.rules = rules
 	if problems = append(problems, more...); len(problems) > 0 {
+		if o.Metrics != nil { // what was made for it is of no use
+			r.Retired(o.Previous, o.Metrics.Forget)
+		}
 		errs := make([]error, len(problems))
 		for i, problem := range problems {
 			errs[i] = problem
