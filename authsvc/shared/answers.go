@@ -25,6 +25,7 @@ const enterArgs = 9
 type beaten struct {
 	others int // connections elsewhere
 	strict bool
+	ended  int // that are too many, of those that may be ended
 }
 
 func (s *Store) entered(ctx context.Context, call scriptCall) (got entered, err error) {
@@ -77,10 +78,10 @@ func beatenOf(list []rueidis.RedisMessage, err error) (beaten, error) {
 		return beaten{}, err
 	}
 	n, err := numbers(list)
-	if err != nil || len(n) != 2 {
+	if err != nil || len(n) != 3 {
 		return beaten{}, errors.Join(err, errAnswer)
 	}
-	return beaten{others: int(n[0]), strict: n[1] > 0}, nil
+	return beaten{others: int(n[0]), strict: n[1] > 0, ended: int(n[2])}, nil
 }
 
 // numbers are the elements of an answer, which the store gives as integers, or

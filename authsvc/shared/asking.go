@@ -19,7 +19,8 @@ func (s *Store) ask(ctx context.Context, u *seat) {
 				u.mu.Unlock()
 				return
 			}
-			unsure := s.tell(ctx, u) && s.judge(u)
+			told, ended, ok := s.tell(ctx, u)
+			unsure := ok && s.judge(u, told, ended)
 			u.mu.Unlock()
 			if unsure {
 				s.publish(event{Kind: eventTighten, User: u.user})
@@ -81,14 +82,17 @@ func (u *seat) refuse(claims []*claim) {
 // hear of it.
 func (s *Store) asking(u *seat) scriptCall {
 	u.seq++
-	u.stale, u.stored, u.said = false, true, u.held
-	u.granted = min(u.granted, u.held)
+	u.stale, u.stored, u.said = false, true, u.lasting()
+	u.granted = min(u.granted, u.said)
 	floor, replicas := s.fleet.reckoned(u.most)
 	return scriptCall{
 		keys: []string{s.keys.conns(u.user), s.keys.addresses(u.user)},
-		args: []string{s.id, itoa(u.seq), itoa(floor), itoa(replicas), itoa(u.most), ms(s.rhythm.lease), ms(s.rhythm.keyLife()), itoa(u.held)},
+		args: []string{s.id, itoa(u.seq), itoa(floor), itoa(replicas), itoa(u.most), ms(s.rhythm.lease), ms(s.rhythm.keyLife()), itoa(u.said)},
 	}
 }
+
+// lasting is how many connections there are to stay.
+func (u *seat) lasting() int { return max(u.held-u.ending, 0) }
 
 // askFor asks for claims and tells those that may come, and those that may not
 // for their addresses. slack: others could give the rest by being strict. The
@@ -139,10 +143,17 @@ func (s *Store) askFor(ctx context.Context, u *seat, claims []*claim) (slack boo
 	return got.slack
 }
 
-// tell says what is held, and reports whether the store has taken it. The seat's
-// lock is held before and after, not meanwhile.
-func (s *Store) tell(ctx context.Context, u *seat) bool {
-	call, sent := s.telling(u), s.now()
+// tell says what is held, and reports whether the store has taken it: of the first
+// doubtful connections, as many as were told, it wants some ended, once the others were
+// asked. The seat's lock is held before and after, not meanwhile.
+func (s *Store) tell(ctx context.Context, u *seat) (doubts, ended int, ok bool) {
+	u.forgetDoubts(s.now())
+	doubts = len(u.doubts)
+	may := 0
+	if u.doubted {
+		may = doubts
+	}
+	call, sent := s.telling(u, may), s.now()
 	u.mu.Unlock()
 	got, err := s.told(ctx, call)
 	u.mu.Lock()
@@ -150,15 +161,18 @@ func (s *Store) tell(ctx context.Context, u *seat) bool {
 		if u.forgetDoubts(s.now()); s.health.isDown() {
 			u.doubts = nil // nobody knows better
 		}
-		return false
+		return 0, 0, false
 	}
+	u.ending += got.ended
+	u.said -= got.ended
 	u.noted(sent+s.rhythm.lease, got)
-	return true
+	return doubts, got.ended, true
 }
 
-// telling is the call that says what is held.
-func (s *Store) telling(u *seat) scriptCall {
+// telling is the call that says what is held, and how many of these may be ended.
+func (s *Store) telling(u *seat, doubts int) scriptCall {
 	call := s.asking(u)
+	call.args = append(call.args, itoa(doubts))
 	if u.wide > 0 {
 		for source := range u.sources {
 			call.args = append(call.args, source.String())
@@ -173,7 +187,7 @@ func (u *seat) noted(until time.Duration, got beaten) {
 	u.until, u.others, u.strict = until, got.others, got.strict
 	u.stored = got.strict || u.said > 0
 	// Of a strict user the others need to know what is held, not what was.
-	u.stale = u.stale || u.strict && u.said != u.held
+	u.stale = u.stale || u.strict && u.said != u.lasting()
 }
 
 // doubt is a connection that was let in while the store was late.
@@ -193,30 +207,38 @@ func (u *seat) forgetDoubts(now time.Duration) {
 	}
 }
 
-// judge ends those of the doubtful connections that are too many, by what the
-// store has answered after they were told to it: of two replicas that were both in
-// doubt, the second one to tell sees what the first one has. true: the others are
-// to say first what they really hold, and then it is asked again. The seat's lock
-// is held.
-func (s *Store) judge(u *seat) (again bool) {
-	u.forgetDoubts(s.now())
-	surplus := min(u.held+u.others-u.most, len(u.doubts))
-	if surplus > 0 && !u.doubted {
+// judge ends as many of the doubtful connections that were told as the store has
+// answered, which reckons with them no more: of replicas that were in doubt together,
+// the next one to tell sees what is left. true: the others are to say first what they
+// really hold, and then it is asked again. The seat's lock is held.
+func (s *Store) judge(u *seat, told, surplus int) (again bool) {
+	if !u.doubted && told > 0 && u.most > 0 && u.lasting()+u.others > u.most {
 		u.doubted, u.stale = true, true
 		return true
 	}
 	u.doubted = false
+	ended := u.doubts[told-surplus : told]
+	u.doubts = u.doubts[told:]
 	if surplus > 0 {
-		ended := u.doubts[len(u.doubts)-surplus:]
-		if !s.background(func(context.Context) {
-			for _, d := range ended {
-				d.holder.EndSurplus()
-			}
-		}) {
-			surplus = 0
-		}
 		s.metrics.Surplus.Add(surplus)
+		if !s.background(func(ctx context.Context) { s.endSurplus(ctx, u, ended) }) {
+			u.ending = 0
+		}
 	}
-	u.doubts = nil
 	return false
+}
+
+// endSurplus ends connections, and sees to it that the store hears of those that have
+// ended before: they were counted twice.
+func (s *Store) endSurplus(ctx context.Context, u *seat, surplus []doubt) {
+	for _, d := range surplus {
+		d.holder.EndSurplus()
+	}
+	after(ctx, s.rhythm.beat)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.ending > 0 && !u.gone {
+		u.ending = 0
+		s.tellSoon(u)
+	}
 }

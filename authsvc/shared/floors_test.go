@@ -181,11 +181,10 @@ func (h held) EndSurplus() {
 func TestLateAnswersEndSurplus(t *testing.T) {
 	store, url := fake(t)
 	all := joinAll(t, url, 3, func(o *Options) { o.Timeout = 50 * time.Millisecond })
-	var slow atomic.Bool
-	slow.Store(true)
+	late := make(chan struct{}) // is closed when nobody waits for an answer any more
 	store.Server().SetPreHook(func(_ *server.Peer, cmd string, args ...string) bool {
-		if cmd == "EVALSHA" && slices.Contains(args, "cs:{u:alice}:conns") && slow.Load() {
-			after(t.Context(), 120*time.Millisecond)
+		if cmd == "EVALSHA" && slices.Contains(args, "cs:{u:alice}:conns") {
+			<-late
 		}
 		return false
 	})
@@ -200,7 +199,7 @@ func TestLateAnswersEndSurplus(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	slow.Store(false)
+	close(late)
 	if came.Load() < 4 {
 		t.Fatalf("%d came: no answer was late", came.Load())
 	}

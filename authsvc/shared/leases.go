@@ -27,7 +27,7 @@ func (s *Store) beatSeats(ctx context.Context) bool {
 			u.stale = true
 		default:
 			u.busy = true
-			calls, users = append(calls, s.telling(u)), append(users, u)
+			calls, users = append(calls, s.telling(u, 0)), append(users, u)
 		}
 		u.mu.Unlock()
 		if len(users) == beatBatch && !flush() {

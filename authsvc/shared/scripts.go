@@ -178,13 +178,18 @@ if wide > 0 then redis.call('PEXPIRE', KEYS[2], ttl) end
 return {table.concat(answers), mine, counted, left(), slack}
 `)
 
-// beatScript says what a replica holds of a user: the number of connections,
-// and behind the first arguments the sources. It answers what the others have,
-// and for how long the user is still strict.
+// beatScript says what a replica holds of a user: the number of connections, how many
+// of them may be ended if they are too many, and then the sources. It answers what the
+// others have, for how long the user is still strict, and how many are to be ended,
+// which count no more: replicas that ask at the same time do not end the same surplus
+// each.
 var beatScript = newScript(clock + reckon + `
-if overtaken then return {counted, left()} end
+if overtaken then return {counted, left(), 0} end
+local ended = 0
+if most > 0 then ended = math.max(math.min(held + counted - most, held, tonumber(ARGV[9])), 0) end
+held = held - ended
 local mine = {}
-for i = 9, #ARGV do mine[ARGV[i]] = true end
+for i = 10, #ARGV do mine[ARGV[i]] = true end
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
 for _, m in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
   local a, r = string.match(m, '^([^|]*)|(.*)$')
@@ -199,7 +204,7 @@ else
 end
 redis.call('PEXPIRE', KEYS[1], ttl)
 redis.call('PEXPIRE', KEYS[2], ttl)
-return {counted, left()}
+return {counted, left(), ended}
 `)
 
 // failScript counts a failed log-in of a source, or bans it at once. It answers

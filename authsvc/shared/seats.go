@@ -26,6 +26,7 @@ type seat struct {
 
 	mu      sync.Mutex
 	held    int                // connections here
+	ending  int                // of these, are being ended as too many, and count no more
 	sources map[netip.Addr]int // theirs, by netaddr.SourceKey
 	most    int                // of the last connection's account
 	wide    int
@@ -241,6 +242,7 @@ func (s *Store) Leave(user string, source netip.Addr) {
 	u := s.lockSeat(user)
 	defer u.mu.Unlock()
 	u.held--
+	u.ending = max(u.ending-1, 0)
 	wanted := u.most > 0 && u.strict
 	if u.sources[source]--; u.sources[source] <= 0 {
 		delete(u.sources, source)
