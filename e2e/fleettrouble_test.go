@@ -119,9 +119,10 @@ func TestFleetStoreTroubles(t *testing.T) {
 			x.comes()
 		},
 		"writes are paused": func(x *trouble) {
-			x.store.must("CLIENT PAUSE 3000 WRITE")
+			x.store.must("CLIENT PAUSE 60000 WRITE")
 			x.comes()
 			x.degraded(true)
+			x.store.must("CLIENT UNPAUSE")
 		},
 		"connections are cut": func(x *trouble) {
 			x.store.must("CLIENT KILL TYPE normal SKIPME yes")

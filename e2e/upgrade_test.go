@@ -113,9 +113,13 @@ type load struct {
 	running      sync.WaitGroup
 }
 
-// startLoad begins a connection every interval, whatever became of the others.
+// atOnce bounds a load: a machine that is slower than it is not to be choked.
+const atOnce = 100
+
+// startLoad begins a connection every interval, while there are not too many.
 func startLoad(interval time.Duration, kinds ...func() error) *load {
 	l := &load{stop: make(chan struct{})}
+	places := make(chan struct{}, atOnce)
 	one := func(kind func() error) {
 		l.made.Add(1)
 		begun := time.Now()
@@ -142,7 +146,13 @@ func startLoad(interval time.Duration, kinds ...func() error) *load {
 				return
 			}
 			for ; n < int(time.Since(begun)/interval); n++ {
-				l.running.Go(func() { one(kinds[n%len(kinds)]) })
+				select {
+				case places <- struct{}{}:
+				case <-l.stop:
+					return
+				}
+				kind := kinds[n%len(kinds)]
+				l.running.Go(func() { one(kind); <-places })
 			}
 		}
 	})

@@ -190,7 +190,7 @@ func TestParent(t *testing.T) {
 // Nothing that moves for too long is told so, where an answer is still owed.
 func TestIdleServer(t *testing.T) {
 	mute := backend(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
-	g := newRig(t, func(g *rig) { g.opts.IdleTimeout = 500 * time.Millisecond })
+	g := newRig(t, func(g *rig) { g.opts.IdleTimeout = 1500 * time.Millisecond })
 	if out := g.talk(t, "GET "+mute+"/ HTTP/1.1\r\nHost: a\r\n\r\n"); !strings.HasPrefix(out, "HTTP/1.1 504 ") {
 		t.Errorf("%q", out)
 	}

@@ -100,10 +100,10 @@ func TestPausedTunnelSeesItsClientLeave(t *testing.T) {
 func TestPauseIsNoLife(t *testing.T) {
 	var asked atomic.Int64
 	tun := open(t, tcpPair, Options{
-		Idle: 80 * time.Millisecond, Pools: servedPools(PoolOptions{Reactors: 1}),
+		Idle: 300 * time.Millisecond, Pools: servedPools(PoolOptions{Reactors: 1}),
 		Meter: meterFunc(func(Direction, int) (time.Duration, error) {
 			if asked.Add(1) == 1 {
-				return 400 * time.Millisecond, nil
+				return 1500 * time.Millisecond, nil
 			}
 			return 0, nil
 		}),
