@@ -132,7 +132,7 @@ func TestTimeIsOverInTheQueue(t *testing.T) {
 func TestTimeGoesOnBehindTheQueue(t *testing.T) {
 	c := newCrowded()
 	g, m, _, client := atCrowd(t, c, 3*time.Second, passwordOfAnn) // which a busy machine may need for the log-in
-	<-time.After(10 * g.handler.logins.after) // by then the client is watched
+	<-time.After(10 * g.handler.logins.after)                      // by then the client is watched
 	close(c.turn)
 	if answer, err := io.ReadAll(client); err != nil || string(answer) != "\x05\x02\x01\x00" {
 		t.Errorf("%q, %v", answer, err)
