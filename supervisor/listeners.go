@@ -209,14 +209,19 @@ func (c *socketChange) holder(address string) string {
 	return ""
 }
 
-// overlap says that two addresses cannot both be listened on.
+// overlap says that two addresses cannot both be listened on: 0.0.0.0 leaves none
+// of IPv4, and :: none at all.
 func overlap(a, b string) bool {
 	first, errA := netip.ParseAddrPort(a)
 	second, errB := netip.ParseAddrPort(b)
 	if errA != nil || errB != nil || first.Port() != second.Port() || first.Port() == 0 {
 		return false
 	}
-	return first.Addr() == second.Addr() || first.Addr().IsUnspecified() || second.Addr().IsUnspecified()
+	return covers(first.Addr().Unmap(), second.Addr().Unmap()) || covers(second.Addr().Unmap(), first.Addr().Unmap())
+}
+
+func covers(a, b netip.Addr) bool {
+	return a == b || a.IsUnspecified() && (a.Is6() || b.Is4())
 }
 
 // portOf is what no two sockets have at a time: a port, or a unix socket.
