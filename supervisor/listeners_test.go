@@ -2,8 +2,10 @@ package supervisor
 
 import (
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -49,15 +51,19 @@ func commit(t *testing.T, c *socketChange) {
 	c.serve(t.Context())
 }
 
+// freeAddress is one that no connection takes by chance: its port is below those that
+// the kernel gives out.
 func freeAddress(t *testing.T) (address, port string) {
 	t.Helper()
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		port = strconv.Itoa(10_000 + rand.IntN(20_000))
+		if l, err := net.Listen("tcp4", ":"+port); err == nil {
+			l.Close()
+			return "127.0.0.1:" + port, port
+		}
 	}
-	defer l.Close()
-	_, port, _ = net.SplitHostPort(l.Addr().String())
-	return l.Addr().String(), port
+	t.Fatal("no port is free")
+	return "", ""
 }
 
 // TestLostListenerComesBack: a reload had to close a listener and failed;
