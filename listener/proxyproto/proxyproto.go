@@ -181,6 +181,9 @@ const (
 
 // parse reads one whole header.
 func parse(raw []byte) (Header, error) {
+	if raw[0] != 'P' && raw[commandAt] == commandLocal {
+		return Header{}, nil // §2.2: the block is discarded, whatever is in it
+	}
 	known := raw
 	if raw[0] != 'P' && raw[commandAt] == commandProxy && raw[commandAt+1] == unspecified {
 		// Of a client that the load balancer has no address of: version 1's UNKNOWN.

@@ -99,6 +99,8 @@ func TestRead(t *testing.T) {
 		{"version 2, IPv4", header(t, 2, client4, local4), true, Header{Client: client4, Local: local4}},
 		{"version 2, IPv6", header(t, 2, client6, local6), true, Header{Client: client6, Local: local6}},
 		{"version 2, a health check's", header(t, 2, netip.AddrPort{}, netip.AddrPort{}), true, Header{}},
+		// It was refused where the block that §2.2 has discarded is of no family that is known.
+		{"version 2, a health check's with anything in it", string(proxy.SIGV2) + "\x20\xff\x00\x05other", true, Header{}},
 		{"version 2, a client without an address", string(proxy.SIGV2) + "\x21\x00\x00\x00", true, Header{}},
 		{"version 2, of a unix socket", string(proxy.SIGV2) + "\x21\x31\x00\xd8" + strings.Repeat("\x00", 216), true, Header{}},
 		{
