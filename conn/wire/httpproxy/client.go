@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 
 	"cleversocks/conn/wire"
 )
@@ -34,49 +35,67 @@ func ReadConnectReply(r io.Reader) (status int, err error) {
 	return 0, fmt.Errorf("%w: too many interim replies", ErrMalformedReply)
 }
 
-// readReplyHead reads to the end of one head. A head ends with CRLF CRLF, so
-// that with k bytes of this end seen 4-k more are sure to belong to it: read
-// that many at a time instead of one.
+// readReplyHead reads to the end of one head, an empty line, and no further: at
+// least two bytes are still to come while a line is not empty. Lines may end with a
+// bare LF, as of servers: what parents send is read leniently.
 func readReplyHead(r io.Reader) (int, error) {
-	const end = "\r\n\r\n"
+	const inLine, atLine, behindCR = 0, 1, 2
 	buf := make([]byte, 0, 256)
-	for seen := 0; seen < len(end); {
+	// Judged as it comes in: a peer that speaks another protocol is told apart at its
+	// first bytes, not at the cap.
+	for next, at := len("HTTP"), inLine; ; {
 		from := len(buf)
 		if from > MaxHead {
 			return 0, fmt.Errorf("%w: more than %d bytes", ErrMalformedReply, MaxHead)
 		}
-		buf = append(buf, end[seen:]...)
+		buf = append(buf, make([]byte, next)...)
 		if _, err := io.ReadFull(r, buf[from:]); err != nil {
 			if errors.Is(err, io.EOF) {
 				err = io.ErrUnexpectedEOF
 			}
 			return 0, fmt.Errorf("http: reply to CONNECT: %w", err)
 		}
-		for i, c := range buf[from:] {
-			// Judged as it comes in: a peer that speaks another protocol is
-			// told apart at its first bytes, not at the cap.
-			if pos := from + i; pos < len(replyPrefix) && c != replyPrefix[pos] {
-				return 0, fmt.Errorf("%w: it does not begin with HTTP/1", ErrMalformedReply)
-			}
-			switch c {
-			case end[seen]:
-				seen++
-			case '\r':
-				seen = 1
-			default:
-				seen = 0
+		if n := min(len(buf), len(replyPrefix)); string(buf[:n]) != replyPrefix[:n] {
+			return 0, fmt.Errorf("%w: it does not begin with HTTP/1", ErrMalformedReply)
+		}
+		if from < shortestReply && len(buf) >= shortestReply {
+			if _, err := replyStatus(buf); err != nil {
+				return 0, err
 			}
 		}
+		for _, c := range buf[from:] {
+			switch {
+			case c == '\n' && at != inLine:
+				return replyStatus(buf)
+			case c == '\n':
+				at = atLine
+			case c == '\r' && at == atLine:
+				at = behindCR
+			default:
+				at = inLine
+			}
+		}
+		switch {
+		case len(buf) < shortestReply:
+			next = shortestReply - len(buf)
+		case at == inLine:
+			next = len("\n\n")
+		default:
+			next = len("\n")
+		}
 	}
-	return replyStatus(buf)
 }
+
+// shortestReply is the length of the shortest head, whose status line ends where its
+// empty line begins at the earliest.
+const shortestReply = len("HTTP/1.1 200\n\n")
 
 const replyPrefix = "HTTP/1."
 
 // replyStatus reads "HTTP/1.x NNN", with a blank or the line's end behind it.
 func replyStatus(head []byte) (int, error) {
 	const digits = len("HTTP/1.1 ")
-	if len(head) < digits+4 || head[digits-1] != ' ' || head[digits+3] != ' ' && head[digits+3] != '\r' {
+	if len(head) < digits+4 || head[digits-1] != ' ' || !strings.ContainsRune(" \r\n", rune(head[digits+3])) {
 		return 0, fmt.Errorf("%w: status line", ErrMalformedReply)
 	}
 	status := 0

@@ -78,9 +78,15 @@ func TestReadConnectReply(t *testing.T) {
 		want int
 		err  error
 	}{
-		"200":          {in: "HTTP/1.1 200 Connection established\r\n\r\n", want: 200},
-		"no reason":    {in: "HTTP/1.0 200\r\n\r\n", want: 200},
-		"fields":       {in: "HTTP/1.1 403 Forbidden\r\nA: b\r\n\r\r\nc: d\r\n\r\n", want: 403},
+		"200":       {in: "HTTP/1.1 200 Connection established\r\n\r\n", want: 200},
+		"no reason": {in: "HTTP/1.0 200\r\n\r\n", want: 200},
+		"fields":    {in: "HTTP/1.1 403 Forbidden\r\nA: b\r\n\r\r\nc: d\r\n\r\n", want: 403},
+		// Peers read parents' answers so, and ours failed.
+		"bare LF":      {in: "HTTP/1.0 200 OK\n\n", want: 200},
+		"shortest":     {in: "HTTP/1.1 200\n\n", want: 200},
+		"mixed":        {in: "HTTP/1.1 200 OK\r\nA: b\n\r\n", want: 200},
+		"mixed, too":   {in: "HTTP/1.1 200 OK\nA: b\r\n\n", want: 200},
+		"too short":    {in: "HTTP/1.1 20\n\n", err: httpproxy.ErrMalformedReply},
 		"interim":      {in: "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", want: 200},
 		"ever interim": {in: strings.Repeat("HTTP/1.1 100 Continue\r\n\r\n", 10), err: httpproxy.ErrMalformedReply},
 		"SOCKS5":       {in: "\x05\xff\x00\x00", err: httpproxy.ErrMalformedReply},
@@ -141,7 +147,7 @@ func FuzzReadConnectReply(f *testing.F) {
 			return
 		}
 		read := in[:len(in)-r.Len()]
-		if status < 200 || !bytes.HasSuffix(read, []byte("\r\n\r\n")) {
+		if status < 200 || !bytes.HasSuffix(read, []byte("\n\n")) && !bytes.HasSuffix(read, []byte("\n\r\n")) {
 			t.Fatalf("status %d after %q", status, read)
 		}
 	})
