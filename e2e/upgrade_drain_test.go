@@ -8,7 +8,9 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 )
@@ -70,6 +72,57 @@ func TestUpgradeTimeout(t *testing.T) {
 			t.Errorf("%s: the tunnel is open", way.drain)
 		}
 		eventually(t, "the predecessor ends", func() bool { return !runs(first) })
+	}
+}
+
+// Who finds too many old processes bounds them by a reload, which means those that are
+// there. (bunkerweb#3153: old workers with no bound took all memory.)
+func TestUpgradeTimeoutByReload(t *testing.T) {
+	echo := echoServer(t, "127.0.0.1:0")
+	listener := "[[listener]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n"
+	config := writeFile(t, "c.toml", listener)
+	d := lineageOf(startProgram(t, "--config", config, "--log-format", "json"))
+	first := d.pid
+	c, _ := connect(t, d.address, echo)
+	d.upgrade()
+	rewrite(t, config, listener+"[drain]\nupgrade_timeout = \"100ms\"\n")
+	d.tell(syscall.SIGHUP)
+	if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error("the tunnel is open")
+	}
+	eventually(t, "the predecessor ends", func() bool { return !runs(first) })
+}
+
+// A stop of the daemon is one of its old processes, which nobody could reach any more
+// behind it: a user who is disabled then would go on there. Until they have ended it
+// counts what they use.
+func TestStopMeansPredecessors(t *testing.T) {
+	echo := echoServer(t, "127.0.0.1:0")
+	state := t.TempDir()
+	d := lineageOf(start(t, withAPI(t, "[state]\ndirectory = '"+state+`'
+[auth]
+allow_plain_passwords = true
+[acl]
+block_private = false
+[[listener]]
+address = "127.0.0.1:0"
+[[user]]
+name = "alice"
+password = "right"
+quota = { bytes = "100KiB", period = "720h" }
+`)))
+	first := d.pid
+	c, _ := tunnelAs(t, d.address, "127.0.0.1", "alice", echo)
+	d.upgrade()
+	if status := d.call("POST", "/api/v1/drain", nil, nil); status >= 300 {
+		t.Fatalf("status %d", status)
+	}
+	d.await("stopping: the daemon stops", 1)
+	echoes(t, c, strings.Repeat("x", 5000)) // it has drain.timeout
+	c.Close()
+	eventually(t, "both end", func() bool { return !runs(first) && !runs(d.pid) })
+	if text := readText(t, filepath.Join(state, "quotas.state")); !strings.Contains(text, `"used":10000`) {
+		t.Errorf("%s", text)
 	}
 }
 

@@ -241,13 +241,19 @@ func TestPredecessorFollowsSettings(t *testing.T) {
 		}
 	}
 	d.upgrade()
+	sessions := func() (total string) {
+		t.Helper()
+		var all object // the question comes behind what the predecessor was told
+		d.call("GET", "/api/v1/sessions", nil, &all)
+		return fmt.Sprint(all["total"])
+	}
+	sessions() // it has read the settings for the upgrade
 	taken := "[[listener]]\naddress = \"" + echo.String() + "\"\n"
 	rewrite(t, config, settings("disabled = true\n", taken))
 	d.tell(syscall.SIGHUP)
 	d.await("reload failed: the old configuration stays", 1)
-	var sessions object // the question comes behind the signal
-	if d.call("GET", "/api/v1/sessions", nil, &sessions); fmt.Sprint(sessions["total"]) != "3" {
-		t.Errorf("after a reload that was refused: %v sessions", sessions["total"])
+	if total := sessions(); total != "3" {
+		t.Errorf("after a reload that was refused: %s sessions", total)
 	}
 	rewrite(t, config, settings("disabled = true\n", ""))
 	d.tell(syscall.SIGHUP)

@@ -3,6 +3,8 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -190,5 +192,26 @@ func TestUpgradePassesSecrets(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TLS clients go on with the tickets that they have: an upgrade had all of them come
+// back with a whole handshake each.
+func TestUpgradeKeepsTickets(t *testing.T) {
+	ca := newAuthority(t)
+	d := lineageOf(start(t, ca.tlsListener("")))
+	pool := x509.NewCertPool()
+	pool.AddCert(ca.cert)
+	client := &tls.Config{RootCAs: pool, ServerName: "localhost", MaxVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(1)}
+	for n := range 3 { // 1.2: a ticket comes with the handshake
+		c, err := tls.DialWithDialer(&net.Dialer{Timeout: patience}, "tcp", d.address, client)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resumed := c.ConnectionState().DidResume; resumed != (n > 0) {
+			t.Errorf("connection %d: resumed %v", n, resumed)
+		}
+		c.Close()
+		d.upgrade()
 	}
 }

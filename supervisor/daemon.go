@@ -203,6 +203,7 @@ func newCore(ctx context.Context, d *daemon, m *metrics.Registry, cfg *config.Co
 		}),
 	}
 	c.tls = tlsconf.NewKeeper(tlsconf.KeeperOptions{Log: d.log, Panics: d.panics, Expires: m.Listener.Expires, Changed: func() { c.group.Revoke() }})
+	g.tables = append(g.tables, ticketKeys(c.tls))
 	c.usage = newUsage(d, m, cfg, c.group)
 	return c, nil
 }

@@ -28,6 +28,7 @@ type draining struct {
 	group     *conn.Group
 	follows   func(context.Context) (ended int) // reads the settings again
 	rotate    func(context.Context)             // opens the log files again
+	stop      func()                            // has what is left end soon
 	answer    func(ctx context.Context, what string, body json.RawMessage, say func(any) error) error
 
 	tidings *tidings
@@ -94,6 +95,7 @@ func (d *draining) wanted(ctx context.Context, elsewhere *foreign) upgrade.Wante
 		},
 		Reload: func() { d.follows(ctx) },
 		Rotate: func() { d.rotate(ctx) },
+		Stop:   d.stop,
 		Answer: func(what string, body json.RawMessage, say func(any) error) error {
 			return d.panics.Contain(ctx, "draining", func() error {
 				if what == askFollow {

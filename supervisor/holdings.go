@@ -7,6 +7,7 @@ import (
 
 	"cleversocks/aclsvc/ratelimit"
 	"cleversocks/authsvc"
+	"cleversocks/listener/tlsconf"
 )
 
 // What counts in all processes besides connections, as ratelimit.Holding.Of.
@@ -29,6 +30,23 @@ func connectionRates(g *ratelimit.Gate) authsvc.Table {
 			}
 			g.Owe(list)
 			return nil
+		},
+	}
+}
+
+// ticketKeys has clients of TLS doors go on with the tickets that they have. There are
+// no news: nobody gets one in a process that drains.
+func ticketKeys(k *tlsconf.Keeper) authsvc.Table {
+	return authsvc.Table{
+		Name: "tls tickets",
+		All:  func() any { return k.Tickets() },
+		News: func() any { return []tlsconf.Secret{} },
+		Add: func(entries []byte) error {
+			var all []tlsconf.Secret
+			if err := json.Unmarshal(entries, &all); err != nil {
+				return err
+			}
+			return k.TakeTickets(all)
 		},
 	}
 }

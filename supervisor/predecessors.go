@@ -44,9 +44,10 @@ type predecessor struct {
 	*upgrade.Predecessor
 	of    *predecessors
 	token suture.ServiceToken
-	holds *foreign // what its connections hold of the limits
-	wants demands  // of users' bandwidths; the lock of predecessors guards it
-	told  demands  // what all others want, as the service shares has told it
+	holds *foreign      // what its connections hold of the limits
+	gone  chan struct{} // closed when it has ended
+	wants demands       // of users' bandwidths; the lock of predecessors guards it
+	told  demands       // what all others want, as the service shares has told it
 
 	connections atomic.Int64
 	opening     atomic.Int64 // of them, which shake hands
@@ -57,7 +58,7 @@ func (ps *predecessors) meet(all ...*upgrade.Predecessor) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	for _, p := range all {
-		ps.all = append(ps.all, &predecessor{Predecessor: p, of: ps, holds: newForeign(ps.guards), wants: make(demands)})
+		ps.all = append(ps.all, &predecessor{Predecessor: p, of: ps, holds: newForeign(ps.guards), wants: make(demands), gone: make(chan struct{})})
 	}
 }
 
@@ -108,6 +109,9 @@ func (ps *predecessors) connections() int { return int(ps.total.Load()) }
 func (ps *predecessors) gone(p *predecessor) {
 	p.Close()
 	ps.mu.Lock()
+	if slices.Contains(ps.all, p) {
+		close(p.gone)
+	}
 	ps.all = slices.DeleteFunc(slices.Clone(ps.all), func(other *predecessor) bool { return other == p })
 	ps.mu.Unlock()
 	p.count(0, 0)
@@ -167,6 +171,25 @@ func (ps *predecessors) reload(follow bool) {
 			tell = p.Reload
 		}
 		_ = tell() // one that has ended has none
+	}
+}
+
+// stop has them end what they have, as the daemon stops: nobody else would reach it
+// any more.
+func (ps *predecessors) stop() {
+	for _, p := range ps.list() {
+		_ = p.Stop() // one that has ended is none
+	}
+}
+
+// await waits for their ends, whose last words count here, or for that of ctx.
+func (ps *predecessors) await(ctx context.Context) {
+	for _, p := range ps.list() {
+		select {
+		case <-p.gone:
+		case <-ctx.Done():
+			ps.log.LogAttrs(ctx, slog.LevelWarn, "a predecessor has not ended in time", slog.Int("pid", p.Hello.PID))
+		}
 	}
 }
 

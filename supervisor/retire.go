@@ -27,7 +27,7 @@ func (d *daemon) retire(ctx context.Context, signals <-chan os.Signal, successor
 		return nil
 	})
 	var signalled time.Time
-	for signalled.IsZero() {
+	for asked := false; signalled.IsZero() && !asked; {
 		select {
 		case <-retired:
 			_ = scope.Wait() // a panic was logged
@@ -42,6 +42,9 @@ func (d *daemon) retire(ctx context.Context, signals <-chan os.Signal, successor
 				signalled = time.Now()
 				d.log.LogAttrs(ctx, slog.LevelInfo, "stopping", slog.String("signal", s.String()))
 			}
+		case <-d.asked:
+			asked = true
+			d.log.LogAttrs(ctx, slog.LevelInfo, "stopping: the daemon stops", slog.Int("pid", successor.PID))
 		case err := <-d.failed:
 			return err
 		}
@@ -65,15 +68,32 @@ func (d *daemon) retreat(ctx context.Context, successor *upgrade.Successor) {
 	t.remove(ending, t.ingress, ingressTimeout)
 	d.reloader.sockets.closeAll()
 	t.remove(ending, t.admin, coreTimeout)
-	timeout := d.config.Load().Drain.UpgradeTimeout.D()
-	if timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, timeout)
-		defer cancel()
-	}
-	d.log.LogAttrs(ctx, slog.LevelInfo, "draining", slog.Int("connections", d.active()), slog.Duration("upgrade_timeout", timeout))
+	d.log.LogAttrs(ctx, slog.LevelInfo, "draining", slog.Int("connections", d.active()), slog.Duration("upgrade_timeout", d.config.Load().Drain.UpgradeTimeout.D()))
 	d.overdue.Store(true) // what is left when the time is over has no more of it
-	if d.retired(ctx); ctx.Err() == context.Canceled {
+	if d.awaitRetired(ctx, time.Now()); ctx.Err() != nil {
 		d.overdue.Store(false)
+	}
+}
+
+// retireLook is how often the settings in force are asked for drain.upgrade_timeout:
+// who has too many old processes sets it by a reload, and means those.
+const retireLook = time.Second
+
+// awaitRetired waits until the last connection has ended, or the time is over that
+// they have, or ctx.
+func (d *daemon) awaitRetired(ctx context.Context, began time.Time) {
+	for ctx.Err() == nil {
+		look, timeout := retireLook, d.config.Load().Drain.UpgradeTimeout.D()
+		if left := time.Until(began.Add(timeout)); timeout > 0 {
+			if look = min(look, left); left <= 0 {
+				return
+			}
+		}
+		bounded, cancel := context.WithTimeout(ctx, look)
+		d.retired(bounded)
+		ended := bounded.Err() == nil
+		if cancel(); ended {
+			return
+		}
 	}
 }

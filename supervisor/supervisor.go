@@ -204,8 +204,13 @@ func (d *daemon) shutdown(ctx context.Context) {
 		d.staysOpen(ctx, settings.Delay.D())
 		t.remove(ctx, t.ingress, ingressTimeout)
 		d.reloader.sockets.closeAll() // their owner has ended
+		d.predecessors.stop()
 	}
-	t.remove(ctx, t.flows, d.config.Load().Drain.Timeout.D()+drainSlack)
+	timeout := d.config.Load().Drain.Timeout.D()
+	others, cancel := context.WithTimeout(ctx, timeout+lastWords)
+	defer cancel()
+	t.remove(ctx, t.flows, timeout+drainSlack)
+	d.predecessors.await(others)
 	t.remove(ctx, t.core, coreTimeout)
 	if !d.notify.isMuted() {
 		t.remove(ctx, t.admin, coreTimeout)
@@ -266,6 +271,7 @@ func (d *daemon) awaitTree(ctx context.Context) bool {
 const (
 	controlTimeout = 5 * time.Second // for a reload that is under way
 	ingressTimeout = 5 * time.Second
+	lastWords      = 3 * time.Second  // of predecessors that have had drain.timeout, too
 	drainSlack     = 10 * time.Second // closing what is left, polite closes included
 	coreTimeout    = 5 * time.Second
 )

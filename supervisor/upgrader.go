@@ -51,7 +51,7 @@ func newUpgrader(d *daemon, m *metrics.Registry, c *core, sockets *listeners, st
 			o.tidings.begin()
 			last := &draining{
 				log: d.log, panics: d.panics, successor: s, guards: c.guards, group: c.group, tidings: &o.tidings,
-				follows: d.reloader.follow, rotate: d.reopenLogs, answer: o.answer,
+				follows: d.reloader.follow, rotate: d.reopenLogs, stop: o.drain, answer: o.answer,
 			}
 			d.tree.add(d.tree.core, last)
 			d.closers = append([]func(){last.farewell}, d.closers...) // the others may take a while

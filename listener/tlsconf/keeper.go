@@ -60,7 +60,7 @@ func (k *Keeper) String() string { return "tls keeper" }
 
 // Serve watches until ctx ends. Doors may come and go meanwhile.
 func (k *Keeper) Serve(ctx context.Context) error {
-	look, rotate := time.NewTicker(watchEvery), time.NewTicker(ticketLife)
+	look, rotate := time.NewTicker(watchEvery), time.NewTimer(k.tickets.left())
 	defer look.Stop()
 	defer rotate.Stop()
 	for {
@@ -71,11 +71,19 @@ func (k *Keeper) Serve(ctx context.Context) error {
 			k.look(ctx)
 		case <-rotate.C:
 			k.tickets.rotate()
+			rotate.Reset(k.tickets.left())
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
 }
+
+// Tickets are the keys of session tickets, for a successor: its clients need no whole
+// handshake, all at once.
+func (k *Keeper) Tickets() []Secret { return k.tickets.list() }
+
+// TakeTickets takes a predecessor's, before anybody has one of this keeper's.
+func (k *Keeper) TakeTickets(all []Secret) error { return k.tickets.restore(all) }
 
 // visit has every issuer of a door look after its certificates. Nobody waits for
 // that: an ACME server may take minutes, and the end of the program may not.

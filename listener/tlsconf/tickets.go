@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -20,6 +21,7 @@ const ticketLife = 12 * time.Hour
 type tickets struct {
 	mu      sync.Mutex
 	secrets [][32]byte // the first one seals
+	since   time.Time  // it does
 	users   []ticketUser
 }
 
@@ -62,10 +64,58 @@ func (t *tickets) rotate() {
 	defer t.mu.Unlock()
 	var fresh [32]byte
 	_, _ = rand.Read(fresh[:]) // never fails
+	t.since = time.Now()
 	t.secrets = append([][32]byte{fresh}, t.secrets[:min(len(t.secrets), 1)]...)
 	for _, u := range t.users {
 		t.give(u)
 	}
+}
+
+// left is how long the key that seals has until the next one.
+func (t *tickets) left() time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return min(time.Until(t.since.Add(ticketLife)), ticketLife) // the clock may have been set back
+}
+
+// Secret is a key of tickets for a successor.
+type Secret struct {
+	Key   []byte    `json:"key"`
+	Since time.Time `json:"since"` // the first one seals
+}
+
+func (t *tickets) list() (all []Secret) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, secret := range t.secrets {
+		all = append(all, Secret{secret[:], t.since})
+	}
+	return all
+}
+
+// errSecrets is a list that is none of ours.
+var errSecrets = errors.New("these are no keys of tickets")
+
+// restore takes a predecessor's keys in the place of those here, which have sealed
+// nothing yet.
+func (t *tickets) restore(all []Secret) error {
+	if len(all) == 0 || len(all) > 2 {
+		return errSecrets
+	}
+	secrets := make([][32]byte, len(all))
+	for i, s := range all {
+		if len(s.Key) != len(secrets[i]) {
+			return errSecrets
+		}
+		copy(secrets[i][:], s.Key)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.secrets, t.since = secrets, all[0].Since
+	for _, u := range t.users {
+		t.give(u)
+	}
+	return nil
 }
 
 // forget ends the changes for configurations that no new connection gets.

@@ -425,6 +425,41 @@ func TestTicketsBetweenDoors(t *testing.T) {
 	}
 }
 
+// A successor takes its predecessor's tickets and their age, or else keys would live
+// for ever where upgrades are frequent; what is none of them changes nothing.
+func TestTicketsOfAPredecessor(t *testing.T) {
+	ca, f := newAuthority(t, "ca"), newFiles(t)
+	f.put(t, ca.issue("proxy"))
+	before, k := keeper(), keeper()
+	c := clientConfig(ca)
+	c.ClientSessionCache = tls.NewLRUClientSessionCache(4)
+	resumes := func(d *Door) bool {
+		state, _, server, there := handshake(t, d, c)
+		if server != nil || there != nil {
+			t.Fatal(server, there)
+		}
+		return state.DidResume
+	}
+	before.tickets.rotate()
+	before.tickets.since = time.Now().Add(-11 * time.Hour)
+	resumes(open(t, before, Options{Cert: f.cert, Key: f.key}))
+	after := open(t, k, Options{Cert: f.cert, Key: f.key})
+	if err := k.TakeTickets(before.Tickets()); err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range [][]Secret{nil, {{Key: []byte("short")}}, make([]Secret, 3)} {
+		if k.TakeTickets(bad) == nil {
+			t.Errorf("%v was taken", bad)
+		}
+	}
+	if !resumes(after) {
+		t.Error("a ticket of the predecessor's is not known")
+	}
+	if left := k.tickets.left(); left > time.Hour {
+		t.Errorf("the key has %s more", left)
+	}
+}
+
 func TestBadFiles(t *testing.T) {
 	ca, other, f := newAuthority(t, "ca"), newAuthority(t, "other"), newFiles(t)
 	f.put(t, ca.issue("proxy"))

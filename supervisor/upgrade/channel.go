@@ -29,6 +29,7 @@ const (
 	kindServing kind = "serving"
 	kindReload  kind = "reload" // the settings may have changed, and logs were rotated
 	kindRotate  kind = "rotate" // the latter alone
+	kindStop    kind = "stop"   // the daemon stops: what is left has drain.timeout
 	kindReport  kind = "report" // what connections hold that counts in all processes
 	kindShare   kind = "moved"  // of a bandwidth, likewise
 	kindEvents  kind = "events" // of sessions, for who follows them

@@ -141,6 +141,9 @@ func (p *Predecessor) Reload() error { return p.channel.send(kindReload, nil) }
 // Rotate has it open its log files again, and nothing else.
 func (p *Predecessor) Rotate() error { return p.channel.send(kindRotate, nil) }
 
+// Stop has it give what is left the time of a stop, and end.
+func (p *Predecessor) Stop() error { return p.channel.send(kindStop, nil) }
+
 // Passing is the channel as a descriptor for the next successor; ErrGone where it
 // is closed.
 func (p *Predecessor) Passing() (Passing, error) {

@@ -238,6 +238,7 @@ type Wanted struct {
 
 	Reload func()
 	Rotate func()
+	Stop   func()
 	// Answer answers a question, in as many parts as it says.
 	Answer func(what string, body json.RawMessage, say func(part any) error) error
 }
@@ -256,6 +257,8 @@ func (s *Successor) Heed(ctx context.Context, w Wanted) error {
 			w.Reload()
 		case kindRotate:
 			w.Rotate()
+		case kindStop:
+			w.Stop()
 		case kindAsk:
 			err = s.channel.answer(m.Body, w.Answer)
 		default:
