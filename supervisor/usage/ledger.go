@@ -63,11 +63,22 @@ func (l *ledger) settle(now []Session, at time.Time) []used {
 	}
 	l.missing = missing
 	l.older, l.over = l.over, make(map[string]struct{})
-	var list []used
+	return l.take(at)
+}
+
+// take is what each user has moved since the last time. Of an association it may be
+// less than was told: datagrams count when they come, and some cannot be sent. That is
+// set off against what comes, for an endpoint that knows no bytes below zero.
+func (l *ledger) take(at time.Time) (list []used) {
 	for user, sum := range l.total {
-		list = append(list, used{Name: user, Since: l.since.UTC(), BytesIn: sum[0], BytesOut: sum[1]})
+		told := [2]int64{max(sum[0], 0), max(sum[1], 0)}
+		if told != [2]int64{} {
+			list = append(list, used{Name: user, Since: l.since.UTC(), BytesIn: told[0], BytesOut: told[1]})
+		}
+		if l.total[user] = [2]int64{sum[0] - told[0], sum[1] - told[1]}; told == sum {
+			delete(l.total, user)
+		}
 	}
-	clear(l.total)
 	l.since = at
 	return list
 }
