@@ -393,6 +393,7 @@ func TestPanicInAuthentication(t *testing.T) {
 		if _, err := io.ReadAll(c); err != nil && !errors.Is(err, syscall.ECONNRESET) {
 			t.Errorf("%s: %v", name, err)
 		}
+		eventuallyIn(t, func() bool { return m.Conn.Panics.Of("conn").Get() > before }) // the conn may be closed before
 		if n := m.Conn.Panics.Of("conn").Get() - before; n != 1 {
 			t.Errorf("%s: %d panics counted", name, n)
 		}

@@ -11,10 +11,11 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"cleversocks/e2e/need"
 )
 
 // store is a running redis-server, with a password.
@@ -41,25 +42,10 @@ func startStore(t *testing.T, now bool) *store {
 	return s
 }
 
-// nextPort is where freeAddress looks. The kernel takes the ports of connections,
-// and of those who listen on any, from 32768 on: these stay free while a server is
-// down.
-var nextPort atomic.Int32
-
-// freeAddress is one that nobody listens on.
+// freeAddress is one that nobody listens on, and stays so while a server is down.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	for {
-		port := 20000 + nextPort.Add(1)
-		l, err := net.Listen("tcp", fmt.Sprintf(":%d", port)) // on all addresses
-		if err == nil {
-			l.Close()
-			return fmt.Sprintf("127.0.0.1:%d", port)
-		}
-		if !errors.Is(err, syscall.EADDRINUSE) {
-			t.Fatal(err)
-		}
-	}
+	return need.Free(t).String()
 }
 
 func (s *store) start() {

@@ -81,7 +81,7 @@ func TestReloadMovesAListener(t *testing.T) {
 	d.find("that warns of the open door", func(l line) bool { return strings.Contains(l.text("warning"), "no authentication on 0.0.0.0") })
 }
 
-// freePort is free on all addresses, and stays so while nobody listens: see nextPort.
+// freePort is free on all addresses, and stays so while nobody listens.
 func freePort(t *testing.T) string {
 	t.Helper()
 	return port(freeAddress(t))

@@ -81,7 +81,7 @@ func startUnbound(t *testing.T, forward uint16) *unbound {
 	program := need.Program(t, "unbound", "unbound")
 	dir := t.TempDir()
 	u := &unbound{program: program, conf: filepath.Join(dir, "unbound.conf"), roots: writeCertificate(t, dir)}
-	u.plain, u.tls, u.http = freePort(t), freePort(t), freePort(t)
+	u.plain, u.tls, u.http = int(need.Free(t).Port()), int(need.Free(t).Port()), int(need.Free(t).Port())
 	var big strings.Builder // too much for a datagram
 	for i := range 120 {
 		fmt.Fprintf(&big, "  local-data: \"big.test. 60 IN A 192.0.2.%d\"\n", i+1)
@@ -93,16 +93,6 @@ func startUnbound(t *testing.T, forward uint16) *unbound {
 	u.start(t)
 	t.Cleanup(func() { u.kill(t) })
 	return u
-}
-
-// freePort is a port that is free for UDP and TCP.
-func freePort(t *testing.T) int {
-	t.Helper()
-	pc, l := samePort(t)
-	if err := errors.Join(pc.Close(), l.Close()); err != nil {
-		t.Fatal(err)
-	}
-	return l.Addr().(*net.TCPAddr).Port
 }
 
 func (u *unbound) start(t *testing.T) {

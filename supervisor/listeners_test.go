@@ -2,13 +2,12 @@ package supervisor
 
 import (
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"net/netip"
-	"strconv"
 	"strings"
 	"testing"
 
+	"cleversocks/e2e/need"
 	"cleversocks/metrics"
 	"cleversocks/supervisor/config"
 )
@@ -55,15 +54,9 @@ func commit(t *testing.T, c *socketChange) {
 // the kernel gives out.
 func freeAddress(t *testing.T) (address, port string) {
 	t.Helper()
-	for range 1000 {
-		port = strconv.Itoa(10_000 + rand.IntN(20_000))
-		if l, err := net.Listen("tcp4", ":"+port); err == nil {
-			l.Close()
-			return "127.0.0.1:" + port, port
-		}
-	}
-	t.Fatal("no port is free")
-	return "", ""
+	address = need.Free(t).String()
+	_, port, _ = net.SplitHostPort(address)
+	return address, port
 }
 
 // TestLostListenerComesBack: a reload had to close a listener and failed;

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"cleversocks/e2e/need"
 	"cleversocks/e2e/process"
 )
 
@@ -164,12 +165,7 @@ func TestSignalDuringStart(t *testing.T) {
 // shutdown, which accepted nothing and refused nothing for as long as the
 // drain took.
 func TestReloadOverlapsStop(t *testing.T) {
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	added := free.Addr().String()
-	free.Close()
+	added := need.Free(t).String()
 	path := filepath.Join(t.TempDir(), "c.toml")
 	text := "[[listener]]\naddress = '127.0.0.1:0'\n"
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -234,12 +230,7 @@ func TestWarningsAboutAddresses(t *testing.T) {
 // TestAdminBehindOwnListener: a listener on all addresses has the port of an
 // admin endpoint on one of them.
 func TestAdminBehindOwnListener(t *testing.T) {
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	admin := free.Addr().String()
-	free.Close()
+	admin := need.Free(t).String()
 	_, port, _ := net.SplitHostPort(admin)
 	p := prepare(t, "-i", "0.0.0.0", "-p", port, "--admin", admin)
 	p.Next("listener[0].address, 0.0.0.0:" + port + ", have the port twice")

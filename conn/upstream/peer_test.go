@@ -19,6 +19,7 @@ import (
 	"cleversocks/conn/wire"
 	"cleversocks/conn/wire/httpproxy"
 	"cleversocks/conn/wire/socks4"
+	"cleversocks/e2e/need"
 	"cleversocks/metrics"
 )
 
@@ -69,12 +70,7 @@ func echo(t *testing.T) string {
 // free is a loopback address for a program to listen at.
 func free(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = ln.Close() }()
-	return ln.Addr().String()
+	return need.Free(t).String()
 }
 
 // proxy is a small proxy for tests: it tunnels to where it is asked.

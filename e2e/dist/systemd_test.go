@@ -2,7 +2,6 @@ package dist
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -14,7 +13,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -111,24 +109,10 @@ func await(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// nextPort is where free looks: the kernel gives others, of whom many run beside these
-// tests, ports from 32768 on.
-var nextPort atomic.Int32
-
-// free is an address that nobody has at the moment.
+// free is an address that nobody has.
 func free(t *testing.T) string {
 	t.Helper()
-	for {
-		address := fmt.Sprintf("127.0.0.1:%d", 22000+nextPort.Add(1))
-		l, err := net.Listen("tcp", address)
-		if err == nil {
-			l.Close()
-			return address
-		}
-		if !errors.Is(err, syscall.EADDRINUSE) {
-			t.Fatal(err)
-		}
-	}
+	return need.Free(t).String()
 }
 
 func configuration(t *testing.T, text string) string {
