@@ -35,6 +35,24 @@ func (x *trouble) degraded(want bool) {
 	})
 }
 
+// toldOnce waits until a trouble is known that a store has which answers, and counts
+// how often it was told: a probe found it well, the next call did not, and so on.
+func (x *trouble) toldOnce() {
+	x.t.Helper()
+	x.degraded(true)
+	for range 2 {
+		before := x.replica.metric(`cleversocks_shared_calls_total{call="fleet",outcome="down"}`)
+		eventually(x.t, "a beat is left out", func() bool { return x.replica.metric(`cleversocks_shared_calls_total{call="fleet",outcome="down"}`) != before })
+	}
+	x.comes()
+	if n := x.replica.metric("cleversocks_shared_outages_total"); n != "1" {
+		x.t.Errorf("%s outages", n)
+	}
+	if n := strings.Count(x.replica.log(), "the shared state does not answer"); n != 1 {
+		x.t.Errorf("%d lines:\n%s", n, x.replica.log())
+	}
+}
+
 // comes has one more of alice's connections, who may have ten: from the sixth on
 // the store is asked.
 func (x *trouble) comes() {
@@ -123,6 +141,16 @@ func TestFleetStoreTroubles(t *testing.T) {
 			x.comes()
 			x.degraded(true)
 			x.store.must("CLIENT UNPAUSE")
+		},
+		"another program has its key": func(x *trouble) { // WRONGTYPE
+			x.store.must("SET cs:events x")
+			x.toldOnce()
+			x.store.must("DEL cs:events")
+		},
+		"it may not run scripts": func(x *trouble) { // NOPERM
+			x.store.must("ACL SETUSER default -@scripting")
+			x.toldOnce()
+			x.store.must("ACL SETUSER default +@all")
 		},
 		"connections are cut": func(x *trouble) {
 			x.store.must("CLIENT KILL TYPE normal SKIPME yes")

@@ -115,7 +115,7 @@ func (o *operator) listFleet(ctx context.Context) admin.Fleet {
 		return f
 	}
 	f.Replica, f.ID = text(o.guards.fleet.Name()), text(o.guards.fleet.ID())
-	f.Degraded = o.guards.fleet.Degraded()
+	f.Degraded = o.guards.fleet.Trouble()
 	all, err := o.replicas(ctx)
 	if err != nil {
 		f.Degraded = cmp.Or(f.Degraded, err.Error())

@@ -29,44 +29,55 @@ type beaten struct {
 }
 
 func (s *Store) entered(ctx context.Context, call scriptCall) (got entered, err error) {
-	err = s.promptly(ctx, "enter", func(ctx context.Context, c rueidis.Client) error {
-		list, err := enterScript.run(ctx, c, call.keys, call.args).ToArray()
-		if err != nil {
-			return err
+	err = s.promptly(ctx, "enter", func(ctx context.Context, c rueidis.Client) (err error) {
+		got, err = enteredOf(enterScript.run(ctx, c, call.keys, call.args).ToArray())
+		if err == nil && len(got.answers) != len(call.args)-enterArgs {
+			err = errAnswer
 		}
-		if len(list) != 5 {
-			return errAnswer
-		}
-		answers, err := list[0].ToString()
-		n, err2 := numbers(list[1:])
-		if err = errors.Join(err, err2); err != nil {
-			return err
-		}
-		if len(answers) != len(call.args)-enterArgs {
-			return errAnswer
-		}
-		got = entered{beaten: beaten{others: int(n[1]), strict: n[2] > 0}, answers: answers, granted: int(n[0]), slack: n[3] > 0}
-		return nil
+		return about(call.keys[0], err)
 	})
+	s.strange.found(ctx, s, err)
 	return got, err
+}
+
+func enteredOf(list []rueidis.RedisMessage, err error) (got entered, _ error) {
+	if err != nil {
+		return got, err
+	}
+	if len(list) != 5 {
+		return got, errAnswer
+	}
+	answers, err := list[0].ToString()
+	n, err2 := numbers(list[1:])
+	if err = errors.Join(err, err2); err != nil {
+		return got, err
+	}
+	return entered{beaten: beaten{others: int(n[1]), strict: n[2] > 0}, answers: answers, granted: int(n[0]), slack: n[3] > 0}, nil
 }
 
 func (s *Store) told(ctx context.Context, call scriptCall) (got beaten, err error) {
 	err = s.promptly(ctx, "beat", func(ctx context.Context, c rueidis.Client) (err error) {
 		got, err = beatenOf(beatScript.run(ctx, c, call.keys, call.args).ToArray())
-		return err
+		return about(call.keys[0], err)
 	})
+	s.strange.found(ctx, s, err)
 	return got, err
 }
 
-func (s *Store) beatenAll(ctx context.Context, calls []scriptCall) (all []beaten, err error) {
+// beatenAll are the answers to many beats. Where a key is strange there is none.
+func (s *Store) beatenAll(ctx context.Context, calls []scriptCall) (all []*beaten, err error) {
+	all = make([]*beaten, len(calls))
 	err = s.call(ctx, "beat", func(ctx context.Context, c rueidis.Client) error {
-		for _, r := range beatScript.runAll(ctx, c, calls) {
+		for i, r := range beatScript.runAll(ctx, c, calls) {
 			got, err := beatenOf(r.ToArray())
-			if err != nil {
+			switch {
+			case err == nil:
+				all[i] = &got
+			case isStrange(err):
+				s.strange.found(ctx, s, about(calls[i].keys[0], err))
+			default:
 				return err
 			}
-			all = append(all, got)
 		}
 		return nil
 	})

@@ -111,6 +111,7 @@ func (s *Store) askFor(ctx context.Context, u *seat, claims []*claim) (slack boo
 	got, err := s.entered(ctx, call)
 	u.mu.Lock()
 	if err != nil {
+		u.unheard(s.now())
 		for _, c := range claims {
 			switch {
 			case c.over:
@@ -158,7 +159,8 @@ func (s *Store) tell(ctx context.Context, u *seat) (doubts, ended int, ok bool) 
 	got, err := s.told(ctx, call)
 	u.mu.Lock()
 	if err != nil {
-		if u.forgetDoubts(s.now()); s.health.isDown() {
+		u.unheard(s.now())
+		if u.forgetDoubts(s.now()); s.health.isDown() || isStrange(err) {
 			u.doubts = nil // nobody knows better
 		}
 		return 0, 0, false
@@ -184,10 +186,18 @@ func (s *Store) telling(u *seat, doubts int) scriptCall {
 // noted takes what each answer says, which holds until a time.
 func (u *seat) noted(until time.Duration, got beaten) {
 	u.answers++
+	u.mute = 0
 	u.until, u.others, u.strict = until, got.others, got.strict
 	u.stored = got.strict || u.said > 0
 	// Of a strict user the others need to know what is held, not what was.
 	u.stale = u.stale || u.strict && u.said != u.lasting()
+}
+
+// unheard is a call without an answer.
+func (u *seat) unheard(now time.Duration) {
+	if u.mute == 0 {
+		u.mute = max(now, 1)
+	}
 }
 
 // doubt is a connection that was let in while the store was late.

@@ -4,10 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"log/slog"
-	"math/rand/v2"
 	"net"
-	"sync"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -49,9 +46,12 @@ func (s *Store) call(ctx context.Context, what string, f func(ctx context.Contex
 	switch {
 	case err == nil:
 		s.metrics.Calls.Of(what, metrics.SharedOK).Inc()
-		s.health.worked(ctx, s)
+		s.health.answered(s)
 	case errors.Is(err, context.Canceled):
 		s.metrics.Calls.Of(what, metrics.SharedCanceled).Inc()
+	case isStrange(err):
+		s.metrics.Calls.Of(what, metrics.SharedError).Inc()
+		s.health.answered(s) // as it does others
 	default:
 		outcome := metrics.SharedError
 		if errors.Is(err, context.DeadlineExceeded) {
@@ -122,157 +122,4 @@ func spending(ctx context.Context, budget time.Duration) (context.Context, conte
 	})
 	timer.Reset(budget / steps)
 	return ctx, func() { timer.Stop(); cancel(context.Canceled) }
-}
-
-// health is whether the store answers: a breaker that opens at some errors in a
-// row, so that a store in trouble is left alone, and closes as soon as a probe
-// is answered.
-type health struct {
-	mu       sync.Mutex
-	failures int
-	down     bool
-	since    time.Time     // of down
-	heard    time.Duration // when a call worked last; 0: never
-	told     bool          // the log has this outage
-	toldAt   time.Time
-	err      error
-	kick     chan struct{} // 1: it went down
-}
-
-// tripAfter is how many errors in a row open the breaker.
-const tripAfter = 5
-
-// quiet is the least time between two lines about outages: a store that comes
-// and goes does not fill the log.
-const quiet = 10 * time.Second
-
-func (h *health) isDown() bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.down
-}
-
-// silence is for how long nothing was heard of the store.
-func (h *health) silence(now time.Duration) time.Duration {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return now - h.heard
-}
-
-func (h *health) failed(ctx context.Context, s *Store, err error) {
-	h.mu.Lock()
-	h.failures++
-	trips := h.failures >= tripAfter && !h.down
-	h.mu.Unlock()
-	if trips {
-		h.lost(ctx, s, err)
-	}
-}
-
-// lost opens the breaker.
-func (h *health) lost(ctx context.Context, s *Store, err error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.err = err
-	if h.down {
-		return
-	}
-	h.down, h.since = true, time.Now()
-	s.metrics.Up.Store(0)
-	s.metrics.Outages.Inc()
-	if h.told = time.Since(h.toldAt) >= quiet; h.told {
-		h.toldAt = time.Now()
-		effect := "this replica decides by itself"
-		if s.options.Deny {
-			effect = "what needs it is refused"
-		}
-		s.log.LogAttrs(ctx, slog.LevelWarn, "the shared state does not answer", slog.String("until_then", effect), slog.String("store", s.options.Target.String()), slog.Any("err", err))
-	}
-	select {
-	case h.kick <- struct{}{}:
-	default:
-	}
-}
-
-// worked closes the breaker.
-func (h *health) worked(ctx context.Context, s *Store) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.failures = 0
-	h.heard = max(s.now(), 1)
-	s.metrics.Up.Store(1)
-	if !h.down {
-		return
-	}
-	h.down = false
-	if h.told {
-		s.log.LogAttrs(ctx, slog.LevelInfo, "the shared state answers again", slog.Duration("after", time.Since(h.since).Round(time.Millisecond)))
-	}
-	s.fleet.comeBack()
-}
-
-// Degraded says what is wrong with the store; "": nothing.
-func (s *Store) Degraded() string {
-	s.health.mu.Lock()
-	defer s.health.mu.Unlock()
-	if s.health.heard == 0 && !s.health.down {
-		return "the shared state has not answered yet"
-	}
-	if !s.health.down {
-		return ""
-	}
-	return "the shared state has not answered since " + s.health.since.UTC().Format(time.RFC3339)
-}
-
-// The pauses between the probes of a store that does not answer.
-const (
-	firstProbe = 100 * time.Millisecond
-	lastProbe  = time.Second
-)
-
-// reconnectEvery is how many probes in vain it takes to look for the store anew:
-// its name may lead to another server by now, where one has failed over.
-const reconnectEvery = 3
-
-// watchHealth asks a store that does not answer until it does.
-func (s *Store) watchHealth(ctx context.Context) error {
-	for {
-		select {
-		case <-s.health.kick:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		wait := firstProbe
-		for n := 1; s.health.isDown(); n++ {
-			if !after(ctx, wait/2+rand.N(wait/2)) { //nolint:gosec // spreads load, keeps no secret
-				return ctx.Err()
-			}
-			if n%reconnectEvery == 0 {
-				_ = s.reconnect() // if not, the next one may
-			}
-			s.probe(ctx)
-			wait = min(2*wait, lastProbe)
-		}
-	}
-}
-
-// probe asks a store that is down by writing: one that answers and yet keeps
-// nothing is of no use.
-func (s *Store) probe(ctx context.Context) {
-	client := s.client.Load()
-	if client == nil {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, backgroundTimeout)
-	defer cancel()
-	c := *client
-	if c.Do(ctx, c.B().Set().Key(s.keys.probe(s.id)).Value("").Px(s.rhythm.beat).Build()).Error() == nil {
-		s.health.worked(ctx, s)
-	}
-}
-
-// Unsure says that the store has not answered for the time of a lease, where
-// the settings want nobody let in then who has a quota.
-func (s *Store) Unsure() bool {
-	return s.options.Deny && s.health.silence(s.now()) > s.rhythm.lease
 }

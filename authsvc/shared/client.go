@@ -51,10 +51,14 @@ func (s *Store) connect(ctx context.Context) error {
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		err := s.tryConnect()
 		if err == nil {
-			s.health.worked(ctx, s)
-			return nil
+			err = s.probe(ctx)
 		}
-		s.health.lost(ctx, s, err)
+		if err != nil {
+			s.health.lost(ctx, s, err)
+		}
+		if s.client.Load() != nil {
+			return nil // if it is of no use, watchHealth goes on
+		}
 		if !after(ctx, wait/2+rand.N(wait/2)) { //nolint:gosec // spreads load, keeps no secret
 			return ctx.Err()
 		}

@@ -92,9 +92,7 @@ func (s *Store) beatFleet(ctx context.Context) bool {
 		return err
 	})
 	if err != nil {
-		if ctx.Err() == nil || errors.Is(err, context.DeadlineExceeded) {
-			s.health.lost(ctx, s, err) // no connection waited for it, and yet it was late
-		}
+		s.notBeaten(ctx, err)
 		return false
 	}
 	s.offset.Store(got.now - asked.UnixMilli())
@@ -113,6 +111,14 @@ func (s *Store) beatFleet(ctx context.Context) bool {
 		s.goOnRestating()
 	}
 	return true
+}
+
+// notBeaten is a beat that the store has not taken: no connection waited for it, and
+// yet it was late, or was refused. Without it nothing else is worth much.
+func (s *Store) notBeaten(ctx context.Context, err error) {
+	if ctx.Err() == nil || errors.Is(err, context.DeadlineExceeded) {
+		s.health.lost(ctx, s, err)
+	}
 }
 
 // depart takes this replica off the list.

@@ -62,14 +62,20 @@ func (s *Store) beatSome(ctx context.Context, sent time.Duration, users []*seat,
 	ctx, cancel := context.WithTimeout(ctx, backgroundTimeout)
 	defer cancel()
 	got, err := s.beatenAll(ctx, calls)
+	if err != nil {
+		s.notBeaten(ctx, err)
+	}
 	for i, u := range users {
 		u.mu.Lock()
-		if err == nil {
-			u.noted(sent+s.rhythm.lease, got[i])
+		answered := err == nil && got[i] != nil
+		if answered {
+			u.noted(sent+s.rhythm.lease, *got[i])
+		} else {
+			u.unheard(s.now())
 		}
 		u.busy = false
 		switch {
-		case len(u.current()) > 0 || u.stale && err == nil:
+		case len(u.current()) > 0 || u.stale && answered:
 			s.startAsking(u)
 		case u.idle():
 			s.forget(u)

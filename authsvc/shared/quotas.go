@@ -105,20 +105,33 @@ func (s *Store) syncShares(ctx context.Context, shares []authsvc.Share) error {
 	defer cancel()
 	return s.call(ctx, "quota", func(ctx context.Context, c rueidis.Client) error {
 		for i, r := range quotaScript.runAll(ctx, c, calls) {
-			list, err := r.ToArray()
+			err := s.learnShare(shares[i], r)
+			if isStrange(err) {
+				s.strange.found(ctx, s, about(calls[i].keys[0], err))
+				err = nil
+			}
 			if err != nil {
 				return err
-			}
-			n, err := numbers(list)
-			if err != nil || len(n) != 4 {
-				return errors.Join(err, errAnswer)
-			}
-			if n[0] > 0 {
-				s.options.Quotas.Learn(shares[i], s.periods.learnt(s, shares[i].User, n[0]), n[1], n[2], n[3] == 1)
 			}
 		}
 		return nil
 	})
+}
+
+// learnShare takes the answer about one user's quota.
+func (s *Store) learnShare(share authsvc.Share, r rueidis.RedisResult) error {
+	list, err := r.ToArray()
+	if err != nil {
+		return err
+	}
+	n, err := numbers(list)
+	if err != nil || len(n) != 4 {
+		return errors.Join(err, errAnswer)
+	}
+	if n[0] > 0 {
+		s.options.Quotas.Learn(share, s.periods.learnt(s, share.User, n[0]), n[1], n[2], n[3] == 1)
+	}
+	return nil
 }
 
 // periods are when users' periods began, as the store says it: by our clock and

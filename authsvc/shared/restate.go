@@ -98,6 +98,8 @@ func (s *Store) restateBans(ctx context.Context, batch []authsvc.Ban) bool {
 	err := s.call(ctx, "fail", func(ctx context.Context, c rueidis.Client) error {
 		for i, r := range restoreScript.runAll(ctx, c, calls) {
 			switch n, err := r.AsInt64(); {
+			case isStrange(err):
+				s.strange.found(ctx, s, about(calls[i].keys[0], err))
 			case err != nil:
 				return err
 			case n > 0:
@@ -168,6 +170,8 @@ func (s *Store) restateOnce(ctx context.Context, batch []onceEntry) bool {
 		for i, r := range c.DoMulti(ctx, commands...) {
 			switch before, err := r.ToString(); {
 			case rueidis.IsRedisNil(err): // it was not there
+			case isStrange(err):
+				s.strange.found(ctx, s, about(s.keys.once(batch[i].addr), err))
 			case err != nil:
 				return err
 			case before == revokedMark:

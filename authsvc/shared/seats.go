@@ -37,6 +37,7 @@ type seat struct {
 	others  int           // what others held when the store answered last
 	until   time.Duration // until then both of these are worth something
 	answers int           // how often the store has answered
+	mute    time.Duration // since when it does not, of this user; 0: it does
 	strict  bool          // the floor must not be used, and others wait for what is given back
 	stored  bool          // the store may have a field of ours
 
@@ -210,7 +211,7 @@ func (s *Store) alone(u *seat, c *claim) ratelimit.Verdict {
 	}
 	down, most := s.health.isDown(), u.most
 	switch {
-	case s.health.silence(s.now()) > s.rhythm.lease:
+	case s.health.silence(s.now()) > s.rhythm.lease || u.mute > 0 && s.now()-u.mute > s.rhythm.lease:
 		most = max(most/s.fleet.count(), 1)
 	case !down && s.now() < u.until:
 		most -= u.others

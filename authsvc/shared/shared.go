@@ -117,6 +117,7 @@ type Store struct {
 	outbox    outbox
 	later     later
 	missing   missing
+	strange   strange
 	out       outList
 	usage     usage
 	periods   periods

@@ -80,8 +80,14 @@ func (s *Store) work(ctx context.Context, queue <-chan job) error {
 func (s *Store) workOn(ctx context.Context, j job) {
 	ctx, cancel := context.WithTimeout(ctx, backgroundTimeout)
 	defer cancel()
-	if s.call(ctx, j.what, j.run) == nil {
+	err := s.call(ctx, j.what, j.run)
+	if err == nil {
 		return
+	}
+	if isStrange(err) {
+		s.strange.found(ctx, s, about(s.keys.source(j.source, "*"), err))
+		s.metrics.Dropped.Inc()
+		return // it would be no better the next time
 	}
 	s.later.mu.Lock()
 	defer s.later.mu.Unlock()
@@ -270,9 +276,10 @@ func (s *Store) Ask(ctx context.Context, addr netip.Addr) []byte {
 			text = ""
 		}
 		found <- text
-		return err
+		return about(s.keys.once(addr), err)
 	})
 	if err != nil {
+		s.strange.found(ctx, s, err)
 		return nil
 	}
 	if text = <-found; text == "" {

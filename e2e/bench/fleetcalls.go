@@ -30,6 +30,10 @@ const callsUsers = `[[user]]
 name = "full"
 password = "secret"
 max_connections = 8
+[[user]]
+name = "small"
+password = "secret"
+max_connections = 10
 `
 
 // callsFigures are the calls to the store of one size of fleet.
@@ -39,6 +43,7 @@ type callsFigures struct {
 	moved storeUsage // the same, for one who moves bytes of a quota besides
 	far   storeUsage // a connection of a user far from the cap
 	near  storeUsage // a connection of a user near the cap
+	small storeUsage // the same, of a cap of which an eighth is 1
 	full  storeUsage // a connection that is asked for at the cap
 	tries int64      // at the cap
 	came  int64      // of these
@@ -56,14 +61,14 @@ func measureCalls(ctx context.Context, o options, dir string) error {
 	}
 	defer s.close()
 	fmt.Printf("Calls to the store, bytes both ways and µs of its processor; windows of %v, %d connections/s.\n\n", callsWindow, callsRate)
-	fmt.Print("| replicas | idle replica, a second | user at a replica, a second | the same, moving a quota | connection far from the cap | near it | at it, come or refused | let in at the cap |\n|---:|---:|---:|---:|---:|---:|---:|---:|\n")
+	fmt.Print("| replicas | idle replica, a second | user at a replica, a second | the same, moving a quota | connection far from the cap | near it | near a small one | at it, come or refused | let in at the cap |\n|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n")
 	for _, n := range fleetSizes {
 		g, err := callsOf(ctx, binary, n, s.addr())
 		if err != nil {
 			return fmt.Errorf("%d replicas: %w", n, err)
 		}
 		fmt.Printf("| %d |", n)
-		for _, u := range []storeUsage{g.idle, g.held, g.moved, g.far, g.near, g.full} {
+		for _, u := range []storeUsage{g.idle, g.held, g.moved, g.far, g.near, g.small, g.full} {
 			fmt.Printf(" %.3f, %.0f, %.1f |", u.calls, u.bytes, u.cpu*1e6)
 		}
 		fmt.Printf(" %d of %d |\n", g.came, g.tries)
@@ -90,7 +95,8 @@ func callsOf(ctx context.Context, binary string, n int, target *net.TCPAddr) (g 
 		func() (err error) { g.moved, err = f.callsOfHeld(ctx, idle, target, true); return err },
 		func() (err error) { g.far, err = f.callsOfConnections(ctx, idle, farUser, 0, target); return err },
 		func() (err error) { g.near, err = f.callsOfConnections(ctx, idle, nearUser, 310, target); return err },
-		func() (err error) { return f.callsAtCap(ctx, &g, idle, target) },
+		func() (err error) { g.small, err = f.callsOfConnections(ctx, idle, "small", 7, target); return err },
+		func() error { return f.callsAtCap(ctx, &g, idle, target) },
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {
