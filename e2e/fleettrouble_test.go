@@ -42,7 +42,9 @@ func (x *trouble) toldOnce() {
 	x.degraded(true)
 	for range 2 {
 		before := x.replica.metric(`cleversocks_shared_calls_total{call="fleet",outcome="down"}`)
-		eventually(x.t, "a beat is left out", func() bool { return x.replica.metric(`cleversocks_shared_calls_total{call="fleet",outcome="down"}`) != before })
+		eventually(x.t, "a beat is left out", func() bool {
+			return x.replica.metric(`cleversocks_shared_calls_total{call="fleet",outcome="down"}`) != before
+		})
 	}
 	x.comes()
 	if n := x.replica.metric("cleversocks_shared_outages_total"); n != "1" {

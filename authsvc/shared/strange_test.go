@@ -98,7 +98,7 @@ func TestSecondOutageIsTold(t *testing.T) {
 		h.lost(ctx, s, errors.New("first"))
 		h.worked(ctx, s)
 		for range 20 {
-			time.Sleep(quiet / 25)
+			after(ctx, quiet/25)
 			h.lost(ctx, s, errors.New("second"))
 			if h.stays(ctx, s, errors.New("second")); told() != 1 {
 				t.Fatal("a store that comes and goes fills the log")
@@ -109,10 +109,10 @@ func TestSecondOutageIsTold(t *testing.T) {
 			t.Errorf("ends of outages that were not told:\n%s", log.String())
 		}
 		h.lost(ctx, s, errors.New("third"))
-		time.Sleep(quiet)
+		after(ctx, quiet)
 		for range 3 {
 			h.stays(ctx, s, errors.New("fourth"))
-			time.Sleep(quiet)
+			after(ctx, quiet)
 		}
 		if told() != 2 || !strings.Contains(log.String(), "fourth") {
 			t.Errorf("the log has\n%s", log.String())
