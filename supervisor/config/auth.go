@@ -32,6 +32,8 @@ type Auth struct {
 	GSSAPI     GSSAPI
 	// Required says that a client must authenticate.
 	Required bool
+
+	source string // the key that gives Credential's password; "": none
 }
 
 // Credential is a user name and password, at most 255 bytes each.
@@ -221,6 +223,7 @@ func (c *Config) hasPasswords() bool {
 // given, so that a file can list all keys.
 func (c *Config) credential(f *finisher) *Credential {
 	key := c.passwordSource(f)
+	c.Auth.source = key
 	if key == credentialFile {
 		return c.fromCredentialsFile(f)
 	}
@@ -244,6 +247,19 @@ func (c *Config) credential(f *finisher) *Credential {
 		}
 	}
 	return c.bounded(f, userKey, key, Credential{User: c.Auth.User, Password: password})
+}
+
+// finishCredential forgets what a higher layer has overruled, once nothing looks at it
+// any more: the settings in force must not contradict each other in one file.
+func (c *Config) finishCredential(*finisher) {
+	switch c.Auth.source {
+	case credentialFile:
+		c.Auth.User, c.Auth.Password, c.Auth.PasswordFile = "", NewSecret(""), ""
+	case passwordFile:
+		c.Auth.Password, c.Auth.CredentialsFile = NewSecret(""), ""
+	case passwordKey:
+		c.Auth.PasswordFile, c.Auth.CredentialsFile = "", ""
+	}
 }
 
 // passwordSource is the key that gives the password, or "".

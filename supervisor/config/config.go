@@ -94,6 +94,7 @@ func (c *Config) finishers() []func(*finisher) {
 		c.finishShared,
 		c.finishUsage,
 		c.finishSecrets,
+		c.finishCredential,
 	}
 }
 
