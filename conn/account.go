@@ -41,7 +41,7 @@ func (a *accounts) enter(s *session) error {
 	switch {
 	case !usage.Moved(0):
 		return errQuota
-	case usage != nil && a.guards.Unsure != nil && a.guards.Unsure():
+	case account.QuotaBytes > 0 && a.guards.Unsure != nil && a.guards.Unsure():
 		return errUnknown
 	}
 	user := s.charge.user // of enterNow
