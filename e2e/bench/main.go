@@ -87,6 +87,9 @@ func parse(args []string) (options, error) {
 	if err := o.addPeers(os.Getenv("PEERS")); err != nil {
 		return o, err
 	}
+	if err := o.checkMeasure(); err != nil {
+		return o, err
+	}
 	if o.rounds == 0 {
 		o.rounds = 5
 		if o.growth {

@@ -4,6 +4,8 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -135,16 +137,33 @@ func chooseMeasurements(o options) []measurement {
 	if o.measure == "" {
 		return measurements()
 	}
-	var chosen []measurement
-	for _, m := range measurements() {
-		for name := range strings.SplitSeq(o.measure, ",") {
-			if whole, exact := strings.CutSuffix(name, "="); exact && m.name == whole || !exact && strings.HasPrefix(m.name, name) {
-				chosen = append(chosen, m)
-				break
-			}
+	return slices.DeleteFunc(measurements(), func(m measurement) bool {
+		return !slices.ContainsFunc(strings.Split(o.measure, ","), m.isMeant)
+	})
+}
+
+// isMeant reports whether a name of -measure means this one: its start, or all of it and =.
+func (m measurement) isMeant(name string) bool {
+	whole, exact := strings.CutSuffix(name, "=")
+	return exact && m.name == whole || !exact && strings.HasPrefix(m.name, name)
+}
+
+// checkMeasure refuses names of -measure that mean nothing: the table would be written
+// without what was asked for.
+func (o options) checkMeasure() error {
+	if o.measure == "" {
+		return nil
+	}
+	for name := range strings.SplitSeq(o.measure, ",") {
+		known := slices.ContainsFunc(measurements(), func(m measurement) bool { return m.isMeant(name) })
+		if o.growth {
+			known = slices.ContainsFunc(subjects, func(s subject) bool { return s.name == name })
+		}
+		if name == "" || !known {
+			return fmt.Errorf("-measure: there is nothing that begins with %q to measure", name)
 		}
 	}
-	return chosen
+	return nil
 }
 
 // workers run functions side by side. The first error stops nobody; it is

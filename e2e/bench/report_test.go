@@ -28,6 +28,27 @@ func TestPeers(t *testing.T) {
 	}
 }
 
+// TestMeasure: a name that means nothing made an empty table, which -write put in the
+// place of the page.
+func TestMeasure(t *testing.T) {
+	for _, good := range []string{"", "echo", "echo=,udp", "connect="} {
+		if o, err := parse([]string{"-measure", good}); err != nil || len(chooseMeasurements(o)) == 0 {
+			t.Errorf("%q: %v", good, err)
+		}
+	}
+	for _, bad := range []string{"connections", "echo,", "ech=", "rules"} {
+		if _, err := parse([]string{"-measure", bad}); err == nil {
+			t.Errorf("%q is taken", bad)
+		}
+	}
+	if _, err := parse([]string{"-growth", "-measure", "rules"}); err != nil {
+		t.Error(err)
+	}
+	if _, err := parse([]string{"-growth", "-measure", "echo"}); err == nil {
+		t.Error("a measurement is taken for a curve")
+	}
+}
+
 // TestTable computes medians and ratios from known figures.
 func TestTable(t *testing.T) {
 	var r results
