@@ -82,6 +82,9 @@ func withoutStrings(text string) string {
 // user judges attributes, as a [[user]]'s are, and returns them as one. set
 // has the full names of those that are there.
 func (a Attributes) user() (u User, set map[string]origin, err error) {
+	if _, there := a["disabled"]; there {
+		return u, nil, errors.New(`disabled: unknown key; in a users file "!" in front of the hash disables a user`)
+	}
 	keys := u.attributeKeys()
 	tree := &node{}
 	tree.add(keys)

@@ -46,7 +46,7 @@ func TestWrongAttributes(t *testing.T) {
 		"max_connections = 5, max_connections = 6": "is not a list",
 		"max_connections = '5'":                    "max_connections: must be an integer",
 		"password = 'x'":                           "password: unknown key",
-		"disabled = true":                          "disabled: unknown key",
+		"disabled = true":                          "disabled: unknown key; in a users file \"!\" in front",
 		"from = []":                                "from: is an empty list",
 		"hours = ['always']":                       "hours: element 1",
 		"quota = 5":                                "quota: must be a table",
