@@ -126,6 +126,12 @@ func unfit(ctx context.Context, cfg, old *config.Config) (found faults) {
 			found.add(key+".mark", checkMark(ctx, e.Mark))
 		}
 	}
+	if old == nil || old.UDP.Ports != cfg.UDP.Ports || old.UDP.Enabled != cfg.UDP.Enabled {
+		found.add("udp.ports", checkPorts(cfg.UDP.Enabled, cfg.UDP.Ports))
+	}
+	if old == nil || old.Bind.Ports != cfg.Bind.Ports || old.Bind.Enabled != cfg.Bind.Enabled {
+		found.add("bind.ports", checkPorts(cfg.Bind.Enabled, cfg.Bind.Ports))
+	}
 	for i, l := range cfg.Listeners {
 		found.add(fmt.Sprintf("listener[%d].tls.acme.cache", i), checkCache(l.TLS.ACME.Cache))
 	}
@@ -274,6 +280,25 @@ func checkMark(ctx context.Context, mark int64) error {
 	_ = socket.Close() // nothing was sent
 	if refused != nil {
 		return fmt.Errorf("SO_MARK needs CAP_NET_ADMIN: %w", refused)
+	}
+	return nil
+}
+
+// checkPorts tries whether this process may have the ports of a range, the first of
+// which asks for most. It does with a datagram socket, for TCP's ports too: what is
+// privileged is the same, and Landlock, which may hold TCP's, does not mind.
+func checkPorts(enabled bool, ports config.OwnPorts) error {
+	if !enabled || ports.First == 0 {
+		return nil
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil //nolint:nilerr // nothing was learned of the ports
+	}
+	defer func() { _ = unix.Close(fd) }() // nothing was sent
+	err = unix.Bind(fd, &unix.SockaddrInet4{Port: int(ports.First), Addr: [4]byte{127, 0, 0, 1}})
+	if errors.Is(err, unix.EACCES) { // and not that somebody has it
+		return fmt.Errorf("port %d: %w: ports below 1024 need CAP_NET_BIND_SERVICE", ports.First, err)
 	}
 	return nil
 }
