@@ -123,6 +123,24 @@ func (a *Admission) Free(source netip.Addr) (id Identity, free bool) {
 	return Identity{Method: MethodNone}, !a.required
 }
 
+// FreeAtOnce reports whether Free takes no more than a look, as it nearly always does.
+func (a *Admission) FreeAtOnce(source netip.Addr) bool {
+	if a.once == nil || !a.once.sealed.Load() || !source.IsValid() || a.whitelist.Contains(source) {
+		return true
+	}
+	entry, known := a.once.Lookup(source)
+	if !known {
+		return true
+	}
+	id := entry.identity()
+	for _, one := range a.list {
+		if users, ok := one.(*Users); ok && one.Method() == id.voucher() {
+			return users.holdsAtOnce(id)
+		}
+	}
+	return true
+}
+
 // FreeElsewhere is Free for a client that is about to be refused because it has
 // not logged in here: it may have logged in at another replica.
 func (a *Admission) FreeElsewhere(ctx context.Context, source netip.Addr) (id Identity, free bool) {

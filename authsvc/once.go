@@ -23,7 +23,8 @@ type Once struct {
 	metrics  *metrics.Auth
 	settings atomic.Pointer[OnceOptions]
 	file     stateFile
-	fleet    OnceFleet // nil: there are no other replicas
+	fleet    OnceFleet   // nil: there are no other replicas
+	sealed   atomic.Bool // there were entries whose secret is a seal
 
 	mu      sync.Mutex
 	entries *simplelru.LRU[netip.Addr, *OnceEntry] // oldest log-in first
@@ -335,6 +336,7 @@ func (t *Once) take(payload []byte, told teller) error {
 		if len(e.Secret) > 0 || e.By == MethodPassword {
 			sealed := &secret{scheme: scheme{kind: kindSealed}, sum: e.Secret}
 			entry.secret = &sealed
+			t.sealed.Store(true)
 		}
 		t.insert(entry, told.asked)
 	}

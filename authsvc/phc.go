@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/crypto/argon2"
 	"golang.org/x/crypto/bcrypt"
@@ -54,9 +55,33 @@ type secret struct {
 	sum  []byte
 	// digest tells a plain password from another one, whatever the key.
 	digest [sha256.Size]byte
+	seals  *sealing // of a plain one; see seal
+}
 
-	once   sync.Once
-	sealed []byte // of a plain one; see seal
+// sealing is the seal of a plain secret, made once. Generations of the settings share
+// it as long as the password stays.
+type sealing struct {
+	made atomic.Bool
+	mu   sync.Mutex
+	sum  []byte
+}
+
+// oneSeal is held while a seal is made: one takes 19 MiB for a moment, and after an
+// upgrade all who were let in may come at once.
+var oneSeal sync.Mutex
+
+// of makes the seal, the first time.
+func (s *sealing) of(user string, digest []byte) []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sum == nil {
+		oneSeal.Lock()
+		defer oneSeal.Unlock()
+		salt := mac([]byte("cleversocks auth-once"), []byte(user))
+		s.sum = argon2.IDKey(digest, salt[:16], hashPasses, hashMemoryKiB, 1, 16)
+		s.made.Store(true)
+	}
+	return s.sum
 }
 
 // String keeps the hash out of logs.
@@ -68,7 +93,16 @@ func (s *secret) GoString() string { return s.kind }
 // plainSecret holds a keyed hash of a password, never the password.
 func plainSecret(key *macKey, password []byte) *secret {
 	sum := key.mac(password)
-	return &secret{scheme: scheme{kind: kindPlain}, sum: sum[:], digest: sha256.Sum256(password)}
+	return &secret{scheme: scheme{kind: kindPlain}, sum: sum[:], digest: sha256.Sum256(password), seals: new(sealing)}
+}
+
+// goOn has a user's secret share the seal of the generation before, if it is of the
+// same password: each reload had it made anew.
+func (s *secret) goOn(before *secret) {
+	if s != nil && before != nil && s.kind == kindPlain && before.kind == kindPlain &&
+		subtle.ConstantTimeCompare(s.digest[:], before.digest[:]) == 1 {
+		s.seals = before.seals
+	}
 }
 
 // same reports whether two secrets of a user, of two generations of the
@@ -113,11 +147,7 @@ func (s *secret) seal(user string) []byte {
 	case kindSealed:
 		return s.sum
 	case kindPlain:
-		s.once.Do(func() {
-			salt := mac([]byte("cleversocks auth-once"), []byte(user))
-			s.sealed = argon2.IDKey(s.digest[:], salt[:16], hashPasses, hashMemoryKiB, 1, 16)
-		})
-		return s.sealed
+		return s.seals.of(user, s.digest[:])
 	}
 	return mac([]byte("cleversocks auth-once"), []byte(user), s.salt, s.sum)[:16]
 }

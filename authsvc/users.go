@@ -126,6 +126,9 @@ func NewUsers(o UsersOptions) (*Users, error) {
 		if old := o.Before.Account(name); old != nil && !old.Removed() && name != o.Removes {
 			entry.removed = old.removed
 		}
+		if o.Before != nil && o.Before.byName[name] != nil {
+			entry.secret.goOn(o.Before.byName[name].secret)
+		}
 	}
 	return u, nil
 }
@@ -414,6 +417,14 @@ func (u *Users) Accepts(k Kind) bool { return k == KindPassword }
 func (u *Users) Authenticate(ctx context.Context, a *Attempt) (Grant, error) {
 	id, err := u.verify(ctx, a)
 	return Grant{Identity: id}, err
+}
+
+// holdsAtOnce reports whether Holds takes no hash: the first time that somebody is asked
+// for whom a predecessor or the state file has told of, a plain password does.
+func (u *Users) holdsAtOnce(id Identity) bool {
+	entry := u.byName[id.User]
+	return entry == nil || entry.secret == nil || id.secret == nil || (*id.secret).kind != kindSealed ||
+		entry.secret.kind != kindPlain || entry.secret.seals.made.Load()
 }
 
 // Holds refuses a user who is gone, may not come from there, or has another

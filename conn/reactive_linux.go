@@ -132,8 +132,12 @@ func (r *reactive) step(action handshake.Action) (next handshake.Action, ok bool
 		return r.read()
 	case handshake.Write:
 		return r.write()
-	case handshake.Identify, handshake.Admit, handshake.Explain:
+	case handshake.Admit, handshake.Explain:
 		return r.act(action)
+	case handshake.Identify:
+		if r.policy.Auth.FreeAtOnce(r.client.Addr()) {
+			return r.act(action)
+		}
 	case handshake.Verify:
 		if next, ok = r.recall(); ok {
 			return next, true
