@@ -40,6 +40,10 @@ func socks5Conversations() map[string]conversation {
 		"5, a wrong password": {wrong, "\x05\x01\x02\x01\x03ann\x03bad" + request5, []string{
 			"identify", `write "\x05\x02"`, `verify "ann" "bad"`, `refuse "\x01\x01", owed false: authentication failed: unknown`,
 		}},
+		// Its client was closed without the word that it waits for (RFC 1929 §2).
+		"5, a password in another version": {withPasswords, "\x05\x01\x02\x05\x03ann\x06s3cret", []string{
+			"identify", `write "\x05\x02"`, `refuse "\x01\x01", owed false: malformed SOCKS5 message: user/password version 5`,
+		}},
 		"5, a password that nobody asked for": {open, "\x05\x01\x02\x01\x01a\x00" + request5 + "ahead", append([]string{
 			"identify", `write "\x05\x02"`, "admit", `write "\x01\x00"`,
 		}, relay...)},

@@ -53,6 +53,9 @@ func (m *Machine) free() Action { return m.admit((*Machine).socks5Request) }
 // password reads user and password (RFC 1929).
 func (m *Machine) password() Action {
 	user, password, n, err := socks5.ParseCredentials(m.in)
+	if errors.Is(err, socks5.ErrMalformed) {
+		return m.fail(err, (*Machine).failed)
+	}
 	if err != nil {
 		return m.more(err)
 	}
@@ -78,6 +81,8 @@ func (m *Machine) passwordJudged() Action {
 }
 
 func (m *Machine) status() []byte { return socks5.AppendStatus(m.small[:0], m.denied == nil) }
+
+func (m *Machine) failed() []byte { return socks5.AppendStatus(m.small[:0], false) }
 
 // ticket reads the client's token (RFC 1961 §3).
 func (m *Machine) ticket() Action {
