@@ -69,19 +69,18 @@ func TestDashboard(t *testing.T) {
 	for _, p := range dashboard.Panels {
 		for _, target := range p.Targets {
 			expr := strings.NewReplacer("$__rate_interval", "1m", "$instance", ".*").Replace(target.Expr)
-			if query(expr) == 0 {
-				t.Errorf("%s: no data for %s", p.Title, expr)
-			}
+			// A scrape that a busy machine made too late is a gap until the next one.
+			eventually(t, p.Title+": data for "+expr, func() bool { return query(expr) > 0 })
 		}
 	}
 }
 
-// startPrometheus runs a server that scrapes an endpoint every 200 ms.
+// startPrometheus runs a server that scrapes an endpoint every half second.
 func startPrometheus(t *testing.T, endpoint string) (url string) {
 	t.Helper()
 	dir := t.TempDir()
 	config := filepath.Join(dir, "prometheus.yml")
-	text := fmt.Sprintf("scrape_configs:\n- job_name: cleversocks\n  scrape_interval: 200ms\n  scrape_timeout: 200ms\n  static_configs: [{targets: ['%s']}]\n", endpoint)
+	text := fmt.Sprintf("scrape_configs:\n- job_name: cleversocks\n  scrape_interval: 500ms\n  scrape_timeout: 500ms\n  static_configs: [{targets: ['%s']}]\n", endpoint)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

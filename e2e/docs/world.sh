@@ -121,7 +121,7 @@ usual() {
 busy() {
 	curl -sS -o /dev/null --proxy socks5h://alice:secret@127.0.0.1:1080 http://www.example.com/
 	curl -s -o /dev/null --proxy socks5h://127.0.0.1:1080 http://mail.example.com:25/ || :
-	(sleep 100 | ncat --proxy 127.0.0.1:1080 --proxy-type http --proxy-auth alice:secret 11.22.33.80 80) > /tmp/ncat.log 2>&1 &
+	(sleep 1000 | ncat --proxy 127.0.0.1:1080 --proxy-type http --proxy-auth alice:secret 11.22.33.80 80) > /tmp/ncat.log 2>&1 &
 	curl -s -o /dev/null --proxy http://alice:wrong@127.0.0.1:1080 http://www.example.com/ || :
 }
 
@@ -148,6 +148,10 @@ for a in 10.0.0.1 10.0.0.2; do
 done
 web_answers() { curl -s -o /dev/null http://11.22.33.80/; }
 until_true web_answers
+provider_answers() { curl -s -o /dev/null --proxy socks5h://$1:1080 http://11.22.33.80/; }
+for a in 10.0.0.1 10.0.0.2; do
+	until_true provider_answers $a
+done
 
 . /tmp/page.sh
 stop
