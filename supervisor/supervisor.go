@@ -37,6 +37,9 @@ type Options struct {
 	Commit   string
 	// Inherited is what this process was started with; nil: nothing.
 	Inherited *upgrade.Inherited
+	// Signals has SIGHUP and SIGUSR2 that came before Run, and is where all go that
+	// mean the daemon; nil: there were none.
+	Signals chan os.Signal
 	// Program is what an upgrade starts.
 	Program upgrade.Program
 }
@@ -57,7 +60,10 @@ var ErrInterrupted = errors.New("ended by a second signal, without draining")
 // drained; an error that wraps config.ErrInvalid when the settings are at
 // fault, before anything was served.
 func Run(ctx context.Context, o Options) error {
-	signals := make(chan os.Signal, 4)
+	signals := o.Signals
+	if signals == nil {
+		signals = make(chan os.Signal, 4)
+	}
 	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR2)
 	defer signal.Stop(signals)
 

@@ -12,6 +12,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/signal"
 	"strings"
 	"syscall"
 
@@ -36,6 +37,7 @@ func main() {
 		serve: supervisor.Run, program: ownPath(os.Args[0]),
 	}
 	ctx := context.Background()
+	a.holdSignals()
 	a.inherit(ctx)
 	os.Exit(a.run(ctx))
 }
@@ -56,6 +58,22 @@ type app struct {
 	program       string // the path that an upgrade starts
 	inherited     *upgrade.Inherited
 	inheritErr    error
+	signals       chan os.Signal // to the daemon
+}
+
+// holdSignals keeps those for the daemon that end any other process until it takes
+// them: what rotates logs does not know that this process has just begun, be it as
+// a successor.
+func (a *app) holdSignals() {
+	a.signals = make(chan os.Signal, 4)
+	signal.Notify(a.signals, syscall.SIGHUP, syscall.SIGUSR2)
+}
+
+// releaseSignals has them end a process that is no daemon.
+func (a *app) releaseSignals() {
+	if a.signals != nil {
+		signal.Stop(a.signals)
+	}
 }
 
 // run executes the command line and returns the exit status.

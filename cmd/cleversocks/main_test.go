@@ -8,7 +8,9 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -21,6 +23,28 @@ func TestMain(m *testing.M) {
 		"cleversocks": main,
 		"listening":   listening,
 	})
+}
+
+// Signals that the daemon takes do not end it while it starts: it hears of them.
+func TestHeldSignals(t *testing.T) {
+	var got chan os.Signal
+	a := &app{args: []string{"cleversocks"}, unsetenv: func(string) error { return nil }, stdout: io.Discard, stderr: io.Discard, serve: func(_ context.Context, o supervisor.Options) error {
+		got = o.Signals
+		return nil
+	}}
+	a.holdSignals()
+	if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil { // it ends this process otherwise
+		t.Fatal(err)
+	}
+	if status := a.run(t.Context()); status != exitDrained {
+		t.Fatalf("status %d", status)
+	}
+	select {
+	case <-got:
+	case <-time.After(patience):
+		t.Error("the daemon does not hear of it")
+	}
+	a.releaseSignals()
 }
 
 // listening is cleversocks with a daemon that reads its configuration, says

@@ -71,7 +71,12 @@ func newRoot(ctx context.Context, a *app) *cobra.Command {
 		return a.daemon(ctx, sources(), successor)
 	}
 	root.InitDefaultHelpFlag() // behind -V
-	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return fileNamed(cmd) }
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
+		if cmd != root {
+			a.releaseSignals()
+		}
+		return fileNamed(cmd)
+	}
 	root.SetFlagErrorFunc(flagError)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
@@ -157,6 +162,7 @@ func (a *app) daemon(ctx context.Context, loader *config.Loader, successor upgra
 		Version:    buildVersion().Version,
 		Commit:     buildVersion().Commit,
 		Inherited:  inherited,
+		Signals:    a.signals,
 		Program:    successor,
 	})
 }

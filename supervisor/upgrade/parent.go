@@ -17,15 +17,13 @@ var ErrFollowed = errors.New("takes the end of this process for the daemon's, wh
 // starts a container's program where that is not its first process.
 var followers = []string{
 	"tini", "docker-init", "dumb-init", "catatonit",
-	"runsv", "s6-supervise", "supervisord", "supervise", "perpd", "circusd", "monit",
+	"runsv", "s6-supervise", "supervisord", "supervise", "perpd", "circusd", "dinit",
 	"containerd-shim", "conmon", "crio",
 }
 
-// Followed wraps ErrFollowed where this process's parent is such a program.
+// Followed wraps ErrFollowed where this process's parent is such a program. A
+// NOTIFY_SOCKET says nothing of it: containers and supervisors pass on systemd's.
 func Followed() error {
-	if managed() {
-		return nil // the successor becomes a child of the parent, which is told of it
-	}
 	parent := os.Getppid()
 	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", parent))
 	if err != nil {
