@@ -209,6 +209,13 @@ func (q *Quotas) Reset(user string) bool {
 	return true
 }
 
+// Knows reports whether anything is counted of a user.
+func (q *Quotas) Knows(user string) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.users[user] != nil
+}
+
 // List is every user's usage, in no order.
 func (q *Quotas) List() []UsageReport {
 	q.mu.Lock()

@@ -3,6 +3,7 @@ package shared
 import (
 	"context"
 	"errors"
+	"maps"
 	"sync"
 	"time"
 
@@ -139,6 +140,7 @@ func (s *Store) learnShare(share authsvc.Share, r rueidis.RedisResult) error {
 type periods struct {
 	mu    sync.Mutex
 	users map[string]period
+	most  int // how many there may be before those are looked for who are gone
 }
 
 type period struct {
@@ -156,9 +158,17 @@ func (p *periods) learnt(s *Store, user string, begin int64) time.Time {
 	if p.users == nil {
 		p.users = make(map[string]period)
 	}
-	p.users[user] = period{s.ourTime(begin), begin}
-	return p.users[user].ours
+	if len(p.users) > p.most {
+		maps.DeleteFunc(p.users, func(user string, _ period) bool { return !s.options.Quotas.Knows(user) })
+		p.most = 2*len(p.users) + leastPeriods
+	}
+	now := period{s.ourTime(begin), begin}
+	p.users[user] = now
+	return now.ours
 }
+
+// leastPeriods is how many periods are kept without a look at whose they are.
+const leastPeriods = 64
 
 // told is a share's begin by the store's clock; 0: nothing was moved.
 func (p *periods) told(s *Store, share authsvc.Share) int64 {

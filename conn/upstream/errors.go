@@ -36,8 +36,13 @@ type Error struct {
 	Err      error
 }
 
+// Error names the upstream, unless whoever logs it does: a probe is of one member.
 func (e *Error) Error() string {
-	return fmt.Sprintf("upstream %s: %s: %s: %v", e.Upstream, e.Hop, e.Stage, e.Err)
+	text := fmt.Sprintf("%s: %s: %v", e.Hop, e.Stage, e.Err)
+	if e.Upstream == "" {
+		return text
+	}
+	return "upstream " + e.Upstream + ": " + text
 }
 
 // Unwrap is the cause. A hop's own errno is not to be mistaken for the
