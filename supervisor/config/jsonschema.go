@@ -101,10 +101,14 @@ func typeSchema(t reflect.Type) object {
 		if _, ok := reflect.TypeAssert[boolAccepter](field); ok {
 			types = append(types, "boolean")
 		}
+		schema := object{"type": types}
 		if len(types) == 1 {
-			return object{"type": types[0]}
+			schema["type"] = types[0]
 		}
-		return object{"type": types}
+		if form, ok := reflect.TypeAssert[interface{ pattern() string }](field.Elem()); ok {
+			schema["pattern"] = form.pattern() // of what is a string
+		}
+		return schema
 	}
 	switch t.Kind() {
 	case reflect.Bool:

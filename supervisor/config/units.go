@@ -34,11 +34,15 @@ func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil
 // Negative durations are refused: no setting has a use for one.
 func (d *Duration) UnmarshalText(text []byte) error {
 	v, err := time.ParseDuration(string(text))
-	if err != nil || v < 0 {
+	if err != nil || strings.HasPrefix(string(text), "-") {
 		return errNotAccepted
 	}
 	*d = Duration(v)
 	return nil
+}
+
+func (Duration) pattern() string {
+	return `^\+?(0|(([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h))+)$`
 }
 
 func (Duration) accepts() string { return `a duration such as "30s", "15m" or "1h30m"` }
@@ -89,6 +93,10 @@ func (s *Size) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// sizePattern is what parseSize takes, but for how much that may be.
+const sizePattern = `[0-9]+ ?([KMGT]iB|[kKMGT]?B)?`
+
+func (Size) pattern() string { return "^" + sizePattern + "$" }
 func (Size) accepts() string { return `a size such as "16KiB" or "1MB", or a number of bytes` }
 func (Size) acceptsInteger() {}
 
@@ -133,6 +141,7 @@ func (r *Rate) UnmarshalText(text []byte) error {
 	return nil
 }
 
+func (Rate) pattern() string { return "^" + sizePattern + "/s$" }
 func (Rate) accepts() string { return `a rate such as "50MiB/s"` }
 
 // AutoBool is true, false, or "auto": decided by other settings.
@@ -171,5 +180,6 @@ func (a *AutoBool) UnmarshalText(text []byte) error {
 	}
 }
 
+func (AutoBool) pattern() string { return "^(auto|true|false)$" }
 func (AutoBool) accepts() string { return `"auto", true or false` }
 func (AutoBool) acceptsBool()    {}
