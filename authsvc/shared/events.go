@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"net/netip"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -178,8 +180,11 @@ const (
 // length it may have missed some.
 func (s *Store) follow(ctx context.Context) error {
 	last, current := "", false
+	var before *rueidis.Client
 	for ctx.Err() == nil {
 		client := s.client.Load()
+		current = current && client == before // or it may be another store
+		before = client
 		if client == nil || s.health.isDown() {
 			current = false
 			after(ctx, 20*time.Millisecond)
@@ -202,15 +207,16 @@ func (s *Store) followOn(ctx context.Context, c rueidis.Client, last *string, cu
 		*last = *met
 		s.readsOnce.Do(func() { close(s.reads) })
 	}
-	if *last == "" {
+	if !*current {
 		id, err := s.newest(ctx, c)
 		if err != nil {
 			return err
 		}
-		*last = id
+		// Another store, the clock of which is behind: its next events would be old.
+		if *last == "" || earlier(id, *last) {
+			*last = id
+		}
 		s.readsOnce.Do(func() { close(s.reads) })
-	}
-	if !*current {
 		if err := s.readBans(ctx, c); err != nil {
 			return err
 		}
@@ -239,6 +245,20 @@ func (s *Store) followOn(ctx context.Context, c rueidis.Client, last *string, cu
 		}
 	}
 	return nil
+}
+
+// earlier reports whether a place in the stream is before another.
+func earlier(id, other string) bool {
+	at, n := place(id)
+	otherAt, otherN := place(other)
+	return at < otherAt || at == otherAt && n < otherN
+}
+
+func place(id string) (at, n uint64) {
+	before, behind, _ := strings.Cut(id, "-")
+	at, _ = strconv.ParseUint(before, 10, 64) // the store's own form
+	n, _ = strconv.ParseUint(behind, 10, 64)
+	return at, n
 }
 
 // newest is where the stream ends now.

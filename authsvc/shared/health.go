@@ -193,10 +193,10 @@ func (s *Store) watchHealth(ctx context.Context) error {
 	}
 }
 
-// probeScript writes, as all scripts do.
+// probeScript writes, as all scripts do, and answers the time.
 var probeScript = newScript(clock + `
 redis.call('SET', KEYS[1], now, 'PX', ARGV[1])
-return 1
+return string.format('%d', now)
 `)
 
 // probe asks a store that is down by writing, and by a look at what all replicas use:
@@ -208,11 +208,12 @@ func (s *Store) probe(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, backgroundTimeout)
 	defer cancel()
-	c := *client
-	err := probeScript.run(ctx, c, []string{s.keys.probe(s.id)}, []string{ms(s.rhythm.beat)}).Error()
+	c, asked := *client, time.Now()
+	now, err := probeScript.run(ctx, c, []string{s.keys.probe(s.id)}, []string{ms(s.rhythm.beat)}).AsInt64()
 	if err != nil {
 		return err
 	}
+	s.offset.Store(now - asked.UnixMilli()) // what is read now has its times
 	for _, r := range c.DoMulti(ctx, c.B().Zcard().Key(s.keys.replicas()).Build(), c.B().Hlen().Key(s.keys.about()).Build(),
 		c.B().Zcard().Key(s.keys.outUsers()).Build(), c.B().Zcard().Key(s.keys.bans()).Build(), c.B().Hlen().Key(s.keys.bansData()).Build(),
 		c.B().Xlen().Key(s.keys.events()).Build()) {

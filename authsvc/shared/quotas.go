@@ -33,6 +33,7 @@ func (s *Store) keepQuotas(ctx context.Context) error {
 			}
 			continue
 		case <-tick.C:
+			s.tellOnceAgain()
 		}
 		if s.health.isDown() {
 			continue

@@ -46,8 +46,8 @@ func (s *Store) goOnRestating() {
 	s.background(func(ctx context.Context) { // it runs: a beat has asked
 		s.restating.mu.Lock()
 		defer s.restating.mu.Unlock()
-		all := inBatches(s.bansToSay(), func(batch []authsvc.Ban) bool { return s.restateBans(ctx, batch) }) &&
-			inBatches(s.onceToSay(), func(batch []onceEntry) bool { return s.restateOnce(ctx, batch) })
+		all := inBatches(s.bansToSay(), restateBatch, func(batch []authsvc.Ban) bool { return s.restateBans(ctx, batch) }) &&
+			inBatches(s.onceToSay(), restateBatch, func(batch []onceEntry) bool { return s.restateOnce(ctx, batch) })
 		if !all {
 			s.restating.left.Store(true) // the next beat goes on
 		}
@@ -55,9 +55,9 @@ func (s *Store) goOnRestating() {
 }
 
 // inBatches takes a list in pieces until one fails.
-func inBatches[T any](list []T, say func(batch []T) bool) bool {
+func inBatches[T any](list []T, size int, say func(batch []T) bool) bool {
 	for len(list) > 0 {
-		n := min(len(list), restateBatch)
+		n := min(len(list), size)
 		if !say(list[:n]) {
 			return false
 		}

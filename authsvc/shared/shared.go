@@ -117,6 +117,7 @@ type Store struct {
 	outbox    outbox
 	later     later
 	missing   missing
+	news      onceNews
 	strange   strange
 	out       outList
 	usage     usage

@@ -192,26 +192,42 @@ func (s *Store) Lifted(source netip.Addr) {
 	}})
 }
 
-// maxBans bounds the list that is read: what a Throttle remembers.
-const maxBans = 65_536
+// maxBans bounds the list that is read: what a Throttle remembers. The bans themselves
+// are read in pieces, each in its time, however slow the way is.
+const (
+	maxBans   = 65_536
+	bansBatch = 1000
+)
 
 // readBans takes all bans of the store.
 func (s *Store) readBans(ctx context.Context, c rueidis.Client) error {
 	if s.options.Throttle == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, backgroundTimeout)
-	defer cancel()
 	now := strconv.FormatInt(s.storeTime(time.Now()), 10)
-	list, err := c.Do(ctx, c.B().Zrange().Key(s.keys.bans()).Min("("+now).Max("+inf").Byscore().Limit(0, maxBans).Build()).AsStrSlice()
-	if err != nil || len(list) == 0 {
+	list, err := func() ([]string, error) {
+		ctx, cancel := context.WithTimeout(ctx, backgroundTimeout)
+		defer cancel()
+		return c.Do(ctx, c.B().Zrange().Key(s.keys.bans()).Min("("+now).Max("+inf").Byscore().Limit(0, maxBans).Build()).AsStrSlice()
+	}()
+	if err != nil {
 		return err
 	}
+	inBatches(list, bansBatch, func(batch []string) bool {
+		err = s.readSomeBans(ctx, c, batch)
+		return err == nil
+	})
+	return err
+}
+
+func (s *Store) readSomeBans(ctx context.Context, c rueidis.Client, list []string) error {
+	ctx, cancel := context.WithTimeout(ctx, backgroundTimeout)
+	defer cancel()
 	data, err := c.Do(ctx, c.B().Hmget().Key(s.keys.bansData()).Field(list...).Build()).AsStrSlice()
 	if err != nil {
 		return err
 	}
-	for i, text := range data {
+	for i, text := range data[:min(len(data), len(list))] {
 		var b banData
 		source, err := netip.ParseAddr(list[i])
 		if err == nil && json.Unmarshal([]byte(text), &b) == nil {
@@ -229,36 +245,9 @@ func (s *Store) ownBan(b *banData) {
 	}
 }
 
-// Added lets an address in on all replicas.
-func (s *Store) Added(addr netip.Addr, entry func() []byte, ttl time.Duration) {
-	s.missing.remove(addr)
-	s.do(job{addr, "once", true, func(ctx context.Context, c rueidis.Client) error {
-		text := entry()
-		if len(text) == 0 || ttl <= 0 {
-			return nil
-		}
-		// The key before the event: who reads the event need not ask.
-		err := c.Do(ctx, c.B().Set().Key(s.keys.once(addr)).Value(string(text)).Px(ttl).Build()).Error()
-		s.publish(event{Kind: eventOnce, Source: addr, What: text})
-		return err
-	}})
-}
-
 // revokedMark stands in the place of an entry for as long as a replica that was away
 // may have it saved.
 const revokedMark = "-"
-
-// Revoked lets it in no more.
-func (s *Store) Revoked(addr netip.Addr, ttl time.Duration) {
-	s.missing.add(addr, s.now()+revokedLife)
-	s.do(job{addr, "once", true, func(ctx context.Context, c rueidis.Client) error {
-		err := c.Do(ctx, c.B().Set().Key(s.keys.once(addr)).Value(revokedMark).Px(max(ttl, time.Second)).Build()).Error()
-		if err == nil { // not before: who asks the store between the two would learn it again
-			s.publish(event{Kind: eventRevoke, Source: addr})
-		}
-		return err
-	}})
-}
 
 // Ask is what the store knows of an address that this replica does not know.
 func (s *Store) Ask(ctx context.Context, addr netip.Addr) []byte {
