@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -152,7 +153,8 @@ func TestSecondSignalEndsAtOnce(t *testing.T) {
 }
 
 // An orchestrator that has asked for a drain still sends its signal: it must not
-// cut what drains. Only a second one does.
+// cut what drains. Only a second one does. Whoever asks a daemon that drains for a
+// reload or an upgrade is told so, and waited for the end of the drain.
 func TestSignalAfterAskedDrain(t *testing.T) {
 	echo := echoServer(t, "127.0.0.1:0")
 	d := start(t, withAPI(t, "[drain]\ntimeout = \"1h\"\n"))
@@ -161,6 +163,12 @@ func TestSignalAfterAskedDrain(t *testing.T) {
 		t.Fatalf("drain: %d", got)
 	}
 	d.waitMessage("draining")
+	for _, ask := range []string{"reload", "upgrade"} {
+		var answer object
+		if d.call("POST", "/api/v1/"+ask, nil, &answer); answer["ok"] != false || !strings.Contains(fmt.Sprint(answer["error"]), "the daemon stops") {
+			t.Errorf("%s: %v", ask, answer)
+		}
+	}
 	d.signal(syscall.SIGTERM)
 	d.waitMessage("stopping already; another signal ends it at once")
 	echoes(t, c, "the tunnel lives on")

@@ -279,7 +279,7 @@ func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim,
 	}
 	r := &reloader{
 		load: d.options.Load, confined: d.confined, log: log, metrics: m, panics: d.panics, parts: parts, sockets: sockets,
-		requests: make(chan request), signals: make(chan struct{}, 1), over: make(chan struct{}),
+		requests: make(chan request), signals: make(chan struct{}, 1), over: make(chan struct{}), ended: make(chan struct{}),
 		noted: operator.noteReload, rotate: d.reopenLogs, notify: d.notify,
 		people: &people{accounts: who, guards: c.guards, group: c.group, inForce: inForce, lapses: gone},
 	}
@@ -293,7 +293,7 @@ func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim,
 	}
 	operator.reload, operator.edit, operator.hashing = r.Reload, r.editUsers, who.queue
 	d.upgrader = newUpgrader(d, m, c, sockets, status, health, operator)
-	r.upgrader = d.upgrader
+	r.upgrader, d.upgrader.ended = d.upgrader, r.ended
 	operator.upgrade = d.upgrader.Upgrade
 	return r
 }

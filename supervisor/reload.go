@@ -42,6 +42,7 @@ type reloader struct {
 	upgrader *upgrader
 	notify   *notifier
 	over     chan struct{} // closed when a successor has taken over
+	ended    chan struct{} // closed when nothing is reloaded any more, as the daemon stops
 	requests chan request
 	signals  chan struct{}         // 1: requests without a reply, which coalesce
 	noted    func(error)           // is told how each reload went
@@ -78,6 +79,8 @@ func (r *reloader) do(ctx context.Context, work func(ctx context.Context) error)
 	case r.requests <- request{work, reply}:
 	case <-r.over:
 		return errSuperseded
+	case <-r.ended:
+		return errStops
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -91,6 +94,10 @@ func (r *reloader) do(ctx context.Context, work func(ctx context.Context) error)
 
 // errSuperseded refuses a reload by who does not serve any more.
 var errSuperseded = errors.New("a successor serves by now: ask again, and it will answer")
+
+// errStops refuses what a daemon that drains does not begin any more. Who asked waited
+// for the end of the drain.
+var errStops = errors.New("the daemon stops, and changes nothing any more")
 
 // mendEvery is how often the files of unix sockets are looked at: a system call
 // each.
@@ -114,7 +121,8 @@ func (r *reloader) Serve(ctx context.Context) error {
 				return suture.ErrDoNotRestart
 			}
 		case <-ctx.Done():
-			return ctx.Err()
+			close(r.ended)
+			return errors.Join(suture.ErrDoNotRestart, ctx.Err())
 		}
 	}
 }

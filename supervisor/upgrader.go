@@ -38,6 +38,7 @@ type upgrader struct {
 
 	busy     atomic.Bool // also when there is a successor
 	requests chan upgradeRequest
+	ended    <-chan struct{}         // closed when none is begun any more
 	done     chan *upgrade.Successor // 1: it serves
 }
 
@@ -87,6 +88,13 @@ func (u *upgrader) Upgrade(ctx context.Context) (pid int, err error) {
 	select {
 	case r := <-q.reply:
 		return r.pid, r.err
+	case <-u.ended:
+		select {
+		case r := <-q.reply: // of just before
+			return r.pid, r.err
+		default:
+			return 0, errStops
+		}
 	case <-ctx.Done():
 		return 0, ctx.Err() // the upgrade goes on
 	}
