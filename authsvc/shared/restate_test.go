@@ -90,11 +90,11 @@ func TestWipedStoreGetsAllBack(t *testing.T) {
 		list, err := server.ZMembers("cs:{bans}")
 		return err == nil && len(list) == bans && server.Exists("cs:{s:10.1.0.0}:once") && len(server.Keys()) > bans+guests
 	}
-	eventually(t, "a newcomer has told all", all)
+	eventuallyIn(t, 3*patience, "a newcomer has told all", all)
 	b := join(t, url, "b")
 	eventually(t, "the other knows all", func() bool { return len(b.throttle.Bans()) == bans })
 	server.FlushAll()
-	eventually(t, "the store knows all again", all)
+	eventuallyIn(t, 3*patience, "the store knows all again", all)
 	if n := a.metrics.Shared.Dropped.Get() + b.metrics.Shared.Dropped.Get(); n > 0 {
 		t.Errorf("%d events or calls were dropped", n)
 	}
