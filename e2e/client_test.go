@@ -20,9 +20,9 @@ import (
 // curl runs curl through a proxy URL and returns what it printed.
 func curl(t *testing.T, args ...string) (string, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*patience) // it has large pages, too
 	defer cancel()
-	cmd := exec.CommandContext(ctx, program(t, "curl", "curl"), append([]string{"--silent", "--show-error", "--max-time", "15", "--noproxy", ""}, args...)...)
+	cmd := exec.CommandContext(ctx, program(t, "curl", "curl"), append([]string{"--silent", "--show-error", "--max-time", "50", "--noproxy", ""}, args...)...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
