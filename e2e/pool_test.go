@@ -52,7 +52,10 @@ func TestPoolMemberDies(t *testing.T) {
 	for range 6 {
 		mustFetch(t, d, web.URL+"/")
 	}
-	d.waitLine("msg", "upstream is down")
+	// The line's error called the upstream "", and was another field than elsewhere.
+	if said := d.waitLine("msg", "upstream is down"); said.text("upstream") != "farm" || !strings.HasPrefix(said.text("err"), "socks5://"+one+": dial: ") {
+		t.Errorf("%v", said)
+	}
 	if up := d.memberUp(one); up != "0" {
 		t.Errorf("the dead member's up is %s", up)
 	}

@@ -51,7 +51,7 @@ func (r *Resolver) watch() {
 	}
 	if log := st.opts.Logger; log != nil {
 		if err != nil {
-			log.Warn("the system's resolver files changed and cannot be read: the old ones stay in force", slog.Any("error", err))
+			log.Warn("the system's resolver files changed and cannot be read: the old ones stay in force", slog.Any("err", err))
 			return
 		}
 		log.Info("the system's resolver files changed", slog.Int("servers", len(r.state.Load().servers)))

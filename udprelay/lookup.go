@@ -135,7 +135,7 @@ func (a *association) resolve(asked wire.Addr) (dest wire.Addr, ips []netip.Addr
 		ips, err = a.s.Resolve(ctx, dest)
 	}
 	if err != nil {
-		a.r.log.Debug("datagram's name not resolved", "id", a.s.ID, "name", asked.Name, "error", err)
+		a.r.log.Debug("datagram's name not resolved", "id", a.s.ID, "name", asked.Name, "err", err)
 		dest, ips = asked, nil
 	}
 	dest.Port = 0

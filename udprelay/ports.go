@@ -221,7 +221,7 @@ func (a *association) socketFor(p *clientPort, ip netip.Addr, now int64) (*socke
 	sock, err := a.openEgress(network, e.last)
 	if err != nil {
 		a.giveBack(p, 1)
-		a.r.log.Debug("no egress socket", "id", a.s.ID, "network", network, "error", err)
+		a.r.log.Debug("no egress socket", "id", a.s.ID, "network", network, "err", err)
 		return nil, failed
 	}
 	e.sock, e.retryAt = sock, 0

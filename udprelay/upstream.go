@@ -59,7 +59,7 @@ func (a *association) reachUpstream(key waitKey) {
 	r.mu.Lock()
 	switch {
 	case err != nil:
-		a.r.log.Debug("no association at the upstream for a further port", "id", a.s.ID, "error", err)
+		a.r.log.Debug("no association at the upstream for a further port", "id", a.s.ID, "err", err)
 		p.retryAt = a.now() + int64(failedTTL)
 	case r.closed || r.ports[p.number] != p:
 		_ = u.control.Close() // too late

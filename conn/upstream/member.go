@@ -107,7 +107,7 @@ func (m *member) failed(err error) {
 	m.metrics.Failures.Inc()
 	if went {
 		m.metrics.Up.Store(0)
-		m.log.Warn("upstream is down", "member", m.label, "error", err)
+		m.log.Warn("upstream is down", "member", m.label, "err", err)
 	}
 	if up {
 		m.probeSoon()
@@ -137,7 +137,7 @@ func (m *member) refused(err error) {
 	m.metrics.Failures.Inc()
 	if went {
 		m.metrics.Up.Store(0)
-		m.log.Warn("upstream is down: it refuses us", "member", m.label, "error", err)
+		m.log.Warn("upstream is down: it refuses us", "member", m.label, "err", err)
 	}
 }
 
