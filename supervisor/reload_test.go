@@ -15,7 +15,7 @@ func TestStuckReload(t *testing.T) {
 	reading, never := make(chan struct{}), make(chan struct{})
 	t.Cleanup(func() { close(never) })
 	log := slog.New(slog.DiscardHandler)
-	r := &reloader{log: log, notify: &notifier{log: log}, upgrader: &upgrader{predecessors: &predecessors{}}, signals: make(chan struct{}, 1), load: func() (*config.Config, error) {
+	r := &reloader{log: log, notify: &notifier{log: log}, upgrader: &upgrader{predecessors: &predecessors{}}, signals: make(chan struct{}, 1), ended: make(chan struct{}), load: func() (*config.Config, error) {
 		close(reading)
 		<-never
 		return nil, context.Canceled
