@@ -24,6 +24,8 @@ func TestHours(t *testing.T) {
 		{"sat,sun 00:00-24:00", "2026-11-29T23:59:59Z", true},
 		{"fri-mon 00:00-24:00", "2026-12-01T00:00:00Z", false},
 		{"daily 10:00-11:00", "2026-12-01T10:30:00Z", true},
+		{"daily 23:00-01:00 Pacific/Auckland", "2026-12-31T11:30:00Z", true}, // over the end of a year
+		{"daily 23:00-01:00 Pacific/Auckland", "2026-12-31T12:00:00Z", false},
 	} {
 		h, err := ParseHours(c.hours)
 		if err != nil {
@@ -35,6 +37,30 @@ func TestHours(t *testing.T) {
 		}
 		if next := h.next(now); !next.After(now) || h.Contains(next) == h.Contains(next.Add(-time.Second)) {
 			t.Errorf("%s at %s: nothing changes at %s", c.hours, c.at, next)
+		}
+	}
+	// On a day on which the clocks are changed it is still what they show that counts: an
+	// hour is left out in spring, and comes twice in autumn.
+	for _, c := range []struct {
+		hours, at string
+		in        bool
+	}{
+		{"sun 01:30-02:30 Europe/Berlin", "2026-03-29T00:59:59Z", true},
+		{"sun 01:30-02:30 Europe/Berlin", "2026-03-29T01:00:00Z", false}, // 03:00 by now
+		{"sun 02:30-03:30 Europe/Berlin", "2026-03-29T01:29:59Z", true},
+		{"sun 02:30-03:30 Europe/Berlin", "2026-10-25T00:45:00Z", true}, // 02:45, the first time
+		{"sun 02:30-03:30 Europe/Berlin", "2026-10-25T01:15:00Z", false},
+		{"sun 02:30-03:30 Europe/Berlin", "2026-10-25T01:45:00Z", true},
+		{"sat 22:00-06:00 Europe/Berlin", "2026-10-25T04:59:59Z", true},
+		{"sat 22:00-06:00 Europe/Berlin", "2026-10-25T05:00:00Z", false},
+	} {
+		h, err := ParseHours(c.hours)
+		if err != nil {
+			t.Fatal(err)
+		}
+		now, _ := time.Parse(time.RFC3339, c.at)
+		if h.Contains(now) != c.in || !h.next(now).After(now) {
+			t.Errorf("%s at %s: %v, want %v; next %s", c.hours, c.at, !c.in, c.in, h.next(now))
 		}
 	}
 	for _, bad := range []string{"", "mon", "mon 8", "mon 08:00-08:00", "mon 08:00-25:00", "mon 08:60-09:00", "xyz 08:00-09:00", "mon 08:00-09:00 Nowhere", "mon 08:00-09:00 Local"} {

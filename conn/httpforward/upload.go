@@ -28,7 +28,9 @@ type upload struct {
 	done  chan struct{}
 	err   error       // of the client; valid once done
 	lost  atomic.Bool // the server takes no more, what comes is dropped
-	late  atomic.Int64
+	// late is since when it goes on behind its answer, whatever the wall's clock is set to;
+	// nil: it does not.
+	late atomic.Pointer[time.Time]
 }
 
 // upload begins to send the body, if there is one. One whose head was lost is
@@ -112,12 +114,12 @@ func (u *upload) send(p []byte) {
 // nobody wants it any more, all of it.
 func (u *upload) tooLate() bool {
 	late := u.late.Load()
-	if late == 0 {
+	if late == nil {
 		return false
 	}
 	now := time.Now()
 	u.bound(now)
-	return u.lost.Load() && now.After(time.Unix(0, late).Add(lingerTime))
+	return u.lost.Load() && now.After(late.Add(lingerTime))
 }
 
 func (u *upload) bound(now time.Time) {
@@ -145,7 +147,7 @@ func (u *upload) complete(wanted bool) (read, sent bool) {
 			_ = u.v.conn.Close()
 		}
 		now := time.Now()
-		u.late.Store(now.UnixNano())
+		u.late.Store(&now)
 		u.bound(now)
 	}
 	<-u.done
