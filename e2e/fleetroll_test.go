@@ -44,7 +44,7 @@ once = { enabled = true }
 [limits]
 auth_failures = { max = 3, window = "1m", ban = "10m", ban_max = "1h" }
 [drain]
-delay = "400ms"
+delay = "1s"
 timeout = "15s"
 [[user]]
 name = "alice"
@@ -81,7 +81,7 @@ func newSite(t *testing.T, n int) *site {
 	var servers strings.Builder
 	for i := range n {
 		h, name := newHost(t, i), string(rune('a'+i))
-		fmt.Fprintf(&servers, "  server %s %s:1080 send-proxy-v2 check port 9180 inter 50ms fall 2 rise 1\n", name, h.address)
+		fmt.Fprintf(&servers, "  server %s %s:1080 send-proxy-v2 check port 9180 inter 150ms fall 3 rise 1\n", name, h.address)
 		toml := withAPI(t, siteUsers+fmt.Sprintf(`
 [shared_state]
 url = "redis://192.0.2.1:%s"
