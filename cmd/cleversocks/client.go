@@ -179,7 +179,7 @@ func orDash(s string) string {
 func size[N int64 | uint64 | float64](n N) string {
 	units := []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB"}
 	v, i := float64(n), 0
-	for ; v >= 1024 && i < len(units)-1; i++ {
+	for ; v >= 1023.95 && i < len(units)-1; i++ { // less is not written as 1024.0
 		v /= 1024
 	}
 	if i == 0 {

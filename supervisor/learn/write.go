@@ -12,7 +12,11 @@ import (
 // WriteTOML writes rules for a person to review, in the form of the settings.
 func WriteTOML(w io.Writer, s *Seen, rules []Rule) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# %d requests that rules denied, or would have, from %s to %s.\n", s.Total, stamp(s.First), stamp(s.Last))
+	if s.Total == 0 {
+		b.WriteString("# No requests that rules denied, or would have.\n")
+	} else {
+		fmt.Fprintf(&b, "# %d requests that rules denied, or would have, from %s to %s.\n", s.Total, stamp(s.First), stamp(s.Last))
+	}
 	b.WriteString("# Each rule allows what was seen and nothing else. Read them before use, and put\n# them in front of the rule that denies; acl.default is a matter of its own.\n")
 	if s.Own > 0 {
 		fmt.Fprintf(&b, "# %d were to the proxy itself, which nothing allows.\n", s.Own)

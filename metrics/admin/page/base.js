@@ -16,7 +16,7 @@ const make = (tag, content, attributes = {}) => {
 const units = ["B", "KiB", "MiB", "GiB", "TiB"];
 const size = n => {
   let i = 0;
-  for (; n >= 1024 && i < units.length - 1; i++) n /= 1024;
+  for (; n >= 1023.95 && i < units.length - 1; i++) n /= 1024; // less is not written as 1024.0
   return (i ? n.toFixed(1) : Math.round(n)) + " " + units[i];
 };
 const count = n => n.toLocaleString("en");
