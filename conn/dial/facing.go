@@ -24,8 +24,9 @@ func (d *Dialer) Facing(peer, here netip.Addr, egress Egress) (at netip.Addr, se
 	}
 	at, ofPrefix := egress.pick(family)
 	if !at.IsValid() && peer.IsValid() {
-		// Within the host all loopback addresses are as good.
-		if source := d.source(peer, egress); !source.IsLoopback() || !here.IsLoopback() {
+		// Within the host all loopback addresses of a family are as good.
+		source := d.source(peer, egress)
+		if !source.IsLoopback() || !here.IsLoopback() || resolver.FamilyOf(here) != family {
 			at = source
 		}
 	}

@@ -13,10 +13,11 @@ func TestFacing(t *testing.T) {
 	outside, inside, v6 := netip.MustParseAddr("203.0.113.1"), netip.MustParseAddr("192.168.0.1"), netip.MustParseAddr("2001:db8::1")
 	loopback, first := netip.MustParseAddr("127.0.0.5"), netip.MustParseAddr("127.0.0.1")
 	peer, local := netip.MustParseAddr("203.0.113.9"), netip.MustParseAddr("127.0.0.9")
+	local6 := netip.IPv6Loopback()
 	var nobody netip.Addr
 	d := New(Options{})
 	d.source = func(dst netip.Addr, _ Egress) netip.Addr {
-		return map[netip.Addr]netip.Addr{peer: outside, local: first, v6: v6}[dst]
+		return map[netip.Addr]netip.Addr{peer: outside, local: first, v6: v6, local6: local6}[dst]
 	}
 	own := func(prefix string) Egress { return Egress{Addresses: []netip.Prefix{netip.MustParsePrefix(prefix)}} }
 	for _, c := range []struct {
@@ -29,6 +30,11 @@ func TestFacing(t *testing.T) {
 		{"two networks", peer, inside, Egress{}, outside, false},
 		{"a client of this host", peer, loopback, Egress{}, outside, false},
 		{"all within this host", local, loopback, Egress{}, nobody, false},
+		// The port was opened on the loopback address of the client's family, where
+		// that peer, which alone may connect, could not come.
+		{"all within this host, and another family", local6, loopback, Egress{}, local6, false},
+		{"that, the other way", local, local6, Egress{}, first, false},
+		{"all within this host, IPv6", local6, local6, Egress{}, nobody, false},
 		{"another family", v6, inside, Egress{}, v6, false},
 		{"anyone", nobody, inside, Egress{}, nobody, false},
 		{"no way to the peer", netip.MustParseAddr("192.0.2.1"), inside, Egress{}, nobody, false},
