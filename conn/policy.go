@@ -41,6 +41,17 @@ type Policy struct {
 	AssociateVia func(upstream.Query, upstream.Origin) func(context.Context) (udprelay.Upstream, error)
 }
 
+// lasting is what an association asks of its own generation for as long as it lasts, which
+// may be months: where its datagrams leave. They are judged by the rules of the time,
+// and those of before, which may be many megabytes, are not kept for it.
+func (p *Policy) lasting(listener string) *Policy {
+	l := p.listener(listener)
+	return &Policy{
+		Generation: p.Generation, Dialer: p.Dialer, Routes: p.Routes, Relay: p.Relay, Timeouts: p.Timeouts,
+		Listeners: map[string]Listener{listener: {Egress: l.Egress, SameEgress: l.SameEgress, Advertise: l.Advertise}},
+	}
+}
+
 // Timeouts bound the phases of a connection.
 type Timeouts struct {
 	Handshake time.Duration // all of it, from accept to the request

@@ -38,7 +38,9 @@ func (c *commands) associate(s *session) {
 	if wrapped, ok := s.conn.(*gssapi.Conn); ok {
 		protect = wrapped.Datagrams()
 	}
-	result := s.policy.UDP.Serve(s.ctx, udprelay.Request{
+	relay, via := s.policy.UDP, s.associateVia()
+	s.policy = s.policy.lasting(s.listener)
+	result := relay.Serve(s.ctx, udprelay.Request{
 		ID: s.ID(), Control: s.forCommand(), Client: s.client, Requested: s.request.Dest, Identity: s.identity,
 		Advertise:  s.advertised(),
 		Decide:     c.judge.decideNow(s),
@@ -59,7 +61,7 @@ func (c *commands) associate(s *session) {
 			egress := s.policy.Routes.RouteDatagrams(s.routeQuery(wire.Addr{})).Egress
 			return s.policy.Dialer.ListenUDP(ctx, network, egress.Or(s.egress()), last)
 		},
-		Upstream: s.associateVia(), ReplyCode: replyCode, Flow: c.flows(s),
+		Upstream: via, ReplyCode: replyCode, Flow: c.flows(s),
 	})
 	s.counters.In.Store(result.BytesIn)
 	s.counters.Out.Store(result.BytesOut)
