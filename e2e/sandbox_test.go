@@ -138,7 +138,8 @@ func TestSandboxModes(t *testing.T) {
 
 // A successor is in its predecessor's sandbox, and reads its settings and starts
 // the next one there. Landlock counts domains up to sixteen: it enters no second, or
-// the seventeenth upgrade would fail.
+// the seventeenth upgrade would fail. What it cannot have there has the sandbox
+// named as what may be in the way.
 func TestSandboxOverUpgrades(t *testing.T) {
 	echo := echoServer(t, "127.0.0.1:0")
 	users := writeFile(t, "users", "alice:"+cheapHash(t, "one")+"\n")
@@ -158,6 +159,11 @@ func TestSandboxOverUpgrades(t *testing.T) {
 	echoes(t, c, "hello")
 	l.tell(syscall.SIGHUP)
 	l.waitLine("msg", "reloaded")
+	rewrite(t, file, strings.Replace(readText(t, file), "[admin]\naddress = \"127.0.0.1:0\"", "[admin]\naddress = \"unix:"+t.TempDir()+"/admin\"", 1))
+	l.tell(syscall.SIGUSR2)
+	if failed := l.await("upgrade failed: this process goes on", 1); !strings.Contains(failed.text("err"), "permission denied (restart needed") {
+		t.Errorf("%v", failed)
+	}
 }
 
 // The directory that ACME's certificates are kept in is made, but none above it: a

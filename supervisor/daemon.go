@@ -50,6 +50,7 @@ type daemon struct {
 	active       func() int            // connections
 	retired      func(context.Context) // waits until a predecessor has none
 	overdue      atomic.Bool           // a predecessor's time is over
+	orphaned     bool                  // the predecessor ended before it gave the turn
 	// closers give back what the services used, once they have ended.
 	closers []func()
 }
@@ -145,7 +146,7 @@ func (d *daemon) begin(ctx context.Context, serves *atomic.Bool) error {
 	d.phase.Store(phaseReady)
 	if p := d.options.Inherited.From(); p == nil {
 		d.notify.ready(ctx, "serving")
-	} else if err := p.Serving(); err != nil { // else it tells the service manager, being the main process
+	} else if err := p.Serving(); err != nil && !d.orphaned { // else it tells the service manager, being the main process
 		d.log.LogAttrs(ctx, slog.LevelWarn, "the predecessor is not there to hear that this process serves", slog.Any("err", err))
 	}
 	d.predecessors.reload(true) // an upgrade is one

@@ -16,6 +16,7 @@ import (
 	"cleversocks/conn"
 	"cleversocks/conn/task"
 	"cleversocks/metrics"
+	"cleversocks/metrics/admin"
 	"cleversocks/supervisor/config"
 	"cleversocks/supervisor/upgrade"
 )
@@ -93,11 +94,11 @@ func (r *reloader) do(ctx context.Context, work func(ctx context.Context) error)
 }
 
 // errSuperseded refuses a reload by who does not serve any more.
-var errSuperseded = errors.New("a successor serves by now: ask again, and it will answer")
+var errSuperseded = admin.Busy("a successor serves by now: ask again, and it will answer")
 
 // errStops refuses what a daemon that drains does not begin any more. Who asked waited
 // for the end of the drain.
-var errStops = errors.New("the daemon stops, and changes nothing any more")
+var errStops = admin.Busy("the daemon stops, and changes nothing any more")
 
 // mendEvery is how often the files of unix sockets are looked at: a system call
 // each.

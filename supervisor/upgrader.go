@@ -307,16 +307,16 @@ func (d *daemon) awaitTurn(ctx context.Context, g *guards, taken []int) (upgrade
 		return merge(g.tables, s)
 	}
 	turn, err := from.AwaitTurn(ctx, taken, heard)
-	orphaned := errors.Is(err, upgrade.ErrGone)
-	if err != nil && !orphaned {
+	d.orphaned = errors.Is(err, upgrade.ErrGone)
+	if err != nil && !d.orphaned {
 		return turn, err
 	}
-	if orphaned {
+	if d.orphaned {
 		d.log.LogAttrs(ctx, slog.LevelWarn, "the predecessor has ended without giving the turn: this process serves in its place", slog.Int("pid", from.Hello.PID))
 		turn.Sessions = from.Hello.Sessions + unknownSessions
 	}
 	for _, t := range g.tables {
-		if orphaned && !told[t.Name] {
+		if d.orphaned && !told[t.Name] {
 			t.Recover()
 		} else {
 			t.Keep()
