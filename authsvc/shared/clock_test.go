@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"cleversocks/aclsvc/ratelimit"
 )
 
 // A replica whose clock is ahead of the store's, and that finds it after its start, took
@@ -51,4 +53,35 @@ func TestEventsOfStoreThatIsBehind(t *testing.T) {
 		}
 	}
 	eventually(t, "the next event is read", func() bool { all[0].Killed([]byte("{}")); return killed(2)() })
+}
+
+// The store's clock was set back by an hour, and the leases of a replica that had died
+// meanwhile lasted an hour longer: so did its place on the list, and whom it put out.
+func TestClockSetBack(t *testing.T) {
+	server, url := fake(t)
+	all := joinAll(t, url, 2)
+	for range 6 {
+		all[0].enter("alice", 10)
+	}
+	all[0].PutOut([]string{"bob"})
+	if v := all[0].Enter(t.Context(), "carol", home, 0, 1, nil); v != ratelimit.Admitted {
+		t.Fatal(v)
+	}
+	all[0].quiet(t, "alice")
+	eventually(t, "the other has heard", func() bool { return all[1].Out("bob") })
+	eventually(t, "the store has", func() bool { return len(server.HGet("cs:{u:alice}:conns", all[0].ID())) > 0 })
+	all[0].die()
+	all[0].stop()
+	server.SetTime(time.Now().Add(-time.Hour))
+	held := 0
+	eventually(t, "all of the cap is free", func() bool {
+		if all[1].enter("alice", 10) {
+			held++
+		}
+		return held == 10
+	})
+	eventually(t, "the other is alone, and nobody is out", func() bool { return all[1].fleet.count() == 1 && !all[1].Out("bob") })
+	eventually(t, "another address may come", func() bool {
+		return all[1].Enter(t.Context(), "carol", netip.MustParseAddr("192.0.2.8"), 0, 1, nil) == ratelimit.Admitted
+	})
 }

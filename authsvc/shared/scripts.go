@@ -77,7 +77,8 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 // the user is strict: none may use its floor then, nor keep to itself what was
 // given back. A user stays strict while there is no room for all floors. A call
 // with a sequence number that is not higher than the last one was overtaken, and
-// has no effect.
+// has no effect. A lease that ends later than any can was made by a clock that has been
+// set back since: it would last for as long as that was.
 const reckon = `
 local me, seq, floor, replicas, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local life, ttl, held = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
@@ -92,7 +93,7 @@ for i = 1, #all, 2 do
     local c, e, g, q, x = string.match(all[i + 1], '^(%d+):(%d+):(%d+):(%d+):(%d)$')
     if r == me then
       if q and tonumber(q) >= seq then overtaken = true end
-    elseif not c or tonumber(e) <= now then
+    elseif not c or tonumber(e) <= now or tonumber(e) > now + 2 * life then
       redis.call('HDEL', KEYS[1], r)
     else
       c, g = tonumber(c), tonumber(g)
@@ -140,6 +141,7 @@ local reserved = granted + floors
 local from, distinct = {}, 0
 if wide > 0 then
   redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
+  redis.call('ZREMRANGEBYSCORE', KEYS[2], now + 2 * life, '+inf')
   for _, m in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
     local a = string.match(m, '^([^|]*)|')
     if a and not from[a] then from[a] = true; distinct = distinct + 1 end
@@ -353,12 +355,17 @@ for _, old in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - tonumber
   redis.call('ZREM', KEYS[1], old)
   redis.call('HDEL', KEYS[2], old)
 end
+for _, wrong in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], now + life, '+inf')) do
+  redis.call('ZREM', KEYS[1], wrong)
+  redis.call('HDEL', KEYS[2], wrong)
+end
 local was = 0
 if redis.call('ZSCORE', KEYS[1], me) then was = 1 end
 redis.call('ZADD', KEYS[1], now, me)
 redis.call('HSET', KEYS[2], me, ARGV[2])
 if was == 0 then redis.call('HSET', KEYS[2], '+', me) end
 redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now)
+redis.call('ZREMRANGEBYSCORE', KEYS[3], now + 2 * life, '+inf')
 local mine = {}
 for i = 6, #ARGV do
   mine[ARGV[i]] = true
