@@ -38,7 +38,7 @@ const (
 	eventOnce    = "once"    // an address that has logged in
 	eventRevoke  = "revoke"  // an address that auth-once lets in no more
 	eventKill    = "kill"    // connections that an operator has named
-	eventOut     = "out"     // a user whom a replica's settings disable
+	eventOut     = "out"     // a user whom a replica's settings disable; of no user: another list of these
 	eventIn      = "in"      // one whom they disable no more
 	eventTighten = "tighten" // a user of whom nobody must use a floor, or several
 	eventMark    = "mark"    // what its sender reads again: it has read all before
@@ -302,6 +302,10 @@ func (s *Store) happened(ctx context.Context, e *event) {
 			s.hooks.Kill(ctx, e.What)
 		}
 	case eventOut, eventIn:
+		if e.User == "" {
+			s.fleet.kick() // the beat reads the lists
+			break
+		}
 		s.outElsewhere(e.User, e.From, e.Kind == eventOut)
 	case eventTighten:
 		if s.hearsay(e.Names); e.User != "" {

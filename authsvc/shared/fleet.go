@@ -81,10 +81,11 @@ func (s *Store) beatFleet(ctx context.Context) bool {
 	if err != nil {
 		about = []byte("{}") // its types are ours: it cannot be
 	}
-	args := append([]string{s.id, string(about), ms(s.rhythm.lease), ms(s.rhythm.forgotten), itoa(s.fleet.since())}, s.out.mine()...)
-	keys := []string{s.keys.replicas(), s.keys.about(), s.keys.outUsers()}
 	ctx, cancel := context.WithTimeout(ctx, backgroundTimeout)
 	defer cancel()
+	out := s.storeOut(ctx)
+	args := []string{s.id, string(about), ms(s.rhythm.lease), ms(s.rhythm.forgotten), itoa(s.fleet.since()), out, ms(s.rhythm.keyLife())}
+	keys := []string{s.keys.replicas(), s.keys.about(), s.keys.outUsers(), s.keys.outList(out)}
 	sent, asked := s.now(), time.Now()
 	var got beatOfFleet
 	err = s.call(ctx, "fleet", func(ctx context.Context, c rueidis.Client) (err error) {
@@ -101,7 +102,12 @@ func (s *Store) beatFleet(ctx context.Context) bool {
 	if s.options.Quotas != nil {
 		s.options.Quotas.Among(s.fleet.count())
 	}
-	s.takeOut(got.out)
+	if !got.stored {
+		s.out.isStored("")
+		s.fleet.kick()
+	}
+	s.named(out)
+	s.takeOut(ctx, got.out)
 	s.doFailed()
 	if isNew {
 		s.publish(event{Kind: eventJoin, Before: before})

@@ -30,12 +30,16 @@ func (k keys) fail(addr netip.Addr) string { return k.source(addr, "fail") }
 func (k keys) ban(addr netip.Addr) string  { return k.source(addr, "ban") }
 func (k keys) once(addr netip.Addr) string { return k.source(addr, "once") }
 
-func (k keys) bans() string           { return k.prefix + "{bans}" }
-func (k keys) bansData() string       { return k.prefix + "{bans}:data" }
-func (k keys) events() string         { return k.prefix + "events" }
-func (k keys) replicas() string       { return k.prefix + "{replicas}" }
-func (k keys) about() string          { return k.prefix + "{replicas}:about" }
-func (k keys) outUsers() string       { return k.prefix + "{replicas}:out" }
+func (k keys) bans() string     { return k.prefix + "{bans}" }
+func (k keys) bansData() string { return k.prefix + "{bans}:data" }
+func (k keys) events() string   { return k.prefix + "events" }
+func (k keys) replicas() string { return k.prefix + "{replicas}" }
+func (k keys) about() string    { return k.prefix + "{replicas}:about" }
+func (k keys) outUsers() string { return k.prefix + "{replicas}:lists" }
+
+// outList is one of the lists that outUsers names.
+func (k keys) outList(name string) string { return k.prefix + "{replicas}:out:" + name }
+
 func (k keys) usage(id string) string { return k.prefix + "{r:" + tagged(id) + "}:users" }
 func (k keys) probe(id string) string { return k.prefix + "{r:" + tagged(id) + "}:probe" }
 

@@ -141,25 +141,27 @@ type beatOfFleet struct {
 	ignorant int           // others who have not beaten since a time that it named
 	first    time.Duration // until the first lease of another ends; 0: there is none
 	newest   string
-	out      []string
+	out      []string // lists of users whom others put out, by name
+	stored   bool     // the own list
 }
 
 func beatOf(list []rueidis.RedisMessage, err error) (got beatOfFleet, _ error) {
 	if err != nil {
 		return got, err
 	}
-	if len(list) != 7 {
+	if len(list) != 8 {
 		return got, errAnswer
 	}
 	n, err := numbers(list[:5])
 	newest, err2 := list[5].ToString()
 	out, err3 := list[6].AsStrSlice()
-	if err = errors.Join(err, err2, err3); err != nil {
+	stored, err4 := list[7].AsInt64()
+	if err = errors.Join(err, err2, err3, err4); err != nil {
 		return got, err
 	}
 	return beatOfFleet{
 		count: max(int(n[0]), 1), was: n[1] == 1, now: n[2], ignorant: int(n[3]), first: time.Duration(n[4]) * time.Millisecond,
-		newest: newest, out: out,
+		newest: newest, out: out, stored: stored == 1,
 	}, nil
 }
 

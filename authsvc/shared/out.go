@@ -1,25 +1,77 @@
 package shared
 
 import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"time"
+
+	"github.com/redis/rueidis"
 )
 
 // outList is the users who are disabled: by this replica's settings, and by
 // those of others. A user is out for as long as one replica that lives says so.
+//
+// A replica names its list with each beat. The names of the users are stored once, for
+// all that have the same: whoever meets a list that it does not know reads it.
 type outList struct {
 	mu        sync.Mutex
 	own       map[string]struct{}
-	elsewhere map[string]map[string]time.Time // by user and replica: since when we know
+	stored    string                          // the own list's name, once it is stored
+	named     string                          // by the last beat
+	lists     map[string][]string             // of others, that were read
+	elsewhere map[string]map[string]time.Time // by user, and replica or list: since when we know; zero: by a list
 }
 
-func (o *outList) mine() []string {
+// mine is the own list, and its name: "" for an empty one.
+func (o *outList) mine() (name string, users []string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return slices.Sorted(maps.Keys(o.own))
+	if len(o.own) == 0 {
+		return "", nil
+	}
+	users = slices.Sorted(maps.Keys(o.own))
+	sum := sha256.New()
+	for _, u := range users {
+		_, _ = fmt.Fprintf(sum, "%d:%s", len(u), u) // never fails
+	}
+	return hex.EncodeToString(sum.Sum(nil)[:16]), users
+}
+
+func (o *outList) isStored(name string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.stored = name
+}
+
+// storeOut stores the own list, if it is not, and returns its name.
+func (s *Store) storeOut(ctx context.Context) string {
+	name, users := s.out.mine()
+	s.out.mu.Lock()
+	same := s.out.stored == name
+	s.out.mu.Unlock()
+	if same || name == "" {
+		return name
+	}
+	names := make([][]byte, len(users))
+	for i, u := range users {
+		names[i] = []byte(u) // names are bytes
+	}
+	text, err := json.Marshal(names)
+	if err != nil {
+		return name // its types are ours: it cannot be
+	}
+	if s.call(ctx, "fleet", func(ctx context.Context, c rueidis.Client) error {
+		return c.Do(ctx, c.B().Set().Key(s.keys.outList(name)).Value(string(text)).Px(s.rhythm.keyLife()).Build()).Error()
+	}) == nil { // if not, the beat says so
+		s.out.isStored(name)
+	}
+	return name
 }
 
 // Out reports whether another replica's settings have disabled a user.
@@ -27,6 +79,21 @@ func (s *Store) Out(user string) bool {
 	s.out.mu.Lock()
 	defer s.out.mu.Unlock()
 	return len(s.out.elsewhere[user]) > 0
+}
+
+// maxOutEvents is how many users are told one by one when settings change.
+const maxOutEvents = 64
+
+// named has the others read the own list, if the beat that was taken named another than
+// the one before.
+func (s *Store) named(list string) {
+	s.out.mu.Lock()
+	isNew := s.out.named != list
+	s.out.named = list
+	s.out.mu.Unlock()
+	if isNew {
+		s.publish(event{Kind: eventOut}) // of nobody by name
+	}
 }
 
 // PutOut says which users this replica's settings disable.
@@ -39,13 +106,22 @@ func (s *Store) PutOut(users []string) {
 	before := s.out.own
 	s.out.own = now
 	s.out.mu.Unlock()
+	var out, in []string
 	for u := range now {
 		if _, was := before[u]; !was {
-			s.publish(event{Kind: eventOut, User: u})
+			out = append(out, u)
 		}
 	}
 	for u := range before {
 		if _, is := now[u]; !is {
+			in = append(in, u)
+		}
+	}
+	if len(out)+len(in) <= maxOutEvents { // else others hear of the list that the next beat names
+		for _, u := range out {
+			s.publish(event{Kind: eventOut, User: u})
+		}
+		for _, u := range in {
 			s.publish(event{Kind: eventIn, User: u})
 		}
 	}
@@ -75,35 +151,70 @@ func (s *Store) outChanged(more bool) {
 	}
 }
 
-// takeOut takes the whole list, as "user|replica". What an event told a moment
-// ago may not be in it yet.
-func (s *Store) takeOut(list []string) {
+// takeOut takes the lists of all others. What an event told a moment ago may not be in
+// them yet.
+func (s *Store) takeOut(ctx context.Context, names []string) {
+	lists, err := s.readOut(ctx, names)
+	if err != nil {
+		return // what is known stays, until the next beat
+	}
 	now := time.Now()
 	next := make(map[string]map[string]time.Time)
 	more := false
 	s.out.mu.Lock()
-	put := func(user, replica string, since time.Time) {
+	put := func(user, by string, since time.Time) {
 		if next[user] == nil {
 			next[user] = make(map[string]time.Time)
 		}
-		next[user][replica] = since
+		next[user][by] = since
 	}
-	for _, entry := range list {
-		i := strings.LastIndexByte(entry, '|')
-		if i < 0 {
-			continue
+	for name, users := range lists {
+		for _, user := range users {
+			put(user, name, time.Time{})
+			more = more || s.out.elsewhere[user] == nil
 		}
-		put(entry[:i], entry[i+1:], time.Time{})
-		more = more || s.out.elsewhere[entry[:i]] == nil
 	}
-	for user, replicas := range s.out.elsewhere {
-		for replica, since := range replicas {
+	for user, by := range s.out.elsewhere {
+		for replica, since := range by {
 			if now.Sub(since) < backgroundTimeout {
 				put(user, replica, since)
 			}
 		}
 	}
-	s.out.elsewhere = next
+	s.out.elsewhere, s.out.lists = next, lists
 	s.out.mu.Unlock()
 	s.outChanged(more)
+}
+
+// readOut are the lists of these names, of which those that are not known are read.
+func (s *Store) readOut(ctx context.Context, names []string) (map[string][]string, error) {
+	s.out.mu.Lock()
+	known := s.out.lists
+	s.out.mu.Unlock()
+	lists := make(map[string][]string, len(names))
+	for _, name := range names {
+		if users, ok := known[name]; ok {
+			lists[name] = users
+			continue
+		}
+		err := s.call(ctx, "fleet", func(ctx context.Context, c rueidis.Client) error {
+			text, err := c.Do(ctx, c.B().Get().Key(s.keys.outList(name)).Build()).ToString()
+			if rueidis.IsRedisNil(err) {
+				return nil // its owner stores it again
+			}
+			if err != nil {
+				return err
+			}
+			var users [][]byte
+			_ = json.Unmarshal([]byte(text), &users) // of another version perhaps: what it has is enough
+			for _, u := range users {
+				lists[name] = append(lists[name], string(u))
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return lists, nil
 }

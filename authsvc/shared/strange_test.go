@@ -67,7 +67,7 @@ func TestStrangeKey(t *testing.T) {
 // What all replicas use is another program's: a probe that only wrote found the store
 // well, ten times a second, and the next beat found it ill.
 func TestStrangeKeyOfFleet(t *testing.T) {
-	for _, key := range []string{"cs:{replicas}", "cs:{replicas}:out", "cs:{bans}"} {
+	for _, key := range []string{"cs:{replicas}", "cs:{replicas}:lists", "cs:{bans}"} {
 		t.Run(key, func(t *testing.T) {
 			t.Parallel()
 			server, url := fake(t)
