@@ -142,7 +142,10 @@ func TestContainer(t *testing.T) {
 	if out := c.run("podman", "inspect", "localhost/cleversocks", "--format", "{{.HealthCheck.Test}}"); !strings.Contains(out, "healthcheck") {
 		t.Errorf("health check: %q", out)
 	}
-	c.logged("cs", "ready")
+	await(t, "it is ready", func() bool {
+		out, err := try(t, "", nil, "curl", "-s", "-m", "20", "http://"+admin+"/readyz")
+		return err == nil && strings.HasPrefix(out, "ready")
+	})
 	c.run("podman", "healthcheck", "run", "cs") // as it stands in the image
 	sandbox, _, _ := strings.Cut(run(t, "", nil, "curl", "-s", "-m", "20", "http://"+admin+"/status"), "\n}")
 	confined(t, strings.NewReplacer(" ", "", "\n", "").Replace(sandbox))
