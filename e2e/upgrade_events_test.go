@@ -210,12 +210,14 @@ func unlessClosed(f func() error) func() error {
 // What a process that drains still has is judged by the settings of now: a user
 // who is disabled, or whom a rule keeps from where a tunnel leads, is out there
 // too, by a reload and by an upgrade alike. Others go on. Settings that the daemon
-// refuses are not in force there either: they were, one process without them.
+// refuses, or has not read, are not in force there either: they were, in one process
+// alone.
 func TestPredecessorFollowsSettings(t *testing.T) {
 	echo := echoServer(t, "127.0.0.1:0")
 	api := withAPI(t, "") // once: the sandbox holds the token's folder
+	users := writeFile(t, "users", "erin:right\n")
 	settings := func(rule string, disabled ...string) string {
-		text := "[auth]\nallow_plain_passwords = true\n[reload]\nrevoke = true\n[acl]\nblock_private = false\n" + rule + "[[listener]]\naddress = \"127.0.0.1:0\"\n"
+		text := "[auth]\nallow_plain_passwords = true\nusers_file = '" + users + "'\n[reload]\nrevoke = true\n[acl]\nblock_private = false\n" + rule + "[[listener]]\naddress = \"127.0.0.1:0\"\n"
 		for _, name := range []string{"alice", "bob", "carol", "dave"} {
 			text += fmt.Sprintf("[[user]]\nname = %q\npassword = \"right\"\ndisabled = %t\n", name, slices.Contains(disabled, name))
 		}
@@ -231,7 +233,7 @@ func TestPredecessorFollowsSettings(t *testing.T) {
 		_ = c.SetDeadline(time.Now().Add(patience))
 		return c
 	}
-	alice, bob, carol, dave := tunnel("alice"), tunnel("bob"), tunnel("carol"), tunnel("dave")
+	alice, bob, carol, dave, erin := tunnel("alice"), tunnel("bob"), tunnel("carol"), tunnel("dave"), tunnel("erin")
 	ended := func(what string, c net.Conn) {
 		t.Helper()
 		if _, err := c.Read(make([]byte, 1)); err == nil || os.IsTimeout(err) {
@@ -252,5 +254,10 @@ func TestPredecessorFollowsSettings(t *testing.T) {
 	rewrite(t, config, settings("[[acl.rule]]\naction = \"deny\"\nusers = [\"bob\"]\n", "alice", "dave"))
 	d.upgrade()
 	ended("denied by an upgrade", bob)
+	rewrite(t, config, settings("", "carol")) // is not meant yet
+	if status := d.call("PATCH", "/api/v1/users/erin", object{"disabled": true}, nil); status != 200 {
+		t.Errorf("status %d", status)
+	}
+	ended("disabled by the API", erin)
 	echoes(t, carol, "on")
 }

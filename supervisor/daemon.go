@@ -70,7 +70,7 @@ func start(ctx context.Context, o Options, cfg *config.Config, serves *atomic.Bo
 	m.Daemon.BuildInfo(o.Version, o.Commit, runtime.Version())
 	m.Daemon.LogLost(o.LostLog)
 	d := &daemon{options: o, log: o.Logger, panics: reporter(o.Logger, m), config: new(atomic.Pointer[config.Config]), phase: new(atomic.Int32), asked: make(chan struct{}, 1), notify: &notifier{log: o.Logger}, confined: &confinement{log: o.Logger, program: o.Program.Path}}
-	d.predecessors = &predecessors{log: d.log, panics: d.panics}
+	d.predecessors = &predecessors{log: d.log, panics: d.panics, settings: d.config.Load}
 	found := unfit(ctx, cfg, nil)
 	if o.Inherited.From() == nil { // whose sockets are open
 		found = append(found, unbindable(ctx, cfg)...)
@@ -279,7 +279,7 @@ func newReloader(d *daemon, m *metrics.Registry, c *core, interim *conn.Interim,
 		}),
 	}
 	r := &reloader{
-		load: d.options.Load, confined: d.confined, log: log, metrics: m, panics: d.panics, parts: parts, sockets: sockets,
+		load: d.options.Load, loadText: d.options.LoadText, confined: d.confined, log: log, metrics: m, panics: d.panics, parts: parts, sockets: sockets,
 		requests: make(chan request), signals: make(chan struct{}, 1), over: make(chan struct{}), ended: make(chan struct{}),
 		noted: operator.noteReload, rotate: d.reopenLogs, notify: d.notify,
 		people: &people{accounts: who, guards: c.guards, group: c.group, inForce: inForce, lapses: gone},

@@ -26,9 +26,9 @@ type draining struct {
 	successor *upgrade.Successor
 	guards    *guards
 	group     *conn.Group
-	follows   func(context.Context) (ended int) // reads the settings again
-	rotate    func(context.Context)             // opens the log files again
-	stop      func()                            // has what is left end soon
+	follows   func(context.Context, upgrade.Settings) (ended int)
+	rotate    func(context.Context) // opens the log files again
+	stop      func()                // has what is left end soon
 	answer    func(ctx context.Context, what string, body json.RawMessage, say func(any) error) error
 
 	tidings *tidings
@@ -93,15 +93,19 @@ func (d *draining) wanted(ctx context.Context, elsewhere *foreign) upgrade.Wante
 				return err
 			},
 		},
-		Reload: func() { d.follows(ctx) },
+		Reload: func(s upgrade.Settings) { d.follows(ctx, s) },
 		Rotate: func() { d.rotate(ctx) },
 		Stop:   d.stop,
 		Answer: func(what string, body json.RawMessage, say func(any) error) error {
 			return d.panics.Contain(ctx, "draining", func() error {
-				if what == askFollow {
-					return say(admin.Closed{Closed: d.follows(ctx)})
+				if what != askFollow {
+					return d.answer(ctx, what, body, say)
 				}
-				return d.answer(ctx, what, body, say)
+				s, err := upgrade.SettingsOf(body)
+				if err != nil {
+					return err
+				}
+				return say(admin.Closed{Closed: d.follows(ctx, s)})
 			})
 		},
 	}

@@ -26,8 +26,10 @@ func (noLog) Rollback() {}
 // the test and without a log.
 func quietly(t *testing.T, path string) *daemon {
 	t.Helper()
-	load := func() (*config.Config, error) {
-		return config.NewLoader(config.Sources{File: path}).Load(context.WithoutCancel(t.Context()))
+	loader := config.NewLoader(config.Sources{File: path})
+	load := func() (*config.Config, error) { return loader.Load(context.WithoutCancel(t.Context())) }
+	loadText := func(text []byte) (*config.Config, error) {
+		return loader.LoadText(context.WithoutCancel(t.Context()), text)
 	}
 	cfg, err := load()
 	if err != nil {
@@ -35,7 +37,7 @@ func quietly(t *testing.T, path string) *daemon {
 	}
 	quiet := slog.New(slog.DiscardHandler)
 	d, err := start(t.Context(), Options{
-		Load: load, Logger: quiet, Access: quiet, PrepareLog: func(config.Log) (LogChange, error) { return noLog{}, nil },
+		Load: load, LoadText: loadText, Logger: quiet, Access: quiet, PrepareLog: func(config.Log) (LogChange, error) { return noLog{}, nil },
 		LostLog: func() uint64 { return 0 }, Level: func() string { return "info" }, SetLevel: func(string) bool { return true },
 	}, cfg, new(atomic.Bool))
 	if err != nil {

@@ -18,6 +18,7 @@ import (
 	"cleversocks/authsvc"
 	"cleversocks/conn/task"
 	"cleversocks/metrics/admin"
+	"cleversocks/supervisor/config"
 	"cleversocks/supervisor/upgrade"
 )
 
@@ -30,7 +31,10 @@ type predecessors struct {
 	guards *guards
 	handOn func(pid int, events json.RawMessage) error // to who follows events
 
-	changed func() // is told when they have more connections, or fewer
+	changed  func()                // is told when they have more connections, or fewer
+	settings func() *config.Config // in force
+
+	following sync.Mutex // who tells the settings last tells those in force
 
 	mu    sync.Mutex
 	all   []*predecessor
@@ -165,13 +169,28 @@ func (ps *predecessors) reports() []report {
 // here alone; and, unless the settings were refused here, judge their connections
 // by those.
 func (ps *predecessors) reload(follow bool) {
+	ps.following.Lock()
+	defer ps.following.Unlock()
 	for _, p := range ps.list() {
 		tell := p.Rotate
 		if follow {
-			tell = p.Reload
+			tell = func() error { return p.Reload(ps.verified()) }
 		}
-		_ = tell() // one that has ended has none
+		if tell() != nil {
+			p.Close() // it has ended, or has half of a message
+		}
 	}
+}
+
+// verified are the settings in force for those who go on by them.
+func (ps *predecessors) verified() upgrade.Settings {
+	return upgrade.Settings{Text: ps.settings().Text()}
+}
+
+// follow has them judge their connections by the settings in force, and the files that
+// those name, and tells how many that has ended.
+func (ps *predecessors) follow(ctx context.Context) (ended int) {
+	return ps.end(ctx, askFollow, ps.verified())
 }
 
 // stop has them end what they have, as the daemon stops: nobody else would reach it
@@ -239,9 +258,9 @@ func (ps *predecessors) sessions(ctx context.Context, f admin.SessionFilter) (al
 	return all
 }
 
-// end has them end connections, as what says, and tells how many those are.
-func (ps *predecessors) end(ctx context.Context, what string, f admin.SessionFilter) (n int) {
-	ps.ask(ctx, what, f, func(_ *predecessor, raw json.RawMessage) error {
+// end has them end connections, as what and body say, and tells how many those are.
+func (ps *predecessors) end(ctx context.Context, what string, body any) (n int) {
+	ps.ask(ctx, what, body, func(_ *predecessor, raw json.RawMessage) error {
 		var closed admin.Closed
 		err := json.Unmarshal(raw, &closed)
 		n += closed.Closed

@@ -25,11 +25,12 @@ import (
 // installed by whoever made it, before Serve; after that, only Serve's
 // goroutine touches the parts, and others ask it over its channel.
 type reloader struct {
-	load    func() (*config.Config, error)
-	log     *slog.Logger
-	metrics *metrics.Registry
-	panics  *task.Reporter
-	parts   []part
+	load     func() (*config.Config, error)
+	loadText func([]byte) (*config.Config, error) // what a successor has in force
+	log      *slog.Logger
+	metrics  *metrics.Registry
+	panics   *task.Reporter
+	parts    []part
 	// confined may be why a file cannot be read.
 	confined *confinement
 	sockets  *listeners // also among parts
@@ -178,10 +179,11 @@ func (r *reloader) try(ctx context.Context) error {
 // follow is a reload of a process that drains, whose successor was asked for
 // one: nothing is opened or accepted any more, but a user who was taken out, or
 // a rule, must not count in one process alone. It tells how many sessions that
-// has ended. It is called when Serve has ended.
-func (r *reloader) follow(ctx context.Context) (ended int) {
+// has ended. The settings are those that the successor has in force: somebody may have
+// edited their file since, and not mean it yet. It is called when Serve has ended.
+func (r *reloader) follow(ctx context.Context, s upgrade.Settings) (ended int) {
 	r.rotate(ctx)
-	cfg, err := await(ctx, r.panics, "reload", r.load)
+	cfg, err := await(ctx, r.panics, "reload", func() (*config.Config, error) { return r.loadText(s.Text) })
 	if err == nil {
 		r.policies++
 		policy := *r.people.group.Policy()
@@ -191,6 +193,9 @@ func (r *reloader) follow(ctx context.Context) (ended int) {
 			ended = r.people.group.EndLapsed() + revoke(ctx, r.people.group, r.log)
 			r.people.lapses.reconsider()
 		})), next, r.panics)
+	}
+	if err == nil {
+		r.installed = cfg // which the next is compared with
 	}
 	if err != nil && ctx.Err() == nil {
 		r.log.LogAttrs(ctx, slog.LevelWarn, "draining: connections go on under the settings of before", slog.Any("err", err))

@@ -22,9 +22,12 @@ import (
 type Options struct {
 	// Load reads all settings again: at the start and on SIGHUP. Its errors
 	// wrap config.ErrInvalid.
-	Load   func() (*config.Config, error)
-	Logger *slog.Logger
-	Access *slog.Logger
+	Load func() (*config.Config, error)
+	// LoadText is Load with what a successor found in the configuration file; nil: the
+	// file is read.
+	LoadText func(text []byte) (*config.Config, error)
+	Logger   *slog.Logger
+	Access   *slog.Logger
 	// PrepareLog opens the files that the loggers will write to, at the start
 	// and on a reload. An error wraps config.ErrInvalid; nothing has changed.
 	PrepareLog func(config.Log) (LogChange, error)

@@ -8,7 +8,6 @@ import (
 
 	"cleversocks/authsvc"
 	"cleversocks/conn"
-	"cleversocks/metrics/admin"
 )
 
 // userEdit is a change of the users file while the daemon runs.
@@ -79,7 +78,7 @@ func (r *reloader) editUsers(ctx context.Context, e *userEdit) error {
 			}
 			if err == nil {
 				r.generated = policy.Generation
-				e.ended += r.upgrader.predecessors.end(ctx, askFollow, admin.SessionFilter{})
+				e.ended += r.upgrader.predecessors.follow(ctx)
 			}
 			return err
 		}

@@ -153,6 +153,7 @@ func (a *app) daemon(ctx context.Context, loader *config.Loader, successor upgra
 	defer golog.To(ctx, logs.Logger())()
 	return a.serve(ctx, supervisor.Options{
 		Load:       func() (*config.Config, error) { return loader.Load(ctx) },
+		LoadText:   func(text []byte) (*config.Config, error) { return loader.LoadText(ctx, text) },
 		Logger:     logs.Logger(),
 		Access:     logs.Access(),
 		PrepareLog: logs.Prepare,

@@ -42,6 +42,7 @@ type Config struct {
 	Warnings []string
 
 	file     string // the configuration's; "": none
+	text     []byte // what was in it; nil: there is none
 	origins  map[string]origin
 	subjects *subjects // nil: unknown, as something is wrong with the users
 }

@@ -45,8 +45,17 @@ func (f *file) onDisk() string {
 	return f.path
 }
 
-// loadFile takes the TOML file.
-func (r *run) loadFile(f *file) {
+// Text is what was in the configuration file of these settings, secrets included; nil:
+// there was no file.
+func (c *Config) Text() []byte { return c.text }
+
+// loadFile takes the TOML file, or what another process found in it.
+func (r *run) loadFile(f *file, text []byte) {
+	if text != nil {
+		r.cfg.text = text
+		r.loadTOML(f.name(), text)
+		return
+	}
 	doc, err := f.load()
 	if err != nil {
 		r.add(origin{layer: fromFile, where: f.name()}, "", "%v", err)
@@ -60,6 +69,7 @@ func (r *run) loadFile(f *file) {
 		r.cfg.Warnings = append(r.cfg.Warnings, text)
 	}
 	f.read = true
+	r.cfg.text = append([]byte{}, doc...) // not nil, even if it is empty
 	r.loadTOML(f.name(), doc)
 }
 

@@ -78,7 +78,11 @@ func (l *Loader) Filled() bool { return l.file.full }
 // error wraps ErrInvalid and tells all that is wrong. Names of listen
 // addresses, and of -w and -b, are resolved under ctx; one that an earlier Load resolved keeps its
 // address, with a warning, while it cannot be resolved.
-func (l *Loader) Load(ctx context.Context) (*Config, error) {
+func (l *Loader) Load(ctx context.Context) (*Config, error) { return l.LoadText(ctx, nil) }
+
+// LoadText is Load with what another process found in File and has verified, so that
+// both go by the same, whatever was written to the file since. nil: File is read.
+func (l *Loader) LoadText(ctx context.Context, text []byte) (*Config, error) {
 	r := &run{
 		cfg:    &Config{file: l.file.onDisk(), origins: make(map[string]origin)},
 		k:      newKoanf(),
@@ -87,7 +91,7 @@ func (l *Loader) Load(ctx context.Context) (*Config, error) {
 	r.loadDefaults()
 	switch {
 	case l.sources.File != "":
-		r.loadFile(&l.file)
+		r.loadFile(&l.file, text)
 	case l.sources.FileGiven:
 		r.add(flagOrigin("config", ""), "", "is empty: name a file, or leave the flag out")
 	}
@@ -113,7 +117,7 @@ func (l *Loader) LoadAdmin(ctx context.Context) (Admin, error) {
 	r := &run{cfg: &Config{origins: make(map[string]origin)}, k: newKoanf(), only: "admin"}
 	r.loadDefaults()
 	if l.sources.File != "" {
-		r.loadFile(&l.file)
+		r.loadFile(&l.file, nil)
 	}
 	r.loadEnv(l.sources.Environ)
 	if l.sources.Flags != nil {

@@ -27,7 +27,7 @@ const (
 	kindState   kind = "state"
 	kindYours   kind = "yours"
 	kindServing kind = "serving"
-	kindReload  kind = "reload" // the settings may have changed, and logs were rotated
+	kindReload  kind = "reload" // which the settings are now, and logs were rotated
 	kindRotate  kind = "rotate" // the latter alone
 	kindStop    kind = "stop"   // the daemon stops: what is left has drain.timeout
 	kindReport  kind = "report" // what connections hold that counts in all processes

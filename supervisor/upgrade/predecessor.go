@@ -134,9 +134,17 @@ func (p *Predecessor) Ask(ctx context.Context, what string, body any, take func(
 	return p.asked.ask(ctx, p.channel, what, body, take)
 }
 
-// Reload has it judge its connections by the settings as they are now, and open
-// its log files again, which may have been rotated.
-func (p *Predecessor) Reload() error { return p.channel.send(kindReload, nil) }
+// Reload has it judge its connections by the settings, and open its log files again,
+// which may have been rotated.
+func (p *Predecessor) Reload(s Settings) error { return p.channel.send(kindReload, s) }
+
+// SettingsOf reads Settings; a message without a body has none.
+func SettingsOf(body json.RawMessage) (s Settings, err error) {
+	if len(body) > 0 {
+		err = json.Unmarshal(body, &s)
+	}
+	return s, err
+}
 
 // Rotate has it open its log files again, and nothing else.
 func (p *Predecessor) Rotate() error { return p.channel.send(kindRotate, nil) }

@@ -236,7 +236,7 @@ func (s *Successor) Kill(ctx context.Context, why error) error {
 type Wanted struct {
 	Heard
 
-	Reload func()
+	Reload func(Settings)
 	Rotate func()
 	Stop   func()
 	// Answer answers a question, in as many parts as it says.
@@ -244,7 +244,7 @@ type Wanted struct {
 }
 
 // Heed follows what the successor says while this process drains: what counts
-// in all, that the settings may have changed, and questions. It returns when the
+// in all, which the settings are, and questions. It returns when the
 // successor has ended, or ctx has.
 func (s *Successor) Heed(ctx context.Context, w Wanted) error {
 	for {
@@ -254,7 +254,10 @@ func (s *Successor) Heed(ctx context.Context, w Wanted) error {
 		}
 		switch m.Kind {
 		case kindReload:
-			w.Reload()
+			var settings Settings
+			if settings, err = SettingsOf(m.Body); err == nil {
+				w.Reload(settings)
+			}
 		case kindRotate:
 			w.Rotate()
 		case kindStop:

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"os/exec"
+	"reflect"
 	"testing"
 	"time"
 )
@@ -78,5 +79,32 @@ func TestPredecessorIsGone(t *testing.T) {
 	a.close()
 	if _, err := (&Predecessor{channel: b}).AwaitTurn(t.Context(), nil, Heard{}); !errors.Is(err, ErrGone) {
 		t.Error(err)
+	}
+}
+
+// The settings in force go to a process that drains as their text. A successor of an
+// older version sends none: then the file is read.
+func TestSettingsTravel(t *testing.T) {
+	a, b := pair(t)
+	from, to := &Predecessor{channel: a}, &Successor{channel: b}
+	if err := a.send(kindReload, nil); err != nil { // an older version
+		t.Fatal(err)
+	}
+	for _, text := range []string{"", "secret = \"\x00\u2028\""} {
+		if err := from.Reload(Settings{Text: []byte(text)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := from.Reload(Settings{}); err != nil { // there is no file
+		t.Fatal(err)
+	}
+	a.close()
+	var got []Settings
+	if err := to.Heed(t.Context(), Wanted{Reload: func(s Settings) { got = append(got, s) }}); !errors.Is(err, ErrGone) {
+		t.Error(err)
+	}
+	want := []Settings{{}, {Text: []byte{}}, {Text: []byte("secret = \"\x00\u2028\"")}, {}}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }

@@ -66,6 +66,13 @@ const (
 	RolePredecessor Role = "predecessor" // the channel to one of before, which still drains
 )
 
+// Settings are those in force, for a predecessor to go on by.
+type Settings struct {
+	// Text is the configuration file's, which may have been written since; nil: there is
+	// none, or this process is of a version that does not say.
+	Text []byte `json:"text"`
+}
+
 // Hello is what a predecessor says first.
 type Hello struct {
 	PID     int      `json:"pid"`
