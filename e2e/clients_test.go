@@ -282,18 +282,9 @@ func TestChromiumWithEveryProxy(t *testing.T) {
 	p := port(web.Listener.Addr().String())
 	d := start(t, "")
 	for _, scheme := range []string{"socks4", "http"} {
-		ctx, cancel := context.WithTimeout(t.Context(), 4*patience)
-		cmd := exec.CommandContext(ctx, program(t, "chromium", "chromium"),
-			"--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-			"--disable-background-networking", "--disable-component-update", "--disable-sync",
-			"--user-data-dir="+t.TempDir(), "--proxy-server="+scheme+"://"+d.address, "--proxy-bypass-list=<-loopback>",
-			"--dump-dom", "http://127.0.0.1:"+p+"/")
-		var stdout, stderr bytes.Buffer
-		cmd.Stdout, cmd.Stderr = &stdout, &stderr
-		err := cmd.Run()
-		cancel()
-		if err != nil || !strings.Contains(stdout.String(), "hello from 127.0.0.1") {
-			t.Errorf("%s: %v: shows %q\n%s", scheme, err, stdout.String(), stderr.String())
+		shown, said, err := dump(t, nil, "http://127.0.0.1:"+p+"/", byProxy(scheme+"://"+d.address)...)
+		if err != nil || !strings.Contains(shown, "hello from 127.0.0.1") {
+			t.Errorf("%s: %v: shows %q\n%s", scheme, err, shown, said)
 			continue
 		}
 		d.find("of its page over "+scheme, func(l line) bool {

@@ -1,8 +1,6 @@
 package e2e
 
 import (
-	"bytes"
-	"context"
 	"errors"
 	"io"
 	"net"
@@ -84,21 +82,10 @@ func TestLargeTransfersArriveWhole(t *testing.T) {
 func TestChromiumLoadsAPage(t *testing.T) {
 	web := origin(t, "127.0.0.1:0")
 	d := start(t, "")
-	ctx, cancel := context.WithTimeout(t.Context(), 4*patience)
-	defer cancel()
 	page := "http://localhost:" + port(web.Listener.Addr().String()) + "/"
-	cmd := exec.CommandContext(ctx, program(t, "chromium", "chromium"),
-		"--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-		"--disable-background-networking", "--disable-component-update", "--disable-sync",
-		"--user-data-dir="+t.TempDir(), "--proxy-server=socks5://"+d.address, "--proxy-bypass-list=<-loopback>",
-		"--dump-dom", page)
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
-		t.Fatalf("chromium: %v\n%s", err, stderr.String())
-	}
-	if !strings.Contains(stdout.String(), "hello from localhost") {
-		t.Fatalf("chromium shows %q", stdout.String())
+	shown, said, err := dump(t, nil, page, byProxy("socks5://"+d.address)...)
+	if err != nil || !strings.Contains(shown, "hello from localhost") {
+		t.Fatalf("%v: shows %q\n%s", err, shown, said)
 	}
 	d.record("localhost:" + port(web.Listener.Addr().String()))
 }

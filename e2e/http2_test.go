@@ -1,11 +1,7 @@
 package e2e
 
 import (
-	"bytes"
-	"context"
 	"net/http/httptest"
-	"os"
-	"os/exec"
 	"strings"
 	"testing"
 )
@@ -19,8 +15,8 @@ func TestChromiumOverHTTP2(t *testing.T) {
 	t.Cleanup(secure.Close)
 	d := start(t, newAuthority(t).tlsListener(""))
 	for target, command := range map[string]string{web.URL: "GET", secure.URL: "<nil>"} {
-		if page, log := dump(t, d.address, target, nil); !strings.Contains(page, "hello from 127.0.0.1") {
-			t.Errorf("%s: shows %q\n%s", target, page, log)
+		if shown, said, err := dump(t, nil, target+"/", byProxy("https://"+d.address)...); err != nil || !strings.Contains(shown, "hello from 127.0.0.1") {
+			t.Errorf("%s: %v: shows %q\n%s", target, err, shown, said)
 			continue
 		}
 		_, address, _ := strings.Cut(target, "://")
@@ -55,12 +51,13 @@ func TestTicketsOverHTTP2(t *testing.T) {
 	d := start(t, "[auth.gssapi]\nkeytab = \""+k.keytab("HTTP/localhost")+"\"\n"+newAuthority(t).tlsListener(""))
 	k.login()
 	for _, target := range []string{web.URL, secure.URL} {
-		page, log := dump(t, "localhost:"+port(d.address), target, k.etc)
-		for visits := 1; visits < 5 && raced(d, target, log, visits); visits++ {
-			page, log = dump(t, "localhost:"+port(d.address), target, k.etc)
+		proxy := byProxy("https://localhost:" + port(d.address))
+		shown, said, err := dump(t, k.etc, target+"/", proxy...)
+		for visits := 1; visits < 5 && raced(d, target, said, visits); visits++ {
+			shown, said, err = dump(t, k.etc, target+"/", proxy...)
 		}
-		if !strings.Contains(page, "hello from 127.0.0.1") {
-			t.Errorf("%s: shows %q\n%s", target, page, log)
+		if err != nil || !strings.Contains(shown, "hello from 127.0.0.1") {
+			t.Errorf("%s: %v: shows %q\n%s", target, err, shown, said)
 			continue
 		}
 		_, address, _ := strings.Cut(target, "://")
@@ -74,8 +71,8 @@ func TestTicketsOverHTTP2(t *testing.T) {
 // a second, as on a busy machine, it asks once more beside, and the one of its two
 // requests that has brought no ticket yet gives up as the other has the challenge. Each
 // of its visits asks at least twice without a ticket then.
-func raced(d *daemon, target, log string, visits int) bool {
-	if !strings.Contains(log, "ERR_PROXY_AUTH_UNSUPPORTED") {
+func raced(d *daemon, target, said string, visits int) bool {
+	if !strings.Contains(said, "ERR_PROXY_AUTH_UNSUPPORTED") {
 		return false
 	}
 	_, address, _ := strings.Cut(target, "://")
@@ -86,23 +83,4 @@ func raced(d *daemon, target, log string, visits int) bool {
 		}
 	}
 	return asked >= 2*visits
-}
-
-// dump is what Chromium shows of a page that it gets by an https proxy, and its log.
-func dump(t *testing.T, proxy, target string, environ []string) (page, log string) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 4*patience)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, program(t, "chromium", "chromium"),
-		"--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--ignore-certificate-errors",
-		"--disable-background-networking", "--disable-component-update", "--disable-sync",
-		"--user-data-dir="+t.TempDir(), "--proxy-server=https://"+proxy, "--proxy-bypass-list=<-loopback>",
-		"--dump-dom", target+"/")
-	cmd.Env = append(os.Environ(), environ...)
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
-		t.Errorf("%s: %v", target, err)
-	}
-	return stdout.String(), stderr.String()
 }

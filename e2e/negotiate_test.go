@@ -1,11 +1,8 @@
 package e2e
 
 import (
-	"bytes"
-	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -44,26 +41,12 @@ func TestNegotiateWithChromium(t *testing.T) {
 	web := origin(t, "127.0.0.1:0")
 	d := start(t, "[auth.gssapi]\nkeytab = \""+k.keytab("HTTP/localhost")+"\"\n")
 	page := "http://127.0.0.1:" + port(web.Listener.Addr().String()) + "/"
-	load := func(options ...string) (string, string, error) {
-		ctx, cancel := context.WithTimeout(t.Context(), 4*patience)
-		defer cancel()
-		cmd := exec.CommandContext(ctx, program(t, "chromium", "chromium"), append([]string{
-			"--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-			"--disable-background-networking", "--disable-component-update", "--disable-sync",
-			"--user-data-dir=" + t.TempDir(), "--dump-dom",
-		}, append(options, page)...)...)
-		cmd.Env = append(os.Environ(), k.etc...)
-		var stdout, stderr bytes.Buffer
-		cmd.Stdout, cmd.Stderr = &stdout, &stderr
-		err := cmd.Run()
-		return stdout.String(), stderr.String(), err
-	}
-	proxy := []string{"--proxy-server=http://localhost:" + port(d.address), "--proxy-bypass-list=<-loopback>"}
-	if shown, _, _ := load(proxy...); strings.Contains(shown, "hello from") {
+	proxy := byProxy("http://localhost:" + port(d.address))
+	if shown, _, _ := dump(t, k.etc, page, proxy...); strings.Contains(shown, "hello from") {
 		t.Errorf("without a ticket, it shows %q", shown)
 	}
 	k.login()
-	shown, said, err := load(append(proxy, "--auth-server-allowlist=elsewhere.example")...)
+	shown, said, err := dump(t, k.etc, page, append(proxy, "--auth-server-allowlist=elsewhere.example")...)
 	if err != nil || !strings.Contains(shown, "hello from 127.0.0.1") {
 		t.Fatalf("another server allowed, %v: shows %q\n%s", err, shown, said)
 	}
@@ -76,7 +59,7 @@ func TestNegotiateWithChromium(t *testing.T) {
 	"AuthServerAllowlist": "localhost"
 }`, port(d.address)))
 	before := d.metric(`cleversocks_auth_total{method="gssapi",outcome="ok"}`)
-	shown, said, err = load()
+	shown, said, err = dump(t, k.etc, page)
 	if err != nil || !strings.Contains(shown, "hello from 127.0.0.1") {
 		t.Fatalf("by policy, %v: shows %q\n%s", err, shown, said)
 	}
