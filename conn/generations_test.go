@@ -2,13 +2,31 @@ package conn
 
 import (
 	"io"
+	"net/netip"
 	"runtime"
+	"sync/atomic"
 	"testing"
 	"time"
 	"weak"
 
+	"cleversocks/authsvc"
+	"cleversocks/conn/wire"
 	"cleversocks/udprelay"
 )
+
+// reload sets the next generation, and waits for the end of the one before.
+func reload(t *testing.T, g *Group) {
+	t.Helper()
+	before := weak.Make(g.Policy())
+	next := *g.Policy()
+	next.Generation++
+	g.SetPolicy(&next)
+	for end := time.Now().Add(patience); before.Value() != nil; runtime.GC() {
+		if time.Now().After(end) {
+			t.Fatal("the generation of before is still there")
+		}
+	}
+}
 
 // A tunnel kept the snapshot that it began with, all of its rules, and so did each
 // tunnel of each generation: a daemon whose long lists are reloaded once an hour had
@@ -27,15 +45,7 @@ func TestTunnelsKeepNoGeneration(t *testing.T) {
 	if _, err := io.ReadFull(client, make([]byte, 8)); err != nil {
 		t.Fatal(err)
 	}
-	before := weak.Make(g.Policy())
-	next := *g.Policy()
-	next.Generation++
-	g.SetPolicy(&next)
-	for end := time.Now().Add(patience); before.Value() != nil; runtime.GC() {
-		if time.Now().After(end) {
-			t.Fatal("the generation of before is still there")
-		}
-	}
+	reload(t, g)
 	if n := g.Active(); n != 1 {
 		t.Errorf("%d tunnels", n)
 	}
@@ -65,16 +75,48 @@ func TestAssociationsKeepNoGeneration(t *testing.T) {
 	if _, err := io.ReadFull(client, make([]byte, 12)); err != nil {
 		t.Fatal(err)
 	}
-	before := weak.Make(g.Policy())
-	next := *g.Policy()
-	next.Generation++
-	g.SetPolicy(&next)
-	for end := time.Now().Add(patience); before.Value() != nil; runtime.GC() {
-		if time.Now().After(end) {
-			t.Fatal("the generation of before is still there")
-		}
-	}
+	reload(t, g)
 	if n := g.Active(); n != 1 {
 		t.Errorf("%d associations", n)
+	}
+}
+
+// askedHolds counts how often it is asked whether an identity still holds.
+type askedHolds struct {
+	authsvc.Authenticator
+	asked atomic.Int32
+}
+
+func (a *askedHolds) Holds(id authsvc.Identity, _ netip.Addr) (authsvc.Identity, error) {
+	a.asked.Add(1)
+	return id, nil
+}
+
+func (*askedHolds) Method() authsvc.Method { return authsvc.MethodPassword }
+
+// An association keeps a part of its generation alone, and yet its user is asked for anew
+// only behind a reload: once it was so for the destination of each datagram, which may
+// take a hash.
+func TestAssociationAsksForItsUserBehindAReload(t *testing.T) {
+	g, _ := newTestGroup(t, true)
+	users := new(askedHolds)
+	policy := newPolicy(t, authsvc.AdmissionOptions{Authenticators: []authsvc.Authenticator{users}}, nil)
+	g.SetPolicy(policy)
+	s := &session{
+		ctx: t.Context(), policy: policy.lasting("test"), identity: authsvc.Identity{User: "alice", Method: authsvc.MethodPassword},
+		request: wire.Request{Command: wire.CommandUDPAssociate},
+	}
+	decide, dest := g.handler.judge.decideNow(s), wire.Addr{IP: netip.MustParseAddr("192.0.2.1"), Port: 53}
+	for range 3 {
+		decide(dest, dest.IP)
+	}
+	if n := users.asked.Load(); n != 0 {
+		t.Errorf("asked %d times", n)
+	}
+	next := *policy
+	next.Generation++
+	g.SetPolicy(&next)
+	if decide(dest, dest.IP); users.asked.Load() != 1 {
+		t.Errorf("asked %d times behind a reload", users.asked.Load())
 	}
 }

@@ -27,7 +27,7 @@ func (s *session) query() aclsvc.Query {
 // does not know any more keeps the old ones: to end the session is for Revoke.
 func (s *session) queryNow(p *Policy) aclsvc.Query {
 	q := s.query()
-	if p != s.policy {
+	if p.Generation != s.policy.Generation { // an association keeps no whole policy: see lasting
 		if identity, err := p.Auth.Holds(s.identity, s.client.Addr()); err == nil || identity.Account != nil {
 			q.Identity = identity
 		}
