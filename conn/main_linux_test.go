@@ -80,7 +80,7 @@ func (g *Group) admitOnReactor(c net.Conn, listener string) (refused string, don
 		return "", false
 	}
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1)
-	lane := lanes[int(g.nextLane.Add(1))%len(lanes)]
+	lane := g.nextOf(lanes)
 	if refused = lane.admit(fd, netaddr.Of(c.RemoteAddr()), listener, policy); refused != "" {
 		_ = unix.Close(fd)
 		return refused, true

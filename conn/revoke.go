@@ -17,10 +17,10 @@ import (
 // has either found the mark, or its policy is found here, and judges the session
 // now.
 func (g *Group) revocable(s *session) {
-	s.waiting.Store(false)
-	if s.request.Command == wire.CommandConnect {
+	if s.request.Command != wire.CommandUDPAssociate {
 		s.relaying.Store(true) // all that others may read is there
 	}
+	s.waiting.Store(false) // behind that: in between it would be nobody's session
 	g.watched(s)
 }
 

@@ -237,3 +237,16 @@ func TestWaitingBindIsASession(t *testing.T) {
 		})
 	}
 }
+
+// Between its wait and its relay a BIND was nobody's session again: "kill" did not meet
+// it, and it went on.
+func TestGrantedBindIsASession(t *testing.T) {
+	g, _ := newTestGroup(t, true)
+	s := &session{policy: g.Policy(), identity: authsvc.Identity{User: "alice"}, request: wire.Request{Command: wire.CommandBind}}
+	s.ctx = s.scope.begin(t.Context())
+	g.waits(s)
+	g.revocable(s)
+	if r := s.glance(); r.Handshake || r.User != "alice" {
+		t.Errorf("listed as %+v", r)
+	}
+}
