@@ -141,12 +141,14 @@ func (t *Once) isNews(e *OnceEntry, until time.Time) bool {
 }
 
 // sameSecret reports whether both logged in with the same, of which another replica
-// has told no more than a seal.
+// has told no more than a seal. Where it takes a hash to compare that, they are taken
+// for different: the table is locked, and to tell the fleet makes the seal.
 func (e *OnceEntry) sameSecret(o *OnceEntry) bool {
 	if e.secret == o.secret {
 		return true
 	}
-	return e.secret != nil && o.secret != nil && (*e.secret).kind == kindSealed && bytes.Equal((*e.secret).sum, (*o.secret).seal(o.User))
+	return e.secret != nil && o.secret != nil && (*e.secret).kind == kindSealed && (*o.secret).sealsAtOnce() &&
+		bytes.Equal((*e.secret).sum, (*o.secret).seal(o.User))
 }
 
 // insert takes an entry in, unless the inquiry that told of it is out of date.

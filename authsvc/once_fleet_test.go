@@ -17,6 +17,55 @@ func (f *slowFleet) Added(netip.Addr, func() []byte, time.Duration) {}
 func (f *slowFleet) Revoked(netip.Addr, time.Duration)              {}
 func (f *slowFleet) Ask(context.Context, netip.Addr) []byte         { f.meanwhile(); return f.entry }
 
+// toldFleet keeps what it is told.
+type toldFleet struct {
+	slowFleet
+	told []func() []byte
+}
+
+func (f *toldFleet) Added(_ netip.Addr, entry func() []byte, _ time.Duration) {
+	f.told = append(f.told, entry)
+}
+
+// Another replica has told of a user, who logs in here with a plain password: the hash
+// that compares the two was made by whoever logged the user in, a reactor perhaps, while
+// nobody could look into the table.
+func TestLogInTakesNoSeal(t *testing.T) {
+	addr := netip.MustParseAddr("192.0.2.1")
+	replica := func() (*Once, *Users, *toldFleet) {
+		once, m := newOnce(OnceOptions{Max: 10, TTL: time.Hour}, "")
+		users, err := NewUsers(UsersOptions{User: "alice", Password: "x", Metrics: m})
+		if err != nil {
+			t.Fatal(err)
+		}
+		fleet := new(toldFleet)
+		once.Join(fleet)
+		return once, users, fleet
+	}
+	there, theirs, _ := replica()
+	there.Add(addr, theirs.byName["alice"].identity(MethodPassword))
+	hear := func(once *Once) {
+		there.Encoded(func(_ netip.Addr, entry []byte, _ time.Duration) {
+			if err := once.Learn(entry); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+	here, ours, fleet := replica()
+	hear(here)
+	alice := ours.byName["alice"]
+	here.Add(addr, alice.identity(MethodPassword))
+	if alice.secret.sealsAtOnce() || len(fleet.told) != 1 {
+		t.Fatalf("the seal is made: %v; the fleet is told %d times, and that makes it", alice.secret.sealsAtOnce(), len(fleet.told))
+	}
+	fleet.told[0]()
+	hear(here)
+	here.Add(addr, alice.identity(MethodPassword))
+	if len(fleet.told) != 1 {
+		t.Error("the fleet is told again of what it has told")
+	}
+}
+
 // An address was revoked after the store had told of it, and before the answer was
 // taken in: it was let in again, for as long as auth-once lasts.
 func TestAnswerIsOlderThanARevocation(t *testing.T) {

@@ -152,6 +152,9 @@ func (s *secret) seal(user string) []byte {
 	return mac([]byte("cleversocks auth-once"), []byte(user), s.salt, s.sum)[:16]
 }
 
+// sealsAtOnce reports whether seal takes no hash.
+func (s *secret) sealsAtOnce() bool { return s.kind != kindPlain || s.seals.made.Load() }
+
 // matches reports whether password is the secret's; key is that of
 // plainSecret.
 func (s *secret) matches(key *macKey, password []byte) bool {

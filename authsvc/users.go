@@ -423,8 +423,7 @@ func (u *Users) Authenticate(ctx context.Context, a *Attempt) (Grant, error) {
 // for whom a predecessor or the state file has told of, a plain password does.
 func (u *Users) holdsAtOnce(id Identity) bool {
 	entry := u.byName[id.User]
-	return entry == nil || entry.secret == nil || id.secret == nil || (*id.secret).kind != kindSealed ||
-		entry.secret.kind != kindPlain || entry.secret.seals.made.Load()
+	return entry == nil || entry.secret == nil || id.secret == nil || (*id.secret).kind != kindSealed || entry.secret.sealsAtOnce()
 }
 
 // Holds refuses a user who is gone, may not come from there, or has another
