@@ -165,10 +165,11 @@ func (s *Store) tell(ctx context.Context, u *seat) (doubts, ended int, ok bool) 
 		}
 		return 0, 0, false
 	}
-	u.ending += got.ended
-	u.said -= got.ended
+	ended = min(max(got.ended, 0), may) // whatever the store says
+	u.ending += ended
+	u.said -= ended
 	u.noted(sent+s.rhythm.lease, got)
-	return doubts, got.ended, true
+	return doubts, ended, true
 }
 
 // telling is the call that says what is held, and how many of these may be ended.

@@ -46,7 +46,7 @@ func (n *onceNews) isFirst(addr netip.Addr, news onceTold, now time.Duration) bo
 	case was && now < at+onceQuiet:
 		n.waiting[addr] = news
 		return false
-	case len(n.told) >= maxOnceNews:
+	case !was && len(n.told) >= maxOnceNews:
 		return true
 	case n.told == nil:
 		n.told, n.waiting = make(map[netip.Addr]time.Duration), make(map[netip.Addr]onceTold)

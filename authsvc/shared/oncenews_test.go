@@ -127,3 +127,22 @@ func TestManyBehindOneAddress(t *testing.T) {
 		return ok && e.User == "alice"
 	})
 }
+
+// Of more addresses than are kept, the news of one that waited were told after those that
+// came later, and were what the fleet believed.
+func TestNewsAreInOrder(t *testing.T) {
+	n := onceNews{told: make(map[netip.Addr]time.Duration), waiting: make(map[netip.Addr]onceTold)}
+	for i := range maxOnceNews {
+		n.isFirst(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), onceTold{}, 0)
+	}
+	addr := netip.AddrFrom4([4]byte{10})
+	if n.isFirst(addr, onceTold{}, onceQuiet/2) || len(n.waiting) != 1 {
+		t.Fatal("they do not wait")
+	}
+	if !n.isFirst(addr, onceTold{}, onceQuiet) || len(n.waiting) != 0 {
+		t.Error("older ones wait still")
+	}
+	if !n.isFirst(home, onceTold{}, onceQuiet) || !n.isFirst(home, onceTold{}, onceQuiet) || len(n.told) != maxOnceNews {
+		t.Errorf("%d addresses are kept", len(n.told))
+	}
+}
