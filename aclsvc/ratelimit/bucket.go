@@ -38,7 +38,6 @@ const (
 	// leastBooking is what one may always book, in bytes, of rates that move it
 	// in a moment.
 	leastBooking = 64
-	// pace is the share of the rate that bookings are spaced by. Beside a burst
 	// pace is the share of the rate that bookings are spaced by. Any ten seconds then
 	// carry the rate within 3 %: 2 % less at a steady flow, and at most 3 % more where
 	// a burst of half a second is among them.
