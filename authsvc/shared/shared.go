@@ -181,7 +181,7 @@ func (s *Store) Serve(ctx context.Context) error {
 		scope.Go(func() error { return f(running) })
 	}
 	for i := range s.later.queues {
-		scope.Go(func() error { return s.work(running, s.later.queues[i]) })
+		scope.Go(func() error { return s.work(running, &s.later.queues[i]) })
 	}
 	s.askWaiting()
 	<-running.Done()

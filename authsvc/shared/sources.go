@@ -6,8 +6,8 @@ import (
 	"errors"
 	"hash/maphash"
 	"net/netip"
+	"slices"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -20,10 +20,14 @@ import (
 // that a ban and its end arrive in their order.
 type later struct {
 	seed   maphash.Seed
-	queues [4]chan job
+	queues [4]queue
+}
 
-	mu     sync.Mutex
-	failed []job // to be done when the store answers again
+// queue is what one goroutine makes the calls of.
+type queue struct {
+	jobs   chan job
+	again  chan struct{} // 1: the store answers again
+	failed []job         // are made then, in their order, and before what came later for their source
 }
 
 type job struct {
@@ -40,15 +44,14 @@ const queueLength = 1024
 func (l *later) start() {
 	l.seed = maphash.MakeSeed()
 	for i := range l.queues {
-		l.queues[i] = make(chan job, queueLength)
+		l.queues[i] = queue{jobs: make(chan job, queueLength), again: make(chan struct{}, 1)}
 	}
 }
 
 // do has a call made soon. It does not wait.
 func (s *Store) do(j job) {
-	q := s.later.queues[maphash.Comparable(s.later.seed, j.source)%uint64(len(s.later.queues))]
 	select {
-	case q <- j:
+	case s.later.queues[maphash.Comparable(s.later.seed, j.source)%uint64(len(s.later.queues))].jobs <- j:
 	default:
 		s.metrics.Dropped.Inc()
 	}
@@ -56,46 +59,57 @@ func (s *Store) do(j job) {
 
 // doFailed has those calls made that an outage has prevented.
 func (s *Store) doFailed() {
-	s.later.mu.Lock()
-	list := s.later.failed
-	s.later.failed = nil
-	s.later.mu.Unlock()
-	for _, j := range list {
-		s.do(j)
+	for i := range s.later.queues {
+		select {
+		case s.later.queues[i].again <- struct{}{}:
+		default:
+		}
 	}
 }
 
 // work makes the calls of a queue until ctx ends.
-func (s *Store) work(ctx context.Context, queue <-chan job) error {
+func (s *Store) work(ctx context.Context, q *queue) error {
 	for {
 		select {
-		case j := <-queue:
-			s.workOn(ctx, j)
+		case <-q.again:
+			list := q.failed
+			q.failed = nil
+			for _, j := range list {
+				s.workOn(ctx, q, j)
+			}
+		case j := <-q.jobs:
+			s.workOn(ctx, q, j)
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
 }
 
-func (s *Store) workOn(ctx context.Context, j job) {
+func (s *Store) workOn(ctx context.Context, q *queue, j job) {
+	if j.keep && slices.ContainsFunc(q.failed, func(f job) bool { return f.source == j.source }) {
+		s.keep(q, j)
+		return
+	}
 	ctx, cancel := context.WithTimeout(ctx, backgroundTimeout)
 	defer cancel()
 	err := s.call(ctx, j.what, j.run)
-	if err == nil {
-		return
-	}
-	if isStrange(err) {
+	switch {
+	case err == nil:
+	case isStrange(err):
 		s.strange.found(ctx, s, about(s.keys.source(j.source, "*"), err))
-		s.metrics.Dropped.Inc()
-		return // it would be no better the next time
+		s.metrics.Dropped.Inc() // it would be no better the next time
+	default:
+		s.keep(q, j)
 	}
-	s.later.mu.Lock()
-	defer s.later.mu.Unlock()
-	if !j.keep || len(s.later.failed) >= queueLength {
+}
+
+// keep has a call that failed, or one behind it, made later.
+func (s *Store) keep(q *queue, j job) {
+	if !j.keep || len(q.failed) >= queueLength {
 		s.metrics.Dropped.Inc()
 		return
 	}
-	s.later.failed = append(s.later.failed, j)
+	q.failed = append(q.failed, j)
 }
 
 // banData is a ban in the list of all, and in events: times are the store's.
