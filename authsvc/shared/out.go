@@ -24,8 +24,8 @@ type outList struct {
 	own       map[string]struct{}
 	stored    string                          // the own list's name, once it is stored
 	named     string                          // by the last beat
-	lists     map[string][]string             // of others, that were read
-	elsewhere map[string]map[string]time.Time // by user, and replica or list: since when we know; zero: by a list
+	lists     map[string]map[string]struct{}  // of others, that were read, by name; no list changes
+	elsewhere map[string]map[string]time.Time // what events told of late, by user and replica: since when we know
 }
 
 // mine is the own list, and its name: "" for an empty one.
@@ -78,7 +78,7 @@ func (s *Store) storeOut(ctx context.Context) string {
 func (s *Store) Out(user string) bool {
 	s.out.mu.Lock()
 	defer s.out.mu.Unlock()
-	return len(s.out.elsewhere[user]) > 0
+	return s.out.has(user)
 }
 
 // maxOutEvents is how many users are told one by one when settings change.
@@ -158,40 +158,55 @@ func (s *Store) takeOut(ctx context.Context, names []string) {
 	if err != nil {
 		return // what is known stays, until the next beat
 	}
-	now := time.Now()
-	next := make(map[string]map[string]time.Time)
-	more := false
-	s.out.mu.Lock()
-	put := func(user, by string, since time.Time) {
-		if next[user] == nil {
-			next[user] = make(map[string]time.Time)
-		}
-		next[user][by] = since
-	}
-	for name, users := range lists {
-		for _, user := range users {
-			put(user, name, time.Time{})
-			more = more || s.out.elsewhere[user] == nil
+	o, now := &s.out, time.Now()
+	o.mu.Lock()
+	more := o.names(lists)
+	o.lists = lists
+	for user, by := range o.elsewhere {
+		maps.DeleteFunc(by, func(_ string, since time.Time) bool { return now.Sub(since) >= backgroundTimeout })
+		if len(by) == 0 {
+			delete(o.elsewhere, user)
 		}
 	}
-	for user, by := range s.out.elsewhere {
-		for replica, since := range by {
-			if now.Sub(since) < backgroundTimeout {
-				put(user, replica, since)
-			}
-		}
-	}
-	s.out.elsewhere, s.out.lists = next, lists
-	s.out.mu.Unlock()
+	o.mu.Unlock()
 	s.outChanged(more)
 }
 
+// names reports whether lists that were not known name anybody who is not out. The lock
+// is held.
+func (o *outList) names(lists map[string]map[string]struct{}) bool {
+	for name, users := range lists {
+		if o.lists[name] != nil {
+			continue
+		}
+		for user := range users {
+			if !o.has(user) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// has reports whether a user is out elsewhere. The lock is held.
+func (o *outList) has(user string) bool {
+	if len(o.elsewhere[user]) > 0 {
+		return true
+	}
+	for _, users := range o.lists { // there is one, where all have the same settings
+		if _, out := users[user]; out {
+			return true
+		}
+	}
+	return false
+}
+
 // readOut are the lists of these names, of which those that are not known are read.
-func (s *Store) readOut(ctx context.Context, names []string) (map[string][]string, error) {
+func (s *Store) readOut(ctx context.Context, names []string) (map[string]map[string]struct{}, error) {
 	s.out.mu.Lock()
 	known := s.out.lists
 	s.out.mu.Unlock()
-	lists := make(map[string][]string, len(names))
+	lists := make(map[string]map[string]struct{}, len(names))
 	for _, name := range names {
 		if users, ok := known[name]; ok {
 			lists[name] = users
@@ -207,8 +222,9 @@ func (s *Store) readOut(ctx context.Context, names []string) (map[string][]strin
 			}
 			var users [][]byte
 			_ = json.Unmarshal([]byte(text), &users) // of another version perhaps: what it has is enough
+			lists[name] = make(map[string]struct{}, len(users))
 			for _, u := range users {
-				lists[name] = append(lists[name], string(u))
+				lists[name][string(u)] = struct{}{}
 			}
 			return nil
 		})

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"cleversocks/metrics"
 )
 
 // Replicas have the same settings, and each wrote all disabled users, and read those of
@@ -48,5 +50,23 @@ func TestOutListIsStoredOnce(t *testing.T) {
 		if n := r.metrics.Shared.Dropped.Get() + r.metrics.Shared.Events.Of("sent", "in").Get(); n > 3 {
 			t.Errorf("%d events", n)
 		}
+	}
+}
+
+// Each beat built the table of all disabled users anew, a map for each of them, and
+// whoever logged in waited for that.
+func TestKnownListsCostNothing(t *testing.T) {
+	s := New(Options{Metrics: metrics.New().Shared})
+	list := make(map[string]struct{})
+	for i := range 5000 {
+		list[fmt.Sprint("user", i)] = struct{}{}
+	}
+	s.out.lists = map[string]map[string]struct{}{"a": list, "b": list}
+	names := []string{"a", "b"}
+	if n := testing.AllocsPerRun(10, func() { s.takeOut(t.Context(), names) }); n > 10 {
+		t.Errorf("%.0f allocations a beat", n)
+	}
+	if !s.Out("user7") || s.Out("other") {
+		t.Error("others are out than before")
 	}
 }
