@@ -143,6 +143,32 @@ func TestNoUpgradeBelowASupervisor(t *testing.T) {
 	}
 }
 
+// Whoever has come into a container that was there ("docker exec", nsenter) has no parent
+// there either, as a pod's container that shares its processes, and was taken for one.
+// Nothing ends with it, and it is upgraded.
+func TestUpgradeInsideAContainer(t *testing.T) {
+	container := exec.Command(program(t, "unshare", "util-linux"), "--pid", "--fork", "--kill-child", "--mount-proc", "sleep", "600")
+	if err := container.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { // before the daemon's own clean-up, which waits for what it has started
+		_ = container.Process.Kill() // and with it all that is inside
+		_ = container.Wait()
+	}()
+	inside, children := "", fmt.Sprintf("/proc/%d/task/%d/children", container.Process.Pid, container.Process.Pid)
+	eventually(t, "its first process", func() bool {
+		inside = strings.TrimSpace(readText(t, children))
+		comm, err := os.ReadFile("/proc/" + inside + "/comm")
+		return inside != "" && err == nil && string(comm) == "sleep\n" // its /proc is mounted
+	})
+	config := writeFile(t, "c.toml", withAPI(t, "[[listener]]\naddress = \"127.0.0.1:0\"\n"))
+	d := startCommand(t, exec.Command(program(t, "nsenter", "util-linux"), "-t", inside, "-p", "-m", binary, "--config", config, "--log-format", "json"))
+	var answer object
+	if d.call("POST", "/api/v1/upgrade", nil, &answer); answer["ok"] != true {
+		t.Errorf("%v", answer)
+	}
+}
+
 func start1(t *testing.T, unshare string) *daemon {
 	t.Helper()
 	config := writeFile(t, "c.toml", "[[listener]]\naddress = '127.0.0.1:0'\n[admin]\naddress = '127.0.0.1:0'\n")

@@ -1,10 +1,13 @@
 package upgrade
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -21,25 +24,51 @@ var followers = []string{
 	"containerd-shim", "conmon", "crio",
 }
 
-// Followed wraps ErrFollowed where this process's parent is such a program. A
+// starter is the parent at the start of this process. One that has taken it in since,
+// when that had ended, has not started it, and follows another process.
+var starter = os.Getppid()
+
+// Followed wraps ErrFollowed where this process was started by such a program. A
 // NOTIFY_SOCKET says nothing of it: containers and supervisors pass on systemd's.
 func Followed() error {
 	parent := os.Getppid()
+	if parent != starter {
+		return nil
+	}
 	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", parent))
 	if err != nil {
 		comm = nil // hidden
 	}
-	return followedBy(parent, strings.TrimSpace(string(comm)))
+	return followedBy(parent, strings.TrimSpace(string(comm)), "/proc")
 }
 
-// followedBy judges a parent by its id, which is 0 where it is outside of the
-// container, and by its name.
-func followedBy(parent int, name string) error {
+// followedBy judges a parent by its id, which is 0 where it is outside of this
+// process's namespace of processes, and by its name.
+func followedBy(parent int, name, proc string) error {
 	switch {
-	case parent == 0:
+	case parent == 0 && !isGuest(proc):
 		return fmt.Errorf("what started the container %w", ErrFollowed)
 	case slices.ContainsFunc(followers, func(f string) bool { return name == f || strings.HasPrefix(name, f+"-") }):
 		return fmt.Errorf("%s %w", name, ErrFollowed)
 	}
 	return nil
+}
+
+// isGuest says whether this process has come into a container that was there, as by
+// "docker exec" or nsenter, and that goes on without it. A container which shares
+// another's processes (a Kubernetes pod's) has files and a control group of its own.
+func isGuest(proc string) bool {
+	self := filepath.Join(proc, "self")
+	if pid, err := os.Readlink(self); err == nil && pid != strconv.Itoa(os.Getpid()) {
+		return true // /proc is of another namespace, where no container's is
+	}
+	first := filepath.Join(proc, "1")
+	ours, err := os.Readlink(filepath.Join(self, "ns/mnt"))
+	theirs, errFirst := os.Readlink(filepath.Join(first, "ns/mnt"))
+	if err == nil && errFirst == nil {
+		return ours == theirs
+	}
+	group, err := os.ReadFile(filepath.Join(self, "cgroup")) // others' may be read, too
+	groupFirst, errFirst := os.ReadFile(filepath.Join(first, "cgroup"))
+	return err == nil && errFirst == nil && len(group) > 0 && bytes.Equal(group, groupFirst)
 }
