@@ -214,7 +214,7 @@ return {counted, left(), ended}
 //
 // ARGV: most failures, window, first ban, longest ban, least level of a ban that
 // the replica has made already (0: none), length that an operator wants (0: no
-// operator), now as the replica has it.
+// operator).
 var failScript = newScript(clock + `
 local most, window, first, longest = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local least, wanted = tonumber(ARGV[5]), tonumber(ARGV[6])

@@ -61,21 +61,24 @@ func TestOtherSockets(t *testing.T) {
 	}
 }
 
-// TestConnOfTheLastDescriptor: none is left, but for the one that is kept.
+// TestConnOfTheLastDescriptor: none is left, but for the one that is kept. That may have
+// a higher number than the sockets, when the test runs for a second time.
 func TestConnOfTheLastDescriptor(t *testing.T) {
 	Reserve()
+	last := int(spare.file.Fd())
 	sockets := make([]int, 3)
 	for i := range sockets {
 		var err error
 		if sockets[i], err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0); err != nil {
 			t.Fatal(err)
 		}
+		last = max(last, sockets[i])
 	}
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(sockets[2]) + 1, Max: limit.Max}); err != nil {
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(last) + 1, Max: limit.Max}); err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = unix.Setrlimit(unix.RLIMIT_NOFILE, &limit) }()
