@@ -68,7 +68,7 @@ func isGuest(proc string) bool {
 	if err == nil && errFirst == nil {
 		return ours == theirs
 	}
-	group, err := os.ReadFile(filepath.Join(self, "cgroup")) // others' may be read, too
-	groupFirst, errFirst := os.ReadFile(filepath.Join(first, "cgroup"))
+	group, err := os.ReadFile(filepath.Join(self, "cgroup"))            //nolint:gosec // proc is /proc; others' may be read, too
+	groupFirst, errFirst := os.ReadFile(filepath.Join(first, "cgroup")) //nolint:gosec // likewise
 	return err == nil && errFirst == nil && len(group) > 0 && bytes.Equal(group, groupFirst)
 }
