@@ -176,9 +176,7 @@ func (ps *predecessors) reload(follow bool) {
 		if follow {
 			tell = func() error { return p.Reload(ps.verified()) }
 		}
-		if tell() != nil {
-			p.Close() // it has ended, or has half of a message
-		}
+		_ = tell() // one that has ended has none
 	}
 }
 

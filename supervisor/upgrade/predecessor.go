@@ -136,7 +136,13 @@ func (p *Predecessor) Ask(ctx context.Context, what string, body any, take func(
 
 // Reload has it judge its connections by the settings, and open its log files again,
 // which may have been rotated.
-func (p *Predecessor) Reload(s Settings) error { return p.channel.send(kindReload, s) }
+func (p *Predecessor) Reload(s Settings) error {
+	err := p.channel.send(kindReload, s)
+	if err != nil && !errors.Is(err, ErrGone) { // whose last words are still to be heard
+		p.channel.close() // half of it may have been sent
+	}
+	return err
+}
 
 // SettingsOf reads Settings; a message without a body has none.
 func SettingsOf(body json.RawMessage) (s Settings, err error) {

@@ -3,6 +3,7 @@ package upgrade
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"os/exec"
 	"reflect"
@@ -70,6 +71,24 @@ func TestStopWithTheTurn(t *testing.T) {
 	}
 	if s.state != "exit status 7" {
 		t.Error(s.state)
+	}
+}
+
+// Settings that come too late for a process that has ended leave its last words there.
+func TestLastWordsBeforeSettings(t *testing.T) {
+	a, b := pair(t)
+	p := &Predecessor{channel: b}
+	if err := a.send(kindEvents, "closed"); err != nil {
+		t.Fatal(err)
+	}
+	a.close()
+	if err := p.Reload(Settings{}); !errors.Is(err, ErrGone) {
+		t.Error(err)
+	}
+	heard := 0
+	err := p.Listen(t.Context(), Heard{Events: func(json.RawMessage) error { heard++; return nil }})
+	if !errors.Is(err, ErrGone) || heard != 1 {
+		t.Errorf("heard %d, %v", heard, err)
 	}
 }
 
