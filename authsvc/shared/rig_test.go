@@ -98,10 +98,16 @@ func joinAll(t *testing.T, url string, n int, options ...func(*Options)) []*repl
 	for i := range n {
 		all = append(all, join(t, url, string(rune('a'+i)), options...))
 	}
-	for _, r := range all {
-		eventually(t, "all know each other", func() bool { return r.fleet.count() == n && r.settledNow() })
-	}
+	acquainted(t, all)
 	return all
+}
+
+// acquainted waits until replicas know each other.
+func acquainted(t *testing.T, all []*replica) {
+	t.Helper()
+	for _, r := range all {
+		eventually(t, "all know each other", func() bool { return r.fleet.count() == len(all) && r.settledNow() })
+	}
 }
 
 // settledNow reports whether a replica counts on being counted.
