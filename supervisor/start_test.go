@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -31,6 +32,9 @@ func (h atReady) WithAttrs([]slog.Attr) slog.Handler       { return h }
 // A stop signal between the first connection and the end of the start ended the
 // process with it, and reset who had come: to a busy daemon that is long.
 func TestStopAtTheEndOfTheStart(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.toml")
+	write(t, path, unconfined+"[[listener]]\naddress = '127.0.0.1:0'\n") // another program may have the default's port
+	loader := config.NewLoader(config.Sources{File: path})
 	signals := make(chan os.Signal)
 	var heard atomic.Bool
 	log := slog.New(atReady{slog.DiscardHandler, func() {
@@ -42,9 +46,7 @@ func TestStopAtTheEndOfTheStart(t *testing.T) {
 	}})
 	o := Options{
 		Logger: log, Access: slog.New(slog.DiscardHandler),
-		Load: func() (*config.Config, error) {
-			return config.NewLoader(config.Sources{Environ: []string{"CLEVERSOCKS_ADMIN__ADDRESS="}, Overrides: []config.Override{{Key: "sandbox.landlock", Flag: "x", Value: "off"}, {Key: "sandbox.seccomp", Flag: "x", Value: "off"}}}).Load(t.Context())
-		},
+		Load:       func() (*config.Config, error) { return loader.Load(t.Context()) },
 		PrepareLog: func(config.Log) (LogChange, error) { return noLog{}, nil },
 		LostLog:    func() uint64 { return 0 },
 	}
