@@ -193,6 +193,7 @@ func TestNobodyIsNobody(t *testing.T) {
 // has it, gave pods 125 seconds less than they drain for. Helm refuses both.
 func TestWrongValues(t *testing.T) {
 	for values, want := range map[string]string{
+		"image: {tag: 1.10}":                       "/image/tag", // 1.1 by then
 		"drain: {delay: 10s}":                      "/drain/delay",
 		"drain: {timeout: 1.5}":                    "/drain/timeout",
 		"drain: {timout: 30}":                      "timout",
@@ -214,7 +215,9 @@ func TestWrongValues(t *testing.T) {
 			t.Errorf("%s: %v", values, err)
 		}
 	}
-	if image := get[*apps.Deployment](t, templated(t, "image: {tag: 2}")).Spec.Template.Spec.Containers[0].Image; image != "cleversocks:2" {
-		t.Errorf("the image %s", image)
+	for _, tag := range []string{"2", "20261129"} { // Helm reads a float, which prints as 2.0261129e+07
+		if image := get[*apps.Deployment](t, templated(t, "image: {tag: "+tag+"}")).Spec.Template.Spec.Containers[0].Image; image != "cleversocks:"+tag {
+			t.Errorf("the image %s", image)
+		}
 	}
 }
