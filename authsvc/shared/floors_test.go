@@ -112,7 +112,7 @@ func TestCapWithDeafReplica(t *testing.T) {
 	store, url := fake(t)
 	var all []*replica
 	for _, name := range []string{"a", "b"} {
-		r := prepare(t, url, name, func(o *Options) { o.Timeout = 500 * time.Millisecond })
+		r := prepare(t, url, name, func(o *Options) { o.Timeout = 100 * time.Millisecond })
 		r.rhythm = rhythm{beat: quick.beat, lease: time.Minute, forgotten: time.Hour} // the deaf one counts all the while
 		r.serve(t)
 		all = append(all, r)
@@ -124,7 +124,7 @@ func TestCapWithDeafReplica(t *testing.T) {
 		case cmd == "XREAD" || cmd == "EVALSHA" && slices.Contains(args, all[1].ID()):
 			<-release
 		case cmd == "EVALSHA":
-			after(t.Context(), 100*time.Millisecond) // several fit into the time of one decision
+			after(t.Context(), 20*time.Millisecond) // several fit into the time of one decision
 		}
 		return false
 	})
@@ -142,8 +142,14 @@ func TestCapWithDeafReplica(t *testing.T) {
 	if n.Load() > 8 {
 		t.Errorf("%d connections, 2 of 10 are the other replica's", n.Load())
 	}
-	// So long without an answer, it may take the store for down, and count by itself.
-	eventually(t, "the other hears again", func() bool { return !all[1].health.isDown() })
+	// So long without an answer, it may have taken the store for down, and counts by
+	// itself then.
+	released := all[1].now()
+	eventually(t, "the other hears again", func() bool {
+		all[1].fleet.mu.Lock()
+		defer all[1].fleet.mu.Unlock()
+		return all[1].fleet.beaten > released && !all[1].health.isDown()
+	})
 	if n := int(n.Load()) + fill(all[1], "alice", 10); n > 10 {
 		t.Errorf("%d connections, the cap is 10", n)
 	}
