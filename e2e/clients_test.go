@@ -168,6 +168,7 @@ xferlog_enable=NO
 	}
 }
 
+// awaitPort waits until an address accepts, without a word to it.
 func awaitPort(t *testing.T, address string) {
 	t.Helper()
 	eventually(t, address+" accepts", func() bool {

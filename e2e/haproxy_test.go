@@ -61,7 +61,7 @@ func TestBehindHaproxy(t *testing.T) {
 		"15003": {d, []string{"--proxy", "socks5h://198.51.100.1:15003"}},
 		"15004": {over, []string{"--proxytunnel", "--proxy-insecure", "--proxy", "https://198.51.100.1:15004"}},
 	} {
-		awaitListening(t, "198.51.100.1:"+p)
+		awaitPort(t, "198.51.100.1:"+p)
 		source := "198.51.100.2" + p[4:]
 		if out := mustCurl(t, append(tt.args, "--interface", source, web.URL+"/")...); !strings.Contains(out, "hello from") {
 			t.Errorf("%s: %q", p, out)
@@ -89,18 +89,6 @@ func TestBehindHaproxy(t *testing.T) {
 	eventually(t, "the refusal is counted", func() bool {
 		n, _ := strconv.Atoi(d.metric(`cleversocks_connections_refused_total{reason="ip_limit"}`))
 		return n > 0 // and again where haproxy sees the reset before it has connected, and tries again
-	})
-}
-
-// awaitListening waits until an address accepts, without a word to it.
-func awaitListening(t *testing.T, address string) {
-	t.Helper()
-	eventually(t, address+" accepts", func() bool {
-		c, err := net.Dial("tcp", address)
-		if err == nil {
-			c.Close()
-		}
-		return err == nil
 	})
 }
 

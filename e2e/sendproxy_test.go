@@ -40,7 +40,7 @@ func TestSendProxyToDestination(t *testing.T) {
 				over = l.text("address")
 				return l.text("msg") == "proxy listens" && l.text("name") == "over"
 			})
-			awaitListening(t, "198.51.100.1:15021")
+			awaitPort(t, "198.51.100.1:15021")
 			to4, to6 := "http://127.0.0.1:"+four+"/", "http://[2001:db8::1]:"+six+"/"
 			from4 := "from 198.51.100.20 to 198.51.100.2:" + p + " "
 			from6 := "from 2001:db8::1 to 2001:db8::1:" + p + " "
@@ -114,7 +114,7 @@ func TestSendProxyToUpstream(t *testing.T) {
 	haproxy(t, telling(four, six)+
 		"listen back\n  bind 127.0.0.1:15031 accept-proxy\n  server s 127.0.0.1:"+inner+" send-proxy-v2\n"+
 		fmt.Sprintf("listen secure\n  bind 127.0.0.1:15032 accept-proxy ssl crt %s\n  server s 127.0.0.1:%s send-proxy\n", bundle(t, ca), inner))
-	awaitListening(t, "127.0.0.1:15032")
+	awaitPort(t, "127.0.0.1:15032")
 	for _, version := range []string{"v1", "v2"} {
 		for _, via := range []string{"socks5://127.0.0.1:15031", "http://127.0.0.1:15031", "socks4a://127.0.0.1:15031", "socks5+tls://localhost:15032", "https://localhost:15032"} {
 			t.Run(version+" "+via, func(t *testing.T) {
@@ -177,7 +177,7 @@ func TestCommandsBehindHaproxy(t *testing.T) {
 	p := freePort(t)
 	start(t, "[[listener]]\naddress = \"127.0.0.1:"+p+"\"\nproxy_protocol = \"required\"\ntrusted_proxies = [\"127.0.0.1\"]\n")
 	haproxy(t, "listen front\n  bind 198.51.100.1:15041\n  server s 127.0.0.1:"+p+" send-proxy-v2\n")
-	awaitListening(t, "198.51.100.1:15041")
+	awaitPort(t, "198.51.100.1:15041")
 
 	control := dialProxyFrom(t, "198.51.100.1:15041", "198.51.100.40")
 	send(t, control, 5, 1, 0)
@@ -226,9 +226,9 @@ func TestAllowFromBehindHaproxy(t *testing.T) {
 	p := freePort(t)
 	d := start(t, "[[listener]]\naddress = \"0.0.0.0:"+p+"\"\nproxy_protocol = \"optional\"\ntrusted_proxies = [\"127.0.0.1\"]\nallow_from = [\"198.51.100.50\"]\n")
 	haproxy(t, "listen front\n  bind 198.51.100.1:15051\n  server s 127.0.0.1:"+p+" send-proxy-v2\n")
-	awaitListening(t, "198.51.100.1:15051")
+	awaitPort(t, "198.51.100.1:15051")
 	refused := `cleversocks_connections_refused_total{reason="source"}`
-	before := d.metric(refused) // awaitListening's connection may count
+	before := d.metric(refused) // awaitPort's connection may count
 	for _, tt := range []struct {
 		source, proxy string
 		served        bool
